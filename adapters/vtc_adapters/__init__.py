@@ -1,0 +1,1 @@
+"""Shipped adapters of vtc; see ``plugin.py``."""

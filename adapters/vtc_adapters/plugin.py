@@ -1,0 +1,8 @@
+"""Registers the shipped adapters, by ``config.model_type``."""
+
+import vtc
+
+
+@vtc.hookimpl
+def vtc_register_adapters() -> dict[str, str]:
+    return {"llava_onevision": "vtc_adapters.llava_onevision:LlavaOnevisionAdapter"}

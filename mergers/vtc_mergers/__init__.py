@@ -1,0 +1,1 @@
+"""Shipped mergers of vtc; see ``plugin.py``."""

@@ -1,0 +1,1 @@
+"""Training and ablation recipes of vtc."""

@@ -1,0 +1,1 @@
+"""Shipped selectors of vtc; see ``plugin.py``."""

@@ -1,0 +1,61 @@
+"""The interface of token mergers: what a frame that is not a keyframe becomes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+from vtc.part import Part
+
+
+class TokenMerger(Part, nn.Module, ABC):
+    """Merges the patch tokens of each non-keyframe into a few tokens.
+
+    Mergers are pure: no state between calls besides their parameters, any device and dtype, and
+    the same result however the frames are split into chunks.
+    """
+
+    tokens_per_frame: int = 1
+    """T, the number of tokens a frame is merged into (0: the frame vanishes)."""
+
+    @property
+    def query_source(self) -> Literal["language_model", "frame_encoder"] | None:
+        """Where ``query`` comes from.
+
+        ``"language_model"``: the mean of the language model's input embeddings of the query's
+        tokens, in the space of the patches. ``"frame_encoder"``: the frame encoder's text
+        embedding. None: the merger takes no query.
+        """
+        return "language_model"
+
+    @property
+    def needs_training(self) -> bool:
+        """True: the result means nothing until the merger's parameters were trained."""
+        return False
+
+    def build(self, patch_dim: int, query_dim: int) -> None:  # noqa: B027 - optional hook
+        """Create parameters; called once, when a model is wrapped.
+
+        Args:
+            patch_dim: D, the width of the patches.
+            query_dim: Dq, the width of the query.
+        """
+
+    @abstractmethod
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | list[Tensor]:
+        """Merge n frames.
+
+        Args:
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
+            reference: ``[n, M, D]``, the patch tokens of each one's nearest preceding keyframe.
+            has_reference: ``[n]`` bool, False before the first keyframe (T_p = 0 in Eq. 5).
+            query: ``[Dq]``, or None when nothing was asked.
+
+        Returns:
+            ``[n, T, D]``, or a list of n tensors ``[T_i, D]`` when frames differ.
+        """
+
