@@ -14,7 +14,7 @@ class Part:
     """
 
     Config: ClassVar[type | None] = None
-    config: Any
+    config: Any = None
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
