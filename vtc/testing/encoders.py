@@ -1,0 +1,126 @@
+"""Small frame encoders with random weights, built offline, that react to every pixel and word."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from vtc._hf_clip import HFClipEncoder
+from vtc.frame_encoder import EncoderOptions, FrameEncoder
+
+IMAGE_SIZE = 32
+CONTEXT = {"clip": 77, "siglip": 64}
+
+
+def tiny_encoder(dim: int = 16, seed: int = 0) -> FrameEncoder:
+    """A CLIP with random weights: the same ``dim`` and ``seed`` give the same embeddings.
+
+    Different frames and different texts get clearly different embeddings, but a text is no nearer
+    to the frames that it describes. Pass the object itself as ``encoder``: its name loads nothing.
+
+    >>> encoder = tiny_encoder()
+    >>> encoder.encode_text("a red car").shape
+    torch.Size([16])
+    """
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    )
+    return HFClipEncoder(
+        _clip(dim, seed),
+        processor,
+        _byte_tokenizer("clip"),
+        name=f"vtc.testing.tiny_encoder(dim={dim}, seed={seed})",
+        options=EncoderOptions(),
+    )
+
+
+def save_tiny_clip(folder: str | os.PathLike[str], dim: int = 16, seed: int = 0) -> None:
+    """Save a tiny ``CLIPModel`` with its image processor and tokenizer, for tests of loading."""
+    from transformers import CLIPImageProcessor
+
+    _clip(dim, seed).save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    ).save_pretrained(folder)
+    _byte_tokenizer("clip").save_pretrained(folder)
+
+
+def save_tiny_siglip(folder: str | os.PathLike[str], dim: int = 16, seed: int = 0) -> None:
+    """Save a tiny ``SiglipModel`` with its image processor and tokenizer, for tests of loading."""
+    from transformers import SiglipImageProcessor
+
+    _siglip(dim, seed).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(folder)
+    _byte_tokenizer("siglip").save_pretrained(folder)
+
+
+def _towers(family: str, hidden_size: int) -> dict[str, dict[str, Any]]:
+    """The text and vision configs that CLIP and SigLIP share; token ids are `_byte_tokenizer`'s."""
+    shape = {
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = {"vocab_size": 259, "max_position_embeddings": CONTEXT[family]}
+    special = {"pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258}
+    vision = {"image_size": IMAGE_SIZE, "patch_size": 8}
+    return {"text_config": shape | text | special, "vision_config": shape | vision}
+
+
+def _clip(dim: int, seed: int) -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    return _draw(CLIPModel, CLIPConfig(projection_dim=dim, **_towers("clip", 32)), seed)
+
+
+def _siglip(dim: int, seed: int) -> Any:
+    from transformers import SiglipConfig, SiglipModel
+
+    return _draw(SiglipModel, SiglipConfig(**_towers("siglip", dim)), seed)
+
+
+def _draw(model_class: Any, config: Any, seed: int) -> Any:
+    """Build with weights that let the input through; the default initialisation hardly does.
+
+    What every input shares (positions, the class and the end token) stays small beside what
+    attention gathers, or all embeddings would point the same way.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = model_class(config)
+        for name, weight in model.named_parameters():
+            if "position" in name or "class_embedding" in name:
+                weight.normal_(std=0.1)
+            elif "token_embedding" in name:
+                weight.normal_(std=1.0)
+            elif weight.ndim > 1:
+                gain = 3.0 if "self_attn" in name else 1.0
+                weight.normal_(std=gain * weight[0].numel() ** -0.5)
+    return model
+
+
+def _byte_tokenizer(family: str) -> Any:
+    """A token a byte: 0-255, then padding, begin and end, placed as the family's tokenizer does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.add_special_tokens(["<pad>", "<bos>", "<eos>"])
+    tokens.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>" if family == "clip" else "$A <eos>",
+        special_tokens=[("<bos>", 257), ("<eos>", 258)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        model_max_length=CONTEXT[family],
+    )
