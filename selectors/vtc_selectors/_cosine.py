@@ -1,0 +1,82 @@
+"""How relevant each frame is to the query."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vtc_selectors._checks import check_embeddings
+
+CHUNK = 256
+"""Frames that are held in double precision at a time: 1 MiB at d = 512."""
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Scale vectors ``[..., d]`` to length one, in float64; zero vectors stay zero.
+
+    Double precision, because a choice of frames must depend neither on autocast, nor on TF32, nor
+    on the order in which a matrix product adds up. Apple's GPUs have none: float32 there.
+    """
+    exact = torch.float32 if vectors.device.type == "mps" else torch.float64
+    return F.normalize(vectors.to(exact), dim=-1)
+
+
+def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> Tensor:
+    """The cosine of each frame and the query, Eq. 2 of ViLAMP.
+
+    Args:
+        selector: registered name of the selector that asks, for its errors.
+        embeddings: ``[N, d]``, floating point, of any length.
+        query: ``[d]``, floating point, of any length.
+
+    Returns:
+        ``[N]`` float32 in [-1, 1]; 0 for zero vectors. Equal frames are equally relevant.
+
+    Raises:
+        ValueError: there is no query, a shape is wrong, or a number is not finite.
+        TypeError: the embeddings or the query are not floating point.
+    """
+    check_embeddings(selector, embeddings)
+    if query is None:
+        raise ValueError(
+            f"selector '{selector}' needs a query and got None: ask a question, give "
+            "vtc_query=... to generate, or choose a selector that takes none, such as 'uniform'"
+        )
+    if not (embeddings.is_floating_point() and query.is_floating_point()):
+        raise TypeError(
+            f"selector '{selector}': embeddings are {embeddings.dtype} and the query is "
+            f"{query.dtype}; allowed are floating-point tensors"
+        )
+    dim = embeddings.shape[1]
+    if dim == 0 or query.shape != (dim,):
+        raise ValueError(
+            f"selector '{selector}': embeddings are {list(embeddings.shape)} and the query is "
+            f"{list(query.shape)}; allowed are [N, d] and [d] of one frame encoder, d >= 1"
+        )
+    direction = unit(query)
+    # A matrix-vector product may round equal rows differently and so break ties at random; a sum
+    # along each row does not.
+    rows = [(unit(chunk) * direction).sum(-1) for chunk in torch.split(embeddings, CHUNK)]
+    relevance = torch.cat(rows).float()
+    _check_finite(selector, relevance, query)
+    return relevance
+
+
+def most_relevant_first(relevance: Tensor) -> Tensor:
+    """Frame indices ``[N]`` int64 by descending relevance ``[N]``; the earlier frame wins ties."""
+    return relevance.argsort(descending=True, stable=True)
+
+
+def _check_finite(selector: str, relevance: Tensor, query: Tensor) -> None:
+    finite = relevance.isfinite()
+    if finite.all():
+        return
+    if not query.isfinite().all():
+        culprit = "the query embedding"
+    else:
+        culprit = f"the embedding of frame {int(finite.int().argmin())}"
+    raise ValueError(
+        f"selector '{selector}': {culprit} holds NaN or infinity; "
+        "allowed are finite numbers: run the frame encoder in bfloat16 or float32"
+    )

@@ -1,0 +1,48 @@
+"""Spreads spare keyframes over the parts of a video where none was chosen."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import pairwise
+
+
+def fill_gaps(chosen: list[int], frames: int, keyframes: int) -> list[int]:
+    """Add frames until ``min(frames, keyframes)`` are chosen, as the released ViLAMP does.
+
+    A gap is a maximal run of frames that were not chosen. Every gap is cut into parts of at most
+    D frames and the first frame of each part but the first is added, with the smallest D for
+    which the spare keyframes suffice. Those that are still spare take the last free frames of the
+    video.
+
+    Args:
+        chosen: unique frame indices in [0, frames).
+        frames: N, the number of frames of the video.
+        keyframes: K, how many to reach.
+
+    Returns:
+        The frame indices, ascending.
+
+    >>> fill_gaps([4], frames=10, keyframes=4)
+    [2, 4, 7, 9]
+    """
+    spare = min(frames, keyframes) - len(chosen)
+    borders = [-1, *sorted(chosen), frames]
+    gaps = [(left + 1, right - left - 1) for left, right in pairwise(borders)]
+
+    def fits(part: int) -> bool:
+        return sum(_ceil_div(length, part) - 1 for _, length in gaps if length) <= spare
+
+    longest = bisect_left(range(1, frames + 1), True, key=fits) + 1
+    filled = set(chosen)
+    for start, length in gaps:
+        if length:
+            parts = _ceil_div(length, longest)
+            step = _ceil_div(length, parts)
+            filled.update(start + step * i for i in range(1, parts))
+    free = [frame for frame in range(frames) if frame not in filled]
+    filled.update(free[len(free) - (min(frames, keyframes) - len(filled)) :])
+    return sorted(filled)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

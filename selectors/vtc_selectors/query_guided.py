@@ -1,0 +1,58 @@
+"""Query-guided selection: the frames most relevant to the query, however alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtc.frame_selector import FrameSelector, Selection
+from vtc_selectors._checks import require_keyframes
+from vtc_selectors._cosine import most_relevant_first, query_relevance
+
+
+class QueryGuided(FrameSelector):
+    """Takes the K frames most relevant to the query.
+
+    The relevance is Eq. 2 of ViLAMP, the cosine of frame and query; ties go to the earlier frame.
+    This is the ablation of ViLAMP without temporal distinctiveness, so neighbouring frames of one
+    scene often fill the budget. Time O(N d + N log N); memory O(N) beside the embeddings.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``query_guided``.
+
+        Attributes:
+            keyframes: K, the number of keyframes, at least 1; a shorter video gets all its frames.
+        """
+
+        keyframes: int = 32
+
+        def __post_init__(self) -> None:
+            require_keyframes(self.keyframes)
+
+    config: Config
+
+    @torch.no_grad()
+    def select(
+        self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
+    ) -> Selection:
+        """Choose keyframes.
+
+        Args:
+            embeddings: ``[N, d]``, one row a frame; used by direction only.
+            query: ``[d]``, required; used by direction only.
+            timestamps: not used.
+
+        Returns:
+            min(K, N) keyframes, and the relevance of every frame.
+
+        Raises:
+            ValueError: there is no query, a shape is wrong, or a number is not finite.
+            TypeError: the embeddings or the query are not floating point.
+        """
+        relevance = query_relevance("query_guided", embeddings, query)
+        best = most_relevant_first(relevance)[: self.config.keyframes]
+        return Selection(best.sort().values, relevance)

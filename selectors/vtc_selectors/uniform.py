@@ -1,0 +1,60 @@
+"""Uniform selection: keyframes at equal distances, whatever was asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtc.frame_selector import FrameSelector, Selection
+from vtc_selectors._checks import check_embeddings, require_keyframes
+
+
+class Uniform(FrameSelector):
+    """Takes the middle frames of K equal parts of the video, whatever was asked.
+
+    The usual baseline: keyframe k of K is frame floor((k + 1/2) N / K). Needs neither a query nor
+    the frame encoder. Time and memory O(K).
+    """
+
+    uses_query: ClassVar[bool] = False
+    uses_embeddings: ClassVar[bool] = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``uniform``.
+
+        Attributes:
+            keyframes: K, the number of keyframes, at least 1; a shorter video gets all its frames.
+        """
+
+        keyframes: int = 32
+
+        def __post_init__(self) -> None:
+            require_keyframes(self.keyframes)
+
+    config: Config
+
+    def select(
+        self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
+    ) -> Selection:
+        """Choose keyframes.
+
+        Args:
+            embeddings: ``[N, 0]``; only N is used.
+            query: not used.
+            timestamps: not used.
+
+        Returns:
+            min(K, N) keyframes; no relevance.
+
+        Raises:
+            ValueError: the embeddings are not ``[N, d]`` with N >= 1.
+        """
+        check_embeddings("uniform", embeddings)
+        frames = len(embeddings)
+        parts = min(self.config.keyframes, frames)
+        middles = [(2 * part + 1) * frames // (2 * parts) for part in range(parts)]
+        return Selection(torch.tensor(middles, device=embeddings.device), relevance=None)
