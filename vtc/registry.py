@@ -163,7 +163,7 @@ class Registry:
             self._claim(claim.kind, claim.name)
             facts = read_facts(claim, load=load)
         except (ImportError, TypeError, ValueError) as problem:
-            error = str(problem)
+            error = str(problem).removeprefix(f"{claim}: ")
         plugin = claim.plugin
         return PartInfo(
             claim.kind,

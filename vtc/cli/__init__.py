@@ -1,5 +1,78 @@
-"""The command line."""
+"""The command line: ``vtc COMMAND``.
+
+Each command is a function in a module of its own and is added at the end of this file. Those
+modules are imported for every ``vtc --help``, so they import torch, transformers and the heavy
+parts of vtc inside their functions only.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vtc.cli import parts
+
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+"""Errors that tell the user what to do; a traceback would only bury the message."""
+
+
+class _Commands(TyperGroup):
+    """Reports expected errors in one line, unless ``--debug`` is given."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        # Exit and Abort are how typer ends a command; both happen to be RuntimeErrors. A broken
+        # pipe (`vtc parts | head`) is no error, and typer ends quietly.
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except EXPECTED as error:
+            if ctx.params["debug"]:
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            print(f"vtc: error: {message}", file=sys.stderr)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="vtc",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vtc {version('video-token-compression')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of every error.")
+    ] = False,
+) -> None:
+    """Long videos for the vision-language models you already have."""
 
 
 def main() -> None:
-    raise SystemExit("not here yet")
+    """Run the command line (the console script ``vtc``)."""
+    app()
+
+
+# Commands, in the order in which --help lists them.
+app.command()(parts.parts)

@@ -1,0 +1,94 @@
+"""``vtc parts``: the selectors, mergers and adapters that are installed."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import Enum
+from typing import Annotated, Optional
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from vtc.registry import PartInfo
+from vtc.registry import parts as list_parts
+
+
+class Kind(str, Enum):
+    """What can be listed."""
+
+    selector = "selector"
+    merger = "merger"
+    adapter = "adapter"
+    plugin = "plug-in"
+
+
+def parts(
+    kind: Annotated[
+        Optional[Kind],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
+        typer.Argument(help="List only these; plug-in: the plug-ins that are not used."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """List selectors, mergers and adapters, their options, and the plug-ins they come from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the listing itself says which plug-ins are broken
+        found = list_parts(kind.value if kind else None)
+    if as_json:
+        print(json.dumps([asdict(part) for part in found], indent=2))
+        return
+    console = Console(highlight=False)
+    usable = [part for part in found if part.error is None]
+    broken = [part for part in found if part.error is not None]
+    if usable:
+        console.print(_table(usable))
+        console.print(_origins(usable))
+    if broken:
+        _print_broken(console, broken)
+    if not found:
+        console.print(f"nothing to list{f' of the kind {kind.value}' if kind else ''}")
+
+
+def _table(found: Sequence[PartInfo]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("name", no_wrap=True, style="cyan")
+    table.add_column("summary, options and defaults", ratio=1, overflow="fold")
+    table.add_column("plug-in", overflow="fold")
+    for index, part in enumerate(found):
+        last = index + 1 == len(found) or found[index + 1].kind != part.kind
+        table.add_row(part.kind, part.name, _description(part), part.plugin, end_section=last)
+    return table
+
+
+def _description(part: PartInfo) -> Text:
+    text = Text(part.summary)
+    for name, default in part.options.items():
+        text.append(f"\n  {name}={default!r}", style="green")
+    return text
+
+
+def _origins(found: Sequence[PartInfo]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for title in ("plug-in", "distribution", "version"):
+        table.add_column(title, overflow="fold")
+    for origin in sorted({(part.plugin, part.distribution, part.version) for part in found}):
+        table.add_row(*origin)
+    return table
+
+
+def _print_broken(console: Console, broken: Sequence[PartInfo]) -> None:
+    console.print(Text("Not usable", style="bold red"))
+    for part in broken:
+        console.print(
+            Text(part.kind),
+            Text(part.name, style="cyan"),
+            Text(f"({part.plugin}, {part.distribution} {part.version})", style="dim"),
+        )
+        console.print(Padding(Text(part.error or ""), (0, 0, 0, 2), expand=False))
