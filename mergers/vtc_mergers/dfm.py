@@ -1,0 +1,188 @@
+"""Differential feature merging: patches that answer the query and that the keyframe lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtc.part import require
+from vtc.token_merger import TokenMerger
+from vtc_mergers._checks import check_patches, check_reference, not_built
+
+
+class DFM(TokenMerger):
+    """Averages a frame's patches, those on the query and new since the keyframe weighing most.
+
+    Eq. 5-10 of ViLAMP. The saliency of patch m is its cosine with the query less
+    ``redundancy_weight`` times its cosine with patch m of the nearest preceding keyframe (nothing
+    is subtracted before the first keyframe); the weights are the softmax of the saliencies over
+    ``temperature``. They sum to one, so the division of Eq. 9 has no effect and is left out.
+
+    With ``projection="learned"`` the cosines are taken after linear maps, as in the authors'
+    released code. It also learns the temperature, which is an option here, and gives ``linear_q``
+    the frame encoder's text embedding before normalisation: its bias makes the length matter.
+    ``linear_k`` and ``linear_ik`` have a zero gradient when no frame of a call has a reference.
+
+    Time O(n M D), learned O(n M D^2). Frames are merged one after another, for the same result
+    whatever the chunk: memory is O(M D) beside the input, and no M x M matrix is formed.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``dfm``; the defaults are the paper's.
+
+        Attributes:
+            redundancy_weight: lambda, at least 0: how much likeness to the keyframe counts
+                against a patch.
+            temperature: alpha, above 0: small takes few patches, large approaches their mean.
+            projection: ``"none"``: cosines of the patches themselves, nothing to train; the query
+                is in the language model's input space. ``"learned"``: cosines after linear maps,
+                which must be trained; the query is the frame encoder's.
+        """
+
+        redundancy_weight: float = 1.0
+        temperature: float = 0.01
+        projection: Literal["none", "learned"] = "none"
+
+        def __post_init__(self) -> None:
+            require(
+                _is_number(self.redundancy_weight) and self.redundancy_weight >= 0,
+                "redundancy_weight",
+                self.redundancy_weight,
+                "a number of at least 0",
+            )
+            require(
+                _is_number(self.temperature) and self.temperature > 0,
+                "temperature",
+                self.temperature,
+                "a number above 0",
+            )
+            require(
+                self.projection in ("none", "learned"),
+                "projection",
+                self.projection,
+                "'none' or 'learned'",
+            )
+
+    config: Config
+    linear_q: nn.Linear
+    linear_iq: nn.Linear
+    linear_ik: nn.Linear
+    linear_k: nn.Linear
+
+    @property
+    def query_source(self) -> Literal["language_model", "frame_encoder"]:
+        """The language model's space, where patches are; ``linear_q`` maps from the encoder's."""
+        return "frame_encoder" if self._learned else "language_model"
+
+    @property
+    def needs_training(self) -> bool:
+        """True for ``projection="learned"``."""
+        return self._learned
+
+    @property
+    def _learned(self) -> bool:
+        return self.config.projection == "learned"
+
+    def build(self, patch_dim: int, query_dim: int) -> None:
+        """Create the linear maps of ``projection="learned"``, normal with std 0.02, zero biases.
+
+        ``linear_q`` maps the query, ``linear_iq`` the patches it is compared with; ``linear_k``
+        maps the keyframe's patches, ``linear_ik`` the patches that they are compared with.
+        """
+        if not self._learned:
+            return
+        self.linear_q = nn.Linear(query_dim, patch_dim)
+        self.linear_iq = nn.Linear(patch_dim, patch_dim)
+        self.linear_ik = nn.Linear(patch_dim, patch_dim)
+        self.linear_k = nn.Linear(patch_dim, patch_dim)
+        for linear in (self.linear_q, self.linear_iq, self.linear_ik, self.linear_k):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Merge each frame into one token.
+
+        Args:
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
+            reference: ``[n, M, D]``, those of each one's nearest preceding keyframe.
+            has_reference: ``[n]`` bool; where False, the reference is not looked at.
+            query: ``[D]``, or ``[Dq]`` with ``projection="learned"``; required.
+
+        Returns:
+            ``[n, 1, D]`` in the dtype of the patches; the scores are computed in at least float32.
+
+        Raises:
+            ValueError: there is no query, or a shape is wrong.
+            TypeError: the patches are not floating point or ``has_reference`` is not bool.
+            RuntimeError: ``projection="learned"`` and ``build`` was not called.
+        """
+        check_patches("dfm", patches)
+        check_reference("dfm", patches, reference, has_reference)
+        direction = self._project_query(query, patches.shape[2])
+        merged = patches.new_empty(len(patches), 1, patches.shape[2])
+        if len(patches) == 0:
+            return merged
+        tokens = [
+            self._merge(frame, keyframe, known, direction)
+            for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)
+        ]
+        return torch.stack(tokens)
+
+    def _project_query(self, query: Tensor | None, patch_dim: int) -> Tensor:
+        """Check the query and map it to ``[D]``; once a call, it is the same for all frames."""
+        if query is None:
+            raise ValueError(
+                "merger 'dfm' needs a query and got None: ask a question, give vtc_query=... to "
+                "generate, or choose a merger that takes none, such as 'mean_pool'"
+            )
+        if self._learned and not hasattr(self, "linear_q"):
+            raise not_built("dfm")
+        dim = self.linear_q.in_features if self._learned else patch_dim
+        if query.shape != (dim,):
+            raise ValueError(
+                f"merger 'dfm': the query is {list(query.shape)}; allowed is [{dim}], "
+                f"from the {self.query_source.replace('_', ' ')}"
+            )
+        return _apply(self.linear_q, query) if self._learned else query
+
+    def _merge(self, frame: Tensor, keyframe: Tensor, known: Tensor, query: Tensor) -> Tensor:
+        """One frame ``[M, D]`` and its keyframe ``[M, D]``, if known, to a token ``[1, D]``."""
+        # Zeros for what is unknown, and a second choice below: whatever a caller left there, even
+        # NaN, reaches neither the score nor a gradient.
+        keyframe = torch.where(known, keyframe, 0.0)
+        relevance_view = redundancy_view = frame
+        if self._learned:
+            relevance_view = _apply(self.linear_iq, frame)
+            redundancy_view = _apply(self.linear_ik, frame)
+            keyframe = _apply(self.linear_k, keyframe)
+        relevance = _cosine(relevance_view, query)
+        redundancy = torch.where(known, _cosine(redundancy_view, keyframe), 0.0)
+        saliency = relevance - self.config.redundancy_weight * redundancy
+        weights = torch.softmax(saliency / self.config.temperature, dim=0)
+        # Not a matrix product, which autocast would round to its own dtype.
+        token = (weights[:, None] * frame).sum(dim=0, keepdim=True)
+        return token.to(frame.dtype)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines along the last dimension, in at least float32; 0 for zero vectors."""
+    exact = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return F.cosine_similarity(a.to(exact), b.to(exact), dim=-1)
+
+
+def _apply(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Map in the dtype of the weights, which need not be that of the patches."""
+    mapped: Tensor = linear(x.to(linear.weight.dtype))
+    return mapped
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and isfinite(value)

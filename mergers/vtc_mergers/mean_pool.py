@@ -1,0 +1,44 @@
+"""Mean pooling: every patch weighs the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vtc.token_merger import TokenMerger
+from vtc_mergers._checks import check_patches
+
+
+class MeanPool(TokenMerger):
+    """Averages a frame's patches, whatever was asked.
+
+    The baseline of ViLAMP's ablation and the limit of ``dfm`` at a high temperature. Time
+    O(n M D); memory O(M D) beside the input.
+    """
+
+    @property
+    def query_source(self) -> None:
+        """None: there is no query."""
+        return None
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Merge each frame into one token.
+
+        Args:
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
+            reference: not used.
+            has_reference: not used.
+            query: not used.
+
+        Returns:
+            ``[n, 1, D]`` in the dtype of the patches; summed in at least float32.
+
+        Raises:
+            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
+            TypeError: the patches are not floating point.
+        """
+        check_patches("mean_pool", patches)
+        exact = torch.promote_types(patches.dtype, torch.float32)
+        return patches.mean(dim=1, keepdim=True, dtype=exact).to(patches.dtype)

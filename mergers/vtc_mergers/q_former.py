@@ -1,0 +1,119 @@
+"""Q-Former: learned queries look at the patches by cross-attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtc.part import require
+from vtc.token_merger import TokenMerger
+from vtc_mergers._checks import check_patches, not_built
+
+_HEAD_DIM = 64
+
+
+class QFormer(TokenMerger):
+    """Lets a few learned queries gather what they need from a frame; must be trained first.
+
+    One pre-norm layer of cross-attention and a feed-forward network as wide as the patches, after
+    the Q-Former of BLIP-2 and the resamplers that followed it. The learned queries are the same
+    for every frame and question; before training the result means nothing.
+
+    About 6 D^2 parameters. Time O(n M D^2); memory O(n M D).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``q_former``.
+
+        Attributes:
+            tokens: T, how many tokens a frame is merged into, at least 1: the learned queries.
+        """
+
+        tokens: int = 1
+
+        def __post_init__(self) -> None:
+            ok = type(self.tokens) is int and self.tokens >= 1
+            require(ok, "tokens", self.tokens, "a whole number of at least 1")
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.tokens_per_frame = self.config.tokens
+
+    @property
+    def query_source(self) -> None:
+        """None: the queries are learned, not asked."""
+        return None
+
+    @property
+    def needs_training(self) -> bool:
+        """True."""
+        return True
+
+    def build(self, patch_dim: int, query_dim: int) -> None:
+        """Create the parameters: normal with std 0.02, zero biases.
+
+        Heads are 64 wide; where that does not divide ``patch_dim`` there is one head.
+        """
+        self.heads = patch_dim // _HEAD_DIM if patch_dim % _HEAD_DIM == 0 else 1
+        self.queries = nn.Parameter(torch.empty(self.config.tokens, patch_dim))
+        self.norm_queries = nn.LayerNorm(patch_dim)
+        self.norm_patches = nn.LayerNorm(patch_dim)
+        self.to_query = nn.Linear(patch_dim, patch_dim)
+        self.to_key = nn.Linear(patch_dim, patch_dim)
+        self.to_value = nn.Linear(patch_dim, patch_dim)
+        self.to_token = nn.Linear(patch_dim, patch_dim)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(patch_dim),
+            nn.Linear(patch_dim, patch_dim),
+            nn.GELU(),
+            nn.Linear(patch_dim, patch_dim),
+        )
+        nn.init.normal_(self.queries, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Merge each frame into ``tokens`` tokens.
+
+        Args:
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
+            reference: not used.
+            has_reference: not used.
+            query: not used.
+
+        Returns:
+            ``[n, tokens, D]`` in the dtype of the patches.
+
+        Raises:
+            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
+            TypeError: the patches are not floating point.
+            RuntimeError: ``build`` was not called.
+        """
+        check_patches("q_former", patches)
+        if not hasattr(self, "queries"):
+            raise not_built("q_former")
+        context = self.norm_patches(patches.to(self.queries.dtype))
+        asked = self.to_query(self.norm_queries(self.queries)).expand(len(patches), -1, -1)
+        found = F.scaled_dot_product_attention(
+            self._split(asked),
+            self._split(self.to_key(context)),
+            self._split(self.to_value(context)),
+        )
+        tokens: Tensor = self.queries + self.to_token(found.transpose(1, 2).flatten(2))
+        tokens = tokens + self.feed_forward(tokens)
+        return tokens.to(patches.dtype)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """``[n, L, D]`` to ``[n, heads, L, D / heads]``."""
+        frames, length, dim = x.shape
+        return x.reshape(frames, length, self.heads, dim // self.heads).transpose(1, 2)
