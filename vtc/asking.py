@@ -1,0 +1,133 @@
+"""``ask`` and ``prepare_inputs``: a video and a question, without expanding its placeholder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vtc.feed import VideoRequest
+from vtc.video import VideoSource
+from vtc.wrapping import last_report, toolkit_of
+
+if TYPE_CHECKING:
+    from vtc.report import Report
+
+NEW_TOKENS = 256
+"""The longest answer of ``ask`` where neither the call nor the model's settings say otherwise."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered, and how the video was read.
+
+    Attributes:
+        text: The answer, without special tokens.
+        report: Frames, keyframes, tokens, seconds.
+    """
+
+    text: str
+    report: Report
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    video: Any,
+    question: str,
+    *,
+    fps: float | None = 1.0,
+    max_frames: int | None = None,
+    **generate_kwargs: Any,
+) -> Answer:
+    """Ask a wrapped model about a video.
+
+    Args:
+        model: A model that ``vtc.wrap`` returned.
+        processor: Its stock processor.
+        video: A file, an array ``[N, H, W, 3]`` uint8, a list of PIL images, or a ``VideoSource``.
+        question: What to ask.
+        fps: Frames to sample a second; None for every frame.
+        max_frames: Where ``fps`` gives more frames, this many are spread evenly instead.
+        **generate_kwargs: Passed to ``model.generate``; at most 256 new tokens unless they or
+            the model's generation settings say otherwise.
+
+    Raises:
+        VideoError: The video cannot be read; the message names the file and the reason.
+        ValueError: The model is not wrapped, or an argument is out of range.
+    """
+    inputs = prepare_inputs(model, processor, video, question, fps=fps, max_frames=max_frames)
+    limits = ("max_new_tokens", "max_length")
+    limited = any(getattr(model.generation_config, name, None) for name in limits)
+    if not limited and not {*limits, "generation_config"} & generate_kwargs.keys():
+        generate_kwargs["max_new_tokens"] = NEW_TOKENS
+    result = model.generate(**inputs, **generate_kwargs)
+    sequences = getattr(result, "sequences", result)
+    new = sequences[0, inputs["input_ids"].shape[1] :]
+    text = processor.decode(new, skip_special_tokens=True).strip()
+    return Answer(text, last_report(model))
+
+
+def prepare_inputs(
+    model: Any,
+    processor: Any,
+    video: Any,
+    question: str,
+    *,
+    fps: float | None = 1.0,
+    max_frames: int | None = None,
+) -> dict[str, Any]:
+    """The arguments for ``model.generate(**inputs)`` or ``model(**inputs)``.
+
+    The video stays lazy: ``input_ids`` holds one placeholder for all of its frames, which are
+    decoded chunk by chunk while the model reads them. With a list of videos and a list of as many
+    questions the result is a left-padded batch.
+
+    Args:
+        model, processor, video, question, fps, max_frames: As for ``ask``.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` ``[B, L]`` on the model's device, the lazy videos as
+        ``vtc_videos`` and the questions as ``vtc_query``.
+    """
+    toolkit_of(model)  # an error now rather than a video that nobody compresses
+    batch = not isinstance(question, str)
+    questions: Sequence[str] = question if batch else [question]
+    videos = video if batch else [video]
+    if batch and (not isinstance(video, (list, tuple)) or len(videos) != len(questions)):
+        raise ValueError(
+            f"{len(questions)} questions were given; give a list of as many videos, one for each"
+        )
+    if not questions or not all(isinstance(text, str) and text.strip() for text in questions):
+        raise ValueError(f"question={question!r}: allowed is some text")
+    prompts = [_prompt(processor, text) for text in questions]
+    sources = [
+        item
+        if isinstance(item, VideoSource)
+        else VideoSource(item, fps=fps, max_frames=max_frames)
+        for item in videos
+    ]
+    tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    return {
+        "input_ids": tokens["input_ids"].to(model.device),
+        "attention_mask": tokens["attention_mask"].to(model.device),
+        "vtc_videos": [VideoRequest(source, processor) for source in sources],
+        "vtc_query": list(questions),
+    }
+
+
+def _prompt(processor: Any, question: str) -> str:
+    """One user turn with a video, as the processor's chat template writes it."""
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(
+            f"this {type(processor).__name__} has no chat_template, so the prompt's form is "
+            "unknown; set processor.chat_template to the one of the checkpoint"
+        )
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    prompt: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return prompt

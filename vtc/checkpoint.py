@@ -1,0 +1,169 @@
+"""Save a wrapped model, and open it again: one folder, ``vtc.json`` beside the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtc import registry
+from vtc.toolkit import plain
+from vtc.wrapping import splice, toolkit_of, wrapped_class
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtc.toolkit import Toolkit
+
+CONFIG_NAME = "vtc.json"
+FORMAT = 1
+_WEIGHTS = "model.safetensors"
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Save a wrapped model with its processor, so that ``vtc.from_pretrained`` opens it again.
+
+    The weights stand in the stock format, the merger's among them; the folder holds ``vtc.json``
+    besides, and the processor's files where ``vtc.wrap`` was given one.
+
+    Raises:
+        ValueError: The model is not wrapped, or a part is not registered under a name.
+    """
+    toolkit = toolkit_of(model)
+    model.save_pretrained(folder)
+    if toolkit.processor is not None:
+        toolkit.processor.save_pretrained(folder)
+
+
+def save_wrapped(
+    model: Any, stock: Callable[..., Any], folder: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """``model.save_pretrained`` of a wrapped model: the stock one, and ``vtc.json``."""
+    toolkit = toolkit_of(model)
+    described = {
+        "format": FORMAT,
+        "selector": registry.spec_of(toolkit.selector),
+        "merger": registry.spec_of(plain(toolkit.merger)),
+        "encoder": None if toolkit.encoder.given_object else toolkit.encoder.name,
+        "chunk_frames": toolkit.chunk_frames,
+    }
+    # The names in memory: the stock converter to old names loses them on resuming a Trainer.
+    kwargs.setdefault("save_original_format", False)
+    result = stock(model, folder, *args, **kwargs)
+    if kwargs.get("is_main_process", True):
+        text = json.dumps(described, indent=2) + "\n"
+        Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
+    return result
+
+
+def from_pretrained(
+    folder: str | os.PathLike[str],
+    *,
+    processor: Any = None,
+    encoder: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Open a model that ``vtc.save_pretrained`` saved, wrapped with the parts it had.
+
+    Args:
+        folder: A folder, or the name of a repository on the hub.
+        processor: Takes the place of the one in the folder.
+        encoder: Takes the place of the saved frame encoder; needed where that was an object.
+        **kwargs: Passed to the stock ``from_pretrained`` (``dtype``, ``device_map``, ...).
+
+    Raises:
+        ValueError: There is no ``vtc.json``, or it is of a later format.
+    """
+    import transformers
+
+    described = json.loads(_file(folder, CONFIG_NAME, kwargs).read_text(encoding="utf-8"))
+    if described.get("format") != FORMAT:
+        raise ValueError(
+            f"{CONFIG_NAME} in {folder} is of format {described.get('format')!r}; this version "
+            f"of vtc reads format {FORMAT}; install a newer one"
+        )
+    config = transformers.AutoConfig.from_pretrained(folder)
+    base = getattr(transformers, config.architectures[0])
+    # The subclass, only while loading, knows that the merger's tensors are no mistake.
+    model = wrapped_class(base).from_pretrained(folder, **kwargs)
+    model.__class__ = base
+    toolkit = splice(
+        model,
+        described["selector"],
+        described["merger"],
+        processor if processor is not None else _processor(folder, kwargs),
+        encoder or described["encoder"] or MissingEncoder(),
+    )
+    toolkit.chunk_frames = described["chunk_frames"]
+    _load_merger(toolkit, folder, kwargs)
+    return model
+
+
+class MissingEncoder:
+    """Stands for a frame encoder that was an object, which no file can name."""
+
+    def _raise(self, _: object) -> Tensor:
+        raise ValueError(
+            "the model was saved with a frame encoder that was an object; pass one like it: "
+            "vtc.from_pretrained(folder, encoder=...)"
+        )
+
+    encode_frames = encode_text = _raise
+
+
+def _load_merger(toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+    """Fill the merger with the saved tensors, all of them and no others."""
+    from safetensors import safe_open
+
+    wanted = toolkit.state_dict()
+    if not wanted:
+        return
+    try:
+        index = json.loads(_file(folder, f"{_WEIGHTS}.index.json", kwargs).read_text("utf-8"))
+        shards = sorted({name for key, name in index["weight_map"].items() if _ours(key)})
+    except OSError:  # one file holds everything
+        shards = [_WEIGHTS]
+    found: dict[str, Tensor] = {}
+    for shard in shards:
+        with safe_open(_file(folder, shard, kwargs), framework="pt") as tensors:
+            for key in filter(_ours, tensors.keys()):
+                found[key.removeprefix("vtc.")] = tensors.get_tensor(key)
+    if found.keys() != wanted.keys():
+        missing, extra = sorted(wanted.keys() - found), sorted(found.keys() - wanted)
+        raise ValueError(
+            f"the weights in {folder} do not fit its {CONFIG_NAME}: merger tensors missing: "
+            f"{missing}, unexpected: {extra}"
+        )
+    toolkit.load_state_dict(found)
+
+
+def _ours(key: str) -> bool:
+    return key.startswith("vtc.")
+
+
+def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> Path:
+    """A file of a local folder or of a repository on the hub."""
+    from transformers.utils import cached_file
+
+    if os.path.isdir(folder) and not Path(folder, name).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {name}; vtc.from_pretrained opens what vtc.save_pretrained saved"
+        )
+    hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+    return Path(cached_file(os.fspath(folder), name, **hub))
+
+
+def _processor(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
+    """The processor saved beside the model, or None where there is none."""
+    import transformers
+
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        try:
+            _file(folder, name, kwargs)
+        except OSError:
+            continue
+        return transformers.AutoProcessor.from_pretrained(folder)
+    return None

@@ -1,0 +1,180 @@
+"""One video: choose the keyframes, encode them, then encode, merge and drop the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vtc.report import Keyframe, Recorder, VideoReport
+from vtc.toolkit import plain
+
+if TYPE_CHECKING:
+    from vtc.feed import VideoFeed
+    from vtc.frame_selector import Selection
+    from vtc.query import Query
+    from vtc.toolkit import Toolkit
+    from vtc.video_adapter import SliceFeatures
+
+ENCODER_CHUNK = 32
+"""Frames decoded and given to the frame encoder at a time."""
+
+
+@dataclass(frozen=True)
+class CompressedVideo:
+    """What the language model reads of a video.
+
+    Attributes:
+        features: ``[L, D]``, keyframes and merged tokens in order of time, then the tail.
+        positions: ``[L]`` int64, which of the caller's placeholders each one takes.
+    """
+
+    features: Tensor
+    positions: Tensor
+
+
+def compress_video(
+    model: Any, toolkit: Toolkit, feed: VideoFeed, query: Query, recorder: Recorder
+) -> CompressedVideo:
+    """Turn one video into K*M + (N-K)*T + t token features.
+
+    Keyframes are encoded first, since the others are merged against the nearest one before them;
+    the rest goes through the vision tower chunk by chunk and only the merged tokens stay.
+    """
+    count = len(feed.span)
+    selection = _select(toolkit, feed, query, recorder)
+    keys = selection.keyframes.cpu()
+    is_key = torch.zeros(count, dtype=torch.bool)
+    is_key[keys] = True
+    rest = (~is_key).nonzero().flatten()
+
+    tokens: list[Tensor] = [torch.empty(0)] * count
+    references: list[Tensor] = []
+    for slices, features in _encode(model, toolkit, feed, keys, "keyframes", recorder):
+        references.append(features.patches)
+        for index, kept in zip(slices.tolist(), features.tokens, strict=True):
+            tokens[index] = kept
+    reference = torch.cat(references) if references else None
+
+    merger = plain(toolkit.merger)
+    if merger.tokens_per_frame == 0:
+        rest = rest[:0]  # the merged frames vanish, so they need not be encoded
+    for slices, features in _encode(model, toolkit, feed, rest, "other frames", recorder):
+        with recorder.stage("merging") as stage:
+            before = torch.searchsorted(keys, slices, right=True) - 1
+            patches = features.patches
+            nearest = (
+                torch.zeros_like(patches)
+                if reference is None
+                else reference[before.clamp(min=0).to(reference.device)]
+            )
+            known = (before >= 0).to(patches.device)
+            merged = merger(patches, nearest, known, query.for_merger(patches))
+            for index, token in zip(slices.tolist(), merged, strict=True):
+                tokens[index] = token
+                stage.bytes += token.nbytes
+
+    recorder.warn(*feed.warnings)
+    return _assemble(model, toolkit, feed, tokens, selection, query, recorder)
+
+
+def _select(toolkit: Toolkit, feed: VideoFeed, query: Query, recorder: Recorder) -> Selection:
+    selector, count = toolkit.selector, len(feed.span)
+    wanted = None
+    if not selector.uses_embeddings:
+        embeddings = torch.empty(count, 0)
+    else:
+        chunks = []
+        done = 0
+        for size, frames in recorder.waited("decoding", feed.rgb(ENCODER_CHUNK)):
+            with recorder.stage("frame encoder") as stage:
+                chunks.append(toolkit.encoder.encode_frames(frames))
+                stage.bytes += chunks[-1].nbytes
+            recorder.report.stages["decoding"].bytes += frames.nbytes
+            done += size
+            recorder.progress("frame encoder", done, count)
+        embeddings = torch.cat(chunks)
+        if selector.uses_query:
+            wanted = query.for_selector()
+            recorder.warn(*toolkit.encoder.notes)
+    with recorder.stage("selection"):
+        selection = selector.select(embeddings, wanted, feed.timestamps)
+    _check(selection.keyframes, count, toolkit.name_of(selector))
+    return selection
+
+
+def _check(keyframes: Tensor, count: int, name: str) -> None:
+    """Refuse a selection that would silently shuffle or repeat frames."""
+    if keyframes.dtype != torch.int64 or keyframes.ndim != 1:
+        raise TypeError(
+            f"selector {name!r} returned keyframes of dtype {keyframes.dtype} and shape "
+            f"{tuple(keyframes.shape)}; allowed is int64 [K]"
+        )
+    inside = len(keyframes) == 0 or (keyframes[0] >= 0 and keyframes[-1] < count)
+    if not inside or not bool((keyframes.diff() > 0).all()):
+        raise ValueError(
+            f"selector {name!r} returned keyframes {keyframes.tolist()}; allowed are ascending, "
+            f"unique numbers from 0 to {count - 1}"
+        )
+
+
+def _encode(
+    model: Any, toolkit: Toolkit, feed: VideoFeed, slices: Tensor, what: str, recorder: Recorder
+) -> Any:
+    """Vision tower and projector over some slices, one chunk at a time."""
+    done = 0
+    chunks = feed.pixels(slices.tolist(), toolkit.chunk_frames) if len(slices) else iter(())
+    for numbers, pixels in recorder.waited("decoding", chunks):
+        with recorder.stage(f"vision tower ({what})") as stage:
+            on_device = {name: value.to(model.device) for name, value in pixels.items()}
+            features: SliceFeatures = toolkit.adapter.encode(model, on_device)
+            stage.bytes += features.patches.nbytes
+        done += len(numbers)
+        recorder.progress(f"vision tower ({what})", done, len(slices))
+        yield numbers, features
+
+
+def _assemble(
+    model: Any,
+    toolkit: Toolkit,
+    feed: VideoFeed,
+    tokens: list[Tensor],
+    selection: Selection,
+    query: Query,
+    recorder: Recorder,
+) -> CompressedVideo:
+    """Order of time: token features, the placeholders they take, and the report's lines."""
+    span = feed.span
+    slots = span.slots.shape[1]
+    lengths = torch.tensor([len(token) for token in tokens])
+    slice_of = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
+    within = torch.arange(len(slice_of)) - (lengths.cumsum(0) - lengths)[slice_of]
+    # More merged tokens than placeholders in a slice: the last placeholder stands for them.
+    positions = span.slots.cpu()[slice_of, within.clamp(max=slots - 1)]
+    tail = toolkit.adapter.tail(model)
+    kept = [token for token in tokens if len(token)]
+    features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0] if kept else tail)])
+    positions = torch.cat([positions, span.tail.cpu()])
+
+    keys = selection.keyframes.tolist()
+    relevance = selection.relevance
+    recorder.report.videos.append(
+        VideoReport(
+            name=feed.name,
+            frames=len(span) * span.frames_per_slice,
+            keyframes=tuple(
+                Keyframe(
+                    index=key * span.frames_per_slice,
+                    timestamp=None if feed.timestamps is None else float(feed.timestamps[key]),
+                    relevance=None if relevance is None else float(relevance[key]),
+                )
+                for key in keys
+            ),
+            tokens_before=len(span) * slots + len(span.tail),
+            tokens_after=len(features),
+            query=query.text,
+        )
+    )
+    return CompressedVideo(features, positions)

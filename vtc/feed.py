@@ -1,0 +1,106 @@
+"""The frames of one video, wherever they come from: a processor's tensors or a lazy source."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vtc.video import VideoSource
+    from vtc.video_adapter import VideoAdapter, VideoSpan
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """A video that is decoded only while it is read, as ``vtc.prepare_inputs`` passes it on.
+
+    Attributes:
+        source: The frames.
+        processor: The stock processor of the model.
+    """
+
+    source: VideoSource
+    processor: Any
+
+
+class VideoFeed(ABC):
+    """The slices of one video in chunks, for the frame encoder and for the vision tower."""
+
+    name: str
+    span: VideoSpan
+    timestamps: Tensor | None
+    """``[N]`` float64 seconds; None where the input does not say."""
+
+    @abstractmethod
+    def rgb(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """All slices in chunks: how many they are, and uint8 RGB frames ``[n, H, W, 3]``."""
+
+    @abstractmethod
+    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Some slices in chunks: their numbers ``[n]``, and what the vision tower takes."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was lost while reading."""
+        return []
+
+
+class TensorFeed(VideoFeed):
+    """A video that the stock processor made into tensors."""
+
+    def __init__(
+        self,
+        adapter: VideoAdapter,
+        inputs: Mapping[str, Any],
+        span: VideoSpan,
+        video: int,
+        processor: Any,
+    ) -> None:
+        self.name = f"video {video} of the batch"
+        self.span = span
+        self.timestamps = None
+        self._adapter, self._inputs, self._video = adapter, inputs, video
+        self._processor = processor
+
+    def rgb(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        if self._processor is None:
+            raise ValueError(
+                "the selector reads frames, which are recovered from the processor's pixels with "
+                "its mean and std: pass processor=... to vtc.wrap"
+            )
+        for slices, pixels in self.pixels(range(len(self.span)), size):
+            yield len(slices), self._adapter.frames(self._processor, pixels)
+
+    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for start in range(0, len(slices), size):
+            chunk = list(slices[start : start + size])
+            yield torch.tensor(chunk), self._adapter.pixels(self._inputs, self._video, chunk)
+
+
+class SourceFeed(VideoFeed):
+    """A video that is decoded chunk by chunk."""
+
+    def __init__(self, adapter: VideoAdapter, request: VideoRequest, span: VideoSpan) -> None:
+        self.name = request.source.name
+        self.span = span
+        self.timestamps = torch.as_tensor(request.source.timestamps)
+        self._adapter, self._request = adapter, request
+
+    def rgb(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        for chunk in self._request.source.chunks(size=size):
+            yield len(chunk.indices), torch.from_numpy(chunk.frames)
+
+    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for chunk in self._request.source.chunks(slices, size=size):
+            frames = torch.from_numpy(chunk.frames)
+            pixels = self._adapter.preprocess(self._request.processor, frames)
+            yield torch.as_tensor(chunk.indices), pixels
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self._request.source.warnings)

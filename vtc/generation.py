@@ -1,0 +1,102 @@
+"""``generate`` of a wrapped model: shorten, run the stock one, give the caller's prompt back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vtc.preparing import Prepared, prepare
+from vtc.report import Recorder
+
+if TYPE_CHECKING:
+    from vtc.toolkit import Toolkit
+
+
+def generate_compressed(
+    model: Any, stock: Callable[..., Any], toolkit: Toolkit, arguments: dict[str, Any]
+) -> Any:
+    """Run the stock ``generate`` on compressed videos.
+
+    Args:
+        arguments: Those of ``generate``, by name. ``vtc_restore_prompt=False`` leaves the
+            shortened prompt in the result, which is what a next turn on the same cache needs.
+
+    Returns:
+        What the stock ``generate`` returns, its sequences starting with the caller's prompt.
+    """
+    arguments = dict(arguments)
+    restore = arguments.pop("vtc_restore_prompt", True)
+    prompt = arguments.pop("inputs", None)
+    if prompt is None:
+        prompt = arguments.get("input_ids")
+    arguments["input_ids"] = prompt
+    prepared = prepare(model, toolkit, arguments)
+    arguments = prepared.inputs
+    shortened = arguments["input_ids"]
+    _shift_lengths(model, arguments, shortened.shape[1] - prompt.shape[1])
+
+    beams = _setting(model, arguments, "num_beams", 1)
+    copies = max(beams, _setting(model, arguments, "num_return_sequences", 1))
+    if copies > 1 and len(shortened) > 1:
+        if not toolkit.adapter.expands_for_beams(prepared.videos):
+            arguments = _as_embeddings(model, toolkit, prepared)
+    toolkit.report = prepared.report
+    with Recorder(prepared.report).stage("language model"):
+        result = stock(model, **arguments)
+    return _with_prompt(result, prompt, shortened.shape[1]) if restore else result
+
+
+def _shift_lengths(model: Any, arguments: dict[str, Any], change: int) -> None:
+    """Count ``max_length`` and ``min_length`` from the caller's prompt, not from ours."""
+    config = arguments.get("generation_config")
+    new_tokens = _setting(model, arguments, "max_new_tokens", None)
+    for name in ("max_length", "min_length"):
+        if name == "max_length" and new_tokens is not None:
+            continue  # the stock generate prefers it
+        if arguments.get(name) is not None:
+            arguments[name] += change
+        elif config is not None and getattr(config, name, None):
+            config = arguments["generation_config"] = copy.deepcopy(config)
+            setattr(config, name, getattr(config, name) + change)
+        elif getattr(model.generation_config, name, None):
+            arguments[name] = getattr(model.generation_config, name) + change
+
+
+def _setting(model: Any, arguments: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A generation setting as the stock ``generate`` will see it."""
+    for source in (arguments, arguments.get("generation_config"), model.generation_config):
+        value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+        if value is not None:
+            return value
+    return default
+
+
+def _as_embeddings(model: Any, toolkit: Toolkit, prepared: Prepared) -> dict[str, Any]:
+    """Features put into ``inputs_embeds``, where the stock expansion would mix up the videos."""
+    arguments = dict(prepared.inputs)
+    features = arguments.pop("mm_encoder_outputs")
+    ids = arguments["input_ids"]
+    embeddings: Tensor = model.get_input_embeddings()(ids)
+    images = toolkit.adapter.encode_images(model, arguments) or features.get("image")
+    parts = [(toolkit.adapter.video_token_id(model), prepared.videos)]
+    if images is not None:
+        parts.append((model.config.image_token_id, list(images.pooler_output)))
+    for token, pieces in parts:
+        place = (ids == token)[..., None].expand_as(embeddings)
+        embeddings = embeddings.masked_scatter(place, torch.cat(pieces).to(embeddings))
+    arguments["inputs_embeds"] = embeddings
+    return arguments
+
+
+def _with_prompt(result: Any, prompt: Tensor, shortened: int) -> Any:
+    """Put the caller's prompt before the new tokens, for callers slice it off by its length."""
+    if isinstance(result, Tensor):
+        copies = len(result) // len(prompt)
+        full = prompt.to(result.device).repeat_interleave(copies, dim=0)
+        return torch.cat([full, result[:, shortened:]], dim=1)
+    result.sequences = _with_prompt(result.sequences, prompt, shortened)
+    return result

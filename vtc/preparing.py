@@ -1,0 +1,212 @@
+"""From the caller's inputs to the inputs of the stock model: the heart of the toolkit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vtc.compression import CompressedVideo, compress_video
+from vtc.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
+from vtc.query import Query, row_texts
+from vtc.report import Recorder, Report
+from vtc.video_adapter import VideoSpan
+
+if TYPE_CHECKING:
+    from vtc.toolkit import Toolkit
+
+OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_restore_prompt")
+"""Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not know."""
+
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Inputs that the stock model takes as they are.
+
+    Attributes:
+        inputs: The caller's, with the ids shortened and the videos as ``mm_encoder_outputs``.
+        videos: The features ``[L_v, D]`` of each video, in the order of their placeholders.
+        report: What was done.
+    """
+
+    inputs: dict[str, Any]
+    videos: list[Tensor]
+    report: Report
+
+
+def has_video(toolkit: Toolkit, inputs: Mapping[str, Any]) -> bool:
+    """Whether a call brings a video: tensors of the processor or lazy sources."""
+    raw = inputs.get(toolkit.adapter.video_inputs[0])
+    return raw is not None or inputs.get("vtc_videos") is not None
+
+
+def prepare(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]) -> Prepared:
+    """Compress the videos of a call.
+
+    Args:
+        inputs: What the stock ``forward`` takes, or ``input_ids`` with one placeholder a video
+            and ``vtc_videos``, a list of ``VideoRequest``; ``vtc_query`` says what is asked.
+
+    Raises:
+        ValueError: The placeholders and the videos do not fit; the selector needs a query.
+    """
+    adapter = toolkit.adapter
+    ids = inputs.get("input_ids")
+    if ids is None:
+        raise ValueError(
+            "a video was given without input_ids; the placeholders in input_ids say where it "
+            "stands, and inputs_embeds alone cannot be compressed"
+        )
+    mask = inputs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
+        raise ValueError(
+            f"attention_mask must be a tensor of input_ids' shape {tuple(ids.shape)}, so that it "
+            "can be shortened with them"
+        )
+    feeds, processors = _feeds(model, toolkit, inputs)
+    report = Report(
+        selector=toolkit.describe(toolkit.selector), merger=toolkit.describe(toolkit.merger)
+    )
+    recorder = Recorder(report, toolkit.progress)
+    texts = row_texts(model, toolkit, inputs, processors)
+    queries = [
+        Query(text, model, toolkit, processor)
+        for text, processor in zip(texts, processors, strict=True)
+    ]
+    videos = [
+        compress_video(model, toolkit, feed, queries[feed.span.row], recorder) for feed in feeds
+    ]
+    dropped = {*adapter.video_inputs, *OUR_INPUTS}
+    kept = {name: value for name, value in inputs.items() if name not in dropped}
+    rewritten = _rewrite_rows(kept, feeds, videos, _padding_id(model))
+    if rewritten.get("labels") is not None:
+        # Placeholders are never learned, whatever the caller's labels say of them.
+        visual = rewritten["input_ids"] == adapter.video_token_id(model)
+        rewritten["labels"] = rewritten["labels"].masked_fill(visual, -100)
+    features = [video.features for video in videos]
+    rewritten["mm_encoder_outputs"] = {
+        **(kept.get("mm_encoder_outputs") or {}),
+        "video": adapter.pack(features),
+    }
+    return Prepared(rewritten, features, report)
+
+
+def _feeds(
+    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]
+) -> tuple[list[VideoFeed], list[Any]]:
+    """The videos in the order of their placeholders, and each row's processor."""
+    adapter, ids = toolkit.adapter, inputs["input_ids"]
+    start = _cached_length(inputs.get("past_key_values"))
+    requests: list[VideoRequest] | None = inputs.get("vtc_videos")
+    if requests is None:
+        spans = adapter.spans(model, inputs, start)
+        feeds: list[VideoFeed] = [
+            TensorFeed(adapter, inputs, span, video, toolkit.processor)
+            for video, span in enumerate(spans)
+        ]
+        return feeds, [toolkit.processor] * len(ids)
+    if inputs.get(adapter.video_inputs[0]) is not None:
+        raise ValueError(f"give either vtc_videos or {adapter.video_inputs[0]}, not both")
+    places = (ids == adapter.video_token_id(model)).nonzero()
+    places = places[places[:, 1] >= start]
+    if len(places) != len(requests):
+        raise ValueError(
+            f"input_ids has {len(places)} video placeholders for {len(requests)} lazy videos; "
+            "vtc.prepare_inputs writes one placeholder a video"
+        )
+    processors = [toolkit.processor] * len(ids)
+    feeds = []
+    for (row, place), request in zip(places.tolist(), requests, strict=True):
+        grid = adapter.slice_grid(model)
+        here = torch.tensor(place)
+        span = VideoSpan(
+            row=row,
+            slots=here.expand(len(request.source), grid[0] * grid[1]),
+            tail=here.expand(adapter.tail_length()),
+            grid=grid,
+        )
+        processors[row] = request.processor
+        feeds.append(SourceFeed(adapter, request, span))
+    return feeds, processors
+
+
+def _rewrite_rows(
+    inputs: dict[str, Any], feeds: list[VideoFeed], videos: list[CompressedVideo], padding: int
+) -> dict[str, Any]:
+    """Apply one index list a row to everything that runs along the sequence."""
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        mask = torch.ones_like(ids)
+    rows = [_row_index(row, mask[row], feeds, videos) for row in range(len(ids))]
+    length = max(len(index) for index in rows)
+    left = _pads_on_the_left(mask)
+
+    def regather(values: Tensor, fill: int) -> Tensor:
+        out = values.new_full((len(rows), length), fill)
+        for row, index in enumerate(rows):
+            place = slice(length - len(index), None) if left else slice(len(index))
+            out[row, place] = values[row, index.to(values.device)]
+        return out
+
+    fills = {"input_ids": padding, "labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
+    new = dict(inputs)
+    for name, fill in fills.items():
+        if inputs.get(name) is not None:
+            new[name] = regather(inputs[name], fill)
+    new["attention_mask"] = regather(mask, 0)
+    if inputs.get("position_ids") is not None:
+        new["position_ids"] = _positions(inputs["position_ids"], mask, new["attention_mask"])
+    return new
+
+
+def _row_index(
+    row: int, mask: Tensor, feeds: list[VideoFeed], videos: list[CompressedVideo]
+) -> Tensor:
+    """Which of the row's positions are kept, in order; padding is not."""
+    used = mask.nonzero().flatten().cpu()
+    begin, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+    pieces = []
+    for feed, video in zip(feeds, videos, strict=True):
+        if feed.span.row != row:
+            continue
+        slots, tail = feed.span.slots, feed.span.tail
+        first = int(slots[0, 0])
+        last = int(tail[-1]) if len(tail) else int(slots[-1, -1])
+        pieces += [torch.arange(begin, first), video.positions]
+        begin = last + 1
+    pieces.append(torch.arange(begin, end))
+    return torch.cat(pieces)
+
+
+def _pads_on_the_left(mask: Tensor) -> bool:
+    """The caller's side of padding; the left one, which ``generate`` needs, where none shows."""
+    return not bool((mask[:, -1] == 0).any())
+
+
+def _positions(positions: Tensor, mask: Tensor, new_mask: Tensor) -> Tensor:
+    """Positions of the shortened rows, where the caller's were the usual ones."""
+    usual = (mask.cumsum(-1) - 1).clamp(min=0)
+    if positions.shape != mask.shape or not bool(((positions == usual) | (mask == 0)).all()):
+        raise ValueError(
+            "position_ids other than the numbers of the tokens cannot be kept when a video is "
+            "compressed; leave position_ids out"
+        )
+    return (new_mask.cumsum(-1) - 1).clamp(min=0).to(positions.dtype)
+
+
+def _padding_id(model: Any) -> int:
+    text = model.config.get_text_config()
+    for config in (model.generation_config, text):
+        token = getattr(config, "pad_token_id", None)
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _cached_length(cache: Any) -> int:
+    return 0 if cache is None else int(cache.get_seq_length())

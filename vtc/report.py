@@ -1,0 +1,155 @@
+"""What a call did: frames, keyframes, tokens, seconds and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the frames done and the frames in all."""
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A frame that keeps all its tokens.
+
+    Attributes:
+        index: Its number among the sampled frames, from 0.
+        timestamp: Seconds from the first shown frame; None where the input does not say.
+        relevance: What the selector ranked it by; None where nothing was ranked.
+    """
+
+    index: int
+    timestamp: float | None
+    relevance: float | None
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What became of one video.
+
+    Attributes:
+        name: The file, or what stands for it.
+        frames: The number of frames seen (N).
+        keyframes: The frames that kept all their tokens, in order of time.
+        tokens_before: The visual tokens that the bare model would read.
+        tokens_after: The visual tokens that the wrapped model reads.
+        query: What the frames were ranked for; None without a query.
+    """
+
+    name: str
+    frames: int
+    keyframes: tuple[Keyframe, ...]
+    tokens_before: int
+    tokens_after: int
+    query: str | None
+
+
+@dataclass
+class Stage:
+    """One stage of the work: its seconds, and the bytes that it handed on."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass
+class Report:
+    """What the last call of a wrapped model did.
+
+    Attributes:
+        selector, merger: The parts and their options, as ``vtc.wrap`` takes them.
+        videos: One report a video.
+        stages: Seconds and bytes by stage. On a GPU, work is counted where it is waited for.
+        warnings: What was lost, shortened or replaced on the way.
+    """
+
+    selector: dict[str, Any]
+    merger: dict[str, Any]
+    videos: list[VideoReport] = field(default_factory=list)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """The number of frames seen, over all videos."""
+        return sum(video.frames for video in self.videos)
+
+    @property
+    def keyframes(self) -> tuple[Keyframe, ...]:
+        """The keyframes of the only video."""
+        if len(self.videos) != 1:
+            raise ValueError(
+                f"the call read {len(self.videos)} videos; use report.videos[i].keyframes"
+            )
+        return self.videos[0].keyframes
+
+    @property
+    def tokens_before(self) -> int:
+        """The visual tokens that the bare model would read, over all videos."""
+        return sum(video.tokens_before for video in self.videos)
+
+    @property
+    def tokens_after(self) -> int:
+        """The visual tokens that the wrapped model reads, over all videos."""
+        return sum(video.tokens_after for video in self.videos)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values, with the totals."""
+        totals = {name: getattr(self, name) for name in ("frames", "tokens_before", "tokens_after")}
+        return totals | asdict(self)
+
+    def __str__(self) -> str:
+        seconds = ", ".join(f"{name} {stage.seconds:.2f}" for name, stage in self.stages.items())
+        lines = [
+            f"{self.selector['name']} + {self.merger['name']}: {self.frames} frames, "
+            f"{sum(len(video.keyframes) for video in self.videos)} keyframes, "
+            f"{self.tokens_before} -> {self.tokens_after} visual tokens",
+            f"seconds: {seconds}",
+            *self.warnings,
+        ]
+        return "\n".join(lines)
+
+
+class Recorder:
+    """Fills a report while the work goes on."""
+
+    def __init__(self, report: Report, progress: Progress | None = None) -> None:
+        self.report = report
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Add the time spent inside to a stage."""
+        stage = self.report.stages.setdefault(name, Stage())
+        start = perf_counter()
+        try:
+            yield stage
+        finally:
+            stage.seconds += perf_counter() - start
+
+    def waited(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Pass ``items`` on, adding the time spent waiting for them to a stage."""
+        iterator = iter(items)
+        while True:
+            with self.stage(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def warn(self, *warnings: str) -> None:
+        """Note what a reader of the result must know, each sentence once."""
+        for warning in warnings:
+            if warning not in self.report.warnings:
+                self.report.warnings.append(warning)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Tell whoever watches how far a stage is."""
+        if self._progress is not None:
+            self._progress(stage, done, total)

@@ -1,0 +1,83 @@
+"""What ``vtc.wrap`` adds to a model: the module ``model.vtc`` with the parts and the options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from vtc import registry
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from vtc.frame_encoder import LazyEncoder
+    from vtc.frame_selector import FrameSelector
+    from vtc.report import Progress, Report
+    from vtc.token_merger import TokenMerger
+    from vtc.video_adapter import VideoAdapter
+
+
+class Toolkit(nn.Module):
+    """The parts that compress the videos of one model.
+
+    Attributes:
+        merger: The token merger; its parameters train and are saved with the model.
+        selector, adapter, encoder, processor: The other parts.
+        chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
+            never the result.
+        enabled: False inside ``vtc.disabled``.
+        active: True while the wrapped ``generate`` runs the stock one.
+        report: What the last call did; None before the first.
+        progress: Called with (stage, done, total) while frames are read; None for silence.
+    """
+
+    def __init__(
+        self,
+        selector: FrameSelector,
+        merger: TokenMerger,
+        adapter: VideoAdapter,
+        encoder: LazyEncoder,
+        processor: Any,
+    ) -> None:
+        super().__init__()
+        self.selector = selector
+        self.merger = merger
+        self.adapter = adapter
+        self.encoder = encoder
+        self.processor = processor
+        self.chunk_frames = 16
+        self.merger_is_new = True
+        self.enabled = True
+        self.active = False
+        self.guard: RemovableHandle | None = None
+        self.report: Report | None = None
+        self.progress: Progress | None = None
+
+    def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:
+        """A part's name and options; the name of its class where it is not registered."""
+        try:
+            return registry.spec_of(plain(part))
+        except ValueError:  # an instance of a class of the user's own; only saving needs a name
+            return {"name": type(plain(part)).__name__}
+
+    def name_of(self, part: FrameSelector | TokenMerger) -> str:
+        """The name of a part in messages."""
+        return str(self.describe(part)["name"])
+
+    def build_merger(self, model: Any) -> None:
+        """Create the merger's parameters, once, where the language model takes its inputs."""
+        self.merger_is_new = not any(True for _ in self.merger.parameters())
+        if not self.merger_is_new:
+            return  # an instance that was built, and perhaps trained, before
+        table = model.get_input_embeddings().weight
+        width = table.shape[-1]
+        of_encoder = self.merger.query_source == "frame_encoder"
+        self.merger.build(width, self.encoder.dim if of_encoder else width)
+        self.merger.to(table.device, table.dtype)
+
+
+def plain(module: Any) -> Any:
+    """A module without what peft puts around the modules that it trains in full."""
+    active = getattr(module, "modules_to_save", None)
+    return module if active is None else active[module.active_adapters[0]]
