@@ -71,7 +71,7 @@ def options(
 
 def main() -> None:
     """Run the command line (the console script ``vtc``)."""
-    app()
+    app(prog_name="vtc")
 
 
 # Commands, in the order in which --help lists them.
