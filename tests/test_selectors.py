@@ -1,0 +1,353 @@
+"""The shipped selectors against slow references, exact where ties decide."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vtc_selectors._gaps import fill_gaps
+from vtc_selectors.dks import DKS
+from vtc_selectors.query_guided import QueryGuided
+from vtc_selectors.uniform import Uniform
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+RANKING = [DKS, QueryGuided]
+
+
+def exact_cosine(a, b):
+    """The cosine of integer vectors, squared with its sign kept: exact, and in the same order."""
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    lengths = sum(x * x for x in a) * sum(y * y for y in b)
+    return Fraction(dot * abs(dot), lengths) if lengths else Fraction(0)
+
+
+def float_cosine(a, b):
+    """The cosine in float64; 0 for zero vectors."""
+    lengths = math.sqrt(math.fsum(x * x for x in a)) * math.sqrt(math.fsum(y * y for y in b))
+    return math.fsum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+
+def algorithm_1(cosine, frames, query, keyframes, threshold, least=None):
+    """Algorithm 1 of ViLAMP, line by line; ``least`` is the cut-off of the released code."""
+    ranked = sorted(range(len(frames)), key=lambda n: cosine(frames[n], query), reverse=True)
+    chosen = []
+    for n in ranked:
+        if least is not None and cosine(frames[n], query) < least:
+            break
+        redundancy = [cosine(frames[n], frames[k]) for k in chosen]
+        if len(chosen) < keyframes and (not chosen or max(redundancy) < threshold):
+            chosen.append(n)
+    return sorted(chosen)
+
+
+def distribute_frames(chosen, frames, keyframes):
+    """The released code's filling of gaps, as `released_vilamp.md` describes it."""
+    picked = [n in chosen for n in range(frames)]
+    slots = keyframes - len(chosen)
+    gaps, start = [], None
+    for n in range(frames + 1):
+        if n < frames and not picked[n]:
+            start = n if start is None else start
+        elif start is not None:
+            gaps.append((start, n - start))
+            start = None
+    size = 1
+    while sum(math.ceil(length / size) - 1 for _, length in gaps) > slots:
+        size += 1
+    for start, length in gaps:
+        extra = math.ceil(length / size) - 1
+        step = math.ceil(length / (extra + 1))
+        for i in range(extra):
+            picked[start + step * (i + 1)] = True
+    for n in reversed(range(frames)):
+        if sum(picked) < min(frames, keyframes):
+            picked[n] = True
+    return [n for n in range(frames) if picked[n]]
+
+
+def clustered(frames, dim, seed, dtype=torch.float32):
+    """Embeddings of scenes of five frames, some alike beyond 0.85 and some not; and a query."""
+    generator = torch.Generator().manual_seed(seed)
+    scenes = torch.randn(-(-frames // 5), dim, generator=generator).repeat_interleave(5, 0)
+    noise = torch.randn(frames, dim, generator=generator)
+    embeddings = scenes[:frames] + 0.4 * noise
+    return embeddings.to(dtype), torch.randn(dim, generator=generator).to(dtype)
+
+
+@st.composite
+def integer_videos(draw):
+    """Short integer vectors: equal frames, exact ties, opposite and zero vectors abound."""
+    dim = draw(st.integers(1, 3))
+    vector = st.lists(st.integers(-2, 2), min_size=dim, max_size=dim)
+    return draw(st.lists(vector, min_size=1, max_size=12)), draw(vector)
+
+
+thresholds = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.6, 0.8, 0.85, 1.0])
+
+
+@settings(deadline=None)
+@given(integer_videos(), st.integers(1, 14), thresholds)
+def test_dks_is_algorithm_1_with_exact_ties(video, keyframes, threshold):
+    frames, query = video
+    selector = DKS(DKS.Config(keyframes=keyframes, similarity_threshold=threshold))
+    chosen = selector.select(torch.tensor(frames).float(), torch.tensor(query).float()).keyframes
+    squared = Fraction(str(threshold)) * abs(Fraction(str(threshold)))
+    assert chosen.tolist() == algorithm_1(exact_cosine, frames, query, keyframes, squared)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("frames", [1, 7, 300])
+@pytest.mark.parametrize("least", [None, 0.05])
+def test_dks_is_algorithm_1(dtype, frames, least):
+    embeddings, query = clustered(frames, dim=16, seed=frames, dtype=dtype)
+    config = DKS.Config(keyframes=12, similarity_threshold=0.8, relevance_threshold=least)
+    selection = DKS(config).select(embeddings, query)
+    rows, wanted = embeddings.double().tolist(), query.double().tolist()
+    assert selection.keyframes.tolist() == algorithm_1(float_cosine, rows, wanted, 12, 0.8, least)
+    expected = torch.tensor([float_cosine(row, wanted) for row in rows])
+    torch.testing.assert_close(selection.relevance, expected, rtol=0, atol=1e-7)
+
+
+def test_dks_goes_beyond_one_block():
+    embeddings, query = clustered(700, dim=4, seed=3)
+    chosen = DKS(DKS.Config(keyframes=700)).select(embeddings, query).keyframes
+    rows = embeddings.tolist()
+    assert chosen.tolist() == algorithm_1(float_cosine, rows, query.tolist(), 700, 0.85)
+
+
+@settings(deadline=None)
+@given(integer_videos(), st.integers(1, 14), st.sampled_from([DKS, QueryGuided, Uniform]))
+def test_keyframes_are_ascending_unique_and_within_budget(video, keyframes, kind):
+    frames, query = video
+    selector = kind(kind.Config(keyframes=keyframes))
+    selection = selector.select(torch.tensor(frames).float(), torch.tensor(query).float())
+    chosen = selection.keyframes
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert 1 <= len(chosen) <= min(keyframes, len(frames))
+    assert set(chosen.tolist()) <= set(range(len(frames)))
+    if kind is Uniform:
+        assert selection.relevance is None
+    else:
+        assert selection.relevance.dtype == torch.float32
+        assert selection.relevance.shape == (len(frames),)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 50), st.sampled_from(RANKING), st.randoms(use_true_random=False))
+def test_shuffled_frames_give_the_same_frames(seed, kind, random):
+    embeddings, query = clustered(20, dim=8, seed=seed)
+    order = list(range(20))
+    random.shuffle(order)
+    selector = kind(kind.Config(keyframes=6))
+    plain = selector.select(embeddings, query).keyframes
+    shuffled = selector.select(embeddings[order], query).keyframes
+    assert {order[n] for n in shuffled.tolist()} == set(plain.tolist())
+
+
+@settings(deadline=None)
+@given(integer_videos(), st.integers(1, 14))
+def test_query_guided_takes_the_most_relevant(video, keyframes):
+    frames, query = video
+    ranked = sorted(range(len(frames)), key=lambda n: -exact_cosine(frames[n], query))
+    selector = QueryGuided(QueryGuided.Config(keyframes=keyframes))
+    chosen = selector.select(torch.tensor(frames).float(), torch.tensor(query).float()).keyframes
+    assert chosen.tolist() == sorted(ranked[:keyframes])
+
+
+@given(st.integers(1, 200), st.integers(1, 250))
+def test_uniform_takes_midpoints(frames, keyframes):
+    chosen = Uniform(Uniform.Config(keyframes=keyframes)).select(torch.empty(frames, 0)).keyframes
+    if keyframes >= frames:
+        expected = list(range(frames))
+    else:
+        parts = [Fraction(2 * k + 1, 2) * frames / keyframes for k in range(keyframes)]
+        expected = [math.floor(part) for part in parts]
+    assert chosen.tolist() == expected
+    assert chosen.dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", RANKING)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [3, 511, 512])
+def test_equal_frames_tie_and_the_earlier_wins(kind, dtype, dim):
+    embeddings, query = clustered(1, dim, seed=0, dtype=dtype)
+    # A threshold of 1 refuses nothing but copies, so DKS takes the first alone.
+    options = {"similarity_threshold": 1.0} if kind is DKS else {}
+    selector = kind(kind.Config(keyframes=4, **options))
+    selection = selector.select(embeddings.repeat(517, 1), query)
+    assert selection.keyframes.tolist() == ([0] if kind is DKS else [0, 1, 2, 3])
+    assert len(selection.relevance.unique()) == 1
+
+
+def test_only_directions_matter():
+    embeddings, query = clustered(40, dim=8, seed=1)
+    plain = DKS().select(embeddings, query)
+    scaled = DKS().select(embeddings * torch.linspace(0.1, 9, 40)[:, None], query * 7)
+    assert plain.keyframes.tolist() == scaled.keyframes.tolist()
+    torch.testing.assert_close(plain.relevance, scaled.relevance, rtol=0, atol=1e-7)
+
+
+def test_autocast_changes_nothing():
+    embeddings, query = clustered(300, dim=16, seed=5)
+    plain = DKS().select(embeddings, query)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = DKS().select(embeddings, query)
+    assert torch.equal(plain.keyframes, cast.keyframes)
+    assert torch.equal(plain.relevance, cast.relevance)
+
+
+def test_zero_vectors_have_cosine_zero():
+    selection = DKS(DKS.Config(keyframes=3)).select(torch.zeros(5, 4), torch.ones(4))
+    assert selection.keyframes.tolist() == [0, 1, 2]
+    assert selection.relevance.tolist() == [0.0] * 5
+    strict = DKS(DKS.Config(similarity_threshold=0.0))
+    assert strict.select(torch.zeros(5, 4), torch.zeros(4)).keyframes.tolist() == [0]
+
+
+def test_no_frame_may_be_relevant_enough():
+    embeddings, query = -torch.eye(4), torch.ones(4)
+    selection = DKS(DKS.Config(relevance_threshold=0.2)).select(embeddings, query)
+    assert selection.keyframes.dtype == torch.int64
+    assert selection.keyframes.shape == (0,)
+    filled = DKS(DKS.Config(keyframes=2, relevance_threshold=0.2, fill="gaps"))
+    assert filled.select(embeddings, query).keyframes.tolist() == [2, 3]
+
+
+def test_released_options_fill_up_to_the_budget():
+    embeddings, query = clustered(60, dim=16, seed=2)
+    config = DKS.Config(keyframes=20, fill="gaps", relevance_threshold=0.2)
+    chosen = DKS(config).select(embeddings, query).keyframes
+    rows, wanted = embeddings.tolist(), query.tolist()
+    greedy = algorithm_1(float_cosine, rows, wanted, 20, 0.85, least=0.2)
+    assert 0 < len(greedy) < 20
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == distribute_frames(greedy, 60, 20)
+
+
+@given(st.data(), st.integers(1, 60), st.integers(1, 70))
+def test_gaps_are_filled_as_released(data, frames, keyframes):
+    most = min(frames, keyframes)
+    chosen = data.draw(st.lists(st.integers(0, frames - 1), unique=True, max_size=most))
+    filled = fill_gaps(chosen, frames, keyframes)
+    assert filled == distribute_frames(chosen, frames, keyframes)
+    assert len(filled) == most
+
+
+def test_gaps_by_hand():
+    # Gaps of 4 and 5 frames, three to spare: parts of at most two frames, 1 + 2 additions.
+    assert fill_gaps([4], frames=10, keyframes=4) == [2, 4, 7, 9]
+    # One gap of five, one to spare: parts of three. Then none is left.
+    assert fill_gaps([0], frames=6, keyframes=2) == [0, 4]
+    # Two gaps of three but one to spare: neither can be cut, so the last frame it is.
+    assert fill_gaps([3], frames=7, keyframes=2) == [3, 6]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most numbers in one tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and not tensor._is_view():
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("kind", RANKING)
+def test_memory_is_linear_in_frames(kind):
+    embeddings, query = clustered(5000, dim=16, seed=0)
+    with LargestTensor() as largest:
+        kind().select(embeddings, query)
+    assert 5000 <= largest.numbers <= 2 * 5000
+
+
+@pytest.mark.parametrize("kind", RANKING)
+def test_inputs_are_left_alone(kind):
+    embeddings, query = clustered(30, dim=8, seed=0)
+    before = embeddings.clone(), query.clone()
+    embeddings.requires_grad_()
+    selection = kind().select(embeddings, query)
+    assert torch.equal(embeddings, before[0])
+    assert torch.equal(query, before[1])
+    assert not selection.relevance.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (DKS, {"keyframes": 0}, "keyframes=0: allowed is a whole number of at least 1"),
+        (QueryGuided, {"keyframes": -3}, "keyframes=-3: allowed is a whole number of at least 1"),
+        (Uniform, {"keyframes": 2.5}, r"keyframes=2\.5: allowed is a whole number of at least 1"),
+        (Uniform, {"keyframes": True}, "keyframes=True: allowed is a whole number"),
+        (DKS, {"similarity_threshold": 1.01}, r"similarity_threshold=1\.01: .* \[-1, 1\]"),
+        (DKS, {"similarity_threshold": math.nan}, r"similarity_threshold=nan: .* \[-1, 1\]"),
+        (DKS, {"similarity_threshold": "0.85"}, r"similarity_threshold='0\.85': .* \[-1, 1\]"),
+        (DKS, {"fill": "gap"}, "fill='gap': allowed is 'none' or 'gaps'"),
+        (DKS, {"relevance_threshold": -2}, r"relevance_threshold=-2: .* None or .* \[-1, 1\]"),
+    ],
+)
+def test_options_out_of_range(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        kind.Config(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keyframes": 1},
+        {"similarity_threshold": 1},
+        {"similarity_threshold": -1.0},
+        {"fill": "gaps", "relevance_threshold": 0.2},
+    ],
+)
+def test_options_in_range(options):
+    config = DKS(DKS.Config(**options)).config
+    assert {name: getattr(config, name) for name in options} == options
+
+
+@pytest.mark.parametrize("kind", RANKING)
+def test_unusable_inputs(kind):
+    embeddings, query = clustered(5, dim=4, seed=0)
+    selector, name = kind(), {DKS: "dks", QueryGuided: "query_guided"}[kind]
+    with pytest.raises(ValueError, match=f"selector '{name}' needs a query .* vtc_query"):
+        selector.select(embeddings)
+    with pytest.raises(ValueError, match=rf"'{name}'.* \[5, 4\] .* query is \[3\]; allowed"):
+        selector.select(embeddings, query[:3])
+    with pytest.raises(ValueError, match=r"query is \[1, 4\]; allowed are \[N, d\] and \[d\]"):
+        selector.select(embeddings, query[None])
+    with pytest.raises(ValueError, match=r"embeddings are \[4\]; allowed is \[N, d\]"):
+        selector.select(embeddings[0], query)
+    with pytest.raises(ValueError, match=r"embeddings are \[0, 4\]; .* N >= 1"):
+        selector.select(embeddings[:0], query)
+    with pytest.raises(ValueError, match=r"embeddings are \[5, 0\]"):
+        selector.select(embeddings[:, :0], query[:0])
+    with pytest.raises(TypeError, match=r"embeddings are torch\.int64 .* floating-point"):
+        selector.select(embeddings.long(), query)
+
+
+@pytest.mark.parametrize("kind", RANKING)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite(kind, bad):
+    embeddings, query = clustered(5, dim=4, seed=0)
+    embeddings[3, 1] = embeddings[4, 0] = bad
+    with pytest.raises(ValueError, match="the embedding of frame 3 holds NaN or infinity"):
+        kind().select(embeddings, query)
+    query[0] = bad
+    with pytest.raises(ValueError, match="the query embedding holds NaN or infinity"):
+        kind().select(embeddings, query)
+
+
+def test_uniform_needs_frames_only():
+    assert not Uniform.uses_query
+    assert not Uniform.uses_embeddings
+    with pytest.raises(ValueError, match=r"'uniform': embeddings are \[0, 0\]; .* N >= 1"):
+        Uniform().select(torch.empty(0, 0))
