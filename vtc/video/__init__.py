@@ -1,0 +1,8 @@
+"""Reading videos: exact frames, in chunks, from anything that FFmpeg can open."""
+
+from __future__ import annotations
+
+from vtc.video.errors import VideoError
+from vtc.video.source import Chunk, VideoSource
+
+__all__ = ["Chunk", "VideoError", "VideoSource"]

@@ -1,0 +1,116 @@
+"""The other reader: decord, where it is right.
+
+decord 0.6 returns wrong frames without a sign for some kinds of files; PyAV's index tells which,
+and they are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.video.errors import VideoError
+from vtc.video.index import Index, read_index
+from vtc.video.reader import Picture
+
+_BATCH_BYTES = 64 * 2**20
+_MAX_BATCH = 32  # decord buffers without bound when more is asked for at a time
+
+
+class DecordReader:
+    """Reads with ``get_batch`` only: single reads make decord fill memory in the background."""
+
+    in_memory = False
+
+    def __init__(self, path: Path) -> None:
+        self._decord = _import_decord()
+        self._index = read_index(path)
+        self.name = path.name
+        self.info = self._index.info
+        self.times = self._index.times
+        self.warnings = self._index.warnings
+        self._refuse_what_it_gets_wrong()
+        self._own_index = self._match_timestamps(self._open())
+
+    def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
+        video = self._open()
+        frame_bytes = self.info.width * self.info.height * 3
+        size = max(1, min(_MAX_BATCH, _BATCH_BYTES // frame_bytes))
+        for start in range(0, len(positions), size):
+            batch = positions[start : start + size]
+            try:
+                frames = video.get_batch(self._own_index[batch].tolist())
+            except self._decord.DECORDError as error:
+                raise self._refusal(f"failed ({_first_line(error)})") from error
+            # Other code of the process may have set decord's bridge to torch.
+            pixels = frames.asnumpy() if hasattr(frames, "asnumpy") else np.asarray(frames)
+            for position, frame in zip(batch.tolist(), pixels, strict=True):
+                yield Picture(position, frame, True)
+
+    def decodable(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.isin(positions, [picture.position for picture in self.read(positions)])
+
+    def _open(self) -> Any:
+        try:
+            return self._decord.VideoReader(str(self._index.path.absolute()))
+        except (self._decord.DECORDError, RuntimeError) as error:
+            raise self._refusal(f"cannot open it ({_first_line(error)})") from error
+
+    def _refuse_what_it_gets_wrong(self) -> None:
+        reason = _wrong_frames_for(self._index)
+        if reason:
+            raise self._refusal(f"returns wrong frames for {reason}")
+
+    def _match_timestamps(self, video: Any) -> NDArray[np.int64]:
+        """Find decord's index of each frame by its timestamp.
+
+        Raises:
+            VideoError: Its timestamps are not those of the file.
+        """
+        starts = np.asarray(video.get_frame_timestamp(range(len(video))))[:, 0]
+        starts = starts.astype(np.float64) - starts[0]  # float32 seconds
+        own = np.searchsorted(starts, self.times - self._half_frame(), side="left")
+        own = np.minimum(own, len(starts) - 1)
+        if np.abs(starts[own] - self.times).max() > self._half_frame():
+            raise self._refusal("gives other timestamps than the file")
+        return own.astype(np.int64)
+
+    def _half_frame(self) -> float:
+        steps = np.diff(self.times)
+        return float(steps.min() if len(steps) else self.info.duration) / 2
+
+    def _refusal(self, reason: str) -> VideoError:
+        return VideoError(f'{self.name}: decord {reason}; use reader="pyav"')
+
+
+def _wrong_frames_for(index: Index) -> str | None:
+    info = index.info
+    if info.container == "mpegts":
+        return "MPEG-TS"
+    if info.container == "avi" or info.codec == "mpeg4":
+        return "AVI and MPEG-4 Part 2"
+    if info.trimmed:
+        return "trimmed files (edit list)"
+    if info.open_gop:
+        return "open-GOP files"
+    return None
+
+
+def _import_decord() -> Any:
+    try:
+        import decord
+    except ImportError as error:
+        raise ImportError(
+            'reader="decord" needs the package decord, which has wheels for Linux x86-64 and '
+            'Windows only: `pip install decord==0.6.0`, or use reader="pyav"'
+        ) from error
+    return decord
+
+
+def _first_line(error: Exception) -> str:
+    # decord's messages go on with a C++ stack trace.
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
