@@ -96,7 +96,11 @@ class _Module:
                 name = alias.asname or alias.name.partition(".")[0]
                 self.imported[name] = alias.name if alias.asname else name
             return
-        source = resolve_name("." * statement.level + (statement.module or ""), self.package)
+        written = "." * statement.level + (statement.module or "")
+        try:
+            source = resolve_name(written, self.package)
+        except ImportError as error:
+            raise NotStatic(f"{self.name}, line {statement.lineno}: {error}") from error
         _require_installed(source)
         for alias in statement.names:
             if alias.name == "*":
@@ -107,7 +111,9 @@ class _Module:
 def _lineage(target: str, interface: str) -> Iterator[tuple[_Module, ast.ClassDef]]:
     """The class, its base, the base's base, ..., up to and with the interface."""
     exported = f"vtc:{interface.partition(':')[2]}"
-    while True:
+    seen: set[str] = set()
+    while target not in seen:
+        seen.add(target)
         if target == exported:
             target = interface
         module_name, _, name = target.partition(":")
@@ -123,18 +129,20 @@ def _lineage(target: str, interface: str) -> Iterator[tuple[_Module, ast.ClassDe
         if node.decorator_list or node.keywords or len(node.bases) != 1:
             _refuse(f"{target} has a decorator, a metaclass, or not exactly one base")
         target = module.locate(node.bases[0])
+    _refuse(f"{target} is its own base")
 
 
 def _parse(name: str) -> tuple[list[ast.stmt], str]:
     """A module's statements, and the package that its relative imports start from."""
     spec = _find(name)
     loader: Any = spec.loader if spec else None
-    source = loader.get_source(name) if hasattr(loader, "get_source") else None
-    if spec is None or source is None:
-        _refuse(f"there is no source of {name}")
     try:
+        source = loader.get_source(name) if hasattr(loader, "get_source") else None
+        if spec is None or source is None:
+            _refuse(f"there is no source of {name}")
         return ast.parse(source).body, spec.parent or ""
-    except SyntaxError as error:
+    # Unreadable, wrongly encoded, or no Python.
+    except (ImportError, SyntaxError, ValueError) as error:
         raise NotStatic(f"{name}: {error}") from error
 
 
