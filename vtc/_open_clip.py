@@ -136,7 +136,9 @@ def load_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
 
 
 def _fetched(spec: str, load: Callable[[], Any]) -> Any:
-    """Run what may read the hub or a wrong file, and say what to do when that fails."""
+    """Run what may meet an unreachable hub or wrong files, and say what to do about it."""
+    from safetensors import SafetensorError
+
     try:
         return load()
     except OSError as error:
@@ -145,7 +147,8 @@ def _fetched(spec: str, load: Callable[[], Any]) -> Any:
             " download the model's repository elsewhere and give the folder:"
             " 'open_clip:FOLDER' or 'open_clip:MODEL/FILE.safetensors'"
         ) from error
-    except RuntimeError as error:  # torch's load_state_dict
+    # What torch's load_state_dict, open_clip's resizing of positions and a torn file raise.
+    except (RuntimeError, AssertionError, SafetensorError) as error:
         raise ValueError(
             f"encoder={spec!r}: the weights are not those of this architecture: {error}"
         ) from error

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -107,8 +106,10 @@ def load_encoder(
     """
     options = EncoderOptions(device, dtype, batch_size, long_text)
     source = check_spec(spec)
-    if not isinstance(source, str):
-        return source
+    return _load(source, options) if isinstance(source, str) else source
+
+
+def _load(source: str, options: EncoderOptions) -> FrameEncoder:
     if source.startswith("open_clip:"):
         from vtc._open_clip import load_open_clip
 
@@ -197,12 +198,10 @@ class LazyEncoder(FrameEncoder):
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> LazyEncoder:
         """Run elsewhere from now on; an encoder given as an object stays where it is."""
-        now = self._options
-        self._options = EncoderOptions(
-            now.device if device is None else device,
-            now.dtype if dtype is None else dtype,
-            now.batch_size,
-            now.long_text,
+        self._options = replace(
+            self._options,
+            device=self._options.device if device is None else device,
+            dtype=self._options.dtype if dtype is None else dtype,
         )
         if self._encoder is not None and not self._given_object:
             from vtc._clip_encoder import ClipEncoder
@@ -211,51 +210,43 @@ class LazyEncoder(FrameEncoder):
         return self
 
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
-        return self._checked(self._load().encode_frames, frames, (len(frames), None))
+        embeddings = self._load().encode_frames(frames)
+        return self._checked(embeddings, len(frames))
 
     def encode_text(self, text: str) -> Tensor:
-        return self._checked(self._load().encode_text, text, (None,))
+        return self._checked(self._load().encode_text(text), None)
 
     def _load(self) -> FrameEncoder:
         if self._encoder is None:
-            options = self._options
-            self._encoder = load_encoder(
-                self.name,
-                device=options.device,
-                dtype=options.dtype,
-                batch_size=options.batch_size,
-                long_text=options.long_text,
-            )
+            self._encoder = _load(self.name, self._options)
         return self._encoder
 
-    def _checked(
-        self, encode: Callable[..., Tensor], given: object, shape: tuple[int | None, ...]
-    ) -> Tensor:
-        """Encode, refusing what would spoil a selection: wrong shapes, NaN, missing normalisation.
+    def _checked(self, embeddings: object, rows: int | None) -> Tensor:
+        """Refuse what would spoil a selection: wrong shapes, NaN, embeddings not of length one.
 
-        Thresholds on cosines mean nothing for embeddings of another length than one.
+        Thresholds on cosines mean nothing without the normalisation.
         """
-        embeddings = encode(given)
-        expected = "[d]" if len(shape) == 1 else f"[{shape[0]}, d]"
+        expected = "[d]" if rows is None else f"[{rows}, d]"
         if not isinstance(embeddings, Tensor):
             raise TypeError(
                 f"encoder {self.name} returned {type(embeddings).__name__};"
                 f" expected is a torch.Tensor {expected}"
             )
-        if embeddings.ndim != len(shape) or shape[0] not in (None, len(embeddings)):
+        shape = list(embeddings.shape)
+        if shape[:-1] != ([] if rows is None else [rows]) or not shape:
             raise ValueError(
-                f"encoder {self.name} returned the shape {list(embeddings.shape)};"
-                f" expected is {expected}"
+                f"encoder {self.name} returned the shape {shape}; expected is {expected}"
             )
-        lengths = embeddings.float().norm(dim=-1)
-        # Half precision keeps a length of one within about 1e-3.
+        embeddings = embeddings.float()
+        lengths = embeddings.norm(dim=-1).flatten()
+        # Half precision keeps a length of one within about 1e-3. The negation catches NaN.
         wrong = lengths[~((lengths - 1).abs() < 1e-2)]
         if wrong.numel():
             raise ValueError(
-                f"encoder {self.name} returned embeddings of length {wrong.flatten()[0]:.4g};"
+                f"encoder {self.name} returned embeddings of length {wrong[0]:.4g};"
                 " expected is 1: divide each by its L2 norm"
             )
-        return embeddings.float()
+        return embeddings
 
     def __repr__(self) -> str:
         return f"LazyEncoder({self.name!r}, loaded={self.loaded})"
