@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vtc.feed import VideoRequest
+from vtc.toolkit import input_device
 from vtc.video import VideoSource
 from vtc.wrapping import last_report, toolkit_of
 
@@ -112,8 +113,8 @@ def prepare_inputs(
     ]
     tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     return {
-        "input_ids": tokens["input_ids"].to(model.device),
-        "attention_mask": tokens["attention_mask"].to(model.device),
+        "input_ids": tokens["input_ids"].to(input_device(model)),
+        "attention_mask": tokens["attention_mask"].to(input_device(model)),
         "vtc_videos": [VideoRequest(source, processor) for source in sources],
         "vtc_query": list(questions),
     }

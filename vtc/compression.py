@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vtc.report import Keyframe, Recorder, VideoReport
-from vtc.toolkit import plain
+from vtc.toolkit import input_device, plain
 
 if TYPE_CHECKING:
     from vtc.feed import VideoFeed
@@ -128,7 +128,7 @@ def _encode(
     chunks = feed.pixels(slices.tolist(), toolkit.chunk_frames) if len(slices) else iter(())
     for numbers, pixels in recorder.waited("decoding", chunks):
         with recorder.stage(f"vision tower ({what})") as stage:
-            on_device = {name: value.to(model.device) for name, value in pixels.items()}
+            on_device = {name: value.to(input_device(model)) for name, value in pixels.items()}
             features: SliceFeatures = toolkit.adapter.encode(model, on_device)
             stage.bytes += features.patches.nbytes
         done += len(numbers)

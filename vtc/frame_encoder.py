@@ -173,7 +173,7 @@ class LazyEncoder(FrameEncoder):
     ) -> None:
         self._options = EncoderOptions(device, dtype, batch_size, long_text)
         source = check_spec(spec)
-        self._given_object = not isinstance(source, str)
+        self.given_object = not isinstance(source, str)
         self._encoder = None if isinstance(source, str) else source
         self.name = source if isinstance(source, str) else str(getattr(source, "name", source))
 
@@ -203,7 +203,7 @@ class LazyEncoder(FrameEncoder):
             device=self._options.device if device is None else device,
             dtype=self._options.dtype if dtype is None else dtype,
         )
-        if self._encoder is not None and not self._given_object:
+        if self._encoder is not None and not self.given_object:
             from vtc._clip_encoder import ClipEncoder
 
             cast(ClipEncoder, self._encoder).to(self._options.device, self._options.dtype)

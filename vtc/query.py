@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vtc.toolkit import plain
+from vtc.toolkit import input_device, plain
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
@@ -61,7 +61,7 @@ class Query:
         if not ids:
             raise ValueError(f"the query {text!r} has no tokens; give a query with some text")
         table = self._model.get_input_embeddings()
-        embedded: Tensor = table(torch.tensor(ids, device=self._model.device))
+        embedded: Tensor = table(torch.tensor(ids, device=input_device(self._model)))
         return embedded.mean(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from vtc import registry
@@ -74,10 +75,17 @@ class Toolkit(nn.Module):
         width = table.shape[-1]
         of_encoder = self.merger.query_source == "frame_encoder"
         self.merger.build(width, self.encoder.dim if of_encoder else width)
-        self.merger.to(table.device, table.dtype)
+        self.merger.to(input_device(model), table.dtype)
 
 
 def plain(module: Any) -> Any:
     """A module without what peft puts around the modules that it trains in full."""
     active = getattr(module, "modules_to_save", None)
     return module if active is None else active[module.active_adapters[0]]
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model computes on its inputs, also when accelerate keeps its weights elsewhere."""
+    table = model.get_input_embeddings()
+    placed = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
+    return torch.device(table.weight.device if placed is None else placed)

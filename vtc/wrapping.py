@@ -22,7 +22,7 @@ from vtc.frame_selector import FrameSelector
 from vtc.generation import generate_compressed
 from vtc.preparing import OUR_INPUTS, has_video, prepare
 from vtc.token_merger import TokenMerger
-from vtc.toolkit import Toolkit, plain
+from vtc.toolkit import Toolkit, input_device, plain
 
 if TYPE_CHECKING:
     from vtc.report import Report
@@ -87,7 +87,7 @@ def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any)
             "enter; vtc needs a model with a language head, of transformers 5.18 or newer"
         )
     toolkit = Toolkit(chosen_selector, chosen_merger, adapter, lazy, processor)
-    lazy.to(model.device)
+    lazy.to(input_device(model))
     toolkit.build_merger(model)
     toolkit.train(model.training)
 

@@ -1,0 +1,139 @@
+"""Saving, loading, copying and pickling a wrapped model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration
+
+import vtc
+
+pytestmark = pytest.mark.filterwarnings("ignore:merger .* has parameters that nobody has trained")
+MERGERS = ["dfm", {"name": "dfm", "projection": "learned", "temperature": 0.1}, "q_former"]
+
+
+@pytest.fixture
+def inputs(make_inputs, make_video):
+    return make_inputs([make_video(8)], ["What is it?"])
+
+
+@pytest.mark.parametrize("merger", MERGERS, ids=["dfm", "dfm-learned", "q_former"])
+@pytest.mark.parametrize("shards", [None, "20KB"])
+def test_save_and_load_are_bit_equal(
+    model, processor, encoder, inputs, tmp_path, merger, shards
+):
+    vtc.wrap(model, {"name": "dks", "keyframes": 3}, merger, processor=processor, encoder=encoder)
+    model.vtc.chunk_frames = 5
+    if shards:
+        model.save_pretrained(tmp_path, max_shard_size=shards)
+        assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    else:
+        vtc.save_pretrained(model, tmp_path)
+    loaded = vtc.from_pretrained(tmp_path, encoder=encoder, processor=processor)
+    assert type(loaded).__mro__[1] is LlavaOnevisionForConditionalGeneration
+    assert loaded.vtc.chunk_frames == 5
+    saved_state, loaded_state = model.state_dict(), loaded.state_dict()
+    assert saved_state.keys() == loaded_state.keys()
+    assert all(torch.equal(saved_state[key], loaded_state[key]) for key in saved_state)
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert vtc.last_report(loaded).selector["keyframes"] == 3
+
+
+def test_the_folder_alone_is_enough(model, processor, tmp_path, inputs):
+    clip = tmp_path / "clip"
+    vtc.testing.save_tiny_clip(clip)
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=str(clip))
+    vtc.save_pretrained(model, tmp_path / "saved")
+    loaded = vtc.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_an_encoder_object_must_be_given_again(model, processor, encoder, tmp_path, inputs):
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+    vtc.save_pretrained(model, tmp_path)
+    loaded = vtc.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pass one like it: vtc.from_pretrained"):
+        loaded(**inputs)
+
+
+def test_the_stock_class_opens_the_folder_too(model, processor, encoder, tmp_path, inputs):
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        vtc.wrap(model, merger="q_former", processor=processor, encoder=encoder)
+        vtc.save_pretrained(model, tmp_path)
+        unwrapped = LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path)
+        assert torch.equal(unwrapped(**inputs).logits, stock)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [
+        "LlavaOnevisionForConditionalGeneration"
+    ]
+
+
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(
+    model, processor, encoder, tmp_path
+):
+    class Mine(vtc.FrameSelector):
+        def select(self, embeddings, query=None, timestamps=None):
+            return vtc.Selection(torch.tensor([0]), None)
+
+    vtc.wrap(model, Mine(), processor=processor, encoder=encoder)
+    with pytest.raises(ValueError, match="is not registered"):
+        vtc.save_pretrained(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_foreign_folders_are_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no vtc\.json"):
+        vtc.from_pretrained(tmp_path)
+    (tmp_path / "vtc.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="is of format 99"):
+        vtc.from_pretrained(tmp_path)
+
+
+def test_missing_merger_tensors_are_named(model, processor, encoder, tmp_path):
+    vtc.wrap(model, "uniform", "q_former", processor=processor, encoder=encoder)
+    vtc.save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "vtc.json").read_text())
+    config["merger"] = {"name": "dfm", "projection": "learned"}
+    (tmp_path / "vtc.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"tensors missing: \['merger.linear_"):
+        vtc.from_pretrained(tmp_path, encoder=encoder)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies_are_wrapped_and_apart(model, processor, encoder, inputs, how):
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+    # Pickled before its first call: hooks that transformers adds then cannot be pickled.
+    twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        assert torch.equal(twin(**inputs).logits, logits)
+        with vtc.disabled(model), pytest.raises(RuntimeError, match="nothing was compressed"):
+            twin.model(**inputs)
+        vtc.unwrap(model)
+        assert vtc.is_wrapped(twin)
+        assert torch.equal(twin(**inputs).logits, logits)
+        vtc.unwrap(twin)
+        assert twin(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]
+
+
+def test_hooks_of_accelerate_stay(model, processor, encoder, inputs):
+    """A model dispatched with offloading keeps working when it is wrapped and unwrapped."""
+    from accelerate import cpu_offload
+
+    with torch.no_grad():
+        vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+        expected = model(**inputs).logits
+        vtc.unwrap(model)
+        cpu_offload(model, execution_device=torch.device("cpu"))
+        stock = model(**inputs).logits
+        vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+        assert torch.equal(model(**inputs).logits, expected)
+        vtc.unwrap(model)
+        assert torch.equal(model(**inputs).logits, stock)

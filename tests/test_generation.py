@@ -1,0 +1,191 @@
+"""`generate` of a wrapped model: prompts, lengths, beams, caches, turns."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache, GenerationConfig
+
+import vtc
+
+QUESTIONS = ["What is red?", "And a longer question: who enters the room before the dog?"]
+
+
+@pytest.fixture
+def wrapped(model, processor, encoder):
+    return vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+
+
+@pytest.fixture
+def ragged(make_inputs, make_video):
+    """Two rows of different text, whose videos compress to different lengths."""
+    moving, still = make_video(9, 1), make_video(1, 2).repeat(9, axis=0)
+    return make_inputs([moving, still], QUESTIONS)
+
+
+def rows_alone(inputs):
+    """Each row as a batch of one, without its padding."""
+    for row in range(len(inputs["input_ids"])):
+        keep = inputs["attention_mask"][row].bool()
+        yield {
+            "input_ids": inputs["input_ids"][row, keep][None],
+            "attention_mask": inputs["attention_mask"][row, keep][None],
+            "pixel_values_videos": inputs["pixel_values_videos"][row : row + 1],
+        }
+
+
+def new_tokens(result, inputs, row=slice(None)):
+    return result[row, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_the_result_starts_with_the_callers_prompt(wrapped, ragged):
+    result = wrapped.generate(**ragged, max_new_tokens=6, do_sample=False)
+    length = ragged["input_ids"].shape[1]
+    assert torch.equal(result[:, :length], ragged["input_ids"])
+    assert result.shape[1] == length + 6
+    as_object = wrapped.generate(
+        **ragged, max_new_tokens=6, do_sample=False, return_dict_in_generate=True
+    )
+    assert torch.equal(as_object.sequences, result)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": False},
+        {"num_beams": 3, "do_sample": False},
+        {"num_beams": 3, "num_return_sequences": 2, "do_sample": False},
+        {"cache_implementation": "static", "do_sample": False, "disable_compile": True},
+        {"prefill_chunk_size": 5, "do_sample": False},
+        {"prompt_lookup_num_tokens": 3, "do_sample": False},
+    ],
+    ids=["greedy", "beams", "beams-returned", "static", "chunked-prefill", "prompt-lookup"],
+)
+def test_a_ragged_batch_writes_what_its_rows_write_alone(wrapped, ragged, settings):
+    settings = {"max_new_tokens": 6, "pad_token_id": 0, **settings}
+    alone = [
+        [new_tokens(wrapped.generate(**row, **settings), row)] for row in rows_alone(ragged)
+    ]
+    if "prompt_lookup_num_tokens" in settings:  # transformers: batches of one only
+        greedy = {"max_new_tokens": 6, "do_sample": False}
+        for row, (written,) in zip(rows_alone(ragged), alone, strict=True):
+            assert written == new_tokens(wrapped.generate(**row, **greedy), row)
+        return
+    together = new_tokens(wrapped.generate(**ragged, **settings), ragged)
+    lengths = [len(video.keyframes) for video in vtc.last_report(wrapped).videos]
+    assert lengths == [3, 1]
+    assert together == [tokens for (rows,) in alone for tokens in rows]
+
+
+def test_sampling_returns_several_answers_of_one_video(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(6)], ["What?"])
+    torch.manual_seed(0)
+    result = wrapped.generate(
+        **inputs, do_sample=True, num_return_sequences=4, max_new_tokens=5, top_k=0
+    )
+    assert result.shape == (4, inputs["input_ids"].shape[1] + 5)
+    assert len({tuple(row.tolist()) for row in result}) > 1
+
+
+def test_beams_of_rows_with_images_and_ragged_videos(
+    wrapped, make_inputs, make_video
+):
+    videos = [make_video(9, 1), make_video(1, 2).repeat(9, axis=0)]
+    images = [make_video(1, 7)[0], make_video(1, 8)[0]]
+    settings = {"num_beams": 3, "do_sample": False, "max_new_tokens": 5}
+    together = make_inputs(videos, QUESTIONS, images=[[image] for image in images])
+    alone = [
+        make_inputs([video], [question], images=[image])
+        for video, question, image in zip(videos, QUESTIONS, images, strict=True)
+    ]
+    written = new_tokens(wrapped.generate(**together, **settings), together)
+    assert written == [new_tokens(wrapped.generate(**row, **settings), row)[0] for row in alone]
+
+
+@pytest.mark.parametrize("where", ["argument", "config", "model"])
+def test_max_length_counts_from_the_callers_prompt(wrapped, make_inputs, make_video, where):
+    inputs = make_inputs([make_video(9)], ["What?"])
+    length = inputs["input_ids"].shape[1]
+    limits = {"max_length": length + 7, "min_length": length + 7}
+    arguments = {}
+    if where == "argument":
+        arguments = limits
+    elif where == "config":
+        arguments = {"generation_config": GenerationConfig(**limits, pad_token_id=0)}
+    else:
+        wrapped.generation_config.max_length = limits["max_length"]
+        wrapped.generation_config.min_length = limits["min_length"]
+    before = copy.deepcopy(arguments)
+    result = wrapped.generate(**inputs, do_sample=False, **arguments)
+    assert result.shape[1] == length + 7
+    if where == "config":
+        assert arguments["generation_config"].max_length == before["generation_config"].max_length
+
+
+def test_ids_may_come_first_without_a_name(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(5)], ["What?"])
+    by_name = wrapped.generate(**inputs, max_new_tokens=3, do_sample=False)
+    ids = inputs.pop("input_ids")
+    assert torch.equal(wrapped.generate(ids, **inputs, max_new_tokens=3, do_sample=False), by_name)
+
+
+def test_several_turns_on_one_cache(wrapped, processor, make_inputs, make_video):
+    """A second question on the cache of the first gives what the whole talk gives at once."""
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    cache = DynamicCache(config=wrapped.config.get_text_config())
+    first = wrapped.generate(
+        **inputs,
+        past_key_values=cache,
+        max_new_tokens=4,
+        do_sample=False,
+        vtc_restore_prompt=False,
+    )
+    more = processor.tokenizer(
+        "<|im_end|><|im_start|>user \nAnd then?<|im_end|><|im_start|>assistant\n",
+        return_tensors="pt",
+    )["input_ids"]
+    talk = torch.cat([first, more], dim=1)
+    second = wrapped.generate(
+        input_ids=talk, past_key_values=cache, max_new_tokens=4, do_sample=False
+    )
+
+    written = first[:, -4:]
+    whole = torch.cat([inputs["input_ids"], written, more], dim=1)
+    at_once = wrapped.generate(
+        input_ids=whole,
+        pixel_values_videos=inputs["pixel_values_videos"],
+        vtc_query="What is it?",
+        max_new_tokens=4,
+        do_sample=False,
+    )
+    assert new_tokens(at_once, {"input_ids": whole}) == second[:, talk.shape[1] :].tolist()
+
+
+def test_a_manual_loop_writes_what_generate_writes(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    expected = new_tokens(wrapped.generate(**inputs, max_new_tokens=4, do_sample=False), inputs)
+    with torch.no_grad():
+        step = wrapped(**inputs, use_cache=True)
+        written = []
+        for _ in range(4):
+            token = step.logits[:, -1].argmax(-1, keepdim=True)
+            written.append(token.item())
+            step = wrapped(input_ids=token, past_key_values=step.past_key_values)
+    assert [written] == expected
+
+
+def test_the_prepared_inputs_fit_the_stock_model(
+    model, processor, encoder, make_inputs, make_video
+):
+    """What `prepare` returns runs through an unwrapped model as well."""
+    from vtc.preparing import prepare
+
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+    with torch.no_grad():
+        wrapped_logits = model(**inputs).logits
+        prepared = prepare(model, model.vtc, inputs).inputs
+        vtc.unwrap(model)
+        assert torch.equal(model(**prepared).logits, wrapped_logits)

@@ -1,0 +1,145 @@
+"""Labels, loss and gradients of a wrapped model, and peft on top of it."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import torch
+
+import vtc
+
+
+def learned(merger: str):
+    return {"name": "dfm", "projection": "learned"} if merger == "dfm" else merger
+
+
+@pytest.fixture
+def batch(make_inputs, make_video):
+    """Two rows, one of them padded, with the last twelve ids of each to be learned."""
+    inputs = make_inputs([make_video(8, 1), make_video(8, 2)], ["What?", "What is it, then?"])
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -12:] = inputs["input_ids"][:, -12:]
+    return {**inputs, "labels": labels, "vtc_query": ["What?", "What is it, then?"]}
+
+
+def wrapped(model, processor, encoder, merger="dfm"):
+    selector = vtc.selector("dks", keyframes=3)
+    return vtc.wrap(model, selector, learned(merger), processor=processor, encoder=encoder)
+
+
+def checkpoint_activations(model):
+    """Gradient checkpointing, by its new name where transformers has it."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:merger .* has parameters that nobody has trained")
+
+
+def test_the_loss_is_that_of_the_answers_only(model, processor, encoder, batch):
+    wrapped(model, processor, encoder)
+    with torch.no_grad():
+        given = model(**batch)
+        everything = model(**{**batch, "labels": batch["input_ids"].clone()})
+        logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+    rows = [
+        torch.nn.functional.cross_entropy(logits[row, -13:-1], batch["labels"][row, -12:])
+        for row in range(2)
+    ]
+    assert given.loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-5)
+    # Labels that are a copy of the ids learn the text, but never a placeholder.
+    video = model.config.video_token_id
+    short = vtc.preparing.prepare(model, model.vtc, batch | {"labels": batch["input_ids"]}).inputs
+    assert bool((short["labels"][short["input_ids"] == video] == -100).all())
+    assert bool((short["labels"][short["input_ids"] != video] != -100).any())
+    assert torch.isfinite(everything.loss)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("merger", ["dfm", "q_former"])
+def test_a_gradient_reaches_every_trainable_parameter(
+    model, processor, encoder, batch, merger, checkpointing
+):
+    wrapped(model, processor, encoder, merger)
+    model.train()
+    if checkpointing:
+        checkpoint_activations(model)
+    model(**batch).loss.backward()
+    parameters = dict(model.vtc.merger.named_parameters())
+    assert parameters
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None and bool((parameter.grad != 0).any()), name
+    assert model.model.multi_modal_projector.linear_1.weight.grad.abs().max() > 0
+    assert model.model.vision_tower.embeddings.patch_embedding.weight.grad.abs().max() > 0
+
+
+def test_gradient_checkpointing_changes_no_gradient(model, processor, encoder, batch):
+    wrapped(model, processor, encoder)
+    model.train()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            checkpoint_activations(model)
+        model.zero_grad()
+        model(**batch).loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for plain, saved in zip(*gradients, strict=True):
+        assert torch.allclose(plain, saved, atol=1e-5)
+
+
+def test_a_few_steps_lower_the_loss(model, processor, encoder, batch):
+    wrapped(model, processor, encoder)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(5):
+        loss = model(**batch).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_an_untrained_merger_says_so(model, processor, encoder):
+    with pytest.warns(UserWarning, match="merger 'q_former' has parameters that nobody has train"):
+        wrapped(model, processor, encoder, "q_former")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
+@pytest.mark.parametrize("saved", [["merger"], ["vtc"]])
+def test_lora_on_top_saves_loads_and_merges(
+    model, processor, encoder, batch, tmp_path, saved
+):
+    import copy
+
+    wrapped(model, processor, encoder)
+    fresh = copy.deepcopy(model)
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=saved)
+    tuned = peft.get_peft_model(model, config)
+    assert vtc.is_wrapped(tuned)
+    tuned.train()
+    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        tuned(**batch).loss.backward()
+        optimizer.step()
+    merger = vtc.wrapping.toolkit_of(tuned)
+    assert any(p.requires_grad for p in merger.parameters())
+    tuned.eval()
+    with torch.no_grad():
+        trained = tuned(**batch).logits
+        untrained = fresh(**batch).logits
+    assert vtc.last_report(tuned).tokens_after < vtc.last_report(tuned).tokens_before
+    tuned.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
+    with torch.no_grad():
+        assert (trained - untrained).abs().max() > 1e-2
+        assert torch.equal(loaded(**batch).logits, trained)
+        with vtc.disabled(loaded):
+            stock = loaded(**{k: v for k, v in batch.items() if k != "vtc_query"})
+            assert stock.logits.shape[1] == batch["input_ids"].shape[1]
+        merged = loaded.merge_and_unload()
+        assert vtc.is_wrapped(merged)
+        assert (merged(**batch).logits - trained).abs().max() < 1e-4

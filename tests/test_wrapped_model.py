@@ -1,0 +1,330 @@
+"""What must always hold of a wrapped model's forward pass."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import vtc
+
+QUESTIONS = ["What is red?", "How many people walk by, and when do they leave the room?"]
+
+
+def dks_by_hand(embeddings: np.ndarray, query: np.ndarray, k: int, tau: float) -> list[int]:
+    """Algorithm 1 of ViLAMP, line by line."""
+
+    def cos(a, b):
+        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+    order = sorted(range(len(embeddings)), key=lambda n: -cos(embeddings[n], query))
+    chosen = [order[0]]
+    for n in order:
+        redundancy = max(cos(embeddings[n], embeddings[c]) for c in chosen)
+        if len(chosen) < k and redundancy < tau:
+            chosen.append(n)
+    return sorted(chosen)
+
+
+def dfm_by_hand(patches, reference, query, lam=1.0, alpha=0.01) -> torch.Tensor:
+    """Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
+
+    def cos(a, b):
+        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+    patches, query = patches.double(), query.double()
+    saliency = []
+    for m, patch in enumerate(patches):
+        redundancy = 0.0 if reference is None else cos(patch, reference[m].double())
+        saliency.append(cos(patch, query) - lam * redundancy)
+    weights = [math.exp((s - max(saliency)) / alpha) for s in saliency]
+    return sum(w * p for w, p in zip(weights, patches, strict=True)) / sum(weights)
+
+
+def logits_by_hand(model, processor, encoder, inputs, row, question, k, tau) -> torch.Tensor:
+    """The logits of one compressed row, put together from the stock model's own modules."""
+    inner = model.model
+    pixels = inputs["pixel_values_videos"][row]
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (processor.video_processor.image_mean, processor.video_processor.image_std)
+    )
+    frames = ((pixels.float() * std + mean) * 255).round().clamp(0, 255).byte()
+    embeddings = encoder.encode_frames(frames.permute(0, 2, 3, 1)).double().numpy()
+    keys = dks_by_hand(embeddings, encoder.encode_text(question).double().numpy(), k, tau)
+
+    question_ids = processor.tokenizer(question, add_special_tokens=False)["input_ids"]
+    query = model.get_input_embeddings()(torch.tensor(question_ids)).mean(0)
+    pieces, reference = [], None
+    for n, frame in enumerate(pixels):
+        states = inner.vision_tower(frame[None], output_hidden_states=True).hidden_states[-1]
+        dense = inner.multi_modal_projector(states)[0]
+        if n in keys:
+            side = math.isqrt(len(dense))
+            grid = dense.T.reshape(1, -1, side, side)
+            half = math.ceil(side / 2)
+            pieces.append(F.interpolate(grid, (half, half), mode="bilinear").flatten(2)[0].T)
+            reference = dense
+        else:
+            pieces.append(dfm_by_hand(dense, reference, query)[None].to(dense))
+    pieces.append(inner.image_newline[None])
+
+    ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+    places = (ids == model.config.video_token_id).nonzero().flatten()
+    table = model.get_input_embeddings()
+    before, after = table(ids[: places[0]]), table(ids[places[-1] + 1 :])
+    sequence = torch.cat([before, *pieces, after])[None]
+    return model.lm_head(inner.language_model(inputs_embeds=sequence).last_hidden_state)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_merged_videos_equal_a_reference_made_by_hand(
+    model, processor, encoder, make_video, make_inputs, dtype
+):
+    model.to(dtype)
+    inputs = make_inputs([make_video(11, 1), make_video(11, 2)], QUESTIONS)
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(dtype)
+    tau = 0.999
+    with torch.no_grad():
+        expected = [
+            logits_by_hand(model, processor, encoder, inputs, row, question, 4, tau)
+            for row, question in enumerate(QUESTIONS)
+        ]
+        selector = vtc.selector("dks", keyframes=4, similarity_threshold=tau)
+        vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+        logits = model(**inputs).logits
+    counts = [len(video.keyframes) for video in vtc.last_report(model).videos]
+    assert all(1 < count < 11 for count in counts), counts
+    for row, reference in enumerate(expected):
+        error = (logits[row, -len(reference) :] - reference).abs().max() / reference.abs().max()
+        padded = logits.shape[1] > len(reference)  # shifts positions, and RoPE rounds in float32
+        assert error < (1e-12 if dtype == torch.float64 and not padded else 5e-6)
+
+
+def test_rows_of_different_length_are_padded_on_the_left(
+    model, processor, encoder, make_video, make_inputs
+):
+    videos = [make_video(9, 1), np.repeat(make_video(1, 2), 9, axis=0)]  # the second never moves
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+    together = make_inputs(videos, ["Why?", "What is the long text about, after all?"])
+    with torch.no_grad():
+        logits = model(**together).logits
+        counts = [len(video.keyframes) for video in vtc.last_report(model).videos]
+        assert counts == [3, 1]
+        for row, video in enumerate(videos):
+            question = ["Why?", "What is the long text about, after all?"][row]
+            alone = model(**make_inputs([video], [question])).logits[0]
+            # 5e-6 of the largest logit, the rounding of float32
+            error = (logits[row, -len(alone) :] - alone).abs().max() / alone.abs().max()
+            assert error < 5e-6
+
+
+@pytest.mark.parametrize("merger", ["dfm", "mean_pool", "drop"])
+@pytest.mark.parametrize("selector", ["dks", "query_guided", "uniform"])
+def test_all_frames_as_keyframes_give_the_stock_logits(
+    model, processor, encoder, make_video, make_inputs, selector, merger
+):
+    inputs = make_inputs([make_video(6, 1), make_video(6, 2)], QUESTIONS)
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        options = {"similarity_threshold": 1.0} if selector == "dks" else {}
+        chosen = vtc.selector(selector, keyframes=6, **options)
+        vtc.wrap(model, chosen, merger, processor=processor, encoder=encoder)
+        wrapped = model(**inputs).logits
+    assert vtc.last_report(model).tokens_after == vtc.last_report(model).tokens_before
+    assert (wrapped - stock).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("merger", ["dfm", "mean_pool", "q_former", "drop"])
+@pytest.mark.filterwarnings("ignore:merger 'q_former'")
+def test_the_chunk_size_never_changes_the_result(
+    model, processor, encoder, make_video, make_inputs, merger
+):
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), merger, processor=processor, encoder=encoder)
+    inputs = make_inputs([make_video(10)], ["Where?"])
+    with torch.no_grad():
+        logits = []
+        for model.vtc.chunk_frames in (1, 3, 10):
+            logits.append(model(**inputs).logits)
+    assert 1 < len(vtc.last_report(model).keyframes) < 10
+    for other in logits[1:]:
+        assert (other - logits[0]).abs().max() / logits[0].abs().max() < 5e-6
+
+
+def test_text_and_images_alone_are_bit_equal(
+    model, processor, encoder, make_video, make_inputs
+):
+    picture = make_video(1)[0]
+    text_only = make_inputs([], ["Hello?"])
+    with_image = make_inputs([], ["What is this?"], images=[picture])
+    with torch.no_grad():
+        stock = [model(**inputs).logits for inputs in (text_only, with_image)]
+        written = [
+            model.generate(**inputs, max_new_tokens=5, do_sample=False)
+            for inputs in (text_only, with_image)
+        ]
+        vtc.wrap(model, processor=processor, encoder=encoder)
+        for inputs, logits, ids in zip((text_only, with_image), stock, written, strict=True):
+            assert torch.equal(model(**inputs).logits, logits)
+            assert torch.equal(model.generate(**inputs, max_new_tokens=5, do_sample=False), ids)
+
+
+def test_an_image_beside_a_video_stays_as_it_is(
+    model, processor, encoder, make_video, make_inputs
+):
+    inputs = make_inputs([make_video(6)], ["Compare."], images=[make_video(1, 7)[0]])
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        written = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+        vtc.wrap(model, vtc.selector("uniform", keyframes=6), processor=processor, encoder=encoder)
+        assert (model(**inputs).logits - stock).abs().max() <= 1e-5
+        again = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+        assert torch.equal(again, written)
+
+
+def test_unwrap_restores_class_weights_and_outputs(
+    model, processor, encoder, make_video, make_inputs
+):
+    stock_class, names = type(model), list(model.state_dict())
+    inputs = make_inputs([make_video(5)], ["What?"])
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        same = vtc.wrap(model, processor=processor, encoder=encoder)
+        assert same is model and isinstance(model, stock_class) and vtc.is_wrapped(model)
+        model(**inputs)
+        assert vtc.unwrap(model) is model
+        assert type(model) is stock_class and not vtc.is_wrapped(model)
+        assert list(model.state_dict()) == names
+        assert torch.equal(model(**inputs).logits, stock)
+    with pytest.raises(ValueError, match="is not wrapped"):
+        vtc.unwrap(model)
+
+
+def test_disabled_is_the_stock_model_for_a_while(
+    model, processor, encoder, make_video, make_inputs
+):
+    inputs = make_inputs([make_video(8)], ["What?"])
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        vtc.wrap(model, vtc.selector("dks", keyframes=2), processor=processor, encoder=encoder)
+        short = model(**inputs).logits
+        with vtc.disabled(model):
+            assert torch.equal(model(**inputs).logits, stock)
+        assert model(**inputs).logits.shape == short.shape != stock.shape
+
+
+def test_wrapping_twice_is_refused_and_changes_nothing(model, processor, encoder):
+    vtc.wrap(model, processor=processor, encoder=encoder)
+    toolkit = model.vtc
+    with pytest.raises(ValueError, match="wrapped already; call vtc.unwrap"):
+        vtc.wrap(model, "uniform")
+    assert model.vtc is toolkit
+
+
+def test_a_bad_argument_leaves_the_model_as_it_was(model):
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="unknown merger 'dmf'"):
+        vtc.wrap(model, merger="dmf")
+    with pytest.raises(ValueError, match="keyframes=0"):
+        vtc.wrap(model, {"name": "dks", "keyframes": 0})
+    with pytest.raises(ValueError, match="encoder="):
+        vtc.wrap(model, encoder="no/such/encoder")
+    assert vars(model).keys() == before.keys() and not vtc.is_wrapped(model)
+
+
+def test_raw_video_past_the_wrapper_raises(model, processor, encoder, make_video, make_inputs):
+    vtc.wrap(model, vtc.selector("uniform", keyframes=2), processor=processor, encoder=encoder)
+    inputs = make_inputs([make_video(5)], ["What?"])
+    stock_class = type(model).__mro__[1]
+    with pytest.raises(RuntimeError, match="nothing was compressed"):
+        model.model(**inputs)
+    with pytest.raises(RuntimeError, match="nothing was compressed"):
+        stock_class.forward(model, **inputs)
+    with pytest.raises(RuntimeError, match="nothing was compressed"):
+        stock_class.generate(model, **inputs, max_new_tokens=2)
+    with vtc.disabled(model):
+        stock_class.forward(model, **inputs)
+
+
+def test_a_query_is_needed_and_may_be_given(model, encoder, processor, make_video, make_inputs):
+    inputs = make_inputs([make_video(6)], ["What is red?"])
+    vtc.wrap(model, vtc.selector("dks", keyframes=2), "mean_pool", encoder=encoder)
+    with pytest.raises(ValueError, match="pass processor=... to vtc.wrap"):
+        model(**inputs)
+    model.vtc.processor = processor
+    read = model(**inputs).logits
+    assert vtc.last_report(model).videos[0].query == "What is red?"
+    given = model(**inputs, vtc_query="What is red?").logits
+    assert torch.equal(read, given)
+    model(**inputs, vtc_query=["something else"])
+    assert vtc.last_report(model).videos[0].query == "something else"
+    with pytest.raises(ValueError, match="one for each of 1 rows"):
+        model(**inputs, vtc_query=["a", "b"])
+
+
+def test_the_query_is_the_last_user_turn(processor):
+    from vtc.query import last_user_turn
+
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "First?"}]},
+        {"role": "assistant", "content": "A dog."},
+        {"role": "user", "content": [{"type": "text", "text": "And then\nwhat?"}]},
+    ]
+    for tail in ([], [{"role": "assistant", "content": "A cat."}]):
+        text = processor.apply_chat_template(
+            turns + tail, tokenize=False, add_generation_prompt=not tail
+        )
+        ids = processor.tokenizer(text, return_tensors="pt")["input_ids"][0]
+        assert last_user_turn(processor, ids, ids) == "And then\nwhat?"
+    plain = processor.tokenizer("just a prompt", return_tensors="pt")["input_ids"][0]
+    assert last_user_turn(processor, plain, plain) == "just a prompt"
+
+
+def test_placeholders_that_do_not_fit_are_named(model, processor, encoder, make_video, make_inputs):
+    vtc.wrap(model, "uniform", processor=processor, encoder=encoder)
+    inputs = make_inputs([make_video(5)], ["What?"])
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"][:, :4]
+    with pytest.raises(ValueError, match="row 0 of input_ids has 21 video placeholders"):
+        model(**inputs)
+
+
+def test_the_uniform_selector_never_loads_the_encoder(model, processor, make_video, make_inputs):
+    vtc.wrap(model, vtc.selector("uniform", keyframes=2), processor=processor)
+    model(**make_inputs([make_video(5)], ["What?"]))
+    assert not model.vtc.encoder.loaded
+
+
+def test_two_videos_in_one_row(model, processor, encoder, make_video):
+    content = [{"type": "video"}, {"type": "video"}, {"type": "text", "text": "Which?"}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    inputs = processor(
+        text=prompt,
+        videos=[make_video(5, 1), make_video(5, 2)],
+        return_tensors="pt",
+        do_sample_frames=False,
+    )
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        vtc.wrap(model, vtc.selector("uniform", keyframes=5), processor=processor, encoder=encoder)
+        assert (model(**inputs).logits - stock).abs().max() <= 1e-5
+        model.vtc.selector = vtc.selector("uniform", keyframes=2)
+        model(**inputs)
+    assert [video.tokens_after for video in vtc.last_report(model).videos] == [2 * 4 + 3 + 1] * 2
+
+
+def test_bfloat16(model, processor, encoder, make_video, make_inputs):
+    inputs = make_inputs([make_video(8)], ["What?"])
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+    with torch.no_grad():
+        exact = model(**inputs).logits
+        model.to(torch.bfloat16)
+        rough = model(**inputs.to(torch.bfloat16)).logits
+    assert rough.dtype == torch.bfloat16
+    similarity = F.cosine_similarity(rough.float().flatten(), exact.flatten(), dim=0)
+    assert similarity > 0.95
