@@ -23,9 +23,7 @@ def inputs(make_inputs, make_video):
 
 @pytest.mark.parametrize("merger", MERGERS, ids=["dfm", "dfm-learned", "q_former"])
 @pytest.mark.parametrize("shards", [None, "20KB"])
-def test_save_and_load_are_bit_equal(
-    model, processor, encoder, inputs, tmp_path, merger, shards
-):
+def test_save_and_load_are_bit_equal(model, processor, encoder, inputs, tmp_path, merger, shards):
     vtc.wrap(model, {"name": "dks", "keyframes": 3}, merger, processor=processor, encoder=encoder)
     model.vtc.chunk_frames = 5
     if shards:

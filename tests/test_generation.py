@@ -65,9 +65,7 @@ def test_the_result_starts_with_the_callers_prompt(wrapped, ragged):
 )
 def test_a_ragged_batch_writes_what_its_rows_write_alone(wrapped, ragged, settings):
     settings = {"max_new_tokens": 6, "pad_token_id": 0, **settings}
-    alone = [
-        [new_tokens(wrapped.generate(**row, **settings), row)] for row in rows_alone(ragged)
-    ]
+    alone = [[new_tokens(wrapped.generate(**row, **settings), row)] for row in rows_alone(ragged)]
     if "prompt_lookup_num_tokens" in settings:  # transformers: batches of one only
         greedy = {"max_new_tokens": 6, "do_sample": False}
         for row, (written,) in zip(rows_alone(ragged), alone, strict=True):
@@ -89,9 +87,7 @@ def test_sampling_returns_several_answers_of_one_video(wrapped, make_inputs, mak
     assert len({tuple(row.tolist()) for row in result}) > 1
 
 
-def test_beams_of_rows_with_images_and_ragged_videos(
-    wrapped, make_inputs, make_video
-):
+def test_beams_of_rows_with_images_and_ragged_videos(wrapped, make_inputs, make_video):
     videos = [make_video(9, 1), make_video(1, 2).repeat(9, axis=0)]
     images = [make_video(1, 7)[0], make_video(1, 8)[0]]
     settings = {"num_beams": 3, "do_sample": False, "max_new_tokens": 5}

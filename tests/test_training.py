@@ -109,9 +109,7 @@ def test_an_untrained_merger_says_so(model, processor, encoder):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
 @pytest.mark.parametrize("saved", [["merger"], ["vtc"]])
-def test_lora_on_top_saves_loads_and_merges(
-    model, processor, encoder, batch, tmp_path, saved
-):
+def test_lora_on_top_saves_loads_and_merges(model, processor, encoder, batch, tmp_path, saved):
     import copy
 
     wrapped(model, processor, encoder)

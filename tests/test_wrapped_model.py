@@ -154,9 +154,7 @@ def test_the_chunk_size_never_changes_the_result(
         assert (other - logits[0]).abs().max() / logits[0].abs().max() < 5e-6
 
 
-def test_text_and_images_alone_are_bit_equal(
-    model, processor, encoder, make_video, make_inputs
-):
+def test_text_and_images_alone_are_bit_equal(model, processor, encoder, make_video, make_inputs):
     picture = make_video(1)[0]
     text_only = make_inputs([], ["Hello?"])
     with_image = make_inputs([], ["What is this?"], images=[picture])
@@ -172,9 +170,7 @@ def test_text_and_images_alone_are_bit_equal(
             assert torch.equal(model.generate(**inputs, max_new_tokens=5, do_sample=False), ids)
 
 
-def test_an_image_beside_a_video_stays_as_it_is(
-    model, processor, encoder, make_video, make_inputs
-):
+def test_an_image_beside_a_video_stays_as_it_is(model, processor, encoder, make_video, make_inputs):
     inputs = make_inputs([make_video(6)], ["Compare."], images=[make_video(1, 7)[0]])
     with torch.no_grad():
         stock = model(**inputs).logits

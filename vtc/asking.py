@@ -106,9 +106,7 @@ def prepare_inputs(
         raise ValueError(f"question={question!r}: allowed is some text")
     prompts = [_prompt(processor, text) for text in questions]
     sources = [
-        item
-        if isinstance(item, VideoSource)
-        else VideoSource(item, fps=fps, max_frames=max_frames)
+        item if isinstance(item, VideoSource) else VideoSource(item, fps=fps, max_frames=max_frames)
         for item in videos
     ]
     tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")

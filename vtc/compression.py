@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vtc.report import Keyframe, Recorder, VideoReport
+from vtc.report import Recorder, VideoReport, keyframes_of
+from vtc.selecting import select_frames
 from vtc.toolkit import input_device, plain
 
 if TYPE_CHECKING:
@@ -44,7 +45,16 @@ def compress_video(
     the rest goes through the vision tower chunk by chunk and only the merged tokens stay.
     """
     count = len(feed.span)
-    selection = _select(toolkit, feed, query, recorder)
+    selection = select_frames(
+        toolkit.selector,
+        toolkit.encoder,
+        feed.rgb(ENCODER_CHUNK),
+        count,
+        feed.timestamps,
+        query.text,
+        recorder,
+        toolkit.name_of(toolkit.selector),
+    )
     keys = selection.keyframes.cpu()
     is_key = torch.zeros(count, dtype=torch.bool)
     is_key[keys] = True
@@ -78,46 +88,6 @@ def compress_video(
 
     recorder.warn(*feed.warnings)
     return _assemble(model, toolkit, feed, tokens, selection, query, recorder)
-
-
-def _select(toolkit: Toolkit, feed: VideoFeed, query: Query, recorder: Recorder) -> Selection:
-    selector, count = toolkit.selector, len(feed.span)
-    wanted = None
-    if not selector.uses_embeddings:
-        embeddings = torch.empty(count, 0)
-    else:
-        chunks = []
-        done = 0
-        for size, frames in recorder.waited("decoding", feed.rgb(ENCODER_CHUNK)):
-            with recorder.stage("frame encoder") as stage:
-                chunks.append(toolkit.encoder.encode_frames(frames))
-                stage.bytes += chunks[-1].nbytes
-            recorder.report.stages["decoding"].bytes += frames.nbytes
-            done += size
-            recorder.progress("frame encoder", done, count)
-        embeddings = torch.cat(chunks)
-        if selector.uses_query:
-            wanted = query.for_selector()
-            recorder.warn(*toolkit.encoder.notes)
-    with recorder.stage("selection"):
-        selection = selector.select(embeddings, wanted, feed.timestamps)
-    _check(selection.keyframes, count, toolkit.name_of(selector))
-    return selection
-
-
-def _check(keyframes: Tensor, count: int, name: str) -> None:
-    """Refuse a selection that would silently shuffle or repeat frames."""
-    if keyframes.dtype != torch.int64 or keyframes.ndim != 1:
-        raise TypeError(
-            f"selector {name!r} returned keyframes of dtype {keyframes.dtype} and shape "
-            f"{tuple(keyframes.shape)}; allowed is int64 [K]"
-        )
-    inside = len(keyframes) == 0 or (keyframes[0] >= 0 and keyframes[-1] < count)
-    if not inside or not bool((keyframes.diff() > 0).all()):
-        raise ValueError(
-            f"selector {name!r} returned keyframes {keyframes.tolist()}; allowed are ascending, "
-            f"unique numbers from 0 to {count - 1}"
-        )
 
 
 def _encode(
@@ -158,20 +128,11 @@ def _assemble(
     features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0] if kept else tail)])
     positions = torch.cat([positions, span.tail.cpu()])
 
-    keys = selection.keyframes.tolist()
-    relevance = selection.relevance
     recorder.report.videos.append(
         VideoReport(
             name=feed.name,
             frames=len(span) * span.frames_per_slice,
-            keyframes=tuple(
-                Keyframe(
-                    index=key * span.frames_per_slice,
-                    timestamp=None if feed.timestamps is None else float(feed.timestamps[key]),
-                    relevance=None if relevance is None else float(relevance[key]),
-                )
-                for key in keys
-            ),
+            keyframes=keyframes_of(selection, feed.timestamps, span.frames_per_slice),
             tokens_before=len(span) * slots + len(span.tail),
             tokens_after=len(features),
             query=query.text,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from vtc.video_adapter import VideoAdapter, VideoSpan
 
 
+Pixels = dict[str, Tensor]
+"""What one family's vision tower takes for some slices."""
+
+
 @dataclass(frozen=True)
 class VideoRequest:
     """A video that is decoded only while it is read, as ``vtc.prepare_inputs`` passes it on.
@@ -37,11 +41,11 @@ class VideoFeed(ABC):
     """``[N]`` float64 seconds; None where the input does not say."""
 
     @abstractmethod
-    def rgb(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """All slices in chunks: how many they are, and uint8 RGB frames ``[n, H, W, 3]``."""
+    def rgb(self, size: int) -> Iterator[Tensor]:
+        """One frame for each slice in chunks: uint8 RGB ``[n, H, W, 3]``, for selection."""
 
     @abstractmethod
-    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
         """Some slices in chunks: their numbers ``[n]``, and what the vision tower takes."""
 
     @property
@@ -67,16 +71,16 @@ class TensorFeed(VideoFeed):
         self._adapter, self._inputs, self._video = adapter, inputs, video
         self._processor = processor
 
-    def rgb(self, size: int) -> Iterator[tuple[int, Tensor]]:
+    def rgb(self, size: int) -> Iterator[Tensor]:
         if self._processor is None:
             raise ValueError(
                 "the selector reads frames, which are recovered from the processor's pixels with "
                 "its mean and std: pass processor=... to vtc.wrap"
             )
-        for slices, pixels in self.pixels(range(len(self.span)), size):
-            yield len(slices), self._adapter.frames(self._processor, pixels)
+        for _, pixels in self.pixels(range(len(self.span)), size):
+            yield self._adapter.frames(self._processor, pixels)
 
-    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
         for start in range(0, len(slices), size):
             chunk = list(slices[start : start + size])
             yield torch.tensor(chunk), self._adapter.pixels(self._inputs, self._video, chunk)
@@ -91,11 +95,11 @@ class SourceFeed(VideoFeed):
         self.timestamps = torch.as_tensor(request.source.timestamps)
         self._adapter, self._request = adapter, request
 
-    def rgb(self, size: int) -> Iterator[tuple[int, Tensor]]:
+    def rgb(self, size: int) -> Iterator[Tensor]:
         for chunk in self._request.source.chunks(size=size):
-            yield len(chunk.indices), torch.from_numpy(chunk.frames)
+            yield torch.from_numpy(chunk.frames)
 
-    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
         for chunk in self._request.source.chunks(slices, size=size):
             frames = torch.from_numpy(chunk.frames)
             pixels = self._adapter.preprocess(self._request.processor, frames)

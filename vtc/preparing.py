@@ -22,7 +22,6 @@ OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_restore_prompt")
 """Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not know."""
 
 
-
 @dataclass(frozen=True)
 class Prepared:
     """Inputs that the stock model takes as they are.

@@ -16,26 +16,12 @@ if TYPE_CHECKING:
 
 
 class Query:
-    """The query of one row, as text and as the vectors that parts take."""
+    """The query of one row, as text and as the vector that the merger takes."""
 
     def __init__(self, text: str | None, model: Any, toolkit: Toolkit, processor: Any) -> None:
         self.text = text
         self._model, self._toolkit, self._processor = model, toolkit, processor
         self._for_merger: Tensor | None = None
-
-    def for_selector(self) -> Tensor:
-        """``[d]``, the frame encoder's embedding of the text (Eq. 3 of ViLAMP).
-
-        Raises:
-            ValueError: There is no text.
-        """
-        if self.text is None:
-            name = self._toolkit.name_of(self._toolkit.selector)
-            raise ValueError(
-                f"selector {name!r} needs a query: pass processor=... to vtc.wrap, so that the "
-                "text of the last user turn can be read, or vtc_query='...' to the call"
-            )
-        return self._toolkit.encoder.encode_text(self.text)
 
     def for_merger(self, like: Tensor) -> Tensor | None:
         """``[Dq]`` on the device and of the dtype of ``like``, or None without a text."""

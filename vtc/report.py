@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtc.frame_selector import Selection
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
@@ -26,6 +31,21 @@ class Keyframe:
     index: int
     timestamp: float | None
     relevance: float | None
+
+
+def keyframes_of(
+    selection: Selection, timestamps: Tensor | None, frames_per_slice: int = 1
+) -> tuple[Keyframe, ...]:
+    """The keyframes of a selection with their times and what they were ranked by."""
+    relevance = selection.relevance
+    return tuple(
+        Keyframe(
+            index=slice_number * frames_per_slice,
+            timestamp=None if timestamps is None else float(timestamps[slice_number]),
+            relevance=None if relevance is None else float(relevance[slice_number]),
+        )
+        for slice_number in selection.keyframes.tolist()
+    )
 
 
 @dataclass(frozen=True)

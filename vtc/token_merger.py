@@ -58,4 +58,3 @@ class TokenMerger(Part, nn.Module, ABC):
         Returns:
             ``[n, T, D]``, or a list of n tensors ``[T_i, D]`` when frames differ.
         """
-

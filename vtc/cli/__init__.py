@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vtc.cli import parts
+from vtc.cli import ask, demo, keyframes, parts
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 """Errors that tell the user what to do; a traceback would only bury the message."""
@@ -71,8 +71,14 @@ def options(
 
 def main() -> None:
     """Run the command line (the console script ``vtc``)."""
-    app(prog_name="vtc")
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:  # welcome behind the command as well
+        arguments = ["--debug", *(word for word in arguments if word != "--debug")]
+    app(arguments, prog_name="vtc")
 
 
 # Commands, in the order in which --help lists them.
+app.command()(demo.demo)
+app.command()(ask.ask)
+app.command()(keyframes.select)
 app.command()(parts.parts)

@@ -1,0 +1,120 @@
+"""Loading a model for a command: a hub name, a folder, or a folder that vtc saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"
+
+
+@dataclass(frozen=True)
+class PartChoice:
+    """A selector or merger as the command line gives it; None stands for what is saved."""
+
+    default: str
+    name: str | None
+    options: dict[str, Any]
+
+    @property
+    def given(self) -> bool:
+        """Whether the command line says anything of the part."""
+        return self.name is not None or bool(self.options)
+
+    def spec(self, saved: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The part as ``vtc.wrap`` takes it."""
+        if self.name is not None:
+            return {"name": self.name, **self.options}
+        return {**(saved or {"name": self.default}), **self.options}
+
+
+def part_choice(
+    default: str, name: str | None, options: Iterable[str], keyframes: int | None = None
+) -> PartChoice:
+    """Read ``--selector dks --selector-option fill=gaps --keyframes 8``.
+
+    Raises:
+        ValueError: An option is not of the form NAME=VALUE.
+    """
+    import yaml
+
+    chosen: dict[str, Any] = {} if keyframes is None else {"keyframes": keyframes}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ValueError(f"option {option!r}: write NAME=VALUE, such as temperature=0.1")
+        chosen[key] = yaml.safe_load(value)
+    return PartChoice(default, name, chosen)
+
+
+def load_model(
+    name: str,
+    selector: PartChoice,
+    merger: PartChoice,
+    encoder: str | None,
+    device: str,
+    dtype: str,
+) -> tuple[Any, Any]:
+    """Open a model with its processor, wrapped.
+
+    What the command line leaves open is taken from the folder if vtc saved it, else from the
+    defaults of ``vtc.wrap``.
+    """
+    import transformers
+
+    import vtc
+    from vtc.checkpoint import CONFIG_NAME
+    from vtc.registry import spec_of
+    from vtc.wrapping import toolkit_of
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    weights = {"dtype": _dtype(dtype)}
+    processor = transformers.AutoProcessor.from_pretrained(name)
+    if not os.path.isfile(os.path.join(name, CONFIG_NAME)):
+        model = transformers.AutoModelForImageTextToText.from_pretrained(name, **weights)
+        model.eval().to(pick_device(device))
+        vtc.wrap(
+            model,
+            selector.spec(),
+            merger.spec(),
+            processor=processor,
+            encoder=encoder or DEFAULT_ENCODER,
+        )
+        return model, processor
+    model = vtc.from_pretrained(name, processor=processor, encoder=encoder, **weights)
+    model.eval().to(pick_device(device))
+    toolkit = toolkit_of(model)
+    if selector.given or merger.given:
+        kept = toolkit.encoder, toolkit.selector, toolkit.merger
+        vtc.unwrap(model)
+        vtc.wrap(
+            model,
+            selector.spec(spec_of(kept[1])),
+            merger.spec(spec_of(kept[2])) if merger.given else kept[2],
+            processor=processor,
+            encoder=kept[0],
+        )
+    return model, processor
+
+
+def pick_device(device: str) -> str:
+    """``auto`` is a GPU where there is one."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return name
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype={name!r}: allowed are auto, float32, bfloat16 and float16")
+    return dtype

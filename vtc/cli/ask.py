@@ -1,0 +1,75 @@
+"""``vtc ask``: ask a model about a video file."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from vtc.cli._models import load_model, part_choice
+from vtc.cli._show import facts, peak_memory, printable, progress_bars
+
+Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+Count = Optional[int]  # noqa: UP007, UP045
+
+
+def ask(
+    video: Annotated[str, typer.Argument(help="A video file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    model: Annotated[
+        str, typer.Option(help="A folder, or the name of a model on the hub.")
+    ] = "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. [default: dks]")] = None,
+    merger: Annotated[Text, typer.Option(help="Merges the other frames. [default: dfm]")] = None,
+    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. [default: 32]")] = None,
+    fps: Annotated[float, typer.Option(help="Frames to read a second.")] = 1.0,
+    max_frames: Annotated[
+        Count, typer.Option(help="Read at most this many frames, spread evenly.")
+    ] = None,
+    encoder: Annotated[
+        Text,
+        typer.Option(help="The frame encoder. [default: open_clip:ViT-B-32/openai]"),
+    ] = None,
+    selector_option: Annotated[
+        list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
+    ] = [],  # noqa: B006 - typer copies it
+    merger_option: Annotated[
+        list[str], typer.Option("--merger-option", "-m", help="NAME=VALUE; see vtc parts.")
+    ] = [],  # noqa: B006
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer in tokens.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Ask a model about a video, reading it with few tokens."""
+    # The file first: a wrong name should not wait for a model to load.
+    from vtc.video import VideoSource
+
+    source = VideoSource(video, fps=fps, max_frames=max_frames)
+    choices = (
+        part_choice("dks", selector, selector_option, keyframes),
+        part_choice("dfm", merger, merger_option),
+    )
+    loaded, processor = load_model(model, *choices, encoder, device, dtype)
+
+    import vtc
+    from vtc.wrapping import toolkit_of
+
+    with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:
+        answer = vtc.ask(loaded, processor, source, question, max_new_tokens=max_new_tokens)
+    if as_json:
+        result = {
+            "video": video,
+            "question": question,
+            "answer": answer.text,
+            "report": answer.report.to_dict(),
+            "peak_memory_bytes": peak_memory(),
+        }
+        print(json.dumps(result, indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(printable(answer.text) or "(nothing)", style="bold", markup=False)
+    console.print()
+    console.print(facts(answer.report, source))
