@@ -261,11 +261,15 @@ def test_half_precision_stays_close_and_returns_float32(family, dtype, request):
 
 
 def test_embeddings_may_be_saved_for_a_backward_pass():
-    embeddings = tiny_encoder().encode_frames(textured(2, 32, 32))
+    encoder = tiny_encoder()
+    embeddings = encoder.encode_frames(textured(2, 32, 32))
     weight = torch.ones(16, requires_grad=True)
     (embeddings * weight).sum().backward()
     torch.testing.assert_close(weight.grad, embeddings.sum(0))
     assert not embeddings.requires_grad
+    # Frozen as well where the encoder's model is found among the parameters to be trained.
+    assert not any(weight.requires_grad for weight in encoder._model.parameters())
+    assert not encoder._model.training
 
 
 @settings(max_examples=200, deadline=None)
@@ -306,6 +310,29 @@ def test_long_text_is_averaged_over_parts(family, request):
     ]
     encoder.encode_text(QUERY)
     assert encoder.notes == []
+
+
+@pytest.mark.parametrize(("mode", "special"), [(None, 1), ("clips", 3)])
+def test_open_clip_counts_tokens_of_its_other_tokenizers(mode, special, siglip_folder, tmp_path):
+    """SigLIP and others bring a transformers tokenizer, some with begin, end and class tokens."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(siglip_folder)
+    tokenizer.cls_token = "<bos>"
+    tokenizer.save_pretrained(tmp_path)
+    tower = {"layers": 1, "width": 32}
+    text = {"context_length": 64, "vocab_size": 259, "heads": 2, "hf_tokenizer_name": "here"}
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "head_width": 16, **tower},
+        "text_cfg": text | tower | {"tokenizer_mode": mode},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    model = open_clip.CLIP(**copy.deepcopy(config))
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    encoder = load_encoder(f"open_clip:{tmp_path}")
+    encoder.encode_text("x" * (64 - special))
+    assert encoder.notes == []
+    encoder.encode_text("x" * (65 - special))
+    assert encoder.notes[0].startswith("query of 65 tokens is longer than the encoder's 64")
 
 
 def test_long_text_may_be_truncated(clip_folder):

@@ -16,6 +16,14 @@ from vtc.frame_encoder import EncoderOptions, FrameEncoder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CONVERT = (
+    "weights are read from safetensors only, since a pickle can run code; convert it once:"
+    " from safetensors.torch import save_file;"
+    " save_file({{k: v.contiguous() for k, v in torch.load({!r}, weights_only=True).items()}},"
+    " 'model.safetensors')"
+)
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+
 
 class ClipEncoder(FrameEncoder):
     """An image tower and a text tower whose embeddings are compared by their cosine.

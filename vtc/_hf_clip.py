@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vtc._clip_encoder import ClipEncoder
-from vtc._open_clip import CONVERT, PICKLES
+from vtc._clip_encoder import CONVERT, PICKLES, ClipEncoder
 from vtc.frame_encoder import EncoderOptions
 
 MODEL_TYPES = ("clip", "siglip", "siglip2")

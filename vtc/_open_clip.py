@@ -11,16 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtc._clip_encoder import ClipEncoder
+from vtc._clip_encoder import CONVERT, PICKLES, ClipEncoder
 from vtc.frame_encoder import EncoderOptions
-
-CONVERT = (
-    "weights are read from safetensors only, since a pickle can run code; convert it once:"
-    " from safetensors.torch import save_file;"
-    " save_file({{k: v.contiguous() for k, v in torch.load({!r}, weights_only=True).items()}},"
-    " 'model.safetensors')"
-)
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
 class OpenClipEncoder(ClipEncoder):
@@ -66,7 +58,7 @@ class OpenClipEncoder(ClipEncoder):
 def prepare_pixels(frames: Tensor, preprocessing: dict[str, Any]) -> Tensor:
     """open_clip's evaluation transform for a batch of frames of one size.
 
-    Resizing works on uint8 as Pillow's does, and differs from it by one level of 255 in places.
+    Resizing works on uint8 as Pillow does, and differs from it by a level or two of 255 in places.
 
     Args:
         frames: ``[n, 3, H, W]`` uint8.
