@@ -110,7 +110,8 @@ def unwrap(model: M) -> M:
     """
     target = _stock_model(model)
     toolkit = toolkit_of(target)
-    toolkit.guard.remove()
+    if toolkit.guard is not None:
+        toolkit.guard.remove()
     target.__class__ = stock_class(type(target))
     del target.vtc
     _rebind_old_forward(target)
@@ -159,7 +160,7 @@ def toolkit_of(model: Any) -> Toolkit:
 
 
 @functools.cache
-def wrapped_class(base: type[Any]) -> type[Any]:
+def wrapped_class(base: Any) -> Any:
     """The subclass of a stock class that compresses videos."""
 
     class Wrapped(base):  # type: ignore[misc]
@@ -271,8 +272,9 @@ def _by_name(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
 
 def _stock_model(model: Any) -> Any:
     """The Hugging Face model inside a peft model, or the model itself."""
-    if isinstance(model, nn.Module) and hasattr(model, "get_base_model"):
-        return model.get_base_model()
+    inside = getattr(model, "get_base_model", None)  # of a peft model
+    if inside is not None:
+        return inside()
     if not hasattr(model, "config") or not isinstance(model, nn.Module):
         raise TypeError(f"a Hugging Face model is needed, got {type(model).__name__}")
     return model

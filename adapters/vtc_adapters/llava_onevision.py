@@ -89,7 +89,8 @@ class LlavaOnevisionAdapter(VideoAdapter):
 
     def tail(self, model: Any) -> Tensor:
         with _on_device(model.model):
-            return model.model.image_newline[None].clone()
+            newline: Tensor = model.model.image_newline
+            return newline[None].clone()
 
     def pack(self, videos: list[Tensor]) -> BaseModelOutputWithPooling:
         same = len({len(video) for video in videos}) == 1

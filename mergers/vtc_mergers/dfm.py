@@ -127,9 +127,8 @@ class DFM(TokenMerger):
         check_patches("dfm", patches)
         check_reference("dfm", patches, reference, has_reference)
         direction = self._project_query(query, patches.shape[2])
-        merged = patches.new_empty(len(patches), 1, patches.shape[2])
         if len(patches) == 0:
-            return merged
+            return patches.new_empty(0, 1, patches.shape[2])
         tokens = [
             self._merge(frame, keyframe, known, direction)
             for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)

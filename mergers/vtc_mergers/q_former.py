@@ -65,7 +65,8 @@ class QFormer(TokenMerger):
         self.norm_queries = nn.LayerNorm(patch_dim)
         self.norm_patches = nn.LayerNorm(patch_dim)
         self.to_query = nn.Linear(patch_dim, patch_dim)
-        self.to_key = nn.Linear(patch_dim, patch_dim)
+        # What is added to all keys alike has no effect, so a bias would never learn.
+        self.to_key = nn.Linear(patch_dim, patch_dim, bias=False)
         self.to_value = nn.Linear(patch_dim, patch_dim)
         self.to_token = nn.Linear(patch_dim, patch_dim)
         self.feed_forward = nn.Sequential(
@@ -78,7 +79,8 @@ class QFormer(TokenMerger):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None

@@ -107,17 +107,16 @@ class DKS(FrameSelector):
         """
         taken: list[Tensor] = []
         vectors: list[Tensor] = []
-        with torch.autocast(embeddings.device.type, enabled=False):
-            for frames in torch.split(order, CHUNK):
-                block = unit(embeddings[frames])
-                if vectors:
-                    frames, block = self._unlike(torch.cat(vectors), frames, block)
-                while len(frames) and len(taken) < self.config.keyframes:
-                    taken.append(frames[:1])
-                    vectors.append(block[:1])
-                    frames, block = self._unlike(block[:1], frames[1:], block[1:])
-                if len(taken) == self.config.keyframes:
-                    break
+        for frames in torch.split(order, CHUNK):
+            block = unit(embeddings[frames])
+            if vectors:
+                frames, block = self._unlike(torch.cat(vectors), frames, block)
+            while len(frames) and len(taken) < self.config.keyframes:
+                taken.append(frames[:1])
+                vectors.append(block[:1])
+                frames, block = self._unlike(block[:1], frames[1:], block[1:])
+            if len(taken) == self.config.keyframes:
+                break
         return torch.cat([order[:0], *taken])
 
     def _unlike(self, taken: Tensor, frames: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:

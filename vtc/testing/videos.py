@@ -38,9 +38,7 @@ def moving_squares(
         for n, frame in enumerate(scene):
             left = (width - side) * n // max(1, len(scene) - 1)
             frame[:] = ground + rng.integers(0, 12, (height, width, 1))
-            frame[top : top + side, left : left + side] = colours[
-                start // (10 * fps) % len(colours)
-            ]
+            frame[top : top + side, left : left + side] = colour
     return frames
 
 

@@ -6,6 +6,7 @@ and they are refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ _MAX_BATCH = 32  # decord buffers without bound when more is asked for at a time
 
 
 class DecordReader:
-    """Reads with ``get_batch`` only: single reads make decord fill memory in the background."""
+    """Reads with ``get_batch`` only: single reads make decord fill memory in the background.
+
+    decord does not say which frames are damaged, so all that it gives count as intact, and a file
+    that it stumbles over is refused as a whole.
+    """
 
     in_memory = False
 
@@ -45,7 +50,7 @@ class DecordReader:
             try:
                 frames = video.get_batch(self._own_index[batch].tolist())
             except self._decord.DECORDError as error:
-                raise self._refusal(f"failed ({_first_line(error)})") from error
+                raise self._refusal(f"failed ({_reason(error)})") from error
             # Other code of the process may have set decord's bridge to torch.
             pixels = frames.asnumpy() if hasattr(frames, "asnumpy") else np.asarray(frames)
             for position, frame in zip(batch.tolist(), pixels, strict=True):
@@ -56,9 +61,11 @@ class DecordReader:
 
     def _open(self) -> Any:
         try:
-            return self._decord.VideoReader(str(self._index.path.absolute()))
+            # With as many threads as it likes, decord cannot send VP9 to its decoder.
+            threads = 1 if self.info.codec == "vp9" else 0
+            return self._decord.VideoReader(str(self._index.path.absolute()), num_threads=threads)
         except (self._decord.DECORDError, RuntimeError) as error:
-            raise self._refusal(f"cannot open it ({_first_line(error)})") from error
+            raise self._refusal(f"cannot open it ({_reason(error)})") from error
 
     def _refuse_what_it_gets_wrong(self) -> None:
         reason = _wrong_frames_for(self._index)
@@ -111,6 +118,7 @@ def _import_decord() -> Any:
     return decord
 
 
-def _first_line(error: Exception) -> str:
-    # decord's messages go on with a C++ stack trace.
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
+def _reason(error: Exception) -> str:
+    # decord's messages begin with times and places in its source and end with a C++ stack trace.
+    lines = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", str(error)).strip().splitlines()
+    return lines[0] if lines else "no reason given"

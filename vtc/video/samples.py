@@ -13,11 +13,12 @@ from vtc.video.reader import Picture, Reader
 
 
 class Samples:
-    """Gives a picture for every sample, the same one in whatever subset it is asked for.
+    """Gives a picture for every sample, whatever subset it is asked for in.
 
     The last good sample before a lost one stands in for it (the first good one, at the start).
     Which sample that is must not depend on the pass that found the loss: at the first loss all
-    samples are tried once, and from then on a pass asks for stand-ins by their own place.
+    samples are tried once, and from then on a pass asks for stand-ins by their own place. Only
+    what the decoder guesses of a damaged stretch may differ between passes.
 
     Args:
         reader: Leaves out what it cannot decode.
@@ -85,6 +86,5 @@ class Samples:
         self._good[lost] = False
         if not self._good.any():
             raise VideoError(f"{self._reader.name}: none of its sampled frames can be decoded")
-        places = np.arange(len(self._good))
-        last_good = np.maximum.accumulate(np.where(self._good, places, -1))
+        last_good = np.maximum.accumulate(np.where(self._good, np.arange(len(self._good)), -1))
         self._stand_in = np.where(last_good < 0, np.argmax(self._good), last_good)

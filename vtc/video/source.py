@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ class VideoSource:
 
     Raises:
         VideoError: The file cannot be read; one line says why.
-        ValueError: An option is out of range, or options exclude one another.
+        ValueError: An option is out of range, options exclude one another, or an array is not
+            ``[N, H, W, 3]`` uint8.
+        TypeError: ``video`` or an option is of another kind.
+        ImportError: ``reader="decord"`` and decord is not installed.
 
     >>> source = VideoSource(np.zeros((4, 2, 2, 3), dtype=np.uint8), fps=2.0)
     >>> source.timestamps
@@ -204,8 +208,11 @@ class VideoSource:
 def _check_options(
     fps: float | None, frames: int | None, max_frames: int | None, reader: str
 ) -> None:
-    if fps is not None and not (isinstance(fps, (int, float)) and 0 < fps < float("inf")):
-        raise ValueError(f"fps={fps!r}: allowed is a number above 0, or None for every frame")
+    if fps is not None:
+        if not isinstance(fps, Real) or isinstance(fps, bool):
+            raise TypeError(f"fps={fps!r}: a number is needed, or None for every frame")
+        if not 0 < fps < float("inf"):
+            raise ValueError(f"fps={fps!r}: allowed is a number above 0, or None for every frame")
     for option, value in (("frames", frames), ("max_frames", max_frames)):
         if value is not None:
             _check_count(option, value, 1)
@@ -214,5 +221,7 @@ def _check_options(
 
 
 def _check_count(option: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{option}={value!r}: a whole number is needed")
+    if value < least:
         raise ValueError(f"{option}={value!r}: allowed is a whole number of at least {least}")
