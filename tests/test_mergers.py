@@ -1,0 +1,448 @@
+"""The shipped mergers against slow float64 references, and what any merger must keep."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vtc_mergers.dfm import DFM
+from vtc_mergers.drop import Drop
+from vtc_mergers.mean_pool import MeanPool
+from vtc_mergers.q_former import QFormer
+
+PATCH_DIM, QUERY_DIM = 6, 4
+MERGERS = {
+    "dfm": DFM,
+    "dfm learned": lambda: DFM(DFM.Config(projection="learned")),
+    "mean_pool": MeanPool,
+    "q_former": lambda: QFormer(QFormer.Config(tokens=2)),
+    "drop": Drop,
+}
+TRAINED = ["dfm learned", "q_former"]
+
+
+def built(name, patch_dim=PATCH_DIM, seed=0):
+    """A merger with parameters of a size that matters, biases included."""
+    merger = MERGERS[name]()
+    merger.build(patch_dim, QUERY_DIM)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in merger.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return merger
+
+
+def frames_for(merger, n=5, patches=7, dim=PATCH_DIM, seed=0, dtype=torch.float32):
+    """Arguments of ``forward``; the first two frames have no reference."""
+    generator = torch.Generator().manual_seed(seed)
+    query_dim = QUERY_DIM if merger.query_source == "frame_encoder" else dim
+    return (
+        torch.randn(n, patches, dim, generator=generator).to(dtype),
+        torch.randn(n, patches, dim, generator=generator).to(dtype),
+        torch.arange(n) >= 2,
+        torch.randn(query_dim, generator=generator).to(dtype),
+    )
+
+
+def cosine(a, b):
+    lengths = math.sqrt(math.fsum(x * x for x in a)) * math.sqrt(math.fsum(y * y for y in b))
+    return math.fsum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+
+def apply(linear, x):
+    """``W x + b``, or x where there is no map."""
+    if linear is None:
+        return x
+    weight, bias = linear.weight.double().tolist(), linear.bias.double().tolist()
+    rows = [math.fsum(w * v for w, v in zip(row, x, strict=True)) for row in weight]
+    return [row + b for row, b in zip(rows, bias, strict=True)]
+
+
+def slow_dfm(merger, patches, reference, has_reference, query):
+    """Eq. 5-10 of ViLAMP, one number at a time; the division of Eq. 9 included."""
+    names = ("linear_q", "linear_iq", "linear_ik", "linear_k")
+    to_q, to_iq, to_ik, to_k = (getattr(merger, name, None) for name in names)
+    weight, alpha = merger.config.redundancy_weight, merger.config.temperature
+    q = apply(to_q, query.double().tolist())
+    merged = []
+    for frame, keyframe, known in zip(
+        patches.double().tolist(), reference.double().tolist(), has_reference, strict=True
+    ):
+        scores = []
+        for patch, before in zip(frame, keyframe, strict=True):
+            relevance = cosine(apply(to_iq, patch), q)
+            redundancy = cosine(apply(to_ik, patch), apply(to_k, before)) if known else 0.0
+            scores.append((relevance - weight * redundancy) / alpha)
+        exps = [math.exp(score - max(scores)) for score in scores]
+        weights = [e / math.fsum(exps) for e in exps]
+        columns = zip(*frame, strict=True)
+        token = [math.fsum(w * x for w, x in zip(weights, c, strict=True)) for c in columns]
+        merged.append([[x / math.fsum(weights) for x in token]])
+    return torch.tensor(merged, dtype=torch.float64)
+
+
+def slow_q_former(merger, patches):
+    """The layer of ``q_former`` with a softmax for every query, head and frame."""
+
+    def norm(layer, x):
+        centred = x - x.mean(-1, keepdim=True)
+        scale = (centred.pow(2).mean(-1, keepdim=True) + layer.eps).sqrt()
+        return centred / scale * layer.weight.double() + layer.bias.double()
+
+    def linear(layer, x):
+        bias = 0 if layer.bias is None else layer.bias.double()
+        return x @ layer.weight.double().T + bias
+
+    first, wide, _, narrow = merger.feed_forward
+    queries = merger.queries.double()
+    width = queries.shape[1] // merger.heads
+    merged = []
+    for frame in patches.double():
+        context = norm(merger.norm_patches, frame)
+        asked = linear(merger.to_query, norm(merger.norm_queries, queries))
+        keys, values = linear(merger.to_key, context), linear(merger.to_value, context)
+        found = torch.zeros_like(queries)
+        for t in range(len(queries)):
+            for head in range(merger.heads):
+                part = slice(head * width, (head + 1) * width)
+                scores = keys[:, part] @ asked[t, part] / math.sqrt(width)
+                weights = scores.exp() / scores.exp().sum()
+                found[t, part] = sum(w * v for w, v in zip(weights, values[:, part], strict=True))
+        tokens = queries + linear(merger.to_token, found)
+        hidden = linear(wide, norm(first, tokens))
+        gelu = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
+        merged.append(tokens + linear(narrow, gelu))
+    return torch.stack(merged)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["dfm", "dfm learned"]),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    st.sampled_from([0.01, 0.1, 5.0]),
+    st.integers(0, 10**6),
+)
+def test_dfm_is_eq_5_to_10(name, redundancy_weight, temperature, seed):
+    merger = built(name, seed=seed)
+    merger.config = DFM.Config(
+        redundancy_weight=redundancy_weight,
+        temperature=temperature,
+        projection=merger.config.projection,
+    )
+    merger.double()
+    inputs = frames_for(merger, seed=seed, dtype=torch.float64)
+    torch.testing.assert_close(merger(*inputs), slow_dfm(merger, *inputs), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dfm", "dfm learned"])
+def test_dfm_scores_in_float32_at_least(name):
+    merger = built(name)
+    inputs = frames_for(merger, n=20, patches=50)
+    expected = slow_dfm(merger, *inputs).float()
+    torch.testing.assert_close(merger(*inputs), expected, rtol=0, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = merger(*inputs)
+    # Under autocast the learned maps may be rounded; the scores and the sum may not.
+    if name == "dfm":
+        torch.testing.assert_close(rounded, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["dfm", "mean_pool"])
+def test_half_precision_is_rounded_once(name, dtype):
+    merger = built(name)
+    inputs = frames_for(merger, n=20, patches=50, dtype=dtype)
+    slow = slow_dfm(merger, *inputs) if name == "dfm" else inputs[0].double().mean(1, keepdim=True)
+    torch.testing.assert_close(merger(*inputs), slow.to(dtype), rtol=2**-7, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MERGERS)
+@pytest.mark.parametrize("patches", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_output_has_the_dtype_of_the_patches(name, patches, weights):
+    merger = built(name).to(weights)
+    inputs = frames_for(merger, dtype=patches)
+    merged = merger(*inputs)
+    assert merged.dtype == patches
+    assert merged.shape == (5, merger.tokens_per_frame, PATCH_DIM)
+    assert merged.isfinite().all()
+
+
+@pytest.mark.parametrize("dim", [6, 128])
+def test_q_former_is_cross_attention(dim):
+    merger = built("q_former", dim).double()
+    for parameter in merger.parameters():
+        parameter.data /= math.sqrt(dim)
+    patches, *rest = frames_for(merger, dim=dim, dtype=torch.float64)
+    assert merger.heads == {6: 1, 128: 2}[dim]
+    expected = slow_q_former(merger, patches)
+    torch.testing.assert_close(merger(patches, *rest), expected, rtol=0, atol=1e-9)
+
+
+def test_mean_pool_is_the_mean_and_drop_is_nothing():
+    patches, *rest = frames_for(MeanPool())
+    merged = MeanPool()(patches, *rest)
+    expected = [[[math.fsum(c) / 7 for c in zip(*f, strict=True)]] for f in patches.tolist()]
+    torch.testing.assert_close(merged, torch.tensor(expected))
+    assert Drop()(patches, *rest).shape == (5, 0, PATCH_DIM)
+    assert Drop.tokens_per_frame == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(sorted(MERGERS)), st.integers(0, 9), st.integers(1, 9), st.integers(0, 99))
+def test_chunks_do_not_matter(name, n, size, seed):
+    merger = built(name)
+    *frames, query = frames_for(merger, n=n, seed=seed)
+    whole = merger(*frames, query)
+    starts = range(0, max(n, 1), size)
+    parts = torch.cat([merger(*(x[i : i + size] for x in frames), query) for i in starts])
+    assert whole.shape == (n, merger.tokens_per_frame, PATCH_DIM)
+    if name == "q_former":  # its matrix products may round otherwise for another n
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(parts, whole)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(sorted(MERGERS)), st.permutations(range(7)), st.integers(0, 99))
+def test_the_order_of_patches_does_not_matter(name, order, seed):
+    merger = built(name)
+    patches, reference, known, query = frames_for(merger, seed=seed)
+    plain = merger(patches, reference, known, query)
+    shuffled = merger(patches[:, order], reference[:, order], known, query)
+    torch.testing.assert_close(shuffled, plain, rtol=1e-3, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(["dfm", "dfm learned", "mean_pool"]), st.integers(0, 10**6))
+def test_merged_tokens_lie_among_the_patches(name, seed):
+    merger = built(name, seed=seed)
+    patches, *rest = frames_for(merger, seed=seed)
+    # A constant column is reproduced only by weights that sum to one.
+    patches[..., 0] = 3.0
+    merged = merger(patches, *rest)
+    torch.testing.assert_close(merged[..., 0], torch.full((5, 1), 3.0))
+    assert (merged <= patches.amax(1, keepdim=True) + 1e-5).all()
+    assert (merged >= patches.amin(1, keepdim=True) - 1e-5).all()
+
+
+def test_dfm_prefers_what_is_relevant_and_new():
+    query = torch.tensor([1.0, 0.0, 0.0])
+    on_query, off_query = [1.0, 0.0, 0.2], [0.0, 1.0, 0.0]
+    patches = torch.tensor([[on_query, off_query]])
+    nothing, known = torch.tensor([False]), torch.tensor([True])
+    merged = DFM()(patches, patches, nothing, query)
+    torch.testing.assert_close(merged, patches[:, :1])
+    # Both patches are as in the keyframe but for the first half of the pair below.
+    pair = torch.tensor([[on_query, on_query]])
+    reference = torch.tensor([[off_query, on_query]])
+    changed = pair + torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 0.01]]])
+    merged = DFM()(changed, reference, known, query)
+    torch.testing.assert_close(merged, changed[:, :1])
+
+
+def test_dfm_at_a_high_temperature_is_the_mean():
+    patches, *rest = frames_for(DFM())
+    flat = DFM(DFM.Config(temperature=1e6))(patches, *rest)
+    torch.testing.assert_close(flat, patches.mean(1, keepdim=True))
+
+
+def test_dfm_without_redundancy_ignores_the_reference():
+    merger = DFM(DFM.Config(redundancy_weight=0.0))
+    patches, reference, known, query = frames_for(merger)
+    plain = merger(patches, reference, known, query)
+    assert torch.equal(merger(patches, -reference, known, query), plain)
+    weighing = DFM()
+    assert not torch.equal(
+        weighing(patches, -reference, known, query), weighing(patches, reference, known, query)
+    )
+
+
+@pytest.mark.parametrize("name", ["dfm", "dfm learned"])
+def test_a_reference_that_is_not_there_is_not_looked_at(name):
+    merger = built(name)
+    patches, reference, known, query = frames_for(merger)
+    plain = merger(patches, reference, known, query)
+    reference[~known] = math.nan
+    patches.requires_grad_()
+    merged = merger(patches, reference, known, query)
+    assert torch.equal(merged, plain)
+    merged.square().sum().backward()
+    assert patches.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in merger.parameters())
+
+
+@pytest.mark.parametrize("name", ["dfm", "dfm learned", "mean_pool"])
+def test_zero_patches_are_harmless(name):
+    merger = built(name)
+    patches, reference, known, query = frames_for(merger)
+    patches = torch.zeros_like(patches).requires_grad_()
+    merged = merger(patches, torch.zeros_like(reference), known, torch.zeros_like(query))
+    torch.testing.assert_close(merged, torch.zeros(5, 1, PATCH_DIM))
+    merged.sum().backward()
+    assert patches.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MERGERS)
+def test_identical_patches_merge_to_themselves_or_to_nothing(name):
+    merger = built(name)
+    patches, _, known, query = frames_for(merger, patches=1)
+    merged = merger(patches, patches, known, query)
+    if name != "q_former":
+        torch.testing.assert_close(merged, patches[:, : merger.tokens_per_frame])
+        alike = merger(patches.repeat(1, 9, 1), patches.repeat(1, 9, 1), known, query)
+        torch.testing.assert_close(alike, merged)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_gradient_reaches_every_parameter(name):
+    merger = MERGERS[name]()
+    torch.manual_seed(0)
+    merger.build(64, QUERY_DIM)
+    assert merger.needs_training
+    inputs = frames_for(merger, dim=64)
+    merger(*inputs).square().sum().backward()
+    gradients = {key: p.grad.abs().max().item() for key, p in merger.named_parameters()}
+    assert all(gradient > 0 for gradient in gradients.values()), gradients
+
+
+def test_without_references_the_keyframe_maps_have_a_zero_gradient():
+    merger = built("dfm learned")
+    patches, reference, known, query = frames_for(merger)
+    merger(patches, reference, torch.zeros_like(known), query).square().sum().backward()
+    for linear in (merger.linear_k, merger.linear_ik):
+        assert not linear.weight.grad.any()
+    for linear in (merger.linear_q, merger.linear_iq):
+        assert linear.weight.grad.any()
+
+
+@pytest.mark.parametrize("name", MERGERS)
+def test_parameters_are_made_by_build_from_the_seed(name):
+    states = []
+    for seed in (1, 1, 2):
+        merger = MERGERS[name]()
+        assert not list(merger.parameters())
+        torch.manual_seed(seed)
+        merger.build(64, QUERY_DIM)
+        states.append(merger.state_dict())
+    assert bool(states[0]) == (name in TRAINED) == merger.needs_training
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    for key, value in states[0].items():
+        assert value.ndim > 0  # FSDP2 shards no numbers
+        if value.ndim == 2:
+            assert not torch.equal(value, states[2][key])
+            assert 0.015 < value.std() < 0.025
+        else:
+            assert torch.equal(value, torch.full_like(value, float(value[0])))
+
+
+def test_released_maps():
+    merger = DFM(DFM.Config(projection="learned"))
+    merger.build(patch_dim=8, query_dim=5)
+    shapes = {name: tuple(value.shape) for name, value in merger.state_dict().items()}
+    square = {f"linear_{name}.weight": (8, 8) for name in ("iq", "ik", "k")}
+    biases = {f"linear_{name}.bias": (8,) for name in ("q", "iq", "ik", "k")}
+    assert shapes == {"linear_q.weight": (8, 5), **square, **biases}
+
+
+def test_where_queries_come_from():
+    sources = {name: make().query_source for name, make in MERGERS.items()}
+    assert sources == {
+        "dfm": "language_model",
+        "dfm learned": "frame_encoder",
+        "mean_pool": None,
+        "q_former": None,
+        "drop": None,
+    }
+
+
+def test_tokens_per_frame_of_one_q_former_are_its_own():
+    assert QFormer(QFormer.Config(tokens=3)).tokens_per_frame == 3
+    assert QFormer().tokens_per_frame == 1
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most numbers in one tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and not tensor._is_view():
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("name", ["dfm", "dfm learned"])
+def test_dfm_makes_nothing_larger_than_a_frame(name):
+    merger = built(name)
+    inputs = frames_for(merger, n=8, patches=100, dtype=torch.bfloat16)
+    with torch.no_grad(), LargestTensor() as largest:
+        merger.to(torch.bfloat16)(*inputs)
+    assert largest.numbers == 100 * PATCH_DIM
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (DFM.Config, {"redundancy_weight": -0.1}, r"redundancy_weight=-0\.1: .* at least 0"),
+        (DFM.Config, {"redundancy_weight": math.nan}, "redundancy_weight=nan: .* at least 0"),
+        (DFM.Config, {"temperature": 0}, "temperature=0: allowed is a number above 0"),
+        (DFM.Config, {"temperature": math.inf}, "temperature=inf: allowed is a number above 0"),
+        (DFM.Config, {"temperature": "1"}, "temperature='1': allowed is a number above 0"),
+        (DFM.Config, {"projection": "linear"}, "projection='linear': .* 'none' or 'learned'"),
+        (QFormer.Config, {"tokens": 0}, "tokens=0: allowed is a whole number of at least 1"),
+        (QFormer.Config, {"tokens": 1.0}, r"tokens=1\.0: allowed is a whole number"),
+    ],
+)
+def test_options_out_of_range(config, options, message):
+    with pytest.raises(ValueError, match=message):
+        config(**options)
+
+
+def test_options_in_range():
+    assert DFM.Config(redundancy_weight=0, temperature=1e-6).redundancy_weight == 0
+    assert (DFM().config.redundancy_weight, DFM().config.temperature) == (1.0, 0.01)
+
+
+@pytest.mark.parametrize("name", MERGERS)
+def test_unusable_patches(name):
+    merger = built(name)
+    patches, *rest = frames_for(merger)
+    registered = name.split()[0]
+    with pytest.raises(ValueError, match=rf"merger '{registered}': patches are \[7, 6\]; allowed"):
+        merger(patches[0], *rest)
+    with pytest.raises(ValueError, match=r"patches are \[5, 0, 6\]; .* M >= 1"):
+        merger(patches[:, :0], *rest)
+    with pytest.raises(TypeError, match=r"patches are torch\.int64; allowed are floating-point"):
+        merger(patches.long(), *rest)
+
+
+@pytest.mark.parametrize("name", ["dfm", "dfm learned"])
+def test_unusable_arguments_of_dfm(name):
+    merger = built(name)
+    patches, reference, known, query = frames_for(merger)
+    with pytest.raises(ValueError, match="merger 'dfm' needs a query .* 'mean_pool'"):
+        merger(patches, reference, known, None)
+    with pytest.raises(ValueError, match=rf"the query is \[1\]; allowed is \[{len(query)}\], from"):
+        merger(patches, reference, known, query[:1])
+    with pytest.raises(ValueError, match=r"\[5, 7, 6\], reference is \[5, 6, 6\] .* \[n, M, D\]"):
+        merger(patches, reference[:, 1:], known, query)
+    with pytest.raises(ValueError, match=r"has_reference is \[4\]; allowed .* \[n\]"):
+        merger(patches, reference, known[1:], query)
+    with pytest.raises(TypeError, match=r"has_reference is torch\.int64; allowed is torch\.bool"):
+        merger(patches, reference, known.long(), query)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_parameters_that_were_never_made(name):
+    merger = MERGERS[name]()
+    assert isinstance(merger, nn.Module)
+    with pytest.raises(RuntimeError, match=rf"'{name.split()[0]}' has no parameters .* build\("):
+        merger(*frames_for(merger))
