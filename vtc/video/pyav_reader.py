@@ -52,7 +52,7 @@ class PyAVReader:
         self, positions: NDArray[np.int64]
     ) -> Generator[tuple[int, VideoFrame], None, None]:
         needed, wanted = self._index.plan(positions)
-        end = int(np.flatnonzero(needed)[-1]) + 1
+        end = int(np.flatnonzero(needed)[-1]) + 1 if needed.any() else 0
         with open_video(self._index.path) as (container, stream):
             stream.thread_type = "AUTO"
             decoder = stream.codec_context

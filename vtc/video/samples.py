@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,25 +57,38 @@ class Samples:
         Raises:
             VideoError: No sample of the video can be decoded.
         """
+        last: Picture | None = None
         while len(samples):
-            given = yield from self._read_until_loss(samples)
+            given, last = yield from self._read_until_loss(samples, last)
             samples = samples[given:]
             if len(samples):
                 self._note_loss(self._stand_in[samples[0]])
 
-    def _read_until_loss(self, samples: NDArray[np.int64]) -> Generator[Picture, None, int]:
-        """Yield pictures until one is missing; return how many there were."""
+    def _read_until_loss(
+        self, samples: NDArray[np.int64], last: Picture | None
+    ) -> Generator[Picture, None, tuple[int, Picture | None]]:
+        """Yield pictures until one is missing.
+
+        ``last`` is used again rather than decoded again: after a loss it usually stands in.
+
+        Returns:
+            How many were given, and the last picture that was read.
+        """
         sources = self._stand_in[samples]
         wanted = self._positions[sources]
+        unread = np.unique(wanted if last is None else wanted[wanted > last.position])
         given = 0
-        with closing(self._reader.read(np.unique(wanted))) as pictures:
-            for picture in pictures:
+        with closing(self._reader.read(unread)) as pictures:
+            for picture in chain([] if last is None else [last], pictures):
+                if wanted[given] < picture.position:
+                    break
+                last = picture
                 while given < len(samples) and wanted[given] == picture.position:
                     yield self._judged(picture, int(samples[given]), int(sources[given]))
                     given += 1
-                if given < len(samples) and wanted[given] < picture.position:
+                if given == len(samples):
                     break
-        return given
+        return given, last
 
     def _judged(self, picture: Picture, sample: int, source: int) -> Picture:
         if not picture.intact:
