@@ -1,0 +1,151 @@
+"""How fast frames are read at one a second: vtc, plain PyAV and decord, side by side.
+
+    python benchmarks/decode.py --clips ../shared/clips/real --folder /tmp/vtc-benchmark
+
+Makes a 720p H.264 file by looping the clips (once; it stays in the folder), then lets every reader
+in turn give the same full-resolution RGB frames, round after round, and compares the medians.
+CPU time is that of all threads, so it is comparable on a machine that has other work too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import cycle
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vtc.video import VideoSource
+
+WIDTH, HEIGHT, RATE = 1280, 720, 30
+BATCH = 32
+
+
+def make_file(clips: Path, folder: Path, minutes: float) -> Path:
+    """Loop the clips into one file: x264 veryfast, crf 23, GOP of at most 250 frames."""
+    path = folder / f"loop-{WIDTH}x{HEIGHT}-{minutes:g}min.mp4"
+    if path.exists():
+        return path
+    sources = sorted(clips.glob("*.mp4"))
+    if not sources:
+        raise SystemExit(f"no .mp4 in {clips}: give a folder of clips with --clips")
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part.mp4")
+    with av.open(str(unfinished), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.options = {"preset": "veryfast", "crf": "23", "g": "250"}
+        for number, frame in enumerate(_frames(sources, round(minutes * 60 * RATE))):
+            picture = frame.reformat(WIDTH, HEIGHT, "yuv420p")
+            picture.pts, picture.time_base = number, Fraction(1, RATE)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return unfinished.rename(path)
+
+
+def _frames(sources: list[Path], count: int) -> Iterator[av.VideoFrame]:
+    for source in cycle(sources):
+        with av.open(str(source)) as container:
+            stream = max(container.streams.video, key=lambda s: s.width)
+            for frame in container.decode(stream):
+                if count == 0:
+                    return
+                count -= 1
+                yield frame
+
+
+def read_vtc(path: Path, seconds: int) -> int:
+    """The toolkit's reader, its index pass included."""
+    return sum(len(chunk.frames) for chunk in VideoSource(path).chunks(size=BATCH))
+
+
+def read_pyav(path: Path, seconds: int) -> int:
+    """What people write: decode everything in order, convert one frame a second."""
+    given = 0
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            if given < seconds and frame.time >= given - 1e-6:
+                frame.to_ndarray(format="rgb24")
+                given += 1
+    return given
+
+
+def read_decord(path: Path, seconds: int) -> int:
+    """decord's get_batch, 32 frames at a time; the file has a constant rate."""
+    import decord
+
+    video = decord.VideoReader(str(path))
+    indices = np.arange(seconds) * RATE
+    batches = np.split(indices, range(BATCH, seconds, BATCH))
+    return sum(len(video.get_batch(batch.tolist()).asnumpy()) for batch in batches)
+
+
+READERS: dict[str, Callable[[Path, int], int]] = {
+    "vtc": read_vtc,
+    "PyAV sequential": read_pyav,
+    "decord get_batch": read_decord,
+}
+
+
+def measure(path: Path, seconds: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of wall and CPU time of each reader in each round, the readers taking turns."""
+    results: dict[str, dict[str, list[float]]] = {n: {"wall": [], "cpu": []} for n in READERS}
+    for _ in range(rounds):
+        for name, read in READERS.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            given = read(path, seconds)
+            results[name]["wall"].append(time.perf_counter() - wall)
+            results[name]["cpu"].append(time.process_time() - cpu)
+            if given != seconds:
+                raise RuntimeError(f"{name} gave {given} frames, not {seconds}")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 files to loop")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "vtc-benchmark",
+        help="where the looped file is kept",
+    )
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+
+    path = make_file(options.clips, options.folder, options.minutes)
+    seconds = round(options.minutes * 60)
+    results = measure(path, seconds, options.rounds)
+    median = {
+        name: {kind: statistics.median(values) for kind, values in times.items()}
+        for name, times in results.items()
+    }
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if options.json:
+        facts = {"frames": seconds, "cores": os.cpu_count(), "load": load, "av": av.__version__}
+        print(json.dumps({**facts, "median": median, "rounds": results}, indent=2))
+        return
+    print(f"{seconds} frames of {WIDTH}x{HEIGHT}, {os.cpu_count()} cores, load {load}")
+    print(f"{'reader':18}{'wall s':>8}{'ratio':>7}{'CPU s':>8}{'ratio':>7}{'frames/s':>10}")
+    for name, times in median.items():
+        wall, cpu = times["wall"], times["cpu"]
+        print(
+            f"{name:18}{wall:8.1f}{wall / median['vtc']['wall']:7.2f}"
+            f"{cpu:8.1f}{cpu / median['vtc']['cpu']:7.2f}{seconds / wall:10.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
