@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent, indent
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -257,6 +257,12 @@ def test_json_values_conform_to_their_own_type_only(value: Any) -> None:
                 conform([value], list[annotation])
             with pytest.raises(TypeError):
                 conform({"k": value}, dict[str, annotation] | None)
+
+
+def test_a_bool_is_no_literal_number() -> None:
+    assert conform(1, Literal[1, False]) == 1
+    with pytest.raises(ValueError, match="^allowed is 1 or False$"):
+        conform(True, Literal[1, False])
 
 
 @pytest.mark.parametrize("annotation", [object, Path, list, Any])

@@ -201,12 +201,14 @@ def _options(module: _Module, config: ast.ClassDef) -> dict[str, Any]:
                 _refuse(f"line {config.lineno}: the base of Config is not in this file")
     for statement in config.body:
         match statement:
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value) if (
-                name != "name"
-            ):
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 options[name] = _default(statement.annotation, value)
-            case ast.AnnAssign() | ast.Assign() | ast.ClassDef():
+            case ast.FunctionDef() | ast.Expr(value=ast.Constant()) | ast.Pass():
+                continue
+            case _:
                 _refuse(f"line {statement.lineno}: not an option with a literal default")
+    if "name" in options:
+        _refuse("no option can be called 'name'")
     return options
 
 
