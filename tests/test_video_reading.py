@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,6 +118,26 @@ def test_a_subset_gives_the_frames_of_the_whole(name: str, data: st.DataObject) 
     assert [barcode(f) for f in chunk.frames] == [numbers[i] for i in chosen]
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_frames_out_of_order_in_a_file_without_timestamps(tmp_path: Path, codec: str) -> None:
+    """AVI says when frames are decoded, not when they are shown; B-frames make these differ."""
+    path = tmp_path / "b-frames.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"bf": "3", "g": "20"})
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        rng = np.random.default_rng(0)
+        for number in range(60):
+            picture = rng.integers(0, 60, (64, 128, 3), dtype=np.uint8)
+            bits = [number >> i & 1 for i in range(16)]
+            picture[:40] = np.repeat(np.uint8(255) * np.array(bits, np.uint8), 8)[None, :, None]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    source = VideoSource(path, fps=None)
+    assert [barcode(frame) for frame in source.frames()] == list(range(60))
+    np.testing.assert_allclose(source.timestamps, np.arange(60) / 25)
+    assert [barcode(frame) for frame in source.frames([7, 22, 41])] == [7, 22, 41]
+
+
 times_and_duration = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(
     lambda steps: (np.cumsum([0, *steps[:-1]]) / 40, sum(steps) / 40)
 )
@@ -139,6 +160,11 @@ def test_sampling_a_number_takes_midpoints(video, n) -> None:
     assert sample(times, duration, fps=None, max_frames=n).tolist() == (
         sorted(chosen) if n < len(times) else list(range(len(times)))
     )
+
+
+def test_rounding_does_not_choose_the_frame_before() -> None:
+    times = np.cumsum([0.0] + [0.1] * 9)  # the fourth is 0.30000000000000004
+    assert sample(times, 1.0, fps=10).tolist() == list(range(10))
 
 
 def test_a_huge_rate_costs_nothing() -> None:
