@@ -91,8 +91,9 @@ def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any)
     toolkit.build_merger(model)
     toolkit.train(model.training)
 
+    stock: Any = type(model)
     model.vtc = toolkit
-    model.__class__ = wrapped_class(type(model))
+    model.__class__ = wrapped_class(stock)
     _rebind_old_forward(model)
     toolkit.guard = model.base_model.register_forward_pre_hook(
         RawVideoGuard(model), with_kwargs=True
@@ -286,5 +287,6 @@ def _rebind_old_forward(model: Any) -> None:
         model._old_forward = functools.partial(type(model).forward, model)
 
 
-def _remake(base: type[Any]) -> Any:
-    return wrapped_class(base).__new__(wrapped_class(base))
+def _remake(base: Any) -> Any:
+    wrapped = wrapped_class(base)
+    return wrapped.__new__(wrapped)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+_EXPONENT = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"
 
 
@@ -46,6 +48,8 @@ def part_choice(
         if not equals or not key:
             raise ValueError(f"option {option!r}: write NAME=VALUE, such as temperature=0.1")
         chosen[key] = yaml.safe_load(value)
+        if isinstance(chosen[key], str) and _EXPONENT.fullmatch(value):
+            chosen[key] = float(value)  # PyYAML takes 1e-2 for a text
     return PartChoice(default, name, chosen)
 
 
@@ -72,6 +76,13 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     weights = {"dtype": _dtype(dtype)}
+    if not os.path.isdir(name) and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise ValueError(f"model {name!r} is neither a folder here nor of the form OWNER/NAME")
+    try:
+        # First of all files, since an unreachable hub is asked again and again for each one.
+        transformers.AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(f"model {name!r} cannot be opened: {error}") from error
     processor = transformers.AutoProcessor.from_pretrained(name)
     if not os.path.isfile(os.path.join(name, CONFIG_NAME)):
         model = transformers.AutoModelForImageTextToText.from_pretrained(name, **weights)

@@ -1,0 +1,227 @@
+"""`ask` and `prepare_inputs`: lazy videos of every kind, without expanding their placeholder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vtc
+
+
+@pytest.fixture
+def wrapped(model, processor, encoder):
+    return vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+
+
+@pytest.fixture(scope="session")
+def video_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "squares.mp4"
+    vtc.testing.write_video(path, vtc.testing.moving_squares(seconds=20))
+    return path
+
+
+def test_a_lazy_video_gives_what_the_stock_processor_gives(
+    wrapped, processor, make_video, make_inputs
+):
+    """One placeholder and a source, or N expanded placeholders and a tensor: the same logits."""
+    # Frames of the model's own size: the tensor path sees them for selection after resizing.
+    video, question = make_video(10, size=(42, 42)), "What is it?"
+    lazy = vtc.prepare_inputs(wrapped, processor, video, question)
+    stock = make_inputs([video], [question])
+    assert (lazy["input_ids"] == wrapped.config.video_token_id).sum() == 1
+    with torch.no_grad():
+        first = wrapped(**lazy).logits
+        report = vtc.last_report(wrapped)
+        second = wrapped(**stock).logits
+    assert report.tokens_after == vtc.last_report(wrapped).tokens_after < report.tokens_before
+    assert [frame.index for frame in report.keyframes] == [
+        frame.index for frame in vtc.last_report(wrapped).keyframes
+    ]
+    assert (first - second).abs().max() / second.abs().max() < 5e-6
+
+
+def test_ask_reads_a_file(wrapped, processor, video_file):
+    answer = vtc.ask(wrapped, processor, video_file, "Where is it?", max_new_tokens=5)
+    report = answer.report
+    assert report is vtc.last_report(wrapped) and str(answer) == answer.text
+    assert report.frames == 20 and 1 <= len(report.keyframes) <= 3
+    keys = len(report.keyframes)
+    assert report.tokens_before == 20 * 4 + 1
+    assert report.tokens_after == keys * 4 + (20 - keys) + 1
+    assert [frame.timestamp for frame in report.keyframes] == [
+        float(frame.index) for frame in report.keyframes
+    ]
+    assert report.videos[0].query == "Where is it?" and report.videos[0].name == "squares.mp4"
+    for stage in ("decoding", "frame encoder", "vision tower (keyframes)", "language model"):
+        assert report.stages[stage].seconds > 0
+    assert report.stages["decoding"].bytes > 0
+    assert f"{report.tokens_before} -> {report.tokens_after}" in str(report)
+    assert report.to_dict()["videos"][0]["keyframes"][0]["index"] == report.keyframes[0].index
+
+
+def test_arrays_lists_and_sources_are_read_alike(wrapped, processor, make_video):
+    frames = make_video(7)
+    videos = [
+        frames,
+        [Image.fromarray(frame) for frame in frames],
+        vtc.VideoSource(frames),
+    ]
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    answers = [vtc.ask(wrapped, processor, video, "What?", **settings) for video in videos]
+    assert len({answer.text for answer in answers}) == 1
+    assert all(answer.report.frames == 7 for answer in answers)
+
+
+def test_max_frames_and_fps_say_how_much_is_read(wrapped, processor, video_file):
+    for sampling, frames in (({"fps": 2.0}, 40), ({"max_frames": 6}, 6), ({"fps": 0.5}, 10)):
+        vtc.ask(wrapped, processor, video_file, "What?", max_new_tokens=1, **sampling)
+        assert vtc.last_report(wrapped).frames == frames
+
+
+def test_the_chunk_size_of_a_lazy_video_never_changes_the_result(wrapped, processor, make_video):
+    inputs = vtc.prepare_inputs(wrapped, processor, make_video(9), "What?")
+    logits = []
+    with torch.no_grad():
+        for wrapped.vtc.chunk_frames in (1, 4, 16):
+            logits.append(wrapped(**inputs).logits)
+    for other in logits[1:]:
+        assert (other - logits[0]).abs().max() / logits[0].abs().max() < 5e-6
+
+
+def test_the_vision_tower_sees_one_chunk_and_the_keyframes_first(wrapped, processor, make_video):
+    sizes = []
+    wrapped.model.vision_tower.register_forward_pre_hook(
+        lambda module, args: sizes.append(len(args[0]))
+    )
+    wrapped.vtc.chunk_frames = 4
+    vtc.ask(wrapped, processor, make_video(30), "What?", max_new_tokens=1)
+    keys = len(vtc.last_report(wrapped).keyframes)
+    assert sizes[0] == keys and sum(sizes) == 30 and max(sizes) <= 4
+
+
+def test_only_a_chunk_or_two_of_frames_are_alive_at_a_time(wrapped, processor, make_video):
+    import weakref
+
+    alive: list[weakref.ref] = []
+    most = 0
+    source = vtc.VideoSource(make_video(64))
+    chunks = source.chunks
+
+    def watched(indices=None, **options):
+        nonlocal most
+        for chunk in chunks(indices, **{**options, "size": 4}):
+            alive.append(weakref.ref(chunk.frames))
+            most = max(most, sum(reference() is not None for reference in alive))
+            yield chunk
+
+    source.chunks = watched
+    vtc.ask(wrapped, processor, source, "What?", max_new_tokens=1)
+    assert len(alive) > 30 and most <= 3
+
+
+@pytest.mark.slow
+def test_ten_thousand_frames_need_no_more_memory_than_their_tokens():
+    import json
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = Path(__file__).parents[1] / "benchmarks" / "memory.py"
+    run = subprocess.run(
+        [sys.executable, script, "--json"], check=True, capture_output=True, text=True
+    )
+    result = json.loads(run.stdout)
+    assert [row["frames"] for row in result["runs"]] == [1000, 10000]
+    assert result["grown_mb"] <= result["allowed_mb"]
+
+
+def test_drop_never_encodes_what_it_drops(model, processor, make_video):
+    vtc.wrap(model, vtc.selector("uniform", keyframes=4), "drop", processor=processor)
+    sizes = []
+    model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args: sizes.append(len(args[0]))
+    )
+    vtc.ask(model, processor, make_video(30), "What?", max_new_tokens=1)
+    assert sum(sizes) == 4
+    assert vtc.last_report(model).tokens_after == 4 * 4 + 1
+
+
+def test_a_batch_of_lazy_videos_answers_as_one_by_one(wrapped, processor, make_video):
+    videos = [make_video(9, 1), make_video(4, 2)]
+    questions = ["What is it?", "And who walks by in the second one?"]
+    together = vtc.prepare_inputs(wrapped, processor, videos, questions)
+    written = wrapped.generate(**together, max_new_tokens=6, do_sample=False)
+    for row, (video, question) in enumerate(zip(videos, questions, strict=True)):
+        alone = vtc.prepare_inputs(wrapped, processor, video, question)
+        expected = wrapped.generate(**alone, max_new_tokens=6, do_sample=False)
+        assert written[row, -6:].tolist() == expected[0, -6:].tolist()
+
+
+def test_bad_arguments_say_what_to_do(model, processor, encoder, make_video):
+    with pytest.raises(ValueError, match="is not wrapped; call vtc.wrap"):
+        vtc.ask(model, processor, make_video(2), "What?")
+    vtc.wrap(model, "uniform", processor=processor, encoder=encoder)
+    with pytest.raises(ValueError, match=r"question='': allowed is some text"):
+        vtc.ask(model, processor, make_video(2), "")
+    with pytest.raises(vtc.VideoError, match=r"no-such\.mp4"):
+        vtc.ask(model, processor, "no-such.mp4", "What?")
+    with pytest.raises(ValueError, match="give a list of as many videos"):
+        vtc.prepare_inputs(model, processor, make_video(2), ["one", "two"])
+    with pytest.raises(ValueError, match="has not read a video yet"):
+        vtc.last_report(model)
+    inputs = vtc.prepare_inputs(model, processor, make_video(2), "What?")
+    with vtc.disabled(model), pytest.raises(ValueError, match="make inputs with the stock proc"):
+        model.generate(**inputs)
+
+
+def test_every_real_clip_is_read(wrapped, processor, clips):
+    files = sorted(f for f in (clips / "real").iterdir() if f.suffix != ".json")
+    assert files
+    for file in files:
+        answer = vtc.ask(wrapped, processor, file, "What happens?", max_new_tokens=2)
+        times = [frame.timestamp for frame in answer.report.keyframes]
+        assert times == sorted(set(times)), file
+        assert answer.report.tokens_after <= answer.report.tokens_before
+
+
+def test_a_long_question_is_split_and_the_report_says_so(wrapped, processor, make_video):
+    answer = vtc.ask(wrapped, processor, make_video(5), "word " * 200, max_new_tokens=1)
+    assert any("longer than the encoder" in note for note in answer.report.warnings)
+
+
+def test_full_size_token_counts_on_the_meta_device():
+    """LLaVA-OneVision-7B's own shape: 32*196 + 8160 + 1 tokens for 8,192 frames."""
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+    from vtc.feed import VideoRequest
+    from vtc.preparing import prepare
+
+    config = LlavaOnevisionConfig(
+        text_config={
+            "model_type": "qwen2",
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 1,  # the count of tokens does not depend on the depth
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152000,
+        }
+    )
+    with torch.device("meta"):
+        model = LlavaOnevisionForConditionalGeneration(config)
+    vtc.wrap(model, vtc.selector("uniform", keyframes=32), "mean_pool")
+    model.vtc.chunk_frames = 2048
+    model.vtc.adapter.preprocess = lambda processor, frames: {
+        "pixel_values_videos": torch.empty(len(frames), 3, 384, 384, device="meta")
+    }
+    ids = torch.tensor([[5, config.video_token_id, 6]])
+    source = vtc.VideoSource(np.zeros((8192, 2, 2, 3), np.uint8))
+    request = VideoRequest(source, processor=None)
+    prepared = prepare(model, model.vtc, {"input_ids": ids, "vtc_videos": [request]})
+    assert prepared.report.tokens_after == 32 * 196 + 8160 + 1
+    assert prepared.report.tokens_before == 8192 * 196 + 1
+    assert prepared.inputs["input_ids"].shape == (1, 32 * 196 + 8160 + 1 + 2)
+    features = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output
+    assert features.shape == (1, 32 * 196 + 8160 + 1, 3584)

@@ -1,0 +1,194 @@
+"""The command line as a user runs it: output, JSON, errors in one line, exit codes, speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import vtc
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A tiny model, a tiny frame encoder and a video file, on disk."""
+    root = tmp_path_factory.mktemp("cli")
+    model, processor = vtc.testing.tiny("llava_onevision")
+    model.save_pretrained(root / "model")
+    processor.save_pretrained(root / "model")
+    vtc.testing.save_tiny_clip(root / "clip")
+    vtc.testing.write_video(root / "video.mp4", vtc.testing.moving_squares(seconds=12))
+    return root
+
+
+@pytest.fixture
+def command(capfd):
+    """Run `vtc ...` in this process; gives exit code, output and error output."""
+    from vtc.cli import app
+
+    def run(*words) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            app([str(word) for word in words], prog_name="vtc")
+        out, err = capfd.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def ask(folders, *more):
+    video, model, clip = folders / "video.mp4", folders / "model", folders / "clip"
+    basics = ("--model", model, "--encoder", clip, "--max-new-tokens", 3)
+    return ("ask", video, "Where is the square?", *basics, *more)
+
+
+def test_ask_prints_answer_and_report(command, folders):
+    code, out, _ = command(*ask(folders, "--keyframes", 4))
+    assert code == 0
+    for word in ("video.mp4", "0:12.0", "12 read", "keyframes", "49 -> ", "decoding", "MiB"):
+        assert word in out, word
+
+
+def test_ask_json_holds_the_whole_report(command, folders):
+    options = ("--selector", "uniform", "--merger", "drop", "--keyframes", 3, "--fps", 2)
+    code, out, _ = command(*ask(folders, "--json", *options))
+    result = json.loads(out)
+    assert code == 0
+    assert result["question"] == "Where is the square?" and isinstance(result["answer"], str)
+    report = result["report"]
+    assert (report["frames"], report["tokens_before"], report["tokens_after"]) == (24, 97, 13)
+    assert report["selector"] == {"name": "uniform", "keyframes": 3}
+    times = [frame["timestamp"] for frame in report["videos"][0]["keyframes"]]
+    assert times == [2.0, 6.0, 10.0]
+    assert result["peak_memory_bytes"] > 2**20
+
+
+def test_part_options_reach_the_parts(command, folders):
+    options = ("-s", "similarity_threshold=0.5", "-m", "temperature=1e-1", "--json")
+    _, out, _ = command(*ask(folders, *options))
+    report = json.loads(out)["report"]
+    assert report["selector"]["similarity_threshold"] == 0.5
+    assert report["merger"]["temperature"] == 0.1
+
+
+def test_a_saved_wrapped_model_keeps_its_parts_unless_told(command, folders, tmp_path):
+    model, processor = vtc.testing.tiny("llava_onevision")
+    vtc.wrap(model, vtc.selector("uniform", keyframes=2), "drop", processor=processor)
+    vtc.save_pretrained(model, tmp_path)
+    words = ("ask", folders / "video.mp4", "Where?", "--model", tmp_path, "--max-new-tokens", 2)
+    _, out, _ = command(*words, "--json")
+    report = json.loads(out)["report"]
+    assert (report["selector"], report["merger"]) == (
+        {"name": "uniform", "keyframes": 2},
+        {"name": "drop"},
+    )
+    _, out, _ = command(*words, "--json", "--keyframes", 3, "--merger", "mean_pool")
+    report = json.loads(out)["report"]
+    assert (report["selector"], report["merger"]["name"]) == (
+        {"name": "uniform", "keyframes": 3},
+        "mean_pool",
+    )
+
+
+def test_select_prints_keyframes_and_draws_a_sheet(command, folders, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    basics = ("select", folders / "video.mp4", "a square", "--encoder", folders / "clip")
+    code, out, _ = command(*basics, "--keyframes", 5, "--sheet", sheet)
+    assert code == 0 and "of 12 frames of video.mp4" in out and "relevance" in out
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG" and picture.width > 240
+    _, out, _ = command(*basics, "--keyframes", 5, "--json")
+    found = json.loads(out)["keyframes"]
+    assert 1 <= len(found) <= 5
+    assert [f["timestamp"] for f in found] == sorted(f["timestamp"] for f in found)
+
+
+def test_select_uniform_needs_neither_query_nor_encoder(command, folders):
+    code, out, _ = command("select", folders / "video.mp4", "--selector", "uniform", "--json")
+    assert code == 0 and len(json.loads(out)["keyframes"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--selector", "dkss"), "Did you mean 'dks'"),
+        (("--keyframes", "0"), "keyframes=0"),
+        (("-s", "keyframe=3"), "has no option 'keyframe'"),
+        (("-s", "keyframes"), "write NAME=VALUE"),
+        (("--merger", "dmf"), "unknown merger 'dmf'"),
+        (("--fps", "0"), "fps=0"),
+        (("--model", "no/such/folder"), "neither a folder here nor of the form OWNER/NAME"),
+        (("--model", "nobody/nothing"), "nobody/nothing"),
+        (("--dtype", "int8"), "dtype='int8'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(command, folders, words, message, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, out, err = command(*ask(folders, *words))
+    lines = [line for line in err.splitlines() if line.startswith("vtc: error: ")]
+    assert code == 1 and len(lines) == 1 and message in lines[0], err
+    assert "Traceback" not in err and not out
+
+
+def test_debug_shows_the_traceback(folders):
+    words = ["ask", "no-such.mp4", "What?", "--debug"]
+    run = subprocess.run(
+        [sys.executable, "-m", "vtc.cli", *words], capture_output=True, text=True, check=False
+    )
+    assert run.returncode != 0 and "Traceback" in run.stderr and "VideoError" in run.stderr
+
+
+@pytest.mark.parametrize("sheet", ["sheet.jpg", "no-such-folder/sheet.png"])
+def test_a_bad_target_is_refused_before_the_work(command, folders, sheet):
+    words = ("select", folders / "video.mp4", "x", "--encoder", "no/such", "--sheet", sheet)
+    code, _, err = command(*words)
+    assert code == 1 and "contact sheet" in err
+
+
+def test_every_odd_file_works_or_is_named_in_one_line(command, folders, clips):
+    files = sorted((clips / "odd").iterdir())
+    assert files
+    readable = 0
+    for file in files:
+        words = list(ask(folders, "--json"))
+        words[1] = file
+        code, out, err = command(*words)
+        if code == 0:
+            readable += 1
+            assert json.loads(out)["report"]["frames"] > 0, file
+        else:
+            lines = [line for line in err.splitlines() if line.startswith("vtc: error: ")]
+            assert code == 1 and len(lines) == 1 and file.name in lines[0], (file, err)
+    assert 10 < readable < len(files)
+
+
+def test_the_demo_runs_end_to_end(command, tmp_path):
+    code, out, _ = command("demo", "--folder", tmp_path / "demo")
+    assert code == 0
+    for word in ("random weights", "$ vtc ask", "60 read, 8 keyframes", "241 -> 85"):
+        assert word in out.replace("\n", " "), word
+    assert (tmp_path / "demo" / "squares.mp4").is_file()
+
+
+def test_help_answers_at_once_and_names_every_command():
+    start = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vtc.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - start < 20  # the real bound is what is not imported
+    for name in ("ask", "select", "parts", "demo"):
+        assert f"│ {name} " in run.stdout
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert not {"torch", "transformers", "numpy", "av"} & imported
+
+
+def test_the_readme_names_the_two_commands():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in readme and "make test" in readme

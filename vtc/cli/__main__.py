@@ -1,0 +1,5 @@
+"""``python -m vtc.cli``"""
+
+from vtc.cli import main
+
+main()
