@@ -29,7 +29,7 @@ REFUSED = {
     "trunc_nomoov.mp4": "trunc_nomoov.mp4: an MP4 without its index",
     "zero.mp4": "zero.mp4: the file is empty",
 }
-GIVEN = {  # (frames shown, width, height); counted once by decoding with ffmpeg's own defaults
+GIVEN = {  # (frames that the file holds and shows, width, height after rotation)
     "anim.gif": (30, 320, 180),
     "av1.mkv": (125, 640, 360),
     "corrupt_mid.mp4": (289, 1280, 720),
