@@ -13,7 +13,7 @@ class MeanPool(TokenMerger):
     """Averages a frame's patches, whatever was asked.
 
     The baseline of ViLAMP's ablation and the limit of ``dfm`` at a high temperature. Time
-    O(n M D); memory O(M D) beside the input.
+    O(n M D), memory at most a float32 copy of the input.
     """
 
     @property
