@@ -13,10 +13,10 @@ demo: $(VENV)/.installed
 	$(BIN)/vtc demo --question "$(QUESTION)" $(if $(VIDEO),--video "$(VIDEO)")
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -q -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -24,14 +24,26 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The tests against the built wheel, from another directory, in an environment of its own.
-wheel-test:
+# Tests of what was built, from another directory: only the wheel's own files may be imported.
+WHEEL_TESTS := test_imports.py test_registry.py test_wrapped_model.py test_generation.py
+wheel-test: $(VENV)/.installed
 	rm -rf build/wheel && mkdir -p build/wheel
-	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/python -m pip install --quiet build
-	build/wheel/venv/bin/python -m build --quiet --wheel --outdir build/wheel .
-	build/wheel/venv/bin/python -m pip install --quiet "$$(echo build/wheel/*.whl)[test]"
-	cd build/wheel && venv/bin/pytest -c ../../pyproject.toml --rootdir ../.. ../../tests
+	$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/log
+	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
+	cd build/wheel && PYTHONPATH=$$PWD/site $(abspath $(BIN))/python -I -c "$$NO_STRAYS" $$PWD/site
+	cd build/wheel && PYTHONPATH=$$PWD/site $(abspath $(BIN))/pytest -q -c ../../pyproject.toml \
+		--rootdir ../.. $(addprefix ../../tests/,$(WHEEL_TESTS))
+
+define NO_STRAYS
+import importlib.util, sys
+site = sys.argv[1]
+sys.path.insert(0, site)
+for name in ("vtc", "vtc_selectors", "vtc_mergers", "vtc_adapters", "vtc_recipes"):
+    found = importlib.util.find_spec(name).origin
+    if not found.startswith(site):
+        sys.exit(f"{name} comes from {found}, not from the wheel in {site}")
+endef
+export NO_STRAYS
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/dks.py

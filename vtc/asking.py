@@ -105,10 +105,7 @@ def prepare_inputs(
     if not questions or not all(isinstance(text, str) and text.strip() for text in questions):
         raise ValueError(f"question={question!r}: allowed is some text")
     prompts = [_prompt(processor, text) for text in questions]
-    sources = [
-        item if isinstance(item, VideoSource) else VideoSource(item, fps=fps, max_frames=max_frames)
-        for item in videos
-    ]
+    sources = [VideoSource(item, fps=fps, max_frames=max_frames) for item in videos]
     tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     return {
         "input_ids": tokens["input_ids"].to(input_device(model)),
