@@ -403,13 +403,18 @@ def test_an_object_is_used_as_it_is():
         (np.ones((2, 4)), TypeError, r"returned ndarray; expected is a torch.Tensor \[2, d\]"),
         (torch.ones(3, 4) / 2, ValueError, r"shape \[3, 4\]; expected is \[2, d\]"),
         (torch.ones(4) / 2, ValueError, r"shape \[4\]; expected is \[2, d\]"),
-        (torch.ones(2, 4), ValueError, "length 2; expected is 1: divide each by its L2 norm"),
-        (torch.full((2, 4), torch.nan), ValueError, "length nan; expected is 1"),
+        (torch.full((2, 4), torch.nan), ValueError, "NaN or infinity; expected are finite"),
     ],
 )
 def test_what_an_object_returns_is_checked(embeddings, error, message):
     with pytest.raises(error, match=message):
         LazyEncoder(Own(embeddings)).encode_frames(textured(2, 8, 8))
+
+
+def test_what_an_object_returns_is_scaled_to_length_one():
+    rows = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    scaled = LazyEncoder(Own(rows)).encode_frames(textured(2, 8, 8))
+    assert torch.allclose(scaled, torch.tensor([[0.6, 0.8, 0, 0], [0, 0, 0, 0]]))
 
 
 def test_lazy_encoder_loads_at_first_use(clip_folder):
