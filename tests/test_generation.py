@@ -159,6 +159,36 @@ def test_several_turns_on_one_cache(wrapped, processor, make_inputs, make_video)
     assert new_tokens(at_once, {"input_ids": whole}) == second[:, talk.shape[1] :].tolist()
 
 
+def test_a_second_video_on_the_same_cache(wrapped, processor, make_video):
+    """A later turn brings a video of its own; the first one's tokens stay in the cache."""
+    settings = {"max_new_tokens": 3, "do_sample": False, "vtc_restore_prompt": False}
+    cache = DynamicCache(config=wrapped.config.get_text_config())
+    inputs = vtc.prepare_inputs(wrapped, processor, make_video(8, 1), "What is it?")
+    first = wrapped.generate(**inputs, past_key_values=cache, **settings)
+    later = vtc.prepare_inputs(wrapped, processor, make_video(6, 2), "And this?")
+    talk = torch.cat([first, later["input_ids"]], dim=1)
+    second = wrapped.generate(
+        input_ids=talk,
+        vtc_videos=later["vtc_videos"],
+        vtc_query="And this?",
+        past_key_values=cache,
+        **settings,
+    )
+    assert vtc.last_report(wrapped).frames == 6
+
+    whole = torch.cat([inputs["input_ids"], first[:, -3:], later["input_ids"]], dim=1)
+    at_once = wrapped.generate(
+        input_ids=whole,
+        vtc_videos=inputs["vtc_videos"] + later["vtc_videos"],
+        vtc_query="And this?",
+        **settings,
+    )
+    # The first video was compressed for another question there, so only its length is the same.
+    assert second.shape == at_once.shape
+    videos = wrapped.vtc.report.videos
+    assert [video.frames for video in videos] == [8, 6]
+
+
 def test_a_manual_loop_writes_what_generate_writes(wrapped, make_inputs, make_video):
     inputs = make_inputs([make_video(8)], ["What is it?"])
     expected = new_tokens(wrapped.generate(**inputs, max_new_tokens=4, do_sample=False), inputs)

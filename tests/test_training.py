@@ -141,3 +141,44 @@ def test_lora_on_top_saves_loads_and_merges(model, processor, encoder, batch, tm
         merged = loaded.merge_and_unload()
         assert vtc.is_wrapped(merged)
         assert (merged(**batch).logits - trained).abs().max() < 1e-4
+
+
+def test_the_trainer_resumes_exactly(model, processor, encoder, batch, tmp_path):
+    """Two steps, a checkpoint, two more; or four at once: the same weights, the merger's too."""
+    import copy
+
+    from transformers import Trainer, TrainingArguments
+
+    wrapped(model, processor, encoder)
+    rows = [
+        {name: value[row] for name, value in batch.items() if name != "vtc_query"}
+        for row in range(2)
+    ] * 2
+
+    def train(model, folder, steps, resume=None):
+        arguments = TrainingArguments(
+            folder,
+            max_steps=steps,
+            save_steps=2,
+            per_device_train_batch_size=1,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            seed=0,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        trainer.train(resume_from_checkpoint=resume)
+        return model
+
+    fresh = copy.deepcopy(model)
+    straight = train(copy.deepcopy(model), tmp_path / "straight", 4).state_dict()
+    train(model, tmp_path / "parts", 2)
+    checkpoint = tmp_path / "parts" / "checkpoint-2"
+    assert (checkpoint / "vtc.json").is_file()
+    resumed = train(fresh, tmp_path / "parts", 4, resume=str(checkpoint)).state_dict()
+    assert any("vtc.merger" in name for name in straight)
+    for name, value in straight.items():
+        assert torch.equal(resumed[name], value), name

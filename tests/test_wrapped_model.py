@@ -261,6 +261,20 @@ def test_a_query_is_needed_and_may_be_given(model, encoder, processor, make_vide
         model(**inputs, vtc_query=["a", "b"])
 
 
+def test_padding_is_no_part_of_the_query(model, processor, encoder, make_video, make_inputs):
+    inputs = make_inputs([make_video(6)], ["What is red?"])
+    letters = torch.full((1, 4), 65)  # padding need not be a special token
+    ids = inputs["input_ids"]
+    plain = ids[ids != processor.tokenizer.convert_tokens_to_ids("<|im_start|>")][None]
+    vtc.wrap(model, vtc.selector("uniform", keyframes=2), processor=processor, encoder=encoder)
+    model(
+        input_ids=torch.cat([letters, plain], dim=1),
+        attention_mask=torch.cat([torch.zeros_like(letters), torch.ones_like(plain)], dim=1),
+        pixel_values_videos=inputs["pixel_values_videos"],
+    )
+    assert vtc.last_report(model).videos[0].query.startswith("user")
+
+
 def test_the_query_is_the_last_user_turn(processor):
     from vtc.query import last_user_turn
 

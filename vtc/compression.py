@@ -73,7 +73,7 @@ def compress_video(
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
     for slices, features in _encode(model, toolkit, feed, rest, "other frames", recorder):
         with recorder.stage("merging") as stage:
-            before = torch.searchsorted(keys, slices, right=True) - 1
+            before = torch.searchsorted(keys, slices) - 1
             patches = features.patches
             nearest = (
                 torch.zeros_like(patches)
