@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from vtc.report import Recorder, VideoReport, keyframes_of
 from vtc.selecting import select_frames
 from vtc.toolkit import input_device, plain
+from vtc.video_adapter import CompressedVideo
 
 if TYPE_CHECKING:
     from vtc.feed import VideoFeed
@@ -21,19 +21,6 @@ if TYPE_CHECKING:
 
 ENCODER_CHUNK = 32
 """Frames decoded and given to the frame encoder at a time."""
-
-
-@dataclass(frozen=True)
-class CompressedVideo:
-    """What the language model reads of a video.
-
-    Attributes:
-        features: ``[L, D]``, keyframes and merged tokens in order of time, then the tail.
-        positions: ``[L]`` int64, which of the caller's placeholders each one takes.
-    """
-
-    features: Tensor
-    positions: Tensor
 
 
 def compress_video(
@@ -128,14 +115,23 @@ def _assemble(
     features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0] if kept else tail)])
     positions = torch.cat([positions, span.tail.cpu()])
 
+    is_key = torch.zeros(len(tokens), dtype=torch.bool)
+    is_key[selection.keyframes.cpu()] = True
     recorder.report.videos.append(
         VideoReport(
             name=feed.name,
-            frames=len(span) * span.frames_per_slice,
+            frames=feed.frames,
             keyframes=keyframes_of(selection, feed.timestamps, span.frames_per_slice),
             tokens_before=len(span) * slots + len(span.tail),
             tokens_after=len(features),
             query=query.text,
         )
     )
-    return CompressedVideo(features, positions)
+    return CompressedVideo(
+        span=span,
+        features=features,
+        positions=positions,
+        slices=slice_of,
+        cells=torch.where(is_key[slice_of], within, -1),
+        seconds_per_slice=feed.seconds_per_slice,
+    )

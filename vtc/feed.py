@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from vtc.video import VideoSource
+    from vtc.video import Chunk, VideoSource
     from vtc.video_adapter import VideoAdapter, VideoSpan
 
 
@@ -37,8 +37,10 @@ class VideoFeed(ABC):
 
     name: str
     span: VideoSpan
+    frames: int
+    """How many frames the video has; the last slice may hold fewer than the others."""
     timestamps: Tensor | None
-    """``[N]`` float64 seconds; None where the input does not say."""
+    """``[N]`` float64 seconds of each slice's first frame; None where the input does not say."""
 
     @abstractmethod
     def rgb(self, size: int) -> Iterator[Tensor]:
@@ -52,6 +54,14 @@ class VideoFeed(ABC):
     def warnings(self) -> list[str]:
         """What was lost while reading."""
         return []
+
+    @property
+    def seconds_per_slice(self) -> float | None:
+        """The mean time from slice to slice; None where the input does not say."""
+        times = self.timestamps
+        if times is None or len(times) < 2:
+            return None
+        return float(times[-1] - times[0]) / (len(times) - 1)
 
 
 class TensorFeed(VideoFeed):
@@ -67,6 +77,7 @@ class TensorFeed(VideoFeed):
     ) -> None:
         self.name = f"video {video} of the batch"
         self.span = span
+        self.frames = len(span) * span.frames_per_slice
         self.timestamps = None
         self._adapter, self._inputs, self._video = adapter, inputs, video
         self._processor = processor
@@ -92,19 +103,43 @@ class SourceFeed(VideoFeed):
     def __init__(self, adapter: VideoAdapter, request: VideoRequest, span: VideoSpan) -> None:
         self.name = request.source.name
         self.span = span
-        self.timestamps = torch.as_tensor(request.source.timestamps)
+        self.frames = len(request.source)
+        self.timestamps = torch.as_tensor(request.source.timestamps)[:: span.frames_per_slice]
         self._adapter, self._request = adapter, request
 
     def rgb(self, size: int) -> Iterator[Tensor]:
-        for chunk in self._request.source.chunks(size=size):
+        firsts = range(0, self.frames, self.span.frames_per_slice)
+        for chunk in self._request.source.chunks(firsts, size=size):
             yield torch.from_numpy(chunk.frames)
 
     def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
-        for chunk in self._request.source.chunks(slices, size=size):
-            frames = torch.from_numpy(chunk.frames)
-            pixels = self._adapter.preprocess(self._request.processor, frames)
-            yield torch.as_tensor(chunk.indices), pixels
+        each = self.span.frames_per_slice
+        wanted = [
+            frame
+            for number in slices
+            for frame in range(number * each, min((number + 1) * each, self.frames))
+        ]
+        done = 0
+        for frames in _regroup(self._request.source.chunks(wanted, size=size * each), each):
+            count = -(-len(frames) // each)
+            numbers = torch.as_tensor(list(slices[done : done + count]))
+            done += count
+            yield numbers, self._adapter.preprocess(self._request.processor, frames)
 
     @property
     def warnings(self) -> list[str]:
         return list(self._request.source.warnings)
+
+
+def _regroup(chunks: Iterable[Chunk], each: int) -> Iterator[Tensor]:
+    """Chunks of whole slices: frames that a chunk has too many wait for the next one."""
+    left: Tensor | None = None
+    for chunk in chunks:
+        frames = torch.from_numpy(chunk.frames)
+        frames = frames if left is None else torch.cat([left, frames])
+        whole = len(frames) - len(frames) % each
+        left = frames[whole:].clone() if whole < len(frames) else None
+        if whole:
+            yield frames[:whole]
+    if left is not None:
+        yield left

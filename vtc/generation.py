@@ -34,7 +34,7 @@ def generate_compressed(
     if prompt is None:
         prompt = arguments.get("input_ids")
     arguments["input_ids"] = prompt
-    prepared = prepare(model, toolkit, arguments)
+    prepared = prepare(model, toolkit, arguments, generating=True)
     arguments = prepared.inputs
     shortened = arguments["input_ids"]
     _shift_lengths(model, arguments, shortened.shape[1] - prompt.shape[1])

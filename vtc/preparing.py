@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vtc.compression import CompressedVideo, compress_video
+from vtc.compression import compress_video
 from vtc.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
 from vtc.query import Query, row_texts
 from vtc.report import Recorder, Report
-from vtc.video_adapter import VideoSpan
+from vtc.video_adapter import CompressedVideo, Layout, VideoSpan
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
+    from vtc.video_adapter import VideoAdapter
 
 OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_restore_prompt")
 """Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not know."""
@@ -43,10 +44,13 @@ def has_video(toolkit: Toolkit, inputs: Mapping[str, Any]) -> bool:
     return raw is not None or inputs.get("vtc_videos") is not None
 
 
-def prepare(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]) -> Prepared:
+def prepare(
+    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], generating: bool = False
+) -> Prepared:
     """Compress the videos of a call.
 
     Args:
+        generating: Whether ``generate`` takes the result, whose positions may differ in form.
         inputs: What the stock ``forward`` takes, or ``input_ids`` with one placeholder a video
             and ``vtc_videos``, a list of ``VideoRequest``; ``vtc_query`` says what is asked.
 
@@ -81,7 +85,12 @@ def prepare(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]) -> Prepared
     ]
     dropped = {*adapter.video_inputs, *OUR_INPUTS}
     kept = {name: value for name, value in inputs.items() if name not in dropped}
-    rewritten = _rewrite_rows(kept, feeds, videos, _padding_id(model))
+    rewritten, rows = _rewrite_rows(kept, videos, _padding_id(model))
+    start = _cached_length(inputs.get("past_key_values"))
+    layout = Layout(rows, videos, rewritten["attention_mask"], start, generating)
+    positions = adapter.position_ids(model, inputs, layout)
+    if positions is not None:
+        rewritten["position_ids"] = positions
     if rewritten.get("labels") is not None:
         # Placeholders are never learned, whatever the caller's labels say of them.
         visual = rewritten["input_ids"] == adapter.video_token_id(model)
@@ -120,28 +129,38 @@ def _feeds(
     processors = [toolkit.processor] * len(ids)
     feeds = []
     for (row, place), request in zip(places.tolist(), requests, strict=True):
-        grid = adapter.slice_grid(model)
-        here = torch.tensor(place)
-        span = VideoSpan(
-            row=row,
-            slots=here.expand(len(request.source), grid[0] * grid[1]),
-            tail=here.expand(adapter.tail_length()),
-            grid=grid,
-        )
         processors[row] = request.processor
+        span = _lazy_span(model, adapter, request, row, place)
         feeds.append(SourceFeed(adapter, request, span))
     return feeds, processors
 
 
+def _lazy_span(
+    model: Any, adapter: VideoAdapter, request: VideoRequest, row: int, place: int
+) -> VideoSpan:
+    """The span of a placeholder that was never expanded: views of one position, no storage."""
+    source, each = request.source, adapter.frames_per_slice
+    blank = torch.zeros(each, source.height, source.width, 3, dtype=torch.uint8)
+    grid = adapter.slice_grid(model, adapter.preprocess(request.processor, blank))
+    here = torch.tensor(place)
+    return VideoSpan(
+        row=row,
+        slots=here.expand(-(-len(source) // each), grid[0] * grid[1]),
+        tail=here.expand(adapter.tail_length()),
+        grid=grid,
+        frames_per_slice=each,
+    )
+
+
 def _rewrite_rows(
-    inputs: dict[str, Any], feeds: list[VideoFeed], videos: list[CompressedVideo], padding: int
-) -> dict[str, Any]:
+    inputs: dict[str, Any], videos: list[CompressedVideo], padding: int
+) -> tuple[dict[str, Any], list[Tensor]]:
     """Apply one index list a row to everything that runs along the sequence."""
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask")
     if mask is None:
         mask = torch.ones_like(ids)
-    rows = [_row_index(row, mask[row], feeds, videos) for row in range(len(ids))]
+    rows = [_row_index(row, mask[row], videos) for row in range(len(ids))]
     length = max(len(index) for index in rows)
     left = _pads_on_the_left(mask)
 
@@ -160,24 +179,18 @@ def _rewrite_rows(
     new["attention_mask"] = regather(mask, 0)
     if inputs.get("position_ids") is not None:
         new["position_ids"] = _positions(inputs["position_ids"], mask, new["attention_mask"])
-    return new
+    return new, rows
 
 
-def _row_index(
-    row: int, mask: Tensor, feeds: list[VideoFeed], videos: list[CompressedVideo]
-) -> Tensor:
+def _row_index(row: int, mask: Tensor, videos: list[CompressedVideo]) -> Tensor:
     """Which of the row's positions are kept, in order; padding is not."""
     used = mask.nonzero().flatten().cpu()
     begin, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
     pieces = []
-    for feed, video in zip(feeds, videos, strict=True):
-        if feed.span.row != row:
-            continue
-        slots, tail = feed.span.slots, feed.span.tail
-        first = int(slots[0, 0])
-        last = int(tail[-1]) if len(tail) else int(slots[-1, -1])
-        pieces += [torch.arange(begin, first), video.positions]
-        begin = last + 1
+    for video in videos:
+        if video.span.row == row:
+            pieces += [torch.arange(begin, video.span.first), video.positions]
+            begin = video.span.last + 1
     pieces.append(torch.arange(begin, end))
     return torch.cat(pieces)
 

@@ -37,6 +37,56 @@ class VideoSpan:
     def __len__(self) -> int:
         return int(self.slots.shape[0])
 
+    @property
+    def first(self) -> int:
+        """The position of the first placeholder."""
+        return int(self.slots[0, 0])
+
+    @property
+    def last(self) -> int:
+        """The position of the last placeholder."""
+        return int(self.tail[-1]) if len(self.tail) else int(self.slots[-1, -1])
+
+
+@dataclass(frozen=True)
+class CompressedVideo:
+    """What the language model reads of a video.
+
+    Attributes:
+        span: Where the video's placeholders stand.
+        features: ``[L, D]``, keyframes and merged tokens in order of time, then the tail.
+        positions: ``[L]`` int64, which of the caller's placeholders each one takes.
+        slices: ``[L - t]`` int64, the slice that each token is of.
+        cells: ``[L - t]`` int64, its cell of the slice's grid; -1 for a merged token.
+        seconds_per_slice: The time from slice to slice; None where it is unknown.
+    """
+
+    span: VideoSpan
+    features: Tensor
+    positions: Tensor
+    slices: Tensor
+    cells: Tensor
+    seconds_per_slice: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a batch were shortened.
+
+    Attributes:
+        rows: For each row ``[L_row]`` int64, the positions of the caller's row that are kept.
+        videos: The videos in the order of their placeholders.
+        mask: ``[B, L]``, the attention mask of the shortened, padded rows.
+        start: Positions of the caller's rows that a cache holds already.
+        generating: Whether ``generate`` takes the result, or ``forward``.
+    """
+
+    rows: list[Tensor]
+    videos: list[CompressedVideo]
+    mask: Tensor
+    start: int
+    generating: bool
+
 
 @dataclass(frozen=True)
 class SliceFeatures:
@@ -66,6 +116,8 @@ class VideoAdapter(ABC):
 
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     """The arguments of ``forward`` that carry raw video; the first one decides if there is any."""
+    frames_per_slice: ClassVar[int] = 1
+    """How many frames the vision tower turns into one slice."""
 
     # --- where the videos are
 
@@ -83,8 +135,8 @@ class VideoAdapter(ABC):
         """
 
     @abstractmethod
-    def slice_grid(self, model: PreTrainedModel) -> tuple[int, int]:
-        """The grid (h, w) of the tokens of one slice; M is h * w."""
+    def slice_grid(self, model: PreTrainedModel, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """The grid (h, w) of the tokens of each slice of ``pixels``; M is h * w."""
 
     def video_token_id(self, model: PreTrainedModel) -> int:
         """The id of the placeholder of videos."""
@@ -119,6 +171,17 @@ class VideoAdapter(ABC):
         return None
 
     # --- into the language model
+
+    def position_ids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], layout: Layout
+    ) -> Tensor | None:
+        """The positions of the shortened rows, or None where the stock model counts tokens.
+
+        Args:
+            inputs: The caller's, before anything was shortened.
+            layout: What became of each row.
+        """
+        return None
 
     @abstractmethod
     def pack(self, videos: list[Tensor]) -> BaseModelOutputWithPooling:

@@ -17,15 +17,16 @@ from vtc.video_adapter import SliceFeatures, VideoAdapter, VideoSpan
 class LlavaOnevisionAdapter(VideoAdapter):
     """LLaVA-OneVision: 729 SigLIP patches a frame, pooled to 196 tokens where they are kept."""
 
-    def slice_grid(self, model: Any) -> tuple[int, int]:
-        side = ceil(_patches_per_side(model) / 2)
+    def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        vision = model.config.vision_config
+        side = ceil(vision.image_size // vision.patch_size / 2)
         return side, side
 
     def tail_length(self) -> int:
         return 1  # image_newline
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
-        grid = self.slice_grid(model)
+        grid = self.slice_grid(model, inputs)
         slots = grid[0] * grid[1]
         videos, frames = inputs["pixel_values_videos"].shape[:2]
         length = frames * slots + self.tail_length()
@@ -100,11 +101,6 @@ class LlavaOnevisionAdapter(VideoAdapter):
     def expands_for_beams(self, videos: list[Tensor]) -> bool:
         # `generate` takes the first dimension for videos; ragged ones are packed into one.
         return len({len(video) for video in videos}) == 1
-
-
-def _patches_per_side(model: Any) -> int:
-    vision = model.config.vision_config
-    return int(vision.image_size) // int(vision.patch_size)
 
 
 def _on_device(module: Any) -> Any:

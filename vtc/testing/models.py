@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+SPECIAL_TOKENS = ["<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }} "
     "{% if message.content is string %}{{ message.content }}{% else %}"
@@ -51,8 +51,8 @@ def redraw(model: torch.nn.Module, std: float = 0.25) -> None:
             torch.nn.init.normal_(module.weight, std=std)
 
 
-def byte_tokenizer() -> Any:
-    """A tokenizer of single bytes with the special tokens of a chat, made in memory."""
+def byte_tokenizer(*special: str) -> Any:
+    """A tokenizer of single bytes with the marks of a chat and more special tokens, in memory."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -64,7 +64,7 @@ def byte_tokenizer() -> Any:
         tokenizer_object=raw,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=[t for t in SPECIAL_TOKENS if t != "<|endoftext|>"],
+        additional_special_tokens=[*SPECIAL_TOKENS, *special],
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
@@ -81,7 +81,7 @@ def _llava_onevision() -> tuple[Any, Any]:
         SiglipVisionConfig,
     )
 
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer("<image>", "<video>")
     side, patch = 42, 14  # 9 patches a frame, pooled to 4 tokens
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
@@ -125,4 +125,87 @@ def _llava_onevision() -> tuple[Any, Any]:
     return model, processor
 
 
-_BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {"llava_onevision": _llava_onevision}
+def _qwen2_vl() -> tuple[Any, Any]:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+    vision = {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
+    return _qwen(Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor, vision)
+
+
+def _qwen2_5_vl() -> tuple[Any, Any]:
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+    )
+
+    vision = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [1],
+        "window_size": 56,
+        "tokens_per_second": 2,
+    }
+    return _qwen(Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, vision)
+
+
+def _qwen(
+    config_class: Any, model_class: Any, processor_class: Any, vision: dict[str, Any]
+) -> tuple[Any, Any]:
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    tokenizer = byte_tokenizer(
+        "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
+    )
+    marks = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
+        for name, mark in (
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+        )
+    }
+    config = config_class(
+        vision_config={**vision, "patch_size": 14, "spatial_merge_size": 2},
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 65536,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [1, 1, 2],
+            },
+        },
+        **marks,
+    )
+    size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 12}
+    processor = processor_class(
+        image_processor=Qwen2VLImageProcessor(size=size),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=size),
+        chat_template=CHAT_TEMPLATE.replace(
+            "<image>", "<|vision_start|><|image_pad|><|vision_end|>"
+        ).replace("<video>", "<|vision_start|><|video_pad|><|vision_end|>"),
+    )
+    model = model_class(config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, processor
+
+
+_BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "llava_onevision": _llava_onevision,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen2_vl": _qwen2_vl,
+}
