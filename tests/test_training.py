@@ -123,7 +123,7 @@ def test_lora_on_top_saves_loads_and_merges(model, processor, encoder, batch, tm
         optimizer.zero_grad()
         tuned(**batch).loss.backward()
         optimizer.step()
-    merger = vtc.wrapping.toolkit_of(tuned)
+    merger = vtc.wrapped_class.toolkit_of(tuned)
     assert any(p.requires_grad for p in merger.parameters())
     tuned.eval()
     with torch.no_grad():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vtc.feed import VideoRequest
 from vtc.toolkit import input_device
 from vtc.video import VideoSource
-from vtc.wrapping import last_report, toolkit_of
+from vtc.wrapped_class import toolkit_of
+from vtc.wrapping import last_report
 
 if TYPE_CHECKING:
     from vtc.report import Report
@@ -60,10 +61,18 @@ def ask(
         VideoError: The video cannot be read; the message names the file and the reason.
         ValueError: The model is not wrapped, or an argument is out of range.
     """
+    if not isinstance(question, str):
+        raise TypeError(
+            f"ask takes one question, got {type(question).__name__}; for several write "
+            "model.generate(**vtc.prepare_inputs(model, processor, videos, questions))"
+        )
+    if "vtc_restore_prompt" in generate_kwargs:
+        raise ValueError("vtc_restore_prompt is for model.generate; ask returns the answer alone")
     inputs = prepare_inputs(model, processor, video, question, fps=fps, max_frames=max_frames)
     limits = ("max_new_tokens", "max_length")
-    limited = any(getattr(model.generation_config, name, None) for name in limits)
-    if not limited and not {*limits, "generation_config"} & generate_kwargs.keys():
+    settings = (generate_kwargs.get("generation_config"), model.generation_config)
+    limited = any(getattr(one, name, None) for one in settings for name in limits)
+    if not limited and not generate_kwargs.keys() & set(limits):
         generate_kwargs["max_new_tokens"] = NEW_TOKENS
     result = model.generate(**inputs, **generate_kwargs)
     sequences = getattr(result, "sequences", result)

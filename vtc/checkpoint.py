@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vtc import registry
 from vtc.toolkit import plain
-from vtc.wrapping import splice, toolkit_of, wrapped_class
+from vtc.wrapped_class import toolkit_of, wrapped_class
+from vtc.wrapping import splice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,12 +51,15 @@ def save_wrapped(
         "encoder": None if toolkit.encoder.given_object else toolkit.encoder.name,
         "chunk_frames": toolkit.chunk_frames,
     }
+    push = kwargs.pop("push_to_hub", False)
     # The names in memory: the stock converter to old names loses them on resuming a Trainer.
     kwargs.setdefault("save_original_format", False)
     result = stock(model, folder, *args, **kwargs)
     if kwargs.get("is_main_process", True):
         text = json.dumps(described, indent=2) + "\n"
         Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
+    if push:  # by way of this function, so that vtc.json goes along
+        model.push_to_hub(kwargs.get("repo_id") or Path(folder).name)
     return result
 
 
@@ -79,13 +83,16 @@ def from_pretrained(
     """
     import transformers
 
+    for name in ("variant", "output_loading_info"):
+        if name in kwargs:
+            raise ValueError(f"{name} is not supported by vtc.from_pretrained; leave it out")
     described = json.loads(_file(folder, CONFIG_NAME, kwargs).read_text(encoding="utf-8"))
     if described.get("format") != FORMAT:
         raise ValueError(
             f"{CONFIG_NAME} in {folder} is of format {described.get('format')!r}; this version "
             f"of vtc reads format {FORMAT}; install a newer one"
         )
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, **_hub(kwargs))
     base = getattr(transformers, config.architectures[0])
     # The subclass, only while loading, knows that the merger's tensors are no mistake.
     model = wrapped_class(base).from_pretrained(folder, **kwargs)
@@ -148,12 +155,29 @@ def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> 
     """A file of a local folder or of a repository on the hub."""
     from transformers.utils import cached_file
 
-    if os.path.isdir(folder) and not Path(folder, name).is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no {name}; vtc.from_pretrained opens what vtc.save_pretrained saved"
-        )
-    hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-    return Path(cached_file(os.fspath(folder), name, **hub))
+    if os.path.isdir(folder):
+        file = Path(folder, kwargs.get("subfolder", ""), name)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file.parent} holds no {name}; vtc.from_pretrained opens what "
+                "vtc.save_pretrained saved"
+            )
+        return file
+    return Path(cached_file(os.fspath(folder), name, **_hub(kwargs)))
+
+
+def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The options that say where on the hub to look."""
+    return {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+
+
+def is_saved_by_vtc(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder, or a repository on the hub, holds a wrapped model."""
+    try:
+        _file(folder, CONFIG_NAME, {})
+    except OSError:  # how transformers says that a repository has no such file
+        return False
+    return True
 
 
 def _processor(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
@@ -165,5 +189,5 @@ def _processor(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
             _file(folder, name, kwargs)
         except OSError:
             continue
-        return transformers.AutoProcessor.from_pretrained(folder)
+        return transformers.AutoProcessor.from_pretrained(folder, **_hub(kwargs))
     return None

@@ -47,17 +47,19 @@ def compress_video(
     is_key[keys] = True
     rest = (~is_key).nonzero().flatten()
 
-    tokens: list[Tensor] = [torch.empty(0)] * count
-    references: list[Tensor] = []
-    for slices, features in _encode(model, toolkit, feed, keys, "keyframes", recorder):
-        references.append(features.patches)
-        for index, kept in zip(slices.tolist(), features.tokens, strict=True):
-            tokens[index] = kept
-    reference = torch.cat(references) if references else None
-
     merger = plain(toolkit.merger)
     if merger.tokens_per_frame == 0:
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
+
+    tokens: list[Tensor] = [torch.empty(0)] * count
+    references: list[Tensor] = []
+    for slices, features in _encode(model, toolkit, feed, keys, "keyframes", recorder):
+        if len(rest):
+            references.append(features.patches)
+        for index, kept in zip(slices.tolist(), features.tokens, strict=True):
+            tokens[index] = kept
+    reference = torch.cat(references) if references else None
+    del references  # or the keyframes' patches would stay twice
     for slices, features in _encode(model, toolkit, feed, rest, "other frames", recorder):
         with recorder.stage("merging") as stage:
             before = torch.searchsorted(keys, slices) - 1
@@ -69,12 +71,38 @@ def compress_video(
             )
             known = (before >= 0).to(patches.device)
             merged = merger(patches, nearest, known, query.for_merger(patches))
+            merged = _checked(merged, patches, toolkit.name_of(merger))
             for index, token in zip(slices.tolist(), merged, strict=True):
                 tokens[index] = token
                 stage.bytes += token.nbytes
 
     recorder.warn(*feed.warnings)
     return _assemble(model, toolkit, feed, tokens, selection, query, recorder)
+
+
+def _checked(merged: Any, patches: Tensor, name: str) -> list[Tensor]:
+    """The merged tokens of each frame, of the right shape, without the patches behind them."""
+    frames, width = len(patches), patches.shape[-1]
+    rows = merged if isinstance(merged, (list, Tensor)) else None
+    if (
+        rows is None
+        or len(rows) != frames
+        or any(row.ndim != 2 or row.shape[1] != width for row in rows)
+    ):
+        given = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
+        raise ValueError(
+            f"merger {name!r} returned {given} for {frames} frames of width {width}; allowed is a "
+            f"tensor [{frames}, T, {width}], or a list of {frames} tensors [T_i, {width}]"
+        )
+    # A view of the patches would keep the patches of all frames alive.
+    if isinstance(merged, Tensor):
+        merged = _compact(merged)
+    return [_compact(row) if isinstance(rows, list) else row for row in merged]
+
+
+def _compact(tokens: Tensor) -> Tensor:
+    held = 0 if tokens.is_meta else tokens.untyped_storage().nbytes()
+    return tokens.clone() if held > 2 * tokens.nbytes and not tokens.requires_grad else tokens
 
 
 def _encode(

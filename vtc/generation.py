@@ -30,33 +30,60 @@ def generate_compressed(
     """
     arguments = dict(arguments)
     restore = arguments.pop("vtc_restore_prompt", True)
-    prompt = arguments.pop("inputs", None)
-    if prompt is None:
-        prompt = arguments.get("input_ids")
-    arguments["input_ids"] = prompt
+    prompt: Any = arguments.get("input_ids")
+    if prompt is not None and arguments.get("attention_mask") is None:
+        arguments["attention_mask"] = _usual_mask(model, arguments, prompt)
     prepared = prepare(model, toolkit, arguments, generating=True)
     arguments = prepared.inputs
     shortened = arguments["input_ids"]
-    _shift_lengths(model, arguments, shortened.shape[1] - prompt.shape[1])
+    _shift_lengths(model, arguments, prompt.shape[1], shortened.shape[1])
 
     beams = _setting(model, arguments, "num_beams", 1)
     copies = max(beams, _setting(model, arguments, "num_return_sequences", 1))
-    if copies > 1 and len(shortened) > 1:
-        if not toolkit.adapter.expands_for_beams(prepared.videos):
-            arguments = _as_embeddings(model, toolkit, prepared)
+    if copies > 1 and _is_mixed_up_by_copies(toolkit, prepared):
+        arguments = _as_embeddings(model, toolkit, prepared)
     toolkit.report = prepared.report
     with Recorder(prepared.report).stage("language model"):
         result = stock(model, **arguments)
     return _with_prompt(result, prompt, shortened.shape[1]) if restore else result
 
 
-def _shift_lengths(model: Any, arguments: dict[str, Any], change: int) -> None:
-    """Count ``max_length`` and ``min_length`` from the caller's prompt, not from ours."""
+def _usual_mask(model: Any, arguments: Mapping[str, Any], prompt: Tensor) -> Tensor:
+    """The mask that the stock ``generate`` guesses: what is not padding, unless padding ends."""
+    padding = _setting(model, arguments, "pad_token_id", None)
+    ends = _setting(model, arguments, "eos_token_id", [])
+    ends = ends if isinstance(ends, (list, tuple)) else [ends]
+    if padding is None or padding in ends:
+        return torch.ones_like(prompt)
+    return prompt.ne(padding).to(prompt.dtype)
+
+
+def _is_mixed_up_by_copies(toolkit: Toolkit, prepared: Prepared) -> bool:
+    """Whether the stock ``generate`` would give a beam the features of another row or video."""
+    rows = [video.span.row for video in prepared.videos]
+    if len(rows) == 1:
+        return False
+    features = [video.features for video in prepared.videos]
+    return len(set(rows)) < len(rows) or not toolkit.adapter.expands_for_beams(features)
+
+
+def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: int) -> None:
+    """Count ``max_length`` and ``min_length`` from the caller's prompt, not from ours.
+
+    Raises:
+        ValueError: ``max_length`` leaves no room after the prompt.
+    """
+    change = after - before
     config = arguments.get("generation_config")
     new_tokens = _setting(model, arguments, "max_new_tokens", None)
     for name in ("max_length", "min_length"):
         if name == "max_length" and new_tokens is not None:
             continue  # the stock generate prefers it
+        if name == "max_length" and (_setting(model, arguments, name, before + 1)) <= before:
+            raise ValueError(
+                f"max_length={_setting(model, arguments, name, None)} leaves no room after the "
+                f"prompt of {before} tokens; set max_new_tokens instead"
+            )
         if arguments.get(name) is not None:
             arguments[name] += change
         elif config is not None and getattr(config, name, None):
@@ -82,7 +109,8 @@ def _as_embeddings(model: Any, toolkit: Toolkit, prepared: Prepared) -> dict[str
     ids = arguments["input_ids"]
     embeddings: Tensor = model.get_input_embeddings()(ids)
     images = toolkit.adapter.encode_images(model, arguments) or features.get("image")
-    parts = [(toolkit.adapter.video_token_id(model), prepared.videos)]
+    features_of = [video.features for video in prepared.videos]
+    parts = [(toolkit.adapter.video_token_id(model), features_of)]
     if images is not None:
         parts.append((model.config.image_token_id, list(images.pooler_output)))
     for token, pieces in parts:

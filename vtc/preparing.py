@@ -13,6 +13,7 @@ from vtc.compression import compress_video
 from vtc.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
 from vtc.query import Query, row_texts
 from vtc.report import Recorder, Report
+from vtc.toolkit import input_device, plain
 from vtc.video_adapter import CompressedVideo, Layout, VideoSpan
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class Prepared:
 
     Attributes:
         inputs: The caller's, with the ids shortened and the videos as ``mm_encoder_outputs``.
-        videos: The features ``[L_v, D]`` of each video, in the order of their placeholders.
+        videos: The videos in the order of their placeholders.
         report: What was done.
     """
 
     inputs: dict[str, Any]
-    videos: list[Tensor]
+    videos: list[CompressedVideo]
     report: Report
 
 
@@ -70,12 +71,19 @@ def prepare(
             f"attention_mask must be a tensor of input_ids' shape {tuple(ids.shape)}, so that it "
             "can be shortened with them"
         )
-    feeds, processors = _feeds(model, toolkit, inputs)
+    _refuse_what_cannot_be_shortened(toolkit, inputs)
+    cached = cached_length(inputs.get("past_key_values"))
+    start = cached if generating else 0  # forward takes the new ids only
+    toolkit.encoder.to(input_device(model))
+    feeds, processors = _feeds(model, toolkit, inputs, start)
     report = Report(
         selector=toolkit.describe(toolkit.selector), merger=toolkit.describe(toolkit.merger)
     )
     recorder = Recorder(report, toolkit.progress)
-    texts = row_texts(model, toolkit, inputs, processors)
+    asked = toolkit.selector.uses_query or plain(toolkit.merger).query_source is not None
+    texts: list[str | None] = [None] * len(ids)
+    if asked or inputs.get("vtc_query") is not None:
+        texts = row_texts(model, toolkit, inputs, processors)
     queries = [
         Query(text, model, toolkit, processor)
         for text, processor in zip(texts, processors, strict=True)
@@ -86,30 +94,56 @@ def prepare(
     dropped = {*adapter.video_inputs, *OUR_INPUTS}
     kept = {name: value for name, value in inputs.items() if name not in dropped}
     rewritten, rows = _rewrite_rows(kept, videos, _padding_id(model))
-    start = _cached_length(inputs.get("past_key_values"))
-    layout = Layout(rows, videos, rewritten["attention_mask"], start, generating)
+    layout = Layout(rows, videos, rewritten["attention_mask"], start, cached, generating)
     positions = adapter.position_ids(model, inputs, layout)
     if positions is not None:
         rewritten["position_ids"] = positions
     if rewritten.get("labels") is not None:
+        if inputs.get("num_items_in_batch") is not None:
+            _refuse_learned_placeholders(model, adapter, inputs)
         # Placeholders are never learned, whatever the caller's labels say of them.
         visual = rewritten["input_ids"] == adapter.video_token_id(model)
         rewritten["labels"] = rewritten["labels"].masked_fill(visual, -100)
-    features = [video.features for video in videos]
     rewritten["mm_encoder_outputs"] = {
         **(kept.get("mm_encoder_outputs") or {}),
-        "video": adapter.pack(features),
+        "video": adapter.pack([video.features for video in videos]),
     }
-    return Prepared(rewritten, features, report)
+    return Prepared(rewritten, videos, report)
+
+
+def _refuse_what_cannot_be_shortened(toolkit: Toolkit, inputs: Mapping[str, Any]) -> None:
+    if inputs.get("inputs_embeds") is not None:
+        raise ValueError("give input_ids or inputs_embeds beside a video, not both")
+    if isinstance(inputs.get("logits_to_keep"), Tensor):
+        raise ValueError(
+            "logits_to_keep as a tensor counts positions of the prompt before it is shortened; "
+            "give a number, which counts from the end"
+        )
+    for name in toolkit.adapter.fixed_inputs:
+        if inputs.get(name) is not None:
+            raise ValueError(f"{name} cannot be changed in a call; set model.config.{name}")
+
+
+def _refuse_learned_placeholders(
+    model: Any, adapter: VideoAdapter, inputs: Mapping[str, Any]
+) -> None:
+    """The Trainer divides the loss by the labels it counted, also those that are never learned."""
+    counted = (inputs["input_ids"] == adapter.video_token_id(model)) & (inputs["labels"] != -100)
+    if bool(counted.any()):
+        raise ValueError(
+            f"the labels teach {int(counted.sum())} video placeholders, which vtc never learns, "
+            "but the Trainer has counted them (num_items_in_batch): set them to -100 in the data"
+        )
 
 
 def _feeds(
-    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]
+    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: int
 ) -> tuple[list[VideoFeed], list[Any]]:
     """The videos in the order of their placeholders, and each row's processor."""
     adapter, ids = toolkit.adapter, inputs["input_ids"]
-    start = _cached_length(inputs.get("past_key_values"))
     requests: list[VideoRequest] | None = inputs.get("vtc_videos")
+    if requests is not None and not requests:
+        raise ValueError("vtc_videos=[] holds no video; leave it out for a call without one")
     if requests is None:
         spans = adapter.spans(model, inputs, start)
         feeds: list[VideoFeed] = [
@@ -220,5 +254,6 @@ def _padding_id(model: Any) -> int:
     return 0
 
 
-def _cached_length(cache: Any) -> int:
+def cached_length(cache: Any) -> int:
+    """The tokens that a cache holds; 0 without one."""
     return 0 if cache is None else int(cache.get_seq_length())

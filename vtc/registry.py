@@ -118,6 +118,10 @@ class Registry:
             "saved under; return it from a vtc_register_* hook of a plug-in (see vtc.hookimpl)"
         )
 
+    def names(self, cls: type) -> bool:
+        """Whether some plug-in registers this very class."""
+        return any(_names(claim, cls) for claim in self._claims())
+
     def parts(self, kind: str | None = None, *, load: bool = False) -> list[PartInfo]:
         """See `parts`; with ``load``, every class is imported, whatever its source says."""
         if kind is not None and kind not in KINDS:
@@ -242,6 +246,11 @@ def spec_of(part: object) -> dict[str, Any]:
         TypeError: the part does not keep its options in ``config``.
     """
     return _registry.spec_of(part)
+
+
+def is_registered(part: object) -> bool:
+    """Whether a plug-in registers the part's class, so that `spec_of` can name it."""
+    return _registry.names(type(part))
 
 
 def adapter_for(model_type: str) -> VideoAdapter:

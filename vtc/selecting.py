@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vtc.frame_selector import Selection
+
 if TYPE_CHECKING:
     from vtc.frame_encoder import FrameEncoder
-    from vtc.frame_selector import FrameSelector, Selection
+    from vtc.frame_selector import FrameSelector
     from vtc.report import Recorder
 
 
@@ -48,13 +50,16 @@ def select_frames(
     embeddings = torch.empty(count, 0)
     wanted = None
     if selector.uses_embeddings:
-        if selector.uses_query and query is not None:
-            wanted = encoder.encode_text(query)
-            recorder.warn(*encoder.notes)
-        embeddings = _embed(encoder, frames, count, recorder)
+        with torch.no_grad():  # a graph would keep all frames alive, and a choice has no gradient
+            if selector.uses_query and query is not None:
+                wanted = encoder.encode_text(query)
+                recorder.warn(*encoder.notes)
+            embeddings = _embed(encoder, frames, count, recorder)
+    if timestamps is not None:
+        timestamps = timestamps.to(embeddings.device)
     with recorder.stage("selection") as stage:
         selection = selector.select(embeddings, wanted, timestamps)
-        _check(selection.keyframes, count, name)
+        _check(selection, count, name)
         stage.bytes += selection.keyframes.nbytes
     return selection
 
@@ -74,8 +79,13 @@ def _embed(
     return torch.cat(chunks)
 
 
-def _check(keyframes: Tensor, count: int, name: str) -> None:
+def _check(selection: object, count: int, name: str) -> None:
     """Refuse a selection that would silently shuffle or repeat frames."""
+    if not isinstance(selection, Selection) or not isinstance(selection.keyframes, Tensor):
+        raise TypeError(
+            f"selector {name!r} returned {selection!r}; allowed is a vtc.Selection of tensors"
+        )
+    keyframes, relevance = selection.keyframes, selection.relevance
     if keyframes.dtype != torch.int64 or keyframes.ndim != 1:
         raise TypeError(
             f"selector {name!r} returned keyframes of dtype {keyframes.dtype} and shape "
@@ -86,4 +96,9 @@ def _check(keyframes: Tensor, count: int, name: str) -> None:
         raise ValueError(
             f"selector {name!r} returned keyframes {keyframes.tolist()}; allowed are ascending, "
             f"unique numbers from 0 to {count - 1}"
+        )
+    if relevance is not None and tuple(relevance.shape) != (count,):
+        raise ValueError(
+            f"selector {name!r} returned relevance of shape {tuple(relevance.shape)}; allowed is "
+            f"one number for each of the {count} frames, or None"
         )

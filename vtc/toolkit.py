@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,13 +13,14 @@ from torch import nn
 from vtc import registry
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from vtc.frame_encoder import LazyEncoder
     from vtc.frame_selector import FrameSelector
     from vtc.report import Progress, Report
     from vtc.token_merger import TokenMerger
     from vtc.video_adapter import VideoAdapter
+
+
+_disabled: ContextVar[frozenset[int]] = ContextVar("vtc_disabled", default=frozenset())
 
 
 class Toolkit(nn.Module):
@@ -27,8 +31,6 @@ class Toolkit(nn.Module):
         selector, adapter, encoder, processor: The other parts.
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
             never the result.
-        enabled: False inside ``vtc.disabled``.
-        active: True while the wrapped ``generate`` runs the stock one.
         report: What the last call did; None before the first.
         progress: Called with (stage, done, total) while frames are read; None for silence.
     """
@@ -49,18 +51,29 @@ class Toolkit(nn.Module):
         self.processor = processor
         self.chunk_frames = 16
         self.merger_is_new = True
-        self.enabled = True
-        self.active = False
-        self.guard: RemovableHandle | None = None
         self.report: Report | None = None
         self.progress: Progress | None = None
 
+    @property
+    def enabled(self) -> bool:
+        """False inside ``vtc.disabled``, in the thread that said so."""
+        return id(self) not in _disabled.get()
+
+    @contextmanager
+    def while_disabled(self) -> Iterator[None]:
+        """A context in which videos stay as they are."""
+        token = _disabled.set(_disabled.get() | {id(self)})
+        try:
+            yield
+        finally:
+            _disabled.reset(token)
+
     def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:
         """A part's name and options; the name of its class where it is not registered."""
-        try:
-            return registry.spec_of(plain(part))
-        except ValueError:  # an instance of a class of the user's own; only saving needs a name
-            return {"name": type(plain(part)).__name__}
+        part = plain(part)
+        if registry.is_registered(part):
+            return registry.spec_of(part)
+        return {"name": type(part).__name__}  # an instance of a class of the user's own
 
     def name_of(self, part: FrameSelector | TokenMerger) -> str:
         """The name of a part in messages."""
@@ -69,19 +82,23 @@ class Toolkit(nn.Module):
     def build_merger(self, model: Any) -> None:
         """Create the merger's parameters, once, where the language model takes its inputs."""
         self.merger_is_new = not any(True for _ in self.merger.parameters())
-        if not self.merger_is_new:
-            return  # an instance that was built, and perhaps trained, before
         table = model.get_input_embeddings().weight
-        width = table.shape[-1]
-        of_encoder = self.merger.query_source == "frame_encoder"
-        self.merger.build(width, self.encoder.dim if of_encoder else width)
-        self.merger.to(input_device(model), table.dtype)
+        if self.merger_is_new:  # an instance may have been built, and trained, before
+            width = table.shape[-1]
+            of_encoder = self.merger.query_source == "frame_encoder"
+            self.merger.build(width, self.encoder.dim if of_encoder else width)
+            self.merger.to(table.dtype)
+        self.merger.to(input_device(model))
 
 
 def plain(module: Any) -> Any:
     """A module without what peft puts around the modules that it trains in full."""
-    active = getattr(module, "modules_to_save", None)
-    return module if active is None else active[module.active_adapters[0]]
+    trained = getattr(module, "modules_to_save", None)
+    if trained is None:
+        return module
+    if module.disable_adapters:
+        return module.original_module
+    return trained[module.active_adapters[0]]
 
 
 def input_device(model: Any) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Layout:
         videos: The videos in the order of their placeholders.
         mask: ``[B, L]``, the attention mask of the shortened, padded rows.
         start: Positions of the caller's rows that a cache holds already.
+        cached: Tokens that the cache holds.
         generating: Whether ``generate`` takes the result, or ``forward``.
     """
 
@@ -85,6 +86,7 @@ class Layout:
     videos: list[CompressedVideo]
     mask: Tensor
     start: int
+    cached: int
     generating: bool
 
 
@@ -95,12 +97,10 @@ class SliceFeatures:
     Attributes:
         tokens: ``[n, M, D]``, what a keyframe contributes.
         dense: ``[n, P, D]``, what is merged, where it differs from ``tokens``; None where not.
-        extra: Further features of the tokens (deepstack), each ``[n, M, D]``.
     """
 
     tokens: Tensor
     dense: Tensor | None = None
-    extra: list[Tensor] = field(default_factory=list)
 
     @property
     def patches(self) -> Tensor:
@@ -116,6 +116,8 @@ class VideoAdapter(ABC):
 
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     """The arguments of ``forward`` that carry raw video; the first one decides if there is any."""
+    fixed_inputs: ClassVar[tuple[str, ...]] = ()
+    """Arguments of ``forward`` that ``encode`` takes from the configuration and not from a call."""
     frames_per_slice: ClassVar[int] = 1
     """How many frames the vision tower turns into one slice."""
 
@@ -188,7 +190,10 @@ class VideoAdapter(ABC):
         """Put the features ``[L_v, D]`` of the videos in the form that the stock model takes."""
 
     def expands_for_beams(self, videos: list[Tensor]) -> bool:
-        """Whether the stock ``generate`` repeats ``pack``'s result rightly for several beams."""
+        """Whether the stock ``generate`` repeats ``pack``'s result rightly for several beams.
+
+        Asked where several rows have one video each; rows of several videos never are.
+        """
         return True
 
     def encode_images(

@@ -17,6 +17,8 @@ from vtc.video_adapter import SliceFeatures, VideoAdapter, VideoSpan
 class LlavaOnevisionAdapter(VideoAdapter):
     """LLaVA-OneVision: 729 SigLIP patches a frame, pooled to 196 tokens where they are kept."""
 
+    fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
+
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         vision = model.config.vision_config
         side = ceil(vision.image_size // vision.patch_size / 2)

@@ -124,7 +124,7 @@ class Qwen2VLAdapter(VideoAdapter):
     def _stock_positions(
         self, model: Any, inputs: Mapping[str, Any], layout: Layout
     ) -> list[Tensor]:
-        """``[3, L_row]`` for each row, its videos cut down to one slice, what is cached left out."""
+        """``[3, L_row]`` of each row, its videos cut to one slice, what is cached left out."""
         ids = inputs["input_ids"]
         rows, grids = [], []
         merge = model.config.vision_config.spatial_merge_size
@@ -160,10 +160,10 @@ class Qwen2VLAdapter(VideoAdapter):
 
     def _cached_position(self, model: Any, layout: Layout, row: int) -> int:
         """The position after those in the cache."""
-        if layout.start == 0:
+        if layout.cached == 0:
             return 0
         deltas = model.model.rope_deltas
-        return layout.start + (0 if deltas is None else int(deltas[row % len(deltas)]))
+        return layout.cached + (0 if deltas is None else int(deltas[row % len(deltas)]))
 
     def _row_positions(
         self, model: Any, inputs: Mapping[str, Any], layout: Layout, row: int, stock: Tensor

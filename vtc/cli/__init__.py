@@ -12,11 +12,12 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from safetensors import SafetensorError
 from typer.core import TyperGroup
 
 from vtc.cli import ask, demo, keyframes, parts
 
-EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
 """Errors that tell the user what to do; a traceback would only bury the message."""
 
 

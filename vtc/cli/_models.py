@@ -47,7 +47,10 @@ def part_choice(
         key, equals, value = option.partition("=")
         if not equals or not key:
             raise ValueError(f"option {option!r}: write NAME=VALUE, such as temperature=0.1")
-        chosen[key] = yaml.safe_load(value)
+        try:
+            chosen[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"option {option!r}: the value is no valid YAML") from error
         if isinstance(chosen[key], str) and _EXPONENT.fullmatch(value):
             chosen[key] = float(value)  # PyYAML takes 1e-2 for a text
     return PartChoice(default, name, chosen)
@@ -69,9 +72,9 @@ def load_model(
     import transformers
 
     import vtc
-    from vtc.checkpoint import CONFIG_NAME
-    from vtc.registry import spec_of
-    from vtc.wrapping import toolkit_of
+    from vtc.checkpoint import is_saved_by_vtc
+    from vtc.registry import build_part, spec_of
+    from vtc.wrapped_class import toolkit_of
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -84,7 +87,7 @@ def load_model(
     except OSError as error:
         raise OSError(f"model {name!r} cannot be opened: {error}") from error
     processor = transformers.AutoProcessor.from_pretrained(name)
-    if not os.path.isfile(os.path.join(name, CONFIG_NAME)):
+    if not is_saved_by_vtc(name):
         model = transformers.AutoModelForImageTextToText.from_pretrained(name, **weights)
         model.eval().to(pick_device(device))
         vtc.wrap(
@@ -99,15 +102,25 @@ def load_model(
     model.eval().to(pick_device(device))
     toolkit = toolkit_of(model)
     if selector.given or merger.given:
-        kept = toolkit.encoder, toolkit.selector, toolkit.merger
+        kept, old_merger = toolkit.encoder, toolkit.merger
         vtc.unwrap(model)
+        if merger.name is not None:
+            new_merger: Any = merger.spec()
+        elif merger.given:  # other options, but the weights that were trained
+            new_merger = build_part("merger", merger.spec(spec_of(old_merger)))
+        else:
+            new_merger = old_merger
         vtc.wrap(
             model,
-            selector.spec(spec_of(kept[1])),
-            merger.spec(spec_of(kept[2])) if merger.given else kept[2],
+            selector.spec(spec_of(toolkit.selector)),
+            new_merger,
             processor=processor,
-            encoder=kept[0],
+            encoder=kept,
         )
+        rewrapped = toolkit_of(model)
+        rewrapped.chunk_frames = toolkit.chunk_frames
+        if merger.name is None:
+            rewrapped.merger.load_state_dict(old_merger.state_dict())
     return model, processor
 
 

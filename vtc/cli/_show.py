@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -46,22 +46,24 @@ def facts(report: Report, source: Any) -> Table:
     info = source.info
     table.add_row(
         "video",
-        f"{source.name}: {clock(info.duration)} at {info.native_fps:.4g} frames/s, "
+        f"{escape(source.name)}: {clock(info.duration)} at {info.native_fps:.4g} frames/s, "
         f"{info.width}x{info.height}",
     )
     table.add_row("frames", f"{report.frames} read, {len(report.keyframes)} keyframes")
     table.add_row("keyframes", keyframe_line(report.keyframes))
     table.add_row("tokens", f"{before} -> {after} ({before / max(after, 1):.1f} times fewer)")
     table.add_row(
-        "parts", f"selector {part_line(report.selector)}; merger {part_line(report.merger)}"
+        "parts",
+        escape(f"selector {part_line(report.selector)}; merger {part_line(report.merger)}"),
     )
     table.add_row(
         "seconds",
         ", ".join(f"{name} {stage.seconds:.2f}" for name, stage in report.stages.items()),
     )
-    table.add_row("memory", f"{peak_memory() / 2**20:.0f} MiB at most")
+    if peak_memory():
+        table.add_row("memory", f"{peak_memory() / 2**20:.0f} MiB at most")
     for warning in report.warnings:
-        table.add_row("[yellow]note[/]", warning)
+        table.add_row("[yellow]note[/]", escape(warning))
     return table
 
 
@@ -99,5 +101,9 @@ def peak_memory() -> int:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return 0  # Windows does not tell
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

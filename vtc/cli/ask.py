@@ -55,7 +55,7 @@ def ask(
     loaded, processor = load_model(model, *choices, encoder, device, dtype)
 
     import vtc
-    from vtc.wrapping import toolkit_of
+    from vtc.wrapped_class import toolkit_of
 
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:
         answer = vtc.ask(loaded, processor, source, question, max_new_tokens=max_new_tokens)

@@ -96,7 +96,7 @@ def select(
         relevance = "" if frame.relevance is None else f"{frame.relevance:.4f}"
         table.add_row(str(frame.index), clock(seconds), f"{seconds:.3f}", relevance)
     console.print(table)
-    console.print(f"{len(found)} of {len(source)} frames of {source.name}")
+    console.print(f"{len(found)} of {len(source)} frames of {source.name}", markup=False)
     for warning in warnings:
         console.print(f"note: {warning}", markup=False)
     if sheet is not None:
