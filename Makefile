@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VIDEO ?=
 QUESTION ?= Where is the red square?
+# Through the environment, so that the shell takes nothing in them for its own.
+export VTC_DEMO_VIDEO = $(value VIDEO)
+export VTC_DEMO_QUESTION = $(value QUESTION)
 # Two OpenMP threads on a busy small machine can stall.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-slow lint wheel-test benchmarks clean
 
 demo: $(VENV)/.installed
-	$(BIN)/vtc demo --question "$(QUESTION)" $(if $(VIDEO),--video "$(VIDEO)")
+	$(BIN)/vtc demo --question "$$VTC_DEMO_QUESTION" $${VTC_DEMO_VIDEO:+--video "$$VTC_DEMO_VIDEO"}
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q

@@ -79,7 +79,8 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(
         def select(self, embeddings, query=None, timestamps=None):
             return vtc.Selection(torch.tensor([0]), None)
 
-    vtc.wrap(model, Mine(), processor=processor, encoder=encoder)
+    with pytest.warns(UserWarning, match="Mine is not registered by a plug-in"):
+        vtc.wrap(model, Mine(), processor=processor, encoder=encoder)
     with pytest.raises(ValueError, match="is not registered"):
         vtc.save_pretrained(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()

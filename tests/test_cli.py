@@ -124,6 +124,9 @@ def test_select_uniform_needs_neither_query_nor_encoder(command, folders):
         (("--model", "no/such/folder"), "neither a folder here nor of the form OWNER/NAME"),
         (("--model", "nobody/nothing"), "nobody/nothing"),
         (("--dtype", "int8"), "dtype='int8'"),
+        (("--device", "cuda:77"), "device='cuda:77' cannot be used here"),
+        (("--keyframes", "3", "-s", "keyframes=4"), "not both"),
+        (("-s", "fill=[a"), "no valid YAML"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(command, folders, words, message, monkeypatch):

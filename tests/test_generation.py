@@ -215,3 +215,107 @@ def test_the_prepared_inputs_fit_the_stock_model(
         prepared = prepare(model, model.vtc, inputs).inputs
         vtc.unwrap(model)
         assert torch.equal(model(**prepared).logits, wrapped_logits)
+
+
+def test_a_second_turn_from_the_restored_prompt_is_refused(wrapped, make_inputs, make_video):
+    """The cache holds the shortened prompt, so the caller's own would be read from raw ids."""
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    cache = DynamicCache(config=wrapped.config.get_text_config())
+    settings = {"past_key_values": cache, "max_new_tokens": 3, "do_sample": False}
+    first = wrapped.generate(**inputs, **settings)
+    with pytest.raises(ValueError, match="needs vtc_restore_prompt=False"):
+        wrapped.generate(input_ids=torch.cat([first, first[:, -3:]], dim=1), **settings)
+
+
+def test_placeholders_without_a_video_are_refused(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    for call in (wrapped, wrapped.generate):
+        with pytest.raises(ValueError, match="no video came with them"):
+            call(input_ids=inputs["input_ids"])
+    with vtc.disabled(wrapped):
+        wrapped(input_ids=inputs["input_ids"])
+
+
+def test_the_mask_of_the_unshortened_prompt_is_refused_on_a_cache(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    with torch.no_grad():
+        step = wrapped(**inputs, use_cache=True)
+        longer = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        with pytest.raises(ValueError, match="the cache is of the shortened prompt"):
+            wrapped(
+                input_ids=torch.tensor([[5]]),
+                attention_mask=longer,
+                past_key_values=step.past_key_values,
+            )
+
+
+def test_padding_is_guessed_as_the_stock_generate_does(model, processor, make_inputs, make_video):
+    inputs = make_inputs([make_video(5, 1), make_video(5, 2)], QUESTIONS)
+    del inputs["attention_mask"]
+    settings = {"max_new_tokens": 3, "do_sample": False, "output_scores": True}
+    settings["return_dict_in_generate"] = True
+    stock = model.generate(**inputs, **settings)
+    vtc.wrap(model, vtc.selector("uniform", keyframes=5), processor=processor)
+    wrapped = model.generate(**inputs, **settings)
+    assert torch.equal(wrapped.sequences, stock.sequences)
+    assert (wrapped.scores[0] - stock.scores[0]).abs().max() < 1e-5
+
+
+def test_encoded_videos_from_outside_are_refused(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(5)], ["What?"])
+    features = wrapped.get_video_features(inputs.pop("pixel_values_videos"), return_dict=True)
+    for call in (wrapped, wrapped.generate):
+        with pytest.raises(RuntimeError, match="nothing was compressed"):
+            call(**inputs, mm_encoder_outputs={"video": features})
+
+
+def test_threads_do_not_disturb_one_another(wrapped, make_inputs, make_video):
+    from concurrent.futures import ThreadPoolExecutor
+
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    expected = wrapped.generate(**inputs, **settings)
+    with ThreadPoolExecutor(4) as pool:
+        with vtc.disabled(wrapped):  # in this thread only
+            runs = [pool.submit(wrapped.generate, **inputs, **settings) for _ in range(8)]
+            results = [run.result() for run in runs]
+        assert vtc.last_report(wrapped).tokens_after < vtc.last_report(wrapped).tokens_before
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_several_videos_in_one_row_with_beams(wrapped, processor, make_video):
+    content = [{"type": "video"}, {"type": "video"}, {"type": "text", "text": "Which?"}]
+    turn = [{"role": "user", "content": content}]
+    prompt = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    wrapped.vtc.selector = vtc.selector("uniform", keyframes=3)
+    inputs = processor(
+        text=prompt,
+        videos=[make_video(5, 1), make_video(5, 2)],
+        return_tensors="pt",
+        do_sample_frames=False,
+    )
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    several = wrapped.generate(**inputs, num_beams=2, num_return_sequences=2, **settings)
+    assert several.shape[0] == 2
+    # Two copies with one beam each are the greedy answer twice.
+    greedy = wrapped.generate(**inputs, **settings)
+    with torch.no_grad():
+        best = wrapped(**{**inputs, "input_ids": inputs["input_ids"]}).logits[0, -1].argmax()
+    assert greedy[0, -4] == best
+    torch.manual_seed(0)
+    sampled = wrapped.generate(
+        **inputs, num_return_sequences=2, max_new_tokens=4, do_sample=True, top_k=1
+    )
+    assert torch.equal(sampled, greedy.repeat(2, 1))
+
+
+def test_what_cannot_be_shortened_is_refused(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(5)], ["What?"])
+    with pytest.raises(ValueError, match="logits_to_keep as a tensor"):
+        wrapped(**inputs, logits_to_keep=torch.tensor([3]))
+    with pytest.raises(ValueError, match="set model.config.vision_feature_layer"):
+        wrapped(**inputs, vision_feature_layer=-2)
+    with pytest.raises(ValueError, match="max_length=7 leaves no room after the prompt of"):
+        wrapped.generate(**inputs, max_length=7)
+    with pytest.raises(ValueError, match="holds no video"):
+        wrapped(input_ids=inputs["input_ids"], vtc_videos=[])

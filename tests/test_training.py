@@ -182,3 +182,37 @@ def test_the_trainer_resumes_exactly(model, processor, encoder, batch, tmp_path)
     assert any("vtc.merger" in name for name in straight)
     for name, value in straight.items():
         assert torch.equal(resumed[name], value), name
+
+
+def test_labels_that_the_trainer_counted_must_not_teach_placeholders(
+    model, processor, encoder, batch
+):
+    wrapped(model, processor, encoder)
+    model(**batch, num_items_in_batch=24)
+    with pytest.raises(ValueError, match="the labels teach 66 video placeholders"):
+        model(**{**batch, "labels": batch["input_ids"]}, num_items_in_batch=24)
+
+
+def test_the_trainer_keeps_our_columns(model, processor, encoder):
+    import inspect
+
+    wrapped(model, processor, encoder)
+    assert {"vtc_query", "vtc_videos", "pixel_values_videos"} <= set(
+        inspect.signature(model.forward).parameters
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
+def test_disabled_adapters_use_the_untrained_merger(model, processor, encoder, batch):
+    wrapped(model, processor, encoder, "q_former")
+    with torch.no_grad():
+        before = model(**batch).logits
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["merger"])
+    tuned = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.5)
+        assert (tuned(**batch).logits - before).abs().max() > 1e-2
+        with tuned.disable_adapter():
+            assert torch.equal(tuned(**batch).logits, before)

@@ -338,3 +338,91 @@ def test_bfloat16(model, processor, encoder, make_video, make_inputs):
     assert rough.dtype == torch.bfloat16
     similarity = F.cosine_similarity(rough.float().flatten(), exact.flatten(), dim=0)
     assert similarity > 0.95
+
+
+def test_a_wrapped_model_is_freed_like_a_stock_one(processor, encoder):
+    import gc
+    import weakref
+
+    model, _ = vtc.testing.tiny("llava_onevision")
+    vtc.wrap(model, processor=processor, encoder=encoder)
+    alive = weakref.ref(model)
+    gc.collect()
+    gc.disable()
+    try:
+        del model
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_without_a_head_is_refused_untouched(model):
+    with pytest.raises(ValueError, match="needs a model with a language head"):
+        vtc.wrap(model.model)
+    assert not hasattr(model.model, "vtc")
+
+
+def test_a_forward_replaced_on_the_object_is_refused(model, processor, encoder):
+    model.forward = lambda **kwargs: None  # as accelerate does for mixed precision
+    with pytest.raises(ValueError, match="keep_fp32_wrapper=False"):
+        vtc.wrap(model, processor=processor, encoder=encoder)
+    del model.forward
+    vtc.wrap(model, processor=processor, encoder=encoder)
+    model.forward = lambda **kwargs: None
+    with pytest.raises(ValueError, match="keep_fp32_wrapper=False"):
+        vtc.unwrap(model)
+    assert vtc.is_wrapped(model)
+
+
+def test_what_parts_return_is_checked(model, processor, encoder, make_video, make_inputs):
+    class Bad(vtc.FrameSelector):
+        result: object = [0]
+
+        def select(self, embeddings, query=None, timestamps=None):
+            return self.result
+
+    class Odd(vtc.TokenMerger):
+        def forward(self, patches, reference, has_reference, query):
+            return patches[:, 0]
+
+    bad = Bad()
+    inputs = make_inputs([make_video(6)], ["What?"])
+    with pytest.warns(UserWarning, match="is not registered"):
+        vtc.wrap(model, bad, "mean_pool", processor=processor, encoder=encoder)
+    for result, error, message in [
+        ([0], TypeError, r"selector 'Bad' returned \[0\]; allowed is a vtc.Selection"),
+        (vtc.Selection(torch.tensor([1, 1]), None), ValueError, "ascending, unique"),
+        (vtc.Selection(torch.tensor([0, 6]), None), ValueError, "from 0 to 5"),
+        (vtc.Selection(torch.tensor([0.0]), None), TypeError, "allowed is int64"),
+        (vtc.Selection(torch.tensor([0]), torch.zeros(2)), ValueError, "each of the 6 frames"),
+    ]:
+        bad.result = result
+        with pytest.raises(error, match=message):
+            model(**inputs)
+    vtc.unwrap(model)
+    with pytest.warns(UserWarning, match="is not registered"):
+        vtc.wrap(model, vtc.selector("uniform", keyframes=2), Odd(), processor=processor)
+    with pytest.raises(ValueError, match=r"merger 'Odd' returned \(4, 32\) for 4 frames"):
+        model(**inputs)
+
+
+def test_no_keyframe_and_no_compression_are_noted(
+    model, processor, encoder, make_video, make_inputs
+):
+    inputs = make_inputs([make_video(6)], ["What?"])
+    vtc.wrap(model, vtc.selector("uniform", keyframes=6), processor=processor, encoder=encoder)
+    model(**inputs)
+    assert any("nothing was compressed" in note for note in vtc.last_report(model).warnings)
+    model.vtc.selector = vtc.selector("dks", relevance_threshold=1.0)
+    model(**inputs)
+    assert any("no frame was good enough" in note for note in vtc.last_report(model).warnings)
+
+
+def test_merged_tokens_do_not_keep_the_patches_alive(
+    model, processor, encoder, make_video, make_inputs
+):
+    from vtc.compression import _checked
+
+    patches = torch.zeros(4, 9, 32)
+    rows = _checked(patches[:, :1], patches, "view")
+    assert all(row.untyped_storage().nbytes() <= 2 * 4 * 32 * 4 for row in rows)

@@ -103,16 +103,22 @@ def prepare_inputs(
         ``input_ids`` and ``attention_mask`` ``[B, L]`` on the model's device, the lazy videos as
         ``vtc_videos`` and the questions as ``vtc_query``.
     """
-    toolkit_of(model)  # an error now rather than a video that nobody compresses
-    batch = not isinstance(question, str)
+    toolkit = toolkit_of(model)
+    batch = isinstance(question, (list, tuple))
     questions: Sequence[str] = question if batch else [question]
     videos = video if batch else [video]
     if batch and (not isinstance(video, (list, tuple)) or len(videos) != len(questions)):
         raise ValueError(
             f"{len(questions)} questions were given; give a list of as many videos, one for each"
         )
-    if not questions or not all(isinstance(text, str) and text.strip() for text in questions):
+    filled = all(isinstance(text, str) and text.strip() for text in questions)
+    if not questions or not filled:
         raise ValueError(f"question={question!r}: allowed is some text")
+    mark = processor.tokenizer.decode([toolkit.adapter.video_token_id(model)])
+    if any(mark in text for text in questions):
+        raise ValueError(
+            f"question={question!r} holds {mark!r}, the placeholder of a video; leave it out"
+        )
     prompts = [_prompt(processor, text) for text in questions]
     sources = [VideoSource(item, fps=fps, max_frames=max_frames) for item in videos]
     tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")

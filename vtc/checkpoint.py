@@ -155,7 +155,7 @@ def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> 
     """A file of a local folder or of a repository on the hub."""
     from transformers.utils import cached_file
 
-    if os.path.isdir(folder):
+    if os.path.isdir(folder) or os.fspath(folder).count("/") != 1:
         file = Path(folder, kwargs.get("subfolder", ""), name)
         if not file.is_file():
             raise FileNotFoundError(

@@ -77,6 +77,16 @@ def compress_video(
                 stage.bytes += token.nbytes
 
     recorder.warn(*feed.warnings)
+    if not len(keys):
+        recorder.warn(
+            f"{feed.name}: no frame was good enough for a keyframe, so none keeps its tokens; "
+            "loosen the selector's options"
+        )
+    if len(keys) == count:
+        recorder.warn(
+            f"{feed.name}: every frame is a keyframe, so nothing was compressed; ask for fewer "
+            "than the frames that were read"
+        )
     return _assemble(model, toolkit, feed, tokens, selection, query, recorder)
 
 

@@ -68,5 +68,9 @@ def check_target(path: str) -> None:
 
 
 def _caption(keyframe: Keyframe) -> str:
-    time = f"#{keyframe.index}" if keyframe.timestamp is None else f"{keyframe.timestamp:.2f} s"
-    return time if keyframe.relevance is None else f"{time}   relevance {keyframe.relevance:.3f}"
+    words = [f"#{keyframe.index}"]
+    if keyframe.timestamp is not None:
+        words.append(f"{keyframe.timestamp:.2f} s")
+    if keyframe.relevance is not None:
+        words.append(f"relevance {keyframe.relevance:.3f}")
+    return "   ".join(words)

@@ -43,6 +43,7 @@ def generate_compressed(
     if copies > 1 and _is_mixed_up_by_copies(toolkit, prepared):
         arguments = _as_embeddings(model, toolkit, prepared)
     toolkit.report = prepared.report
+    toolkit.restored_prompt = prompt if restore else None
     with Recorder(prepared.report).stage("language model"):
         result = stock(model, **arguments)
     return _with_prompt(result, prompt, shortened.shape[1]) if restore else result

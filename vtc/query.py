@@ -59,9 +59,10 @@ def row_texts(
     given = inputs.get("vtc_query")
     if given is not None:
         texts = [given] * len(ids) if isinstance(given, str) else list(given)
-        if len(texts) != len(ids) or not all(isinstance(text, str) for text in texts):
+        filled = all(isinstance(text, str) and text.strip() for text in texts)
+        if len(texts) != len(ids) or not filled:
             raise ValueError(
-                f"vtc_query={given!r}: allowed is one text, or one for each of {len(ids)} rows"
+                f"vtc_query={given!r}: allowed is some text, or one for each of {len(ids)} rows"
             )
         return texts
     drop = torch.tensor([toolkit.adapter.video_token_id(model), *_image_token(model)])

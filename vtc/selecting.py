@@ -44,8 +44,9 @@ def select_frames(
     """
     if selector.uses_query and query is None:
         raise ValueError(
-            f"selector {name!r} needs a query: pass processor=... to vtc.wrap, so that the text "
-            "of the last user turn can be read, or vtc_query='...' to the call"
+            f"selector {name!r} needs a query: pass processor=... to vtc.wrap (or to "
+            "vtc.from_pretrained), so that the last user turn can be read, or vtc_query='...' to "
+            "the call"
         )
     embeddings = torch.empty(count, 0)
     wanted = None

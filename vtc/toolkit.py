@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vtc import registry
 
@@ -32,6 +32,8 @@ class Toolkit(nn.Module):
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
             never the result.
         report: What the last call did; None before the first.
+        restored_prompt: ``[B, L]``, the prompt that the last ``generate`` gave back in place of
+            its shortened one; a next turn that goes on from it would not fit the cache.
         progress: Called with (stage, done, total) while frames are read; None for silence.
     """
 
@@ -52,7 +54,14 @@ class Toolkit(nn.Module):
         self.chunk_frames = 16
         self.merger_is_new = True
         self.report: Report | None = None
+        self.restored_prompt: Tensor | None = None
         self.progress: Progress | None = None
+
+    def extra_repr(self) -> str:
+        return (
+            f"selector={self.describe(self.selector)}, encoder={self.encoder!r}, "
+            f"chunk_frames={self.chunk_frames}"
+        )
 
     @property
     def enabled(self) -> bool:

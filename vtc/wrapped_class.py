@@ -172,13 +172,17 @@ def _check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: 
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if not isinstance(ids, Tensor):
         return
-    if not has_video(toolkit, inputs):
-        new = ids[:, start:]
-        if inputs.get("inputs_embeds") is None and bool(_is_video(model, toolkit, new).any()):
+    if start and _goes_on_from(toolkit.restored_prompt, ids):
+        raise ValueError(
+            "input_ids goes on from a prompt that was restored, but the cache holds the shortened "
+            "one: the earlier turn's generate needs vtc_restore_prompt=False, and its result is "
+            "what the next turn goes on from"
+        )
+    if not has_video(toolkit, inputs) and inputs.get("inputs_embeds") is None:
+        if bool((ids[:, start:] == toolkit.adapter.video_token_id(model)).any()):
             raise ValueError(
-                "input_ids has video placeholders, but no video came with them; on a cache of an "
-                "earlier turn, that turn's generate needs vtc_restore_prompt=False, and its "
-                "result is what the next turn goes on from"
+                "input_ids has video placeholders, but no video came with them; give the video "
+                "with them, as the processor or vtc.prepare_inputs does"
             )
     cached = cached_length(inputs.get("past_key_values"))
     length = ids.shape[1] + (cached if start == 0 else 0)
@@ -199,8 +203,10 @@ def _while_generating() -> Iterator[None]:
         _generating.reset(token)
 
 
-def _is_video(model: Any, toolkit: Toolkit, ids: Tensor) -> Tensor:
-    return ids == toolkit.adapter.video_token_id(model)
+def _goes_on_from(prompt: Tensor | None, ids: Tensor) -> bool:
+    if prompt is None or len(prompt) != len(ids) or prompt.shape[1] > ids.shape[1]:
+        return False
+    return torch.equal(prompt.to(ids.device), ids[:, : prompt.shape[1]])
 
 
 def _by_name(

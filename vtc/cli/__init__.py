@@ -8,6 +8,7 @@ parts of vtc inside their functions only.
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -21,20 +22,27 @@ EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, Safetenso
 """Errors that tell the user what to do; a traceback would only bury the message."""
 
 
+# The base of typer's usage errors: click's, which newer versions of typer carry in themselves.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+
+
 class _Commands(TyperGroup):
-    """Reports expected errors in one line, unless ``--debug`` is given."""
+    """Reports errors in one line, unless ``--debug`` is given."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         # Exit and Abort are how typer ends a command; both happen to be RuntimeErrors. A broken
         # pipe (`vtc parts | head`) is no error, and typer ends quietly.
-        except (typer.Exit, typer.Abort, BrokenPipeError):
+        except (typer.Exit, typer.Abort, BrokenPipeError, USAGE_ERROR):
             raise
-        except EXPECTED as error:
+        # Whatever a plug-in or a library may raise: a user sees one line, --debug shows the rest.
+        except Exception as error:
             if ctx.params["debug"]:
                 raise
             message = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, EXPECTED):
+                message = f"{type(error).__name__}: {message} (vtc --debug shows where)"
             print(f"vtc: error: {message}", file=sys.stderr)
             raise typer.Exit(1) from error
 
@@ -75,7 +83,13 @@ def main() -> None:
     arguments = sys.argv[1:]
     if "--debug" in arguments:  # welcome behind the command as well
         arguments = ["--debug", *(word for word in arguments if word != "--debug")]
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     app(arguments, prog_name="vtc")
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """A warning in one line, without the source line that raised it."""
+    print(f"vtc: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 # Commands, in the order in which --help lists them.

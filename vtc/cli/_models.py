@@ -43,6 +43,8 @@ def part_choice(
     import yaml
 
     chosen: dict[str, Any] = {} if keyframes is None else {"keyframes": keyframes}
+    if keyframes is not None and any(option.startswith("keyframes=") for option in options):
+        raise ValueError("give either --keyframes or the option keyframes=, not both")
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key:
@@ -51,6 +53,8 @@ def part_choice(
             chosen[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"option {option!r}: the value is no valid YAML") from error
+        if value == "None":
+            chosen[key] = None
         if isinstance(chosen[key], str) and _EXPONENT.fullmatch(value):
             chosen[key] = float(value)  # PyYAML takes 1e-2 for a text
     return PartChoice(default, name, chosen)
@@ -73,23 +77,28 @@ def load_model(
 
     import vtc
     from vtc.checkpoint import is_saved_by_vtc
-    from vtc.registry import build_part, spec_of
+    from vtc.registry import adapter_for, build_part, spec_of
     from vtc.wrapped_class import toolkit_of
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    weights = {"dtype": _dtype(dtype)}
+    # What is wrong with the command should not wait for the weights.
+    weights, place = {"dtype": _dtype(dtype)}, pick_device(device)
+    for kind, choice in (("selector", selector), ("merger", merger)):
+        if choice.name is not None:
+            build_part(kind, choice.spec())
     if not os.path.isdir(name) and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise ValueError(f"model {name!r} is neither a folder here nor of the form OWNER/NAME")
     try:
         # First of all files, since an unreachable hub is asked again and again for each one.
-        transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name)
     except OSError as error:
         raise OSError(f"model {name!r} cannot be opened: {error}") from error
+    adapter_for(config.model_type)
     processor = transformers.AutoProcessor.from_pretrained(name)
     if not is_saved_by_vtc(name):
         model = transformers.AutoModelForImageTextToText.from_pretrained(name, **weights)
-        model.eval().to(pick_device(device))
+        model.eval().to(place)
         vtc.wrap(
             model,
             selector.spec(),
@@ -99,7 +108,7 @@ def load_model(
         )
         return model, processor
     model = vtc.from_pretrained(name, processor=processor, encoder=encoder, **weights)
-    model.eval().to(pick_device(device))
+    model.eval().to(place)
     toolkit = toolkit_of(model)
     if selector.given or merger.given:
         kept, old_merger = toolkit.encoder, toolkit.merger
@@ -125,11 +134,20 @@ def load_model(
 
 
 def pick_device(device: str) -> str:
-    """``auto`` is a GPU where there is one."""
+    """``auto`` is a GPU where there is one.
+
+    Raises:
+        ValueError: There is no such device.
+    """
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} cannot be used here: {reason}") from error
     return device
 
 

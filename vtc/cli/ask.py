@@ -21,16 +21,16 @@ def ask(
     model: Annotated[
         str, typer.Option(help="A folder, or the name of a model on the hub.")
     ] = "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. [default: dks]")] = None,
-    merger: Annotated[Text, typer.Option(help="Merges the other frames. [default: dfm]")] = None,
-    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. [default: 32]")] = None,
+    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")] = None,
+    merger: Annotated[Text, typer.Option(help="Merges the other frames. (default: dfm)")] = None,
+    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")] = None,
     fps: Annotated[float, typer.Option(help="Frames to read a second.")] = 1.0,
     max_frames: Annotated[
         Count, typer.Option(help="Read at most this many frames, spread evenly.")
     ] = None,
     encoder: Annotated[
         Text,
-        typer.Option(help="The frame encoder. [default: open_clip:ViT-B-32/openai]"),
+        typer.Option(help="The frame encoder. (default: open_clip:ViT-B-32/openai)"),
     ] = None,
     selector_option: Annotated[
         list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")

@@ -20,8 +20,8 @@ Count = Optional[int]  # noqa: UP007, UP045
 def select(
     video: Annotated[str, typer.Argument(help="A video file.")],
     query: Annotated[Text, typer.Argument(help="What to look for.")] = None,
-    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. [default: dks]")] = None,
-    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. [default: 32]")] = None,
+    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")] = None,
+    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")] = None,
     fps: Annotated[float, typer.Option(help="Frames to read a second.")] = 1.0,
     max_frames: Annotated[
         Count, typer.Option(help="Read at most this many frames, spread evenly.")
@@ -73,6 +73,9 @@ def select(
             spec["name"],
         )
     found = keyframes_of(selection, timestamps)
+    if not found:
+        report.warnings.append("no frame was good enough for a keyframe; there is no sheet to draw")
+        sheet = None
     if sheet is not None:
         contact_sheet(source.frames([frame.index for frame in found]), found).save(sheet)
     warnings = [*report.warnings, *source.warnings]

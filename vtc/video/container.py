@@ -53,7 +53,7 @@ def decode(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> li
 
 def _require_content(path: Path) -> None:
     if path.is_dir():
-        raise VideoError(f"{path.name}: is a folder, not a video file")
+        raise VideoError(f"{path.name or path}: is a folder, not a video file")
     if not path.exists():
         raise VideoError(f"{path.name}: there is no such file in {path.absolute().parent}")
     if path.is_file() and path.stat().st_size == 0:

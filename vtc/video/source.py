@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.video.decord_reader import DecordReader
+from vtc.video.errors import VideoError
 from vtc.video.memory_reader import MemoryReader
 from vtc.video.pyav_reader import PyAVReader
 from vtc.video.reader import Reader, VideoInfo
@@ -96,6 +97,8 @@ class VideoSource:
                 )
             self.__dict__ = video.__dict__  # shared, so that warnings found by one show in both
             return
+        if isinstance(video, str) and "://" in video:
+            raise VideoError(f"{video}: is an address; download the video and give the file")
         if isinstance(video, (str, os.PathLike)):
             if frames is not None and fps not in (None, _DEFAULT_FPS):
                 raise ValueError(f"fps={fps} and frames={frames} exclude one another: give one")
