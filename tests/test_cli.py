@@ -94,6 +94,18 @@ def test_a_saved_wrapped_model_keeps_its_parts_unless_told(command, folders, tmp
     )
 
 
+def test_the_reader_may_be_chosen(command, folders):
+    words = ("select", folders / "video.mp4", "--selector", "uniform", "--json", "--reader")
+    _, exact, _ = command(*words, "pyav")
+    code, out, err = command(*words, "decord")
+    if code:  # decord has no wheel for this platform
+        assert "decord" in err
+    else:
+        assert json.loads(out)["keyframes"] == json.loads(exact)["keyframes"]
+    code, _, err = command(*words, "opencv")
+    assert code == 1 and "pyav" in err and "decord" in err
+
+
 def test_select_prints_keyframes_and_draws_a_sheet(command, folders, tmp_path):
     sheet = tmp_path / "sheet.png"
     basics = ("select", folders / "video.mp4", "a square", "--encoder", folders / "clip")

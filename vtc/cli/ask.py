@@ -28,6 +28,7 @@ def ask(
     max_frames: Annotated[
         Count, typer.Option(help="Read at most this many frames, spread evenly.")
     ] = None,
+    reader: Annotated[str, typer.Option(help="Decodes the video: pyav or decord.")] = "pyav",
     encoder: Annotated[
         Text,
         typer.Option(help="The frame encoder. (default: open_clip:ViT-B-32/openai)"),
@@ -47,7 +48,7 @@ def ask(
     # The file first: a wrong name should not wait for a model to load.
     from vtc.video import VideoSource
 
-    source = VideoSource(video, fps=fps, max_frames=max_frames)
+    source = VideoSource(video, fps=fps, max_frames=max_frames, reader=reader)
     choices = (
         part_choice("dks", selector, selector_option, keyframes),
         part_choice("dfm", merger, merger_option),

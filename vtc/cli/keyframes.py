@@ -26,6 +26,7 @@ def select(
     max_frames: Annotated[
         Count, typer.Option(help="Read at most this many frames, spread evenly.")
     ] = None,
+    reader: Annotated[str, typer.Option(help="Decodes the video: pyav or decord.")] = "pyav",
     encoder: Annotated[str, typer.Option(help="The frame encoder.")] = DEFAULT_ENCODER,
     selector_option: Annotated[
         list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
@@ -42,7 +43,7 @@ def select(
 
     if sheet is not None:
         check_target(sheet)  # before the work, not after it
-    source = VideoSource(video, fps=fps, max_frames=max_frames)
+    source = VideoSource(video, fps=fps, max_frames=max_frames, reader=reader)
 
     import torch
     import transformers
