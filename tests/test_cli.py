@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -202,8 +201,3 @@ def test_help_answers_at_once_and_names_every_command():
         assert f"│ {name} " in run.stdout
     imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
     assert not {"torch", "transformers", "numpy", "av"} & imported
-
-
-def test_the_readme_names_the_two_commands():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert "make demo" in readme and "make test" in readme
