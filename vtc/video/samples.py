@@ -30,7 +30,7 @@ class Samples:
         self._reader = reader
         self._positions = positions
         self._good = np.ones(len(positions), dtype=bool)
-        self._stand_in = np.arange(len(positions), dtype=np.int64)
+        self._stand_in: NDArray[np.int64] = np.arange(len(positions), dtype=np.int64)
         self._damaged: set[int] = set()
 
     @property
