@@ -13,6 +13,7 @@ from vtc.compression import compress_video
 from vtc.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
 from vtc.query import Query, row_texts
 from vtc.report import Recorder, Report
+from vtc.rows import rewrite_rows
 from vtc.toolkit import input_device, plain
 from vtc.video_adapter import CompressedVideo, Layout, VideoSpan
 
@@ -51,26 +52,14 @@ def prepare(
     """Compress the videos of a call.
 
     Args:
-        generating: Whether ``generate`` takes the result, whose positions may differ in form.
         inputs: What the stock ``forward`` takes, or ``input_ids`` with one placeholder a video
             and ``vtc_videos``, a list of ``VideoRequest``; ``vtc_query`` says what is asked.
+        generating: Whether ``generate`` takes the result, whose positions may differ in form.
 
     Raises:
         ValueError: The placeholders and the videos do not fit; the selector needs a query.
     """
     adapter = toolkit.adapter
-    ids = inputs.get("input_ids")
-    if ids is None:
-        raise ValueError(
-            "a video was given without input_ids; the placeholders in input_ids say where it "
-            "stands, and inputs_embeds alone cannot be compressed"
-        )
-    mask = inputs.get("attention_mask")
-    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
-        raise ValueError(
-            f"attention_mask must be a tensor of input_ids' shape {tuple(ids.shape)}, so that it "
-            "can be shortened with them"
-        )
     _refuse_what_cannot_be_shortened(toolkit, inputs)
     cached = cached_length(inputs.get("past_key_values"))
     start = cached if generating else 0  # forward takes the new ids only
@@ -81,7 +70,7 @@ def prepare(
     )
     recorder = Recorder(report, toolkit.progress)
     asked = toolkit.selector.uses_query or plain(toolkit.merger).query_source is not None
-    texts: list[str | None] = [None] * len(ids)
+    texts: list[str | None] = [None] * len(inputs["input_ids"])
     if asked or inputs.get("vtc_query") is not None:
         texts = row_texts(model, toolkit, inputs, processors)
     queries = [
@@ -93,7 +82,7 @@ def prepare(
     ]
     dropped = {*adapter.video_inputs, *OUR_INPUTS}
     kept = {name: value for name, value in inputs.items() if name not in dropped}
-    rewritten, rows = _rewrite_rows(kept, videos, _padding_id(model))
+    rewritten, rows = rewrite_rows(kept, videos, _padding_id(model))
     layout = Layout(rows, videos, rewritten["attention_mask"], start, cached, generating)
     positions = adapter.position_ids(model, inputs, layout)
     if positions is not None:
@@ -112,6 +101,18 @@ def prepare(
 
 
 def _refuse_what_cannot_be_shortened(toolkit: Toolkit, inputs: Mapping[str, Any]) -> None:
+    ids = inputs.get("input_ids")
+    if ids is None:
+        raise ValueError(
+            "a video was given without input_ids; the placeholders in input_ids say where it "
+            "stands, and inputs_embeds alone cannot be compressed"
+        )
+    mask = inputs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
+        raise ValueError(
+            f"attention_mask must be a tensor of input_ids' shape {tuple(ids.shape)}, so that it "
+            "can be shortened with them"
+        )
     if inputs.get("inputs_embeds") is not None:
         raise ValueError("give input_ids or inputs_embeds beside a video, not both")
     if isinstance(inputs.get("logits_to_keep"), Tensor):
@@ -184,65 +185,6 @@ def _lazy_span(
         grid=grid,
         frames_per_slice=each,
     )
-
-
-def _rewrite_rows(
-    inputs: dict[str, Any], videos: list[CompressedVideo], padding: int
-) -> tuple[dict[str, Any], list[Tensor]]:
-    """Apply one index list a row to everything that runs along the sequence."""
-    ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask")
-    if mask is None:
-        mask = torch.ones_like(ids)
-    rows = [_row_index(row, mask[row], videos) for row in range(len(ids))]
-    length = max(len(index) for index in rows)
-    left = _pads_on_the_left(mask)
-
-    def regather(values: Tensor, fill: int) -> Tensor:
-        out = values.new_full((len(rows), length), fill)
-        for row, index in enumerate(rows):
-            place = slice(length - len(index), None) if left else slice(len(index))
-            out[row, place] = values[row, index.to(values.device)]
-        return out
-
-    fills = {"input_ids": padding, "labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
-    new = dict(inputs)
-    for name, fill in fills.items():
-        if inputs.get(name) is not None:
-            new[name] = regather(inputs[name], fill)
-    new["attention_mask"] = regather(mask, 0)
-    if inputs.get("position_ids") is not None:
-        new["position_ids"] = _positions(inputs["position_ids"], mask, new["attention_mask"])
-    return new, rows
-
-
-def _row_index(row: int, mask: Tensor, videos: list[CompressedVideo]) -> Tensor:
-    """Which of the row's positions are kept, in order; padding is not."""
-    used = mask.nonzero().flatten().cpu()
-    begin, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
-    pieces = []
-    for video in videos:
-        if video.span.row == row:
-            pieces += [torch.arange(begin, video.span.first), video.positions]
-            begin = video.span.last + 1
-    pieces.append(torch.arange(begin, end))
-    return torch.cat(pieces)
-
-
-def _pads_on_the_left(mask: Tensor) -> bool:
-    """The caller's side of padding; the left one, which ``generate`` needs, where none shows."""
-    return not bool((mask[:, -1] == 0).any())
-
-
-def _positions(positions: Tensor, mask: Tensor, new_mask: Tensor) -> Tensor:
-    """Positions of the shortened rows, where the caller's were the usual ones."""
-    usual = (mask.cumsum(-1) - 1).clamp(min=0)
-    if positions.shape != mask.shape or not bool(((positions == usual) | (mask == 0)).all()):
-        raise ValueError(
-            "position_ids other than the numbers of the tokens cannot be kept when a video is "
-            "compressed; leave position_ids out"
-        )
-    return (new_mask.cumsum(-1) - 1).clamp(min=0).to(positions.dtype)
 
 
 def _padding_id(model: Any) -> int:

@@ -56,7 +56,7 @@ def select_frames(
                 wanted = encoder.encode_text(query)
                 recorder.warn(*encoder.notes)
             embeddings = _embed(encoder, frames, count, recorder)
-    if timestamps is not None:
+    if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     with recorder.stage("selection") as stage:
         selection = selector.select(embeddings, wanted, timestamps)
