@@ -10,7 +10,7 @@ export VTC_DEMO_QUESTION = $(value QUESTION)
 # Two OpenMP threads on a busy small machine can stall.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint wheel-test benchmarks clean
+.PHONY: demo test test-slow test-matrix lint wheel-test benchmarks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vtc demo --question "$$VTC_DEMO_QUESTION" $${VTC_DEMO_VIDEO:+--video "$$VTC_DEMO_VIDEO"}
@@ -47,6 +47,20 @@ for name in ("vtc", "vtc_selectors", "vtc_mergers", "vtc_adapters", "vtc_recipes
         sys.exit(f"{name} comes from {found}, not from the wheel in {site}")
 endef
 export NO_STRAYS
+
+# The wrapped models on the oldest transformers that pyproject.toml allows, and on the newest.
+MATRIX_TESTS := test_adapters.py test_wrapped_model.py test_generation.py test_training.py \
+	test_checkpoint.py test_asking.py test_qwen2_vl.py
+test-matrix: $(VENV)/.installed
+	for version in ==5.18.0 ""; do \
+		site=$$PWD/build/transformers$$version && \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target "$$site" \
+			"transformers$$version" && \
+		PYTHONPATH="$$site" $(BIN)/python -c \
+			"import transformers; print('transformers', transformers.__version__)" && \
+		PYTHONPATH="$$site" $(BIN)/python -m pytest -q $(addprefix tests/,$(MATRIX_TESTS)) \
+		|| exit 1; \
+	done
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/dks.py

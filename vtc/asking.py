@@ -85,7 +85,7 @@ def prepare_inputs(
     model: Any,
     processor: Any,
     video: Any,
-    question: str,
+    question: str | Sequence[str],
     *,
     fps: float | None = 1.0,
     max_frames: int | None = None,
@@ -105,7 +105,7 @@ def prepare_inputs(
     """
     toolkit = toolkit_of(model)
     batch = isinstance(question, (list, tuple))
-    questions: Sequence[str] = question if batch else [question]
+    questions: list[Any] = list(question) if batch else [question]
     videos = video if batch else [video]
     if batch and (not isinstance(video, (list, tuple)) or len(videos) != len(questions)):
         raise ValueError(

@@ -1,0 +1,158 @@
+"""Adapters with one defect each, run by test_adapter_suite.py; every test here must fail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vtc import registry
+from vtc.testing.families import LlavaOnevisionContract as Llava
+from vtc.testing.families import Qwen2VLContract as Qwen
+from vtc.video_adapter import SliceFeatures
+from vtc_adapters.llava_onevision import LlavaOnevisionAdapter
+from vtc_adapters.qwen2_vl import Qwen2VLAdapter
+
+
+class _Broken:
+    adapter: type
+
+    @pytest.fixture(autouse=True)
+    def _break(self, monkeypatch):
+        monkeypatch.setattr(registry, "adapter_for", lambda model_type: self.adapter())
+
+
+class TestBrightTokens(_Broken, Llava):
+    """identity_equals_stock"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def encode(self, model, pixels):
+            features = super().encode(model, pixels)
+            return SliceFeatures(features.tokens * 1.01, features.dense)
+
+
+class TestTakesImagesForVideo(_Broken, Llava):
+    """text_and_images_alone"""
+
+    class adapter(LlavaOnevisionAdapter):
+        video_inputs = ("pixel_values",)
+
+
+class TestForgetsImages(_Broken, Llava):
+    """an_image_beside_a_video"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def encode_images(self, model, inputs):
+            inputs.pop("pixel_values", None)
+
+
+class TestChangesWeights(_Broken, Llava):
+    """unwrap_restores"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def encode(self, model, pixels):
+            model.lm_head.weight.data.mul_(1.001)
+            return super().encode(model, pixels)
+
+
+class TestMergesPooled(_Broken, Llava):
+    """compression_equals_the_reference"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def encode(self, model, pixels):
+            return SliceFeatures(super().encode(model, pixels).tokens)
+
+
+class TestCornerInsteadOfCentre(_Broken, Qwen):
+    """compression_equals_the_reference"""
+
+    class adapter(Qwen2VLAdapter):
+        def _video_positions(self, cells, video, interval):
+            cells = cells[:, :1].expand_as(cells)
+            return super()._video_positions(cells, video, interval)
+
+
+class TestTrustsStockBeams(_Broken, Llava):
+    """a_ragged_batch_writes"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def expands_for_beams(self, videos):
+            return True
+
+
+class TestDarkPreprocessing(_Broken, Llava):
+    """a_lazy_video_in_any_chunks"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def preprocess(self, processor, frames):
+            return super().preprocess(processor, frames // 2)
+
+
+class TestSeesTheChunk(_Broken, Llava):
+    """a_lazy_video_in_any_chunks"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def encode(self, model, pixels):
+            pixels = {name: value - value.mean(0) for name, value in pixels.items()}
+            return super().encode(model, pixels)
+
+
+class TestReversesVideos(_Broken, Llava):
+    """two_lazy_videos"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def pack(self, videos):
+            return super().pack(videos[::-1])
+
+
+class TestBlackFrames(_Broken, Llava):
+    """frames_are_recovered"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def frames(self, processor, pixels):
+            return torch.zeros_like(super().frames(processor, pixels))
+
+
+class TestForgetsDeltas(_Broken, Qwen):
+    """several_turns"""
+
+    class adapter(Qwen2VLAdapter):
+        def position_ids(self, model, inputs, layout):
+            positions = super().position_ids(model, inputs, layout)
+            model.model.rope_deltas = torch.zeros_like(model.model.rope_deltas)
+            return positions
+
+
+class TestCutsGradients(_Broken, Llava):
+    """loss_and_gradients"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def encode(self, model, pixels):
+            with torch.no_grad():
+                return super().encode(model, pixels)
+
+
+class TestHoldsALambda(_Broken, Llava):
+    """save_load_and_pickle"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def __init__(self):
+            self.scale = lambda value: value
+
+
+class TestRemembersFeatures(_Broken, Llava):
+    """lora_on_top"""
+
+    class adapter(LlavaOnevisionAdapter):
+        seen: list = []
+
+        def encode(self, model, pixels):
+            features = super().encode(model, pixels)
+            self.seen.append(None)  # state between calls: every call differs from the last
+            return SliceFeatures(features.tokens + len(self.seen), features.dense)
+
+
+class TestGuardsNothing(_Broken, Llava):
+    """raw_video_past_the_wrapper"""
+
+    class adapter(LlavaOnevisionAdapter):
+        video_inputs = ("pixels",)

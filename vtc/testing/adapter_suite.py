@@ -1,0 +1,426 @@
+"""What every adapter must pass; an author subclasses `AdapterContract` and names the family.
+
+    from vtc.testing.adapter_suite import AdapterContract
+
+    class TestMyFamily(AdapterContract):
+        family = "my_model_type"
+
+The model comes from `vtc.testing.tiny`, or from an overridden `build`. What an adapter makes of
+pixels is compared with `reference`, which an author writes from the stock model's own methods.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import pickle
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import vtc
+from vtc.testing.encoders import tiny_encoder
+from vtc.testing.models import tiny
+
+QUESTIONS = ("What is red?", "How many people walk by, and when do they leave the room?")
+TOLERANCE = 5e-6
+"""Of the largest value: padding shifts positions, and RoPE rounds in float32."""
+
+
+class AdapterContract:
+    """The conformance suite of one family of models.
+
+    Attributes:
+        family: The ``model_type``, a name of `vtc.testing.tiny`.
+        frame: The (height, width) of frames that the processor does not resize, so that every
+            path sees the same pixels.
+        takes_images: Whether the processor takes still images beside a video.
+    """
+
+    family: ClassVar[str]
+    frame: ClassVar[tuple[int, int]] = (42, 42)
+    takes_images: ClassVar[bool] = True
+
+    # --- what a family may override
+
+    def build(self) -> tuple[Any, Any]:
+        """A tiny stock model with random weights that react to errors, and its processor."""
+        return tiny(self.family)
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        """By the stock model's own methods: what one video gives, slice by slice.
+
+        Returns:
+            What a keyframe contributes ``[N, M, D]``, what is merged ``[N, P, D]``, and the
+            features after the last slice ``[t, D]``.
+        """
+        raise NotImplementedError("write what the stock model makes of a video, slice by slice")
+
+    def positions(self, model: Any, inputs: Any, row: int) -> Tensor | None:
+        """The stock positions ``[3, L]`` of a row, unpadded; None where tokens are counted."""
+        return None
+
+    def merged_slot(self, slots: Tensor) -> Tensor:
+        """Which of a slice's placeholders ``[M]`` a merged token stands for."""
+        return slots[:1]
+
+    # --- fixtures
+
+    @pytest.fixture
+    def stock(self) -> tuple[Any, Any]:
+        suite: Any = type(self)
+        return _built(suite)
+
+    @pytest.fixture
+    def model(self, stock: tuple[Any, Any]) -> Any:
+        return copy.deepcopy(stock[0])
+
+    @pytest.fixture
+    def processor(self, stock: tuple[Any, Any]) -> Any:
+        return stock[1]
+
+    @pytest.fixture
+    def encoder(self) -> Any:
+        return _encoder()
+
+    @pytest.fixture
+    def wrapped(self, model: Any, processor: Any, encoder: Any) -> Any:
+        selector = vtc.selector("dks", keyframes=3)
+        return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+
+    @pytest.fixture
+    def whole(self, model: Any, processor: Any, encoder: Any) -> Any:
+        """Wrapped with every slice as a keyframe, to be compared with ``stock``."""
+        selector = vtc.selector("uniform", keyframes=64)
+        return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+
+    def video(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
+        """Random frames ``[N, H, W, 3]`` that drift, so that neighbours resemble each other."""
+        rng = np.random.default_rng(seed)
+        shape = (*self.frame, 3)
+        walk = rng.normal(0, 25, (frames, *shape)).cumsum(0) + rng.integers(0, 255, shape)
+        return np.abs(walk % 510 - 255).astype(np.uint8)
+
+    def still(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
+        """One frame again and again, of which dks keeps one."""
+        return self.video(1, seed).repeat(frames, axis=0)
+
+    def inputs(
+        self, processor: Any, videos: Any, questions: Any, images: Any = None
+    ) -> dict[str, Any]:
+        """What the stock processor makes of one video, image and question a row."""
+        prompts = []
+        for question in questions:
+            content = [{"type": "image"}] * bool(images) + [{"type": "video"}] * bool(videos)
+            turn = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+            prompts.append(
+                processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+            )
+        return dict(
+            processor(
+                text=prompts,
+                videos=list(videos) or None,
+                images=images,
+                padding=True,
+                return_tensors="pt",
+                do_sample_frames=False,
+            )
+        )
+
+    # --- all slices kept: the stock model
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"num_beams": 3, "num_return_sequences": 2},
+            {"cache_implementation": "static", "disable_compile": True},
+            {"prefill_chunk_size": 7},
+        ],
+        ids=["greedy", "beams", "static-cache", "chunked-prefill"],
+    )
+    def test_identity_equals_stock(
+        self, stock: Any, whole: Any, processor: Any, settings: dict[str, Any]
+    ) -> None:
+        inputs = self.inputs(processor, [self.video(6, 1), self.video(6, 2)], QUESTIONS)
+        bare = copy.deepcopy(stock[0])
+        with torch.no_grad():
+            assert _apart(whole(**inputs).logits, bare(**inputs).logits) <= 1e-5
+            arguments = {**inputs, "max_new_tokens": 5, "do_sample": False, **settings}
+            assert torch.equal(whole.generate(**arguments), bare.generate(**arguments))
+
+    def test_text_and_images_alone_are_bit_equal(
+        self, stock: Any, wrapped: Any, processor: Any
+    ) -> None:
+        picture = self.video(1, 3)[0]
+        calls = [self.inputs(processor, [], ["Hello?"])]
+        if self.takes_images:
+            calls.append(self.inputs(processor, [], ["What?"], images=[picture]))
+        bare = copy.deepcopy(stock[0])
+        with torch.no_grad():
+            for inputs in calls:
+                assert torch.equal(wrapped(**inputs).logits, bare(**inputs).logits)
+                arguments = {**inputs, "max_new_tokens": 4, "do_sample": False}
+                assert torch.equal(wrapped.generate(**arguments), bare.generate(**arguments))
+
+    def test_an_image_beside_a_video_stays_as_it_is(
+        self, stock: Any, whole: Any, processor: Any
+    ) -> None:
+        if not self.takes_images:
+            pytest.skip(f"{self.family} takes no image beside a video")
+        picture = self.video(1, 3)[0]
+        inputs = self.inputs(processor, [self.video(6, 1)], ["Compare."], images=[picture])
+        bare = copy.deepcopy(stock[0])
+        with torch.no_grad():
+            assert _apart(whole(**inputs).logits, bare(**inputs).logits) <= 1e-5
+            arguments = {**inputs, "max_new_tokens": 4, "do_sample": False}
+            assert torch.equal(whole.generate(**arguments), bare.generate(**arguments))
+
+    def test_unwrap_restores_class_and_outputs(
+        self, stock: Any, wrapped: Any, processor: Any
+    ) -> None:
+        inputs = self.inputs(processor, [self.video(6, 1)], ["What?"])
+        bare = copy.deepcopy(stock[0])
+        with torch.no_grad():
+            assert isinstance(wrapped, type(bare))
+            short = wrapped(**inputs).logits
+            with vtc.disabled(wrapped):
+                assert torch.equal(wrapped(**inputs).logits, bare(**inputs).logits)
+            assert torch.equal(wrapped(**inputs).logits, short)
+            vtc.unwrap(wrapped)
+            assert type(wrapped) is type(bare)
+            assert torch.equal(wrapped(**inputs).logits, bare(**inputs).logits)
+
+    # --- some slices merged
+
+    def test_compression_equals_the_reference(self, wrapped: Any, processor: Any) -> None:
+        inputs = self.inputs(processor, [self.video(8, 1), self.still(8, 2)], QUESTIONS)
+        wrapped.double()  # a temperature of 0.01 enlarges the rounding of cosines
+        inputs = {
+            name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        with torch.no_grad():
+            logits = wrapped(**inputs).logits
+            reports = vtc.last_report(wrapped).videos
+            counts = [len(report.keyframes) for report in reports]
+            assert counts[0] == 3 and counts[1] == 1, "the rows must differ in length"
+            each = wrapped.vtc.adapter.frames_per_slice
+            for row, report in enumerate(reports):
+                keys = [frame.index // each for frame in report.keyframes]
+                with vtc.disabled(wrapped):
+                    expected = self._row_by_hand(wrapped, processor, inputs, row, keys)
+                assert _apart(logits[row, -len(expected) :], expected) < TOLERANCE
+
+    def _row_by_hand(
+        self, model: Any, processor: Any, inputs: Any, row: int, keys: list[int]
+    ) -> Tensor:
+        """The logits of one compressed row, put together from the stock model's own modules."""
+        tokens, patches, tail = self.reference(model, inputs, row)
+        asked = processor.tokenizer(QUESTIONS[row], add_special_tokens=False)["input_ids"]
+        table = model.get_input_embeddings()
+        query = table(torch.tensor(asked)).mean(0).double()
+        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+        places = (ids == model.vtc.adapter.video_token_id(model)).nonzero().flatten()
+        slots = places[: len(places) - len(tail)].view(len(tokens), -1)
+        pieces, kept, key = [], [], None
+        for n in range(len(tokens)):
+            if n in keys:
+                pieces.append(tokens[n])
+                kept.append(slots[n])
+                key = patches[n].double()
+            else:
+                pieces.append(_dfm(patches[n].double(), key, query)[None].to(tokens))
+                kept.append(self.merged_slot(slots[n]))
+        first, last = int(places[0]), int(places[-1])
+        embeds = torch.cat([table(ids[:first]), *pieces, tail, table(ids[last + 1 :])])[None]
+        positions = self.positions(model, inputs, row)
+        where = None
+        if positions is not None:
+            kept.append(places[len(places) - len(tail) :])
+            around = [torch.arange(first), *kept, torch.arange(last + 1, len(ids))]
+            where = positions[:, None, torch.cat(around)]
+        hidden = model.base_model.language_model(inputs_embeds=embeds, position_ids=where)
+        logits: Tensor = model.lm_head(hidden.last_hidden_state)[0]
+        return logits
+
+    @pytest.mark.parametrize("beams", [1, 3])
+    def test_a_ragged_batch_writes_what_its_rows_write_alone(
+        self, wrapped: Any, processor: Any, beams: int
+    ) -> None:
+        videos = [self.video(8, 1), self.still(8, 2)]
+        length = {"max_new_tokens": 5, "min_new_tokens": 5}
+        settings = {**length, "do_sample": False, "num_beams": beams}
+        together = self.inputs(processor, videos, QUESTIONS)
+        written = _new(wrapped.generate(**together, **settings), together)
+        for row, (video, question) in enumerate(zip(videos, QUESTIONS, strict=True)):
+            alone = self.inputs(processor, [video], [question])
+            assert written[row] == _new(wrapped.generate(**alone, **settings), alone)[0]
+
+    def test_a_lazy_video_in_any_chunks_equals_the_processors(
+        self, wrapped: Any, processor: Any
+    ) -> None:
+        wrapped.vtc.selector = vtc.selector("uniform", keyframes=3)
+        video = self.video(10, 1)
+        lazy = vtc.prepare_inputs(wrapped, processor, video, "What?", fps=1.0)
+        stock = self.inputs(processor, [video], ["What?"])
+        if "second_per_grid_ts" in stock:  # the time from slice to slice, of two frames
+            stock["second_per_grid_ts"] = torch.tensor([2.0])
+        token = wrapped.vtc.adapter.video_token_id(wrapped)
+        assert (lazy["input_ids"] == token).sum() == 1
+        with torch.no_grad():
+            expected = wrapped(**stock).logits
+            for wrapped.vtc.chunk_frames in (1, 3, 16):
+                assert _apart(wrapped(**lazy).logits, expected) < TOLERANCE
+                assert _apart(wrapped(**stock).logits, expected) < TOLERANCE
+
+    def test_two_lazy_videos_answer_as_one_by_one(self, wrapped: Any, processor: Any) -> None:
+        videos = [self.video(9, 1), self.video(4, 2)]
+        settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+        together = vtc.prepare_inputs(wrapped, processor, videos, list(QUESTIONS))
+        written = _new(wrapped.generate(**together, **settings), together)
+        for row, (video, question) in enumerate(zip(videos, QUESTIONS, strict=True)):
+            alone = vtc.prepare_inputs(wrapped, processor, video, question)
+            assert written[row] == _new(wrapped.generate(**alone, **settings), alone)[0]
+
+    def test_frames_are_recovered_for_the_encoder(self, wrapped: Any, processor: Any) -> None:
+        video = self.video(6, 1)
+        adapter = wrapped.vtc.adapter
+        pixels = adapter.pixels(self.inputs(processor, [video], ["What?"]), 0, [0, 2])
+        each = adapter.frames_per_slice
+        assert np.array_equal(adapter.frames(processor, pixels).numpy(), video[[0, 2 * each]])
+
+    def test_several_turns_on_one_cache(self, wrapped: Any, processor: Any) -> None:
+        from transformers import DynamicCache
+
+        inputs = self.inputs(processor, [self.video(8, 1)], ["What is it?"])
+        settings = {"max_new_tokens": 4, "do_sample": False}
+        cache = DynamicCache(config=wrapped.config.get_text_config())
+        first = wrapped.generate(
+            **inputs, past_key_values=cache, vtc_restore_prompt=False, **settings
+        )
+        with torch.no_grad():  # a loop of one's own writes the same
+            step = wrapped(**inputs, use_cache=True)
+            for token in first[0, -4:]:
+                assert step.logits[0, -1].argmax() == token
+                step = wrapped(input_ids=token[None, None], past_key_values=step.past_key_values)
+        more = processor.tokenizer(" And then? ", return_tensors="pt")["input_ids"]
+        talk = torch.cat([first, more], dim=1)
+        second = wrapped.generate(input_ids=talk, past_key_values=cache, **settings)
+        at_once = dict(inputs)
+        at_once["input_ids"] = torch.cat([inputs["input_ids"], first[:, -4:], more], dim=1)
+        extra = at_once["input_ids"].shape[1] - inputs["input_ids"].shape[1]
+        for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
+            if name in inputs:
+                at_once[name] = torch.nn.functional.pad(inputs[name], (0, extra), value=value)
+        again = wrapped.generate(**at_once, vtc_query="What is it?", **settings)
+        assert again[0, -4:].tolist() == second[0, -4:].tolist()
+
+    # --- training and files
+
+    @pytest.mark.filterwarnings("ignore:merger 'q_former'")
+    def test_loss_and_gradients(self, model: Any, processor: Any, encoder: Any) -> None:
+        selector = vtc.selector("uniform", keyframes=2)
+        vtc.wrap(model, selector, "q_former", processor=processor, encoder=encoder)
+        inputs = self.inputs(processor, [self.video(8, 1)], ["What?"])
+        labels = inputs["input_ids"].clone()
+        labels[:, :-6] = -100
+        model.train()
+        gradients = []
+        for checkpointing in (False, True):
+            if checkpointing:
+                enable = getattr(model, "activation_checkpointing_enable", None)
+                (enable or model.gradient_checkpointing_enable)()
+            model.zero_grad()
+            output = model(**inputs, labels=labels)
+            by_hand = torch.nn.functional.cross_entropy(output.logits[0, -7:-1], labels[0, -6:])
+            assert output.loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
+            output.loss.backward()
+            for name, parameter in model.vtc.merger.named_parameters():
+                assert parameter.grad is not None and bool((parameter.grad != 0).any()), name
+            gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, plain in gradients[0].items():
+            assert torch.allclose(plain, gradients[1][name], atol=1e-5), name
+        tower = [n for n in gradients[0] if "vision" in n or "visual" in n]
+        assert tower, "no gradient reaches the vision tower"
+
+    def test_save_load_and_pickle(
+        self, wrapped: Any, processor: Any, encoder: Any, tmp_path: Any
+    ) -> None:
+        inputs = self.inputs(processor, [self.video(8, 1)], ["What?"])
+        twin = pickle.loads(pickle.dumps(wrapped))
+        vtc.save_pretrained(wrapped, tmp_path)
+        loaded = vtc.from_pretrained(tmp_path, encoder=encoder)
+        with torch.no_grad():
+            logits = wrapped(**inputs).logits
+            assert torch.equal(twin(**inputs).logits, logits)
+            assert torch.equal(loaded(**inputs).logits, logits)
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
+    def test_lora_on_top(self, wrapped: Any, processor: Any, tmp_path: Any) -> None:
+        import peft
+
+        inputs = self.inputs(processor, [self.video(8, 1)], ["What?"])
+        fresh = copy.deepcopy(wrapped)
+        config = peft.LoraConfig(target_modules=["q_proj", "v_proj"])
+        tuned = peft.get_peft_model(wrapped, config).eval()
+        with torch.no_grad():
+            for parameter in tuned.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1)
+            logits = tuned(**inputs).logits
+            assert _apart(logits, fresh(**inputs).logits) > 1e-3
+            tuned.save_pretrained(tmp_path)
+            loaded = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
+            assert torch.equal(loaded(**inputs).logits, logits)
+            assert _apart(loaded.merge_and_unload()(**inputs).logits, logits) < 1e-4
+
+    def test_raw_video_past_the_wrapper_raises(self, wrapped: Any, processor: Any) -> None:
+        inputs = self.inputs(processor, [self.video(6, 1)], ["What?"])
+        with pytest.raises(RuntimeError, match="nothing was compressed"):
+            wrapped.base_model(**inputs)
+
+
+@functools.cache
+def _built(suite: Any) -> tuple[Any, Any]:
+    built: tuple[Any, Any] = suite().build()
+    return built
+
+
+@functools.cache
+def _encoder() -> Any:
+    return tiny_encoder()
+
+
+def _dfm(patches: Tensor, reference: Tensor | None, query: Tensor) -> Tensor:
+    """Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
+
+    def cos(a: Tensor, b: Tensor) -> float:
+        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+    saliency = [
+        cos(patch, query) - (0.0 if reference is None else cos(patch, reference[m]))
+        for m, patch in enumerate(patches)
+    ]
+    weights = [math.exp((s - max(saliency)) / 0.01) for s in saliency]
+    merged: Tensor = patches.new_tensor(weights) @ patches / sum(weights)
+    return merged
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference, as a part of the largest value."""
+    if one.shape != other.shape:
+        raise AssertionError(f"shapes differ: {tuple(one.shape)} and {tuple(other.shape)}")
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def _new(result: Tensor, inputs: Any) -> list[list[int]]:
+    """The tokens after the caller's prompt."""
+    written: list[list[int]] = result[:, inputs["input_ids"].shape[1] :].tolist()
+    return written

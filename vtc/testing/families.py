@@ -1,0 +1,76 @@
+"""The conformance suites of the families that vtc supports, with their references by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vtc.testing.adapter_suite import AdapterContract
+
+
+class LlavaOnevisionContract(AdapterContract):
+    """729 patches merged, 196 pooled ones kept, and the newline."""
+
+    family = "llava_onevision"
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        inner = model.model
+        pixels = inputs["pixel_values_videos"][video]
+        states = inner.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+        dense = inner.multi_modal_projector(states)
+        side = math.isqrt(dense.shape[1])
+        half = math.ceil(side / 2)
+        grid = dense.transpose(1, 2).reshape(len(dense), -1, side, side)
+        pooled = F.interpolate(grid, (half, half), mode="bilinear").flatten(2).transpose(1, 2)
+        return pooled, dense, inner.image_newline[None]
+
+
+class _QwenContract(AdapterContract):
+    frame = (56, 84)
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        features = model.model.get_video_features(
+            inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
+        ).pooler_output[video]
+        slices = int(inputs["video_grid_thw"][video][0])
+        features = features.view(slices, -1, features.shape[-1])
+        return features, features, features[:0, 0]
+
+    def positions(self, model: Any, inputs: Any, row: int) -> Tensor:
+        mask = inputs["attention_mask"][row].bool()
+        found, _ = model.model.get_rope_index(
+            inputs["input_ids"][row][mask][None],
+            mm_token_type_ids=inputs["mm_token_type_ids"][row][mask][None],
+            video_grid_thw=inputs["video_grid_thw"][row : row + 1],
+            second_per_grid_ts=inputs.get("second_per_grid_ts"),
+        )
+        positions: Tensor = found[:, 0]
+        return positions
+
+    def merged_slot(self, slots: Tensor) -> Tensor:
+        height, width = self.frame[0] // 28, self.frame[1] // 28
+        centre = height // 2 * width + width // 2
+        return slots[centre : centre + 1]
+
+
+class Qwen2VLContract(_QwenContract):
+    """Slices of two frames."""
+
+    family = "qwen2_vl"
+
+
+class Qwen25VLContract(_QwenContract):
+    """As Qwen2-VL; time counts in seconds."""
+
+    family = "qwen2_5_vl"
+
+
+FAMILIES: tuple[type[AdapterContract], ...] = (
+    LlavaOnevisionContract,
+    Qwen2VLContract,
+    Qwen25VLContract,
+)
+"""One suite for each supported family."""
