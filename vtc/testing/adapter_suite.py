@@ -152,7 +152,11 @@ class AdapterContract:
         with torch.no_grad():
             assert _apart(whole(**inputs).logits, bare(**inputs).logits) <= 1e-5
             arguments = {**inputs, "max_new_tokens": 5, "do_sample": False, **settings}
-            assert torch.equal(whole.generate(**arguments), bare.generate(**arguments))
+            try:
+                expected = bare.generate(**arguments)
+            except RuntimeError as error:  # of Qwen-VL's chunked prefill in transformers 5.18
+                pytest.skip(f"the stock model itself fails here: {error}")
+            assert torch.equal(whole.generate(**arguments), expected)
 
     def test_text_and_images_alone_are_bit_equal(
         self, stock: Any, wrapped: Any, processor: Any
