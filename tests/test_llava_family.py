@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video: CLIP frames that are pooled."""
+"""LLaVA-NeXT-Video, whose frames are pooled, and Video-LLaVA, whose frames keep a class token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.version import Version
 import vtc
 
 QUESTIONS = ["What is red?", "How many people walk by, and when do they leave the room?"]
-FAMILIES = ["llava_next_video"]
+FAMILIES = ["llava_next_video", "video_llava"]
 FRAME = (56, 84)  # of the processors' shorter side, so that frames are cropped and not resized
 
 
@@ -67,11 +67,17 @@ def ragged(make_video):
 
 
 def frame_by_hand(model, frame):
-    """``[M, D]`` of the tokens of a frame, and which of them are patches."""
-    states = model.model.vision_tower(frame[None], output_hidden_states=True).hidden_states
-    grid = states[model.config.vision_feature_layer][0, 1:].view(4, 4, -1)
+    """``[M, D]``, the tokens of a frame, and what of them is merged."""
+    inner, layer = model.model, model.config.vision_feature_layer
+    if model.config.model_type == "video_llava":
+        states = inner.video_tower(frame[None], output_hidden_states=True).hidden_states
+        tokens = inner.multi_modal_projector(states[layer][0])
+        assert len(tokens) == 17
+        return tokens, tokens[1:]
+    states = inner.vision_tower(frame[None], output_hidden_states=True).hidden_states
+    grid = states[layer][0, 1:].view(4, 4, -1)
     pooled = [grid[y : y + 2, x : x + 2].mean((0, 1)) for y in (0, 2) for x in (0, 2)]
-    tokens = model.model.multi_modal_projector(torch.stack(pooled))
+    tokens = inner.multi_modal_projector(torch.stack(pooled))
     return tokens, tokens
 
 
@@ -166,7 +172,7 @@ def test_images_and_text_stay_as_they_are(model, processor, encoder, make_inputs
 @pytest.mark.parametrize("beams", [1, 3])
 def test_an_image_beside_a_compressed_video(wrapped, make_inputs, ragged, make_video, beams):
     pictures = [make_video(1, seed, FRAME)[0] for seed in (3, 4)]
-    settings = {"max_new_tokens": 5, "do_sample": False, "num_beams": beams}
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": beams}
     together = make_inputs(ragged, QUESTIONS, images=pictures)
     with torch.no_grad():
         logits = wrapped(**together).logits
@@ -180,9 +186,22 @@ def test_an_image_beside_a_compressed_video(wrapped, make_inputs, ragged, make_v
             assert written[row].tolist() == expected.tolist()
 
 
+def test_images_by_their_new_name(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(6, 1, FRAME)], ["Compare."], [make_video(1, 3, FRAME)[0]])
+    if "pixel_values_images" not in inputs or Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("these images have one name only")
+    settings = {"max_new_tokens": 5, "do_sample": False, "num_beams": 2}
+    with torch.no_grad():
+        logits = wrapped(**inputs).logits
+        written = wrapped.generate(**inputs, **settings)
+        inputs["pixel_values"] = inputs.pop("pixel_values_images")
+        assert torch.equal(wrapped(**inputs).logits, logits)
+        assert torch.equal(wrapped.generate(**inputs, **settings), written)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_ragged_batch_writes_what_its_rows_write_alone(wrapped, make_inputs, ragged, beams):
-    settings = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
     together = make_inputs(ragged, QUESTIONS)
     written = wrapped.generate(**together, **settings)[:, together["input_ids"].shape[1] :]
     for row, (video, question) in enumerate(zip(ragged, QUESTIONS, strict=True)):

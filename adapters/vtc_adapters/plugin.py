@@ -10,4 +10,5 @@ def vtc_register_adapters() -> dict[str, str]:
         "llava_onevision": "vtc_adapters.llava_onevision:LlavaOnevisionAdapter",
         "qwen2_5_vl": "vtc_adapters.qwen2_vl:Qwen2VLAdapter",
         "qwen2_vl": "vtc_adapters.qwen2_vl:Qwen2VLAdapter",
+        "video_llava": "vtc_adapters.video_llava:VideoLlavaAdapter",
     }

@@ -158,6 +158,33 @@ def _llava_next_video() -> tuple[Any, Any]:
     return model, processor
 
 
+def _video_llava() -> tuple[Any, Any]:
+    from transformers import (
+        VideoLlavaConfig,
+        VideoLlavaForConditionalGeneration,
+        VideoLlavaImageProcessor,
+        VideoLlavaProcessor,
+        VideoLlavaVideoProcessor,
+    )
+
+    tokenizer = byte_tokenizer("<image>", "<video>")
+    side, patch = 56, 14  # 16 patches and a class token a frame
+    sizes = _clip_sizes(side)
+    processor = VideoLlavaProcessor(
+        image_processor=VideoLlavaImageProcessor(**sizes),
+        video_processor=VideoLlavaVideoProcessor(**sizes),
+        tokenizer=tokenizer,
+        patch_size=patch,
+        chat_template=CHAT_TEMPLATE,
+    )
+    model = VideoLlavaForConditionalGeneration(
+        VideoLlavaConfig(**_clip_and_llama(tokenizer, side, patch))
+    )
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, processor
+
+
 def _clip_sizes(side: int) -> dict[str, dict[str, int]]:
     return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
 
@@ -276,4 +303,5 @@ _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava_onevision": _llava_onevision,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
+    "video_llava": _video_llava,
 }
