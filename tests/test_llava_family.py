@@ -81,7 +81,7 @@ def frame_by_hand(model, frame):
     return tokens, tokens
 
 
-def row_by_hand(model, processor, inputs, row, question, keys):
+def row_by_hand(model, processor, inputs, row, question, keys, temperature):
     """Logits of one compressed row, its features merged frame by frame."""
     ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
     asked = processor.tokenizer(question, add_special_tokens=False)["input_ids"]
@@ -102,7 +102,8 @@ def row_by_hand(model, processor, inputs, row, question, keys):
             cos(patch, query) - (0.0 if reference is None else cos(patch, reference[m]))
             for m, patch in enumerate(patches)
         ]
-        weights = torch.tensor([math.exp((s - max(saliency)) / 0.01) for s in saliency]).double()
+        weights = [math.exp((each - max(saliency)) / temperature) for each in saliency]
+        weights = torch.tensor(weights, dtype=torch.float64)
         pieces.append((weights @ patches / weights.sum())[None].to(tokens))
     places = (ids == model.config.video_token_id).nonzero().flatten()
     table = model.get_input_embeddings()
@@ -110,7 +111,11 @@ def row_by_hand(model, processor, inputs, row, question, keys):
     return model.lm_head(model.model.language_model(inputs_embeds=embeds).last_hidden_state)[0]
 
 
-def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_inputs, ragged):
+@pytest.mark.parametrize("temperature", [0.01, 1.0])  # a patch alone, and all of them
+def test_merged_videos_equal_a_reference_made_by_hand(
+    wrapped, processor, make_inputs, ragged, temperature
+):
+    wrapped.vtc.merger = vtc.merger("dfm", temperature=temperature)
     inputs = make_inputs(ragged, QUESTIONS)
     with torch.no_grad():
         logits = wrapped(**inputs).logits
@@ -119,7 +124,7 @@ def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_i
         assert len(reports[0].keyframes) > len(reports[1].keyframes) == 1
         for row, (question, report) in enumerate(zip(QUESTIONS, reports, strict=True)):
             keys = [frame.index for frame in report.keyframes]
-            expected = row_by_hand(wrapped, processor, inputs, row, question, keys)
+            expected = row_by_hand(wrapped, processor, inputs, row, question, keys, temperature)
             error = (logits[row, -len(expected) :] - expected).abs().max() / expected.abs().max()
             assert error < 5e-6
 
