@@ -6,7 +6,9 @@ import vtc
 @vtc.hookimpl
 def vtc_register_adapters() -> dict[str, str]:
     return {
+        "llava_next_video": "vtc_adapters.llava_next_video:LlavaNextVideoAdapter",
         "llava_onevision": "vtc_adapters.llava_onevision:LlavaOnevisionAdapter",
         "qwen2_5_vl": "vtc_adapters.qwen2_vl:Qwen2VLAdapter",
         "qwen2_vl": "vtc_adapters.qwen2_vl:Qwen2VLAdapter",
+        "video_llava": "vtc_adapters.video_llava:VideoLlavaAdapter",
     }

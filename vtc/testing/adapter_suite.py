@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from packaging import version
 from torch import Tensor
+from transformers import __version__ as transformers_version
 
 import vtc
 from vtc.testing.encoders import tiny_encoder
@@ -40,11 +42,14 @@ class AdapterContract:
         frame: The (height, width) of frames that the processor does not resize, so that every
             path sees the same pixels.
         takes_images: Whether the processor takes still images beside a video.
+        beams_since: The first version of transformers known to repeat the features of several
+            videos rightly for beams; before it, the stock model is no measure.
     """
 
     family: ClassVar[str]
     frame: ClassVar[tuple[int, int]] = (42, 42)
     takes_images: ClassVar[bool] = True
+    beams_since: ClassVar[str] = "5.18"
 
     # --- what a family may override
 
@@ -147,6 +152,10 @@ class AdapterContract:
     def test_identity_equals_stock(
         self, stock: Any, whole: Any, processor: Any, settings: dict[str, Any]
     ) -> None:
+        if "num_beams" in settings and version.parse(transformers_version) < version.parse(
+            self.beams_since
+        ):
+            pytest.skip(f"the stock model mixes up videos with beams before {self.beams_since}")
         inputs = self.inputs(processor, [self.video(6, 1), self.video(6, 2)], QUESTIONS)
         bare = copy.deepcopy(stock[0])
         with torch.no_grad():
@@ -351,7 +360,8 @@ class AdapterContract:
         assert gradients[0].keys() == gradients[1].keys()
         for name, plain in gradients[0].items():
             assert torch.allclose(plain, gradients[1][name], atol=1e-5), name
-        tower = [n for n in gradients[0] if "vision" in n or "visual" in n]
+        words = ("vision", "visual", "tower")
+        tower = [name for name in gradients[0] if any(word in name for word in words)]
         assert tower, "no gradient reaches the vision tower"
 
     def test_save_load_and_pickle(

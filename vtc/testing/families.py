@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,6 +27,35 @@ class LlavaOnevisionContract(AdapterContract):
         grid = dense.transpose(1, 2).reshape(len(dense), -1, side, side)
         pooled = F.interpolate(grid, (half, half), mode="bilinear").flatten(2).transpose(1, 2)
         return pooled, dense, inner.image_newline[None]
+
+
+class LlavaNextVideoContract(AdapterContract):
+    """Patches pooled before the projector; nothing after the last frame."""
+
+    family = "llava_next_video"
+    beams_since = "5.23"
+    frame = (56, 56)
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        frames = inputs["pixel_values_videos"][video : video + 1]
+        encoded = model.model.get_video_features(frames, return_dict=True).pooler_output
+        features = torch.cat([part.reshape(-1, part.shape[-1]) for part in encoded])
+        features = features.view(frames.shape[1], -1, features.shape[-1])
+        return features, features, features[:0, 0]
+
+
+class VideoLlavaContract(AdapterContract):
+    """A class token and patches; only the patches are merged."""
+
+    family = "video_llava"
+    frame = (56, 56)
+    beams_since = "5.23"
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        frames = inputs["pixel_values_videos"][video : video + 1]
+        features = model.model.get_video_features(frames, return_dict=True).pooler_output
+        features = features.reshape(frames.shape[1], -1, features.shape[-1])
+        return features, features[:, 1:], features[:0, 0]
 
 
 class _QwenContract(AdapterContract):
@@ -69,8 +99,10 @@ class Qwen25VLContract(_QwenContract):
 
 
 FAMILIES: tuple[type[AdapterContract], ...] = (
+    LlavaNextVideoContract,
     LlavaOnevisionContract,
     Qwen2VLContract,
     Qwen25VLContract,
+    VideoLlavaContract,
 )
 """One suite for each supported family."""

@@ -125,6 +125,100 @@ def _llava_onevision() -> tuple[Any, Any]:
     return model, processor
 
 
+def _llava_next_video() -> tuple[Any, Any]:
+    from transformers import (
+        LlavaNextImageProcessor,
+        LlavaNextVideoConfig,
+        LlavaNextVideoForConditionalGeneration,
+        LlavaNextVideoProcessor,
+        LlavaNextVideoVideoProcessor,
+    )
+
+    tokenizer = byte_tokenizer("<image>", "<video>")
+    side, patch = 56, 14  # 16 patches a frame, pooled to 4 tokens
+    config = LlavaNextVideoConfig(
+        **_clip_and_llama(tokenizer, side, patch),
+        image_grid_pinpoints=[[side, side], [side, 2 * side], [2 * side, side]],
+    )
+    sizes = _clip_sizes(side)
+    processor = LlavaNextVideoProcessor(
+        video_processor=LlavaNextVideoVideoProcessor(**sizes),
+        image_processor=LlavaNextImageProcessor(
+            **sizes, image_grid_pinpoints=config.image_grid_pinpoints
+        ),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    model = LlavaNextVideoForConditionalGeneration(config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, processor
+
+
+def _video_llava() -> tuple[Any, Any]:
+    from transformers import (
+        VideoLlavaConfig,
+        VideoLlavaForConditionalGeneration,
+        VideoLlavaImageProcessor,
+        VideoLlavaProcessor,
+        VideoLlavaVideoProcessor,
+    )
+
+    tokenizer = byte_tokenizer("<image>", "<video>")
+    side, patch = 56, 14  # 16 patches and a class token a frame
+    sizes = _clip_sizes(side)
+    processor = VideoLlavaProcessor(
+        image_processor=VideoLlavaImageProcessor(**sizes),
+        video_processor=VideoLlavaVideoProcessor(**sizes),
+        tokenizer=tokenizer,
+        patch_size=patch,
+        chat_template=CHAT_TEMPLATE,
+    )
+    model = VideoLlavaForConditionalGeneration(
+        VideoLlavaConfig(**_clip_and_llama(tokenizer, side, patch))
+    )
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, processor
+
+
+def _clip_sizes(side: int) -> dict[str, dict[str, int]]:
+    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+
+
+def _clip_and_llama(tokenizer: Any, side: int, patch: int) -> dict[str, Any]:
+    """What the configurations of LLaVA-NeXT-Video and Video-LLaVA have in common."""
+    from transformers import CLIPVisionConfig, LlamaConfig
+
+    return {
+        "vision_config": CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=side,
+            patch_size=patch,
+        ),
+        "text_config": LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=65536,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "video_token_index": tokenizer.convert_tokens_to_ids("<video>"),
+    }
+
+
 def _qwen2_vl() -> tuple[Any, Any]:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
@@ -205,7 +299,9 @@ def _qwen(
 
 
 _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "llava_next_video": _llava_next_video,
     "llava_onevision": _llava_onevision,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
+    "video_llava": _video_llava,
 }

@@ -1,0 +1,37 @@
+"""LLaVA-NeXT-Video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vtc.video_adapter import SliceFeatures
+from vtc_adapters._llava import LlavaAdapter
+
+
+class LlavaNextVideoAdapter(LlavaAdapter):
+    """LLaVA-NeXT-Video: CLIP patches are pooled before the projector; no newline after a video."""
+
+    fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
+
+    def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        vision = model.config.vision_config
+        side = vision.image_size // vision.patch_size // model.config.spatial_pool_stride
+        return side, side
+
+    def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        # As videos of one frame: 5.18 and 5.23 then give the features of a frame alike.
+        frames = pixels["pixel_values_videos"][:, None]
+        encoded = model.model.get_video_features(frames, return_dict=True).pooler_output
+        tokens = [frame.reshape(-1, frame.shape[-1]) for frame in encoded]
+        return SliceFeatures(tokens=torch.stack(tokens))
+
+    def pack(self, videos: list[Tensor]) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(pooler_output=videos)
+
+    def expands_for_beams(self, videos: list[Tensor]) -> bool:
+        return True  # a list, whatever the lengths
