@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -158,22 +157,6 @@ def test_all_frames_as_keyframes_give_the_stock_model(model, processor, make_inp
         assert torch.equal(model(**inputs).logits, logits)
 
 
-def test_images_and_text_stay_as_they_are(model, processor, encoder, make_inputs, make_video):
-    picture = make_video(1, 3, FRAME)[0]
-    text, image = make_inputs([], ["Hello?"]), make_inputs([], ["What?"], images=[picture])
-    both = make_inputs([make_video(6, 1, FRAME)], ["Compare."], images=[picture])
-    settings = {"max_new_tokens": 5, "do_sample": False}
-    with torch.no_grad():
-        stock = [model(**inputs).logits for inputs in (text, image, both)]
-        written = [model.generate(**inputs, **settings) for inputs in (text, image, both)]
-        vtc.wrap(model, vtc.selector("uniform", keyframes=6), processor=processor, encoder=encoder)
-        assert torch.equal(model(**text).logits, stock[0])
-        assert torch.equal(model(**image).logits, stock[1])
-        assert (model(**both).logits - stock[2]).abs().max() <= 1e-5
-        for inputs, expected in zip((text, image, both), written, strict=True):
-            assert torch.equal(model.generate(**inputs, **settings), expected)
-
-
 @pytest.mark.parametrize("beams", [1, 3])
 def test_an_image_beside_a_compressed_video(wrapped, make_inputs, ragged, make_video, beams):
     pictures = [make_video(1, seed, FRAME)[0] for seed in (3, 4)]
@@ -202,90 +185,6 @@ def test_images_by_their_new_name(wrapped, make_inputs, make_video):
         inputs["pixel_values"] = inputs.pop("pixel_values_images")
         assert torch.equal(wrapped(**inputs).logits, logits)
         assert torch.equal(wrapped.generate(**inputs, **settings), written)
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-def test_a_ragged_batch_writes_what_its_rows_write_alone(wrapped, make_inputs, ragged, beams):
-    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
-    together = make_inputs(ragged, QUESTIONS)
-    written = wrapped.generate(**together, **settings)[:, together["input_ids"].shape[1] :]
-    for row, (video, question) in enumerate(zip(ragged, QUESTIONS, strict=True)):
-        alone = make_inputs([video], [question])
-        expected = wrapped.generate(**alone, **settings)[:, alone["input_ids"].shape[1] :]
-        assert written[row].tolist() == expected[0].tolist()
-
-
-def test_a_lazy_video_equals_the_processors(wrapped, processor, make_inputs, make_video):
-    video = make_video(9, 1, (70, 100))  # resized and cropped on both paths
-    lazy = vtc.prepare_inputs(wrapped, processor, video, "What?", fps=2.0)
-    assert (lazy["input_ids"] == wrapped.config.video_token_id).sum() == 1
-    stock = make_inputs([video], ["What?"])
-    wrapped.vtc.selector = vtc.selector("uniform", keyframes=3)
-    with torch.no_grad():
-        expected = wrapped(**stock).logits
-        for wrapped.vtc.chunk_frames in (1, 4, 16):
-            logits = wrapped(**lazy).logits
-            assert (logits - expected).abs().max() / expected.abs().max() < 5e-6
-        assert vtc.last_report(wrapped).frames == 9
-        written = wrapped.generate(**lazy, max_new_tokens=5, do_sample=False)
-        expected = wrapped.generate(**stock, max_new_tokens=5, do_sample=False)
-        assert written[0, -5:].tolist() == expected[0, -5:].tolist()
-
-
-def test_frames_are_recovered_from_pixels(wrapped, processor, make_inputs, make_video):
-    video = make_video(6, 1, FRAME)
-    adapter = wrapped.vtc.adapter
-    pixels = adapter.pixels(make_inputs([video], ["What?"]), 0, [0, 4])
-    cropped = video[[0, 4], :, 14:70]
-    assert np.array_equal(adapter.frames(processor, pixels).numpy(), cropped)
-
-
-def test_a_manual_loop_and_a_second_turn(wrapped, processor, make_inputs, make_video):
-    from transformers import DynamicCache
-
-    inputs = make_inputs([make_video(7, 1, FRAME)], ["What is it?"])
-    settings = {"max_new_tokens": 4, "do_sample": False}
-    cache = DynamicCache(config=wrapped.config.get_text_config())
-    first = wrapped.generate(**inputs, past_key_values=cache, vtc_restore_prompt=False, **settings)
-    with torch.no_grad():
-        step = wrapped(**inputs, use_cache=True)
-        for token in first[0, -4:]:
-            assert step.logits[0, -1].argmax() == token
-            step = wrapped(input_ids=token[None, None], past_key_values=step.past_key_values)
-    more = processor.tokenizer(
-        "<|im_end|><|im_start|>user \nAnd then?<|im_end|><|im_start|>assistant\n",
-        return_tensors="pt",
-    )["input_ids"]
-    talk = torch.cat([first, more], dim=1)
-    second = wrapped.generate(input_ids=talk, past_key_values=cache, **settings)
-    whole = dict(inputs)
-    whole["input_ids"] = torch.cat([inputs["input_ids"], first[:, -4:], more], dim=1)
-    whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    at_once = wrapped.generate(**whole, vtc_query="What is it?", **settings)
-    assert at_once[0, -4:].tolist() == second[0, -4:].tolist()
-
-
-def test_gradients_reach_merger_and_tower(model, processor, encoder, make_inputs, make_video):
-    with pytest.warns(UserWarning, match="nobody has trained"):
-        vtc.wrap(model, "uniform", "q_former", processor=processor, encoder=encoder)
-    model.vtc.selector = vtc.selector("uniform", keyframes=2)
-    inputs = make_inputs([make_video(6, 1, FRAME)], ["What?"])
-    labels = torch.full_like(inputs["input_ids"], -100)
-    labels[:, -6:] = inputs["input_ids"][:, -6:]
-    model.train()
-    model(**inputs, labels=labels).loss.backward()
-    for name, parameter in model.vtc.merger.named_parameters():
-        assert parameter.grad is not None and bool((parameter.grad != 0).any()), name
-    tower = getattr(model.model, "video_tower", None) or model.model.vision_tower
-    assert tower.get_input_embeddings().weight.grad.abs().max() > 0
-
-
-def test_save_and_load(wrapped, encoder, make_inputs, make_video, tmp_path):
-    inputs = make_inputs([make_video(6, 1, FRAME)], ["What?"])
-    vtc.save_pretrained(wrapped, tmp_path)
-    loaded = vtc.from_pretrained(tmp_path, encoder=encoder)
-    with torch.no_grad():
-        assert torch.equal(loaded(**inputs).logits, wrapped(**inputs).logits)
 
 
 def test_placeholders_that_do_not_fit_are_named(wrapped, make_inputs, make_video):
