@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -45,41 +45,10 @@ def clips() -> Path:
 
 @pytest.fixture(scope="session")
 def make_video():
-    """Random frames that drift, so that neighbours resemble each other."""
-
-    def make(frames: int, seed: int = 0, size: tuple[int, int] = (48, 56)) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        walk = rng.normal(0, 25, (frames, *size, 3)).cumsum(0) + rng.integers(0, 255, (*size, 3))
-        return np.abs(walk % 510 - 255).astype(np.uint8)
-
-    return make
+    return vtc.testing.drifting_video
 
 
 @pytest.fixture(scope="session")
 def make_inputs(processor):
     """What the stock processor makes of videos (of one length), images and questions."""
-
-    def make(videos, questions, images=None, dtype=None):
-        prompts = []
-        for question in questions:
-            content = [{"type": "image"}] if images else []
-            content += [{"type": "video"}] if videos else []
-            content += [{"type": "text", "text": question}]
-            prompts.append(
-                processor.apply_chat_template(
-                    [{"role": "user", "content": content}],
-                    add_generation_prompt=True,
-                    tokenize=False,
-                )
-            )
-        inputs = processor(
-            text=prompts,
-            videos=list(videos) or None,
-            images=images,
-            padding=True,
-            return_tensors="pt",
-            do_sample_frames=False,
-        )
-        return inputs if dtype is None else inputs.to(dtype)
-
-    return make
+    return functools.partial(vtc.testing.stock_inputs, processor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import pytest
@@ -32,25 +33,7 @@ def processor(stock):
 
 @pytest.fixture
 def make_inputs(processor):
-    def make(videos, questions, images=None):
-        prompts = []
-        for question in questions:
-            content = [{"type": "image"}] * bool(images) + [{"type": "video"}] * bool(videos)
-            content = [*content, {"type": "text", "text": question}]
-            turn = [{"role": "user", "content": content}]
-            prompts.append(
-                processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-            )
-        return processor(
-            text=prompts,
-            videos=list(videos) or None,
-            images=images,
-            padding=True,
-            return_tensors="pt",
-            do_sample_frames=False,
-        )
-
-    return make
+    return functools.partial(vtc.testing.stock_inputs, processor)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from transformers import __version__ as transformers_version
 
 import vtc
 from vtc.testing.encoders import tiny_encoder
+from vtc.testing.inputs import drifting_video, stock_inputs
 from vtc.testing.models import tiny
 
 QUESTIONS = ("What is red?", "How many people walk by, and when do they leave the room?")
@@ -105,11 +106,8 @@ class AdapterContract:
         return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
 
     def video(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
-        """Random frames ``[N, H, W, 3]`` that drift, so that neighbours resemble each other."""
-        rng = np.random.default_rng(seed)
-        shape = (*self.frame, 3)
-        walk = rng.normal(0, 25, (frames, *shape)).cumsum(0) + rng.integers(0, 255, shape)
-        return np.abs(walk % 510 - 255).astype(np.uint8)
+        """Random frames ``[N, H, W, 3]`` that drift."""
+        return drifting_video(frames, seed, self.frame)
 
     def still(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
         """One frame again and again, of which dks keeps one."""
@@ -119,23 +117,7 @@ class AdapterContract:
         self, processor: Any, videos: Any, questions: Any, images: Any = None
     ) -> dict[str, Any]:
         """What the stock processor makes of one video, image and question a row."""
-        prompts = []
-        for question in questions:
-            content = [{"type": "image"}] * bool(images) + [{"type": "video"}] * bool(videos)
-            turn = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-            prompts.append(
-                processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-            )
-        return dict(
-            processor(
-                text=prompts,
-                videos=list(videos) or None,
-                images=images,
-                padding=True,
-                return_tensors="pt",
-                do_sample_frames=False,
-            )
-        )
+        return dict(stock_inputs(processor, videos, questions, images))
 
     # --- all slices kept: the stock model
 

@@ -41,6 +41,8 @@ def tiny(family: str = "llava_onevision", *, seed: int = 0) -> tuple[Any, Any]:
         torch.manual_seed(seed)
         model, processor = _BUILDERS[family]()
         redraw(model)
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return model.eval(), processor
 
 
@@ -70,6 +72,21 @@ def byte_tokenizer(*special: str) -> Any:
     )
 
 
+def _text_sizes(tokenizer: Any) -> dict[str, Any]:
+    """What the configurations of all tiny language models have in common."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 65536,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
 def _llava_onevision() -> tuple[Any, Any]:
     from transformers import (
         LlavaOnevisionConfig,
@@ -93,17 +110,7 @@ def _llava_onevision() -> tuple[Any, Any]:
             patch_size=patch,
             vision_use_head=False,
         ),
-        text_config=Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=65536,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
+        text_config=Qwen2Config(**_text_sizes(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=[[side, side], [side, 2 * side], [2 * side, side]],
@@ -119,10 +126,7 @@ def _llava_onevision() -> tuple[Any, Any]:
         vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
     )
-    model = LlavaOnevisionForConditionalGeneration(config)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    return model, processor
+    return LlavaOnevisionForConditionalGeneration(config), processor
 
 
 def _llava_next_video() -> tuple[Any, Any]:
@@ -152,10 +156,7 @@ def _llava_next_video() -> tuple[Any, Any]:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
-    model = LlavaNextVideoForConditionalGeneration(config)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    return model, processor
+    return LlavaNextVideoForConditionalGeneration(config), processor
 
 
 def _video_llava() -> tuple[Any, Any]:
@@ -177,12 +178,8 @@ def _video_llava() -> tuple[Any, Any]:
         patch_size=patch,
         chat_template=CHAT_TEMPLATE,
     )
-    model = VideoLlavaForConditionalGeneration(
-        VideoLlavaConfig(**_clip_and_llama(tokenizer, side, patch))
-    )
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    return model, processor
+    config = VideoLlavaConfig(**_clip_and_llama(tokenizer, side, patch))
+    return VideoLlavaForConditionalGeneration(config), processor
 
 
 def _clip_sizes(side: int) -> dict[str, dict[str, int]]:
@@ -202,18 +199,7 @@ def _clip_and_llama(tokenizer: Any, side: int, patch: int) -> dict[str, Any]:
             image_size=side,
             patch_size=patch,
         ),
-        "text_config": LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=65536,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
+        "text_config": LlamaConfig(**_text_sizes(tokenizer), bos_token_id=None),
         "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
         "video_token_index": tokenizer.convert_tokens_to_ids("<video>"),
     }
@@ -266,15 +252,8 @@ def _qwen(
     config = config_class(
         vision_config={**vision, "patch_size": 14, "spatial_merge_size": 2},
         text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 65536,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
+            **_text_sizes(tokenizer),
+            "bos_token_id": None,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
@@ -292,10 +271,7 @@ def _qwen(
             "<image>", "<|vision_start|><|image_pad|><|vision_end|>"
         ).replace("<video>", "<|vision_start|><|video_pad|><|vision_end|>"),
     )
-    model = model_class(config)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    return model, processor
+    return model_class(config), processor
 
 
 _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {

@@ -1,0 +1,45 @@
+"""Videos and processor inputs for tests of wrapped models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def drifting_video(
+    frames: int, seed: int = 0, size: tuple[int, int] = (48, 56)
+) -> NDArray[np.uint8]:
+    """Random frames ``[N, H, W, 3]`` uint8 that drift, so that neighbours resemble each other."""
+    rng = np.random.default_rng(seed)
+    shape = (*size, 3)
+    walk = rng.normal(0, 25, (frames, *shape)).cumsum(0) + rng.integers(0, 255, shape)
+    return np.abs(walk % 510 - 255).astype(np.uint8)
+
+
+def stock_inputs(
+    processor: Any,
+    videos: Sequence[NDArray[np.uint8]],
+    questions: Sequence[str],
+    images: Any = None,
+) -> Any:
+    """What a stock processor makes of one image, video and question a row, padded to a batch."""
+    content = [{"type": "image"}] * bool(images) + [{"type": "video"}] * bool(videos)
+    prompts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [*content, {"type": "text", "text": question}]}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for question in questions
+    ]
+    return processor(
+        text=prompts,
+        videos=list(videos) or None,
+        images=images,
+        padding=True,
+        return_tensors="pt",
+        do_sample_frames=False,
+    )
