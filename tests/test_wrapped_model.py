@@ -416,6 +416,9 @@ def test_no_keyframe_and_no_compression_are_noted(
     model.vtc.selector = vtc.selector("dks", relevance_threshold=1.0)
     model(**inputs)
     assert any("no frame was good enough" in note for note in vtc.last_report(model).warnings)
+    model.vtc.merger = vtc.merger("drop")
+    with pytest.raises(ValueError, match="nothing is left of video 0"):
+        model(**inputs)
 
 
 def test_merged_tokens_do_not_keep_the_patches_alive(
