@@ -319,3 +319,59 @@ def test_what_cannot_be_shortened_is_refused(wrapped, make_inputs, make_video):
         wrapped.generate(**inputs, max_length=7)
     with pytest.raises(ValueError, match="holds no video"):
         wrapped(input_ids=inputs["input_ids"], vtc_videos=[])
+
+
+def test_a_new_video_in_forward_on_a_cache(model, processor, make_inputs, make_video):
+    """All frames kept, so the stock model says what is right."""
+    first = make_inputs([make_video(5, 1)], ["What is it?"])
+    later = make_inputs([make_video(4, 2)], ["And this?"])
+    calls = []
+    for wrap in (False, True):
+        if wrap:
+            vtc.wrap(model, vtc.selector("uniform", keyframes=5), processor=processor)
+        for with_mask in (False, True):
+            with torch.no_grad():
+                cache = model(**first, use_cache=True).past_key_values
+                new = dict(later)
+                new["attention_mask"] = torch.ones(
+                    1, cache.get_seq_length() + later["input_ids"].shape[1], dtype=torch.int64
+                )
+                if not with_mask:
+                    del new["attention_mask"]
+                calls.append(model(**new, past_key_values=cache).logits)
+    for other in calls[1:]:
+        assert (other - calls[0]).abs().max() < 1e-4
+
+
+def test_an_unshortened_talk_goes_on_as_the_stock_one(model, processor, make_inputs, make_video):
+    inputs = make_inputs([make_video(5)], ["What is it?"])
+    vtc.wrap(model, vtc.selector("uniform", keyframes=5), processor=processor)
+    cache = DynamicCache(config=model.config.get_text_config())
+    settings = {"past_key_values": cache, "max_new_tokens": 3, "do_sample": False}
+    first = model.generate(**inputs, **settings)
+    second = model.generate(input_ids=torch.cat([first, first[:, -3:]], dim=1), **settings)
+    assert second.shape[1] == first.shape[1] + 6
+
+
+def test_another_call_between_does_not_hide_a_restored_prompt(wrapped, make_inputs, make_video):
+    inputs = make_inputs([make_video(8)], ["What is it?"])
+    cache = DynamicCache(config=wrapped.config.get_text_config())
+    settings = {"past_key_values": cache, "max_new_tokens": 3, "do_sample": False}
+    first = wrapped.generate(**inputs, **settings)
+    wrapped.generate(**make_inputs([make_video(4)], ["Else?"]), max_new_tokens=2)
+    with pytest.raises(ValueError, match="needs vtc_restore_prompt=False"):
+        wrapped.generate(input_ids=torch.cat([first, first[:, -3:]], dim=1), **settings)
+
+
+def test_an_inner_model_alone_is_not_guarded(wrapped, make_inputs):
+    inputs = make_inputs([], ["Hello?"])
+    inner = copy.deepcopy(wrapped.model)
+    with torch.no_grad():
+        assert torch.equal(inner(**inputs)[0], wrapped.model(**inputs)[0])
+
+
+def test_a_compiled_model_is_still_a_wrapped_one(wrapped):
+    compiled = torch.compile(wrapped)
+    assert vtc.is_wrapped(compiled)
+    vtc.unwrap(compiled)
+    assert not vtc.is_wrapped(wrapped)

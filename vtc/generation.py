@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vtc.preparing import Prepared, prepare
+from vtc.preparing import Prepared, mark_shortened, prepare
 from vtc.report import Recorder
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ def generate_compressed(
     if copies > 1 and _is_mixed_up_by_copies(toolkit, prepared):
         arguments = _as_embeddings(model, toolkit, prepared)
     toolkit.report = prepared.report
-    toolkit.restored_prompt = prompt if restore else None
     with Recorder(prepared.report).stage("language model"):
         result = stock(model, **arguments)
+    changed = shortened.shape != prompt.shape
+    for cache in (arguments.get("past_key_values"), getattr(result, "past_key_values", None)):
+        mark_shortened(cache, prompt if restore and changed else None)
     return _with_prompt(result, prompt, shortened.shape[1]) if restore else result
 
 

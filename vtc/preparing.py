@@ -60,6 +60,7 @@ def prepare(
         ValueError: The placeholders and the videos do not fit; the selector needs a query.
     """
     adapter = toolkit.adapter
+    inputs, earlier = _without_cached_mask(inputs, generating)
     _refuse_what_cannot_be_shortened(toolkit, inputs)
     cached = cached_length(inputs.get("past_key_values"))
     start = cached if generating else 0  # forward takes the new ids only
@@ -87,8 +88,10 @@ def prepare(
     positions = adapter.position_ids(model, inputs, layout)
     if positions is not None:
         rewritten["position_ids"] = positions
+    if earlier is not None:
+        rewritten["attention_mask"] = torch.cat([earlier, rewritten["attention_mask"]], dim=1)
     if rewritten.get("labels") is not None:
-        if inputs.get("num_items_in_batch") is not None:
+        if model.training and inputs.get("num_items_in_batch") is not None:
             _refuse_learned_placeholders(model, adapter, inputs)
         # Placeholders are never learned, whatever the caller's labels say of them.
         visual = rewritten["input_ids"] == adapter.video_token_id(model)
@@ -98,6 +101,19 @@ def prepare(
         "video": adapter.pack([video.features for video in videos]),
     }
     return Prepared(rewritten, videos, report)
+
+
+def _without_cached_mask(
+    inputs: Mapping[str, Any], generating: bool
+) -> tuple[Mapping[str, Any], Tensor | None]:
+    """Part the mask of a cache off, which ``forward`` takes before that of the new tokens."""
+    cached = cached_length(inputs.get("past_key_values"))
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if generating or cached == 0 or ids is None:
+        return inputs, None
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != cached + ids.shape[1]:
+        return inputs, ids.new_ones(len(ids), cached)
+    return {**inputs, "attention_mask": mask[:, cached:]}, mask[:, :cached]
 
 
 def _refuse_what_cannot_be_shortened(toolkit: Toolkit, inputs: Mapping[str, Any]) -> None:
@@ -113,6 +129,8 @@ def _refuse_what_cannot_be_shortened(toolkit: Toolkit, inputs: Mapping[str, Any]
             f"attention_mask must be a tensor of input_ids' shape {tuple(ids.shape)}, so that it "
             "can be shortened with them"
         )
+    if inputs.get("shift_labels") is not None:
+        raise ValueError("shift_labels cannot be shortened; give labels")
     if inputs.get("inputs_embeds") is not None:
         raise ValueError("give input_ids or inputs_embeds beside a video, not both")
     if isinstance(inputs.get("logits_to_keep"), Tensor):
@@ -185,6 +203,16 @@ def _lazy_span(
         grid=grid,
         frames_per_slice=each,
     )
+
+
+def mark_shortened(cache: Any, restored_prompt: Tensor | None) -> None:
+    """Note on a cache that it holds a shortened prompt, and which prompt the caller was given.
+
+    What goes on from that prompt, or with its mask, does not fit the cache.
+    """
+    if cache is not None and not isinstance(cache, tuple):
+        cache.vtc_is_shortened = True
+        cache.vtc_restored_prompt = restored_prompt
 
 
 def _padding_id(model: Any) -> int:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vtc import registry
 
@@ -20,9 +17,6 @@ if TYPE_CHECKING:
     from vtc.video_adapter import VideoAdapter
 
 
-_disabled: ContextVar[frozenset[int]] = ContextVar("vtc_disabled", default=frozenset())
-
-
 class Toolkit(nn.Module):
     """The parts that compress the videos of one model.
 
@@ -32,8 +26,6 @@ class Toolkit(nn.Module):
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
             never the result.
         report: What the last call did; None before the first.
-        restored_prompt: ``[B, L]``, the prompt that the last ``generate`` gave back in place of
-            its shortened one; a next turn that goes on from it would not fit the cache.
         progress: Called with (stage, done, total) while frames are read; None for silence.
     """
 
@@ -54,7 +46,6 @@ class Toolkit(nn.Module):
         self.chunk_frames = 16
         self.merger_is_new = True
         self.report: Report | None = None
-        self.restored_prompt: Tensor | None = None
         self.progress: Progress | None = None
 
     def extra_repr(self) -> str:
@@ -62,20 +53,6 @@ class Toolkit(nn.Module):
             f"selector={self.describe(self.selector)}, encoder={self.encoder!r}, "
             f"chunk_frames={self.chunk_frames}"
         )
-
-    @property
-    def enabled(self) -> bool:
-        """False inside ``vtc.disabled``, in the thread that said so."""
-        return id(self) not in _disabled.get()
-
-    @contextmanager
-    def while_disabled(self) -> Iterator[None]:
-        """A context in which videos stay as they are."""
-        token = _disabled.set(_disabled.get() | {id(self)})
-        try:
-            yield
-        finally:
-            _disabled.reset(token)
 
     def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:
         """A part's name and options; the name of its class where it is not registered."""

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from vtc.generation import generate_compressed
-from vtc.preparing import OUR_INPUTS, cached_length, has_video, prepare
+from vtc.preparing import OUR_INPUTS, cached_length, has_video, mark_shortened, prepare
 from vtc.toolkit import plain
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
 
 
+_disabled: ContextVar[frozenset[int]] = ContextVar("vtc_disabled", default=frozenset())
+"""The models, by `id`, whose videos stay as they are in this thread."""
 _generating: ContextVar[bool] = ContextVar("vtc_generating", default=False)
 """True while a wrapped ``generate`` runs the stock one: encoded videos are then our own."""
 
@@ -49,14 +51,16 @@ def wrapped_class(base: Any) -> Any:
             toolkit = toolkit_of(self)
             if not _generating.get():
                 _check_call(self, toolkit, inputs, start=0)
-            if not (toolkit.enabled and has_video(toolkit, inputs)):
+            if not (is_enabled(self) and has_video(toolkit, inputs)):
                 return base.forward(self, **_without_ours(inputs))
             prepared = prepare(self, toolkit, inputs)
             images = toolkit.adapter.encode_images(self, prepared.inputs)
             if images is not None:
                 prepared.inputs["mm_encoder_outputs"]["image"] = images
             toolkit.report = prepared.report
-            return base.forward(self, **prepared.inputs)
+            output = base.forward(self, **prepared.inputs)
+            mark_shortened(getattr(output, "past_key_values", None), None)
+            return output
 
         @functools.wraps(base.generate)
         @torch.no_grad()
@@ -69,7 +73,7 @@ def wrapped_class(base: Any) -> Any:
                 start = cached_length(inputs.get("past_key_values"))
                 _check_call(self, toolkit, inputs, start)
             with _while_generating():
-                if toolkit.enabled and has_video(toolkit, inputs):
+                if is_enabled(self) and has_video(toolkit, inputs):
                     return generate_compressed(self, base.generate, toolkit, inputs)
                 return base.generate(self, **_without_ours(inputs))
 
@@ -96,6 +100,21 @@ def wrapped_class(base: Any) -> Any:
     return Wrapped
 
 
+def is_enabled(model: Any) -> bool:
+    """False inside ``vtc.disabled``, in the thread that said so."""
+    return id(model) not in _disabled.get()
+
+
+@contextmanager
+def while_disabled(model: Any) -> Iterator[None]:
+    """A context in which the videos of a model stay as they are."""
+    token = _disabled.set(_disabled.get() | {id(stock_model(model))})
+    try:
+        yield
+    finally:
+        _disabled.reset(token)
+
+
 def toolkit_of(model: Any) -> Toolkit:
     """The module that ``wrap`` added; looked up at each use, as peft may replace it.
 
@@ -111,6 +130,7 @@ def toolkit_of(model: Any) -> Toolkit:
 
 def stock_model(model: Any) -> Any:
     """The Hugging Face model inside a peft model, or the model itself."""
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     inside = getattr(model, "get_base_model", None)  # of a peft model
     if inside is not None:
         return inside()
@@ -127,18 +147,19 @@ class RawVideoGuard:
 
     def watch(self, model: Any) -> None:
         """Guard this model from now on; weakly, so that it is freed as a stock model is."""
-        self._model = weakref.ref(model)
+        self._model: Callable[[], Any] = weakref.ref(model)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # a copied model sets its own guard anew
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        pass
+        self._model = lambda: None  # until `watch`; an inner model copied alone has no guard
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        toolkit = toolkit_of(self._model())
-        if not toolkit.enabled:
+        model = self._model()
+        if model is None or not is_enabled(model):
             return
+        toolkit = toolkit_of(model)
         names = list(inspect.signature(type(module).forward).parameters)[1:] if args else []
         given = dict(zip(names, args, strict=False)) | kwargs
         for name in toolkit.adapter.video_inputs:
@@ -156,7 +177,7 @@ def _check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: 
     Args:
         start: The positions of ``input_ids`` that a cache holds already.
     """
-    if not toolkit.enabled:
+    if not is_enabled(model):
         if inputs.get("vtc_videos") is not None:
             raise ValueError(
                 "inputs of vtc.prepare_inputs need the toolkit, which vtc.disabled has switched "
@@ -172,7 +193,14 @@ def _check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: 
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if not isinstance(ids, Tensor):
         return
-    if start and _goes_on_from(toolkit.restored_prompt, ids):
+    cache = inputs.get("past_key_values")
+    cached = cached_length(cache)
+    if torch.compiler.is_compiling():
+        return
+    _check_mask(cache, mask, cached, ids.shape[1] + (cached if start == 0 else 0))
+    if cached and start == 0 and ids.shape[1] == 1:
+        return  # a step of a loop of the caller's own: one new token is no video
+    if _goes_on_from(getattr(cache, "vtc_restored_prompt", None), ids):
         raise ValueError(
             "input_ids goes on from a prompt that was restored, but the cache holds the shortened "
             "one: the earlier turn's generate needs vtc_restore_prompt=False, and its result is "
@@ -184,12 +212,14 @@ def _check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: 
                 "input_ids has video placeholders, but no video came with them; give the video "
                 "with them, as the processor or vtc.prepare_inputs does"
             )
-    cached = cached_length(inputs.get("past_key_values"))
-    length = ids.shape[1] + (cached if start == 0 else 0)
-    if cached and isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] > length:
+
+
+def _check_mask(cache: Any, mask: Any, cached: int, length: int) -> None:
+    shortened = getattr(cache, "vtc_is_shortened", False)
+    if shortened and isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] > length:
         raise ValueError(
-            f"attention_mask has {mask.shape[1]} columns for {cached} tokens in the cache and "
-            f"{ids.shape[1]} in input_ids: the cache is of the shortened prompt, so take its mask "
+            f"attention_mask has {mask.shape[1]} columns for {length} tokens, {cached} of them in "
+            "the cache: the cache is of the shortened prompt, so take its mask "
             "from the shortened prompt as well (vtc_restore_prompt=False), or leave it out"
         )
 
@@ -204,9 +234,11 @@ def _while_generating() -> Iterator[None]:
 
 
 def _goes_on_from(prompt: Tensor | None, ids: Tensor) -> bool:
-    if prompt is None or len(prompt) != len(ids) or prompt.shape[1] > ids.shape[1]:
+    """Whether some row begins as some row of a prompt does; a cache may have been cut to rows."""
+    if prompt is None or prompt.shape[1] > ids.shape[1]:
         return False
-    return torch.equal(prompt.to(ids.device), ids[:, : prompt.shape[1]])
+    begins = ids[:, None, : prompt.shape[1]] == prompt.to(ids.device)
+    return bool(begins.all(-1).any())
 
 
 def _by_name(

@@ -18,7 +18,13 @@ from vtc.frame_encoder import LazyEncoder
 from vtc.frame_selector import FrameSelector
 from vtc.token_merger import TokenMerger
 from vtc.toolkit import Toolkit, input_device
-from vtc.wrapped_class import RawVideoGuard, stock_model, toolkit_of, wrapped_class
+from vtc.wrapped_class import (
+    RawVideoGuard,
+    stock_model,
+    toolkit_of,
+    while_disabled,
+    wrapped_class,
+)
 
 if TYPE_CHECKING:
     from vtc.report import Report
@@ -137,7 +143,8 @@ def disabled(model: Any) -> Iterator[None]:
 
     Other threads are not affected.
     """
-    with toolkit_of(model).while_disabled():
+    toolkit_of(model)
+    with while_disabled(model):
         yield
 
 

@@ -117,7 +117,8 @@ class Qwen2VLAdapter(VideoAdapter):
             columns = self._row_positions(model, inputs, layout, row, stock)
             place = mask[row].nonzero().flatten()[-columns.shape[1] :]
             positions[:, row, place] = columns.to(mask.device)
-            deltas[row] = columns[:, -1].max() + 1 - mask[row].sum()
+            before = 0 if layout.generating else layout.cached  # forward's mask is of new tokens
+            deltas[row] = columns[:, -1].max() + 1 - mask[row].sum() - before
         model.model.rope_deltas = deltas
         return torch.cat([text[None], positions]) if layout.generating else positions
 
