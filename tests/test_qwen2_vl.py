@@ -140,3 +140,25 @@ def test_placeholders_that_do_not_fit_are_named(wrapped, make_inputs, make_video
     inputs["video_grid_thw"] = inputs["video_grid_thw"] + torch.tensor([[1, 0, 0]])
     with pytest.raises(ValueError, match="placeholders left for a video of 5 x 6"):
         wrapped(**inputs)
+
+
+def test_a_new_video_in_forward_on_a_cache_equals_the_whole_talk(
+    model, processor, make_inputs, make_video
+):
+    vtc.wrap(model, vtc.selector("uniform", keyframes=2), "mean_pool", processor=processor)
+    first = make_inputs([make_video(6, 1, FRAME)], ["What?"])
+    later = make_inputs([make_video(4, 2, FRAME)], ["And?"])
+    along = ("input_ids", "attention_mask", "mm_token_type_ids")
+    whole = {name: torch.cat([first[name], later[name]], dim=1) for name in along}
+    for name in ("pixel_values_videos", "video_grid_thw"):
+        whole[name] = torch.cat([first[name], later[name]])
+    for inputs in (first, later):
+        inputs.pop("second_per_grid_ts", None)  # one second a slice, as without it
+    with torch.no_grad():
+        at_once = model(**whole, use_cache=True)
+        delta = model.model.rope_deltas
+        cache = model(**first, use_cache=True).past_key_values
+        step = model(**later, past_key_values=cache, use_cache=True)
+        assert torch.equal(model.model.rope_deltas, delta)
+        expected = at_once.logits[:, -step.logits.shape[1] :]
+        assert (step.logits - expected).abs().max() / expected.abs().max() < 5e-6
