@@ -142,18 +142,18 @@ def stock_model(model: Any) -> Any:
 class RawVideoGuard:
     """Raises when raw video reaches the inner model on a way that the toolkit does not see."""
 
+    # Until `watch`: an inner model that is copied alone has no guard.
+    _model: Callable[[], Any] = staticmethod(lambda: None)
+
     def __init__(self, model: Any) -> None:
         self.watch(model)
 
     def watch(self, model: Any) -> None:
         """Guard this model from now on; weakly, so that it is freed as a stock model is."""
-        self._model: Callable[[], Any] = weakref.ref(model)
+        self._model = weakref.ref(model)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # a copied model sets its own guard anew
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._model = lambda: None  # until `watch`; an inner model copied alone has no guard
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         model = self._model()
