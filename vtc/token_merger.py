@@ -20,6 +20,10 @@ class TokenMerger(Part, nn.Module, ABC):
     tokens_per_frame: int = 1
     """T, the number of tokens a frame is merged into (0: the frame vanishes)."""
 
+    frames_together: int = 1
+    """How many consecutive non-keyframes are merged with regard to one another. Every call gets
+    whole groups of so many frames, counted from the first non-keyframe; the last may be short."""
+
     @property
     def query_source(self) -> Literal["language_model", "frame_encoder"] | None:
         """Where ``query`` comes from.
@@ -58,3 +62,20 @@ class TokenMerger(Part, nn.Module, ABC):
         Returns:
             ``[n, T, D]``, or a list of n tensors ``[T_i, D]`` when frames differ.
         """
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | list[Tensor] | None:
+        """How much each patch counts in each merged token, where a token is a weighted sum.
+
+        Some models feed further features of the same patches into later layers (the deepstack of
+        Qwen3-VL); they are merged with these weights.
+
+        Args:
+            patches, reference, has_reference, query: As for ``forward``.
+
+        Returns:
+            ``[n, T, M]`` in at least float32, or a list of n tensors ``[T_i, M]``; None where the
+            tokens are no weighted sums of a frame's own patches: the plain mean is taken then.
+        """
+        return None
