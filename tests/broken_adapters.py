@@ -66,16 +66,17 @@ class TestCornerInsteadOfCentre(_Broken, Qwen):
     """compression_equals_the_reference"""
 
     class adapter(Qwen2VLAdapter):
-        def _video_positions(self, cells, video, interval):
-            cells = cells[:, :1].expand_as(cells)
-            return super()._video_positions(cells, video, interval)
+        def position_ids(self, model, inputs, layout):
+            for video in layout.videos:
+                video.cells[video.cells < 0] = 0
+            return super().position_ids(model, inputs, layout)
 
 
 class TestTrustsStockBeams(_Broken, Llava):
     """a_ragged_batch_writes"""
 
     class adapter(LlavaOnevisionAdapter):
-        def expands_for_beams(self, videos):
+        def expands_for_beams(self, rows):
             return True
 
 
@@ -83,8 +84,8 @@ class TestDarkPreprocessing(_Broken, Llava):
     """a_lazy_video_in_any_chunks"""
 
     class adapter(LlavaOnevisionAdapter):
-        def preprocess(self, processor, frames):
-            return super().preprocess(processor, frames // 2)
+        def preprocess(self, processor, frames, total):
+            return super().preprocess(processor, frames // 2, total)
 
 
 class TestSeesTheChunk(_Broken, Llava):
@@ -100,8 +101,8 @@ class TestReversesVideos(_Broken, Llava):
     """two_lazy_videos"""
 
     class adapter(LlavaOnevisionAdapter):
-        def pack(self, videos):
-            return super().pack(videos[::-1])
+        def pack(self, model, rows):
+            return super().pack(model, rows[::-1])
 
 
 class TestBlackFrames(_Broken, Llava):

@@ -92,8 +92,9 @@ def prepare_inputs(
 ) -> dict[str, Any]:
     """The arguments for ``model.generate(**inputs)`` or ``model(**inputs)``.
 
-    The video stays lazy: ``input_ids`` holds one placeholder for all of its frames, which are
-    decoded chunk by chunk while the model reads them. With a list of videos and a list of as many
+    The video stays lazy: ``input_ids`` holds one placeholder for all of its frames (one a slice
+    in families that write text around each), which are decoded chunk by chunk while the model
+    reads them. With a list of videos and a list of as many
     questions the result is a left-padded batch.
 
     Args:
@@ -119,8 +120,11 @@ def prepare_inputs(
         raise ValueError(
             f"question={question!r} holds {mark!r}, the placeholder of a video; leave it out"
         )
-    prompts = [_prompt(processor, text) for text in questions]
     sources = [VideoSource(item, fps=fps, max_frames=max_frames) for item in videos]
+    prompts = [
+        toolkit.adapter.prompt(processor, text, source)
+        for text, source in zip(questions, sources, strict=True)
+    ]
     tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     return {
         "input_ids": tokens["input_ids"].to(input_device(model)),
@@ -128,17 +132,3 @@ def prepare_inputs(
         "vtc_videos": [VideoRequest(source, processor) for source in sources],
         "vtc_query": list(questions),
     }
-
-
-def _prompt(processor: Any, question: str) -> str:
-    """One user turn with a video, as the processor's chat template writes it."""
-    if not getattr(processor, "chat_template", None):
-        raise ValueError(
-            f"this {type(processor).__name__} has no chat_template, so the prompt's form is "
-            "unknown; set processor.chat_template to the one of the checkpoint"
-        )
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    prompt: str = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    return prompt

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtc import registry
+from vtc._options import config_values
 from vtc.toolkit import plain
 from vtc.wrapped_class import toolkit_of, wrapped_class
 from vtc.wrapping import splice
@@ -50,6 +51,7 @@ def save_wrapped(
         "merger": registry.spec_of(plain(toolkit.merger)),
         "encoder": None if toolkit.encoder.given_object else toolkit.encoder.name,
         "chunk_frames": toolkit.chunk_frames,
+        "adapter": config_values(toolkit.adapter),
     }
     push = kwargs.pop("push_to_hub", False)
     # The names in memory: the stock converter to old names loses them on resuming a Trainer.
@@ -105,6 +107,7 @@ def from_pretrained(
         encoder or described["encoder"] or MissingEncoder(),
     )
     toolkit.chunk_frames = described["chunk_frames"]
+    toolkit.configure(**described["adapter"])
     _load_merger(toolkit, folder, kwargs)
     return model
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from vtc.report import Recorder, VideoReport, keyframes_of
 from vtc.selecting import select_frames
 from vtc.toolkit import input_device, plain
-from vtc.video_adapter import CompressedVideo
+from vtc.video_adapter import MERGED, TEXT, CompressedVideo
 
 if TYPE_CHECKING:
     from vtc.feed import VideoFeed
     from vtc.frame_selector import Selection
     from vtc.query import Query
     from vtc.toolkit import Toolkit
-    from vtc.video_adapter import SliceFeatures
+    from vtc.video_adapter import SliceFeatures, VideoSpan
 
 ENCODER_CHUNK = 32
 """Frames decoded and given to the frame encoder at a time."""
@@ -81,7 +81,8 @@ class _Compression:
         for slices, features in self._encode(keys, "keyframes"):
             if keep_patches:
                 patches.append(features.patches)
-            for index, kept in zip(slices.tolist(), features.tokens, strict=True):
+            wide = torch.cat([features.tokens, *features.extra], dim=-1)
+            for index, kept in zip(slices.tolist(), wide, strict=True):
                 tokens[index] = kept
         return torch.cat(patches) if patches else None
 
@@ -101,11 +102,35 @@ class _Compression:
                     else reference[before.clamp(min=0).to(reference.device)]
                 )
                 known = (before >= 0).to(patches.device)
-                merged = merger(patches, nearest, known, self.query.for_merger(patches))
-                rows = _checked(merged, patches, name)
+                asked = self.query.for_merger(patches)
+                rows = _checked(merger(patches, nearest, known, asked), patches, name)
+                if features.extra:
+                    weights = merger.weights(patches, nearest, known, asked)
+                    rows = self._with_extra(rows, weights, features.extra, name)
                 for index, token in zip(slices.tolist(), rows, strict=True):
                     tokens[index] = token
                     stage.bytes += token.nbytes
+
+    def _with_extra(
+        self, rows: list[Tensor], weights: Any, extra: tuple[Tensor, ...], name: str
+    ) -> list[Tensor]:
+        """Beside each frame's merged tokens, the merged features of the same patches."""
+        if weights is None:
+            self.recorder.warn(
+                f"merger {name!r} does not say how much each patch counts, so the deepstack "
+                "features of a merged frame are their plain mean"
+            )
+        widened = []
+        for number, row in enumerate(rows):
+            deep = torch.cat([layer[number] for layer in extra], dim=-1)
+            share = (
+                deep.new_full((len(row), len(deep)), 1 / len(deep))
+                if weights is None
+                else weights[number]
+            )
+            exact = share.to(torch.promote_types(share.dtype, deep.dtype))
+            widened.append(torch.cat([row, (exact @ deep.to(exact)).to(row)], dim=-1))
+        return widened
 
     def _encode(self, slices: Tensor, what: str) -> Iterator[tuple[Tensor, SliceFeatures]]:
         """Vision tower and projector over some slices, one chunk at a time."""
@@ -141,12 +166,16 @@ class _Compression:
     ) -> CompressedVideo:
         """Order of time: token features, the placeholders they take, and the report's lines."""
         feed, span = self.feed, self.feed.span
-        slots = span.slots.shape[1]
-        lengths = torch.tensor([len(token) for token in tokens])
-        slice_of = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
-        within = torch.arange(len(slice_of)) - (lengths.cumsum(0) - lengths)[slice_of]
-        # More merged tokens than placeholders in a slice: the last placeholder stands for them.
-        positions = span.slots.cpu()[slice_of, within.clamp(max=slots - 1)]
+        positions, slices, cells = _places(span, tokens, is_key)
+        text = torch.zeros(0, dtype=torch.int64)
+        if span.wrapping is not None:
+            keeps = self.toolkit.adapter.keeps_wrapping(is_key)
+            keeps &= torch.tensor([len(token) > 0 for token in tokens])
+            text, of_slice, order = _wrapping(span, keeps)
+            by_time = torch.cat([slices * 3 + 1, of_slice * 3 + order]).argsort(stable=True)
+            positions = torch.cat([positions, text])[by_time]
+            slices = torch.cat([slices, of_slice])[by_time]
+            cells = torch.cat([cells, torch.full_like(text, TEXT)])[by_time]
         tail = self.toolkit.adapter.tail(self.model)
         kept = [token for token in tokens if len(token)]
         if not kept:
@@ -160,8 +189,10 @@ class _Compression:
                 name=feed.name,
                 frames=feed.frames,
                 keyframes=keyframes_of(selection, feed.timestamps, span.frames_per_slice),
-                tokens_before=len(span) * slots + len(span.tail),
+                tokens_before=span.slots.numel() + len(span.tail),
                 tokens_after=len(features),
+                text_before=0 if span.wrapping is None else sum(map(len, span.wrapping)),
+                text_after=len(text),
                 query=self.query.text,
             )
         )
@@ -169,10 +200,31 @@ class _Compression:
             span=span,
             features=features,
             positions=torch.cat([positions, span.tail.cpu()]),
-            slices=slice_of,
-            cells=torch.where(is_key[slice_of], within, -1),
+            slices=slices,
+            cells=cells,
             seconds_per_slice=feed.seconds_per_slice,
         )
+
+
+def _places(span: VideoSpan, tokens: list[Tensor], is_key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each kept token: the placeholder that it takes, its slice, and its cell of the grid."""
+    lengths = torch.tensor([len(token) for token in tokens])
+    slices = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
+    within = torch.arange(len(slices)) - (lengths.cumsum(0) - lengths)[slices]
+    # More merged tokens than placeholders in a slice: the last placeholder stands for them.
+    positions = span.slots.cpu()[slices, within.clamp(max=span.slots.shape[1] - 1)]
+    return positions, slices, torch.where(is_key[slices], within, MERGED)
+
+
+def _wrapping(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The text that is kept: its positions, slices, and 0 before a slice's tokens or 2 after."""
+    around = span.wrapping or ()
+    lengths = torch.tensor([len(text) for text in around])
+    of_slice = torch.repeat_interleave(torch.arange(len(around)), lengths)
+    kept = keeps[of_slice]
+    positions, of_slice = torch.cat([text.cpu() for text in around])[kept], of_slice[kept]
+    after = positions > span.slots.cpu()[of_slice, -1]
+    return positions, of_slice, 2 * after.long()
 
 
 def _checked(merged: Any, patches: Tensor, name: str) -> list[Tensor]:

@@ -124,7 +124,8 @@ class SourceFeed(VideoFeed):
             count = -(-len(frames) // each)
             numbers = torch.as_tensor(list(slices[done : done + count]))
             done += count
-            yield numbers, self._adapter.preprocess(self._request.processor, frames)
+            processor = self._request.processor
+            yield numbers, self._adapter.preprocess(processor, frames, self.frames)
 
     @property
     def warnings(self) -> list[str]:

@@ -40,7 +40,8 @@ def generate_compressed(
 
     beams = _setting(model, arguments, "num_beams", 1)
     copies = max(beams, _setting(model, arguments, "num_return_sequences", 1))
-    if copies > 1 and _is_mixed_up_by_copies(toolkit, prepared):
+    several = len(prepared.rows) > 1
+    if copies > 1 and several and not toolkit.adapter.expands_for_beams(prepared.rows):
         arguments = _as_embeddings(model, toolkit, prepared)
     toolkit.report = prepared.report
     with Recorder(prepared.report).stage("language model"):
@@ -59,15 +60,6 @@ def _usual_mask(model: Any, arguments: Mapping[str, Any], prompt: Tensor) -> Ten
     if padding is None or padding in ends:
         return torch.ones_like(prompt)
     return prompt.ne(padding).to(prompt.dtype)
-
-
-def _is_mixed_up_by_copies(toolkit: Toolkit, prepared: Prepared) -> bool:
-    """Whether the stock ``generate`` would give a beam the features of another row or video."""
-    rows = [video.span.row for video in prepared.videos]
-    if len(rows) == 1:
-        return False
-    features = [video.features for video in prepared.videos]
-    return len(set(rows)) < len(rows) or not toolkit.adapter.expands_for_beams(features)
 
 
 def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: int) -> None:
@@ -112,8 +104,7 @@ def _as_embeddings(model: Any, toolkit: Toolkit, prepared: Prepared) -> dict[str
     ids = arguments["input_ids"]
     embeddings: Tensor = model.get_input_embeddings()(ids)
     images = toolkit.adapter.encode_images(model, arguments) or features.get("image")
-    features_of = [video.features for video in prepared.videos]
-    parts = [(toolkit.adapter.video_token_id(model), features_of)]
+    parts = [(toolkit.adapter.video_token_id(model), prepared.rows)]
     if images is not None:
         parts.append((model.config.image_token_id, list(images.pooler_output)))
     for token, pieces in parts:

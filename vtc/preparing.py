@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
     from vtc.video_adapter import VideoAdapter
 
-OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_restore_prompt")
+OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_frames", "vtc_restore_prompt")
 """Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not know."""
 
 
@@ -31,19 +31,29 @@ class Prepared:
 
     Attributes:
         inputs: The caller's, with the ids shortened and the videos as ``mm_encoder_outputs``.
-        videos: The videos in the order of their placeholders.
+        rows: ``[F, D]`` for each row that has a video, the features of its placeholders.
         report: What was done.
     """
 
     inputs: dict[str, Any]
-    videos: list[CompressedVideo]
+    rows: list[Tensor]
     report: Report
 
 
 def has_video(toolkit: Toolkit, inputs: Mapping[str, Any]) -> bool:
     """Whether a call brings a video: tensors of the processor or lazy sources."""
+    if inputs.get("vtc_videos") is not None:
+        return True
     raw = inputs.get(toolkit.adapter.video_inputs[0])
-    return raw is not None or inputs.get("vtc_videos") is not None
+    if toolkit.adapter.modality == "video":
+        if inputs.get("vtc_frames") is not None:
+            raise ValueError(
+                "vtc_frames says which still images are frames of a video; this family takes "
+                "videos as such, so leave it out"
+            )
+        return raw is not None
+    # Frames look like still images, so the caller says which they are.
+    return raw is not None and bool(inputs.get("vtc_frames"))
 
 
 def prepare(
@@ -73,7 +83,7 @@ def prepare(
     asked = toolkit.selector.uses_query or plain(toolkit.merger).query_source is not None
     texts: list[str | None] = [None] * len(inputs["input_ids"])
     if asked or inputs.get("vtc_query") is not None:
-        texts = row_texts(model, toolkit, inputs, processors)
+        texts = row_texts(model, toolkit, inputs, processors, [feed.span for feed in feeds])
     queries = [
         Query(text, model, toolkit, processor)
         for text, processor in zip(texts, processors, strict=True)
@@ -96,11 +106,20 @@ def prepare(
         # Placeholders are never learned, whatever the caller's labels say of them.
         visual = rewritten["input_ids"] == adapter.video_token_id(model)
         rewritten["labels"] = rewritten["labels"].masked_fill(visual, -100)
+    features = _by_row(videos, adapter.stills(model, inputs, videos))
     rewritten["mm_encoder_outputs"] = {
         **(kept.get("mm_encoder_outputs") or {}),
-        "video": adapter.pack([video.features for video in videos]),
+        adapter.modality: adapter.pack(model, features),
     }
-    return Prepared(rewritten, videos, report)
+    return Prepared(rewritten, features, report)
+
+
+def _by_row(videos: list[CompressedVideo], stills: list[tuple[int, int, Tensor]]) -> list[Tensor]:
+    """The features of each row's placeholders, in their order."""
+    pieces = [(video.span.row, video.span.first, video.features) for video in videos] + stills
+    pieces.sort(key=lambda piece: piece[:2])
+    rows = sorted({row for row, _, _ in pieces})
+    return [torch.cat([found for at, _, found in pieces if at == row]) for row in rows]
 
 
 def _without_cached_mask(
@@ -174,34 +193,42 @@ def _feeds(
         raise ValueError(f"give either vtc_videos or {adapter.video_inputs[0]}, not both")
     places = (ids == adapter.video_token_id(model)).nonzero()
     places = places[places[:, 1] >= start]
-    if len(places) != len(requests):
+    each = adapter.frames_per_slice
+    counts = [
+        -(-len(request.source) // each) if adapter.placeholder_per_slice else 1
+        for request in requests
+    ]
+    if len(places) != sum(counts):
         raise ValueError(
-            f"input_ids has {len(places)} video placeholders for {len(requests)} lazy videos; "
-            "vtc.prepare_inputs writes one placeholder a video"
+            f"input_ids has {len(places)} video placeholders, but the {len(requests)} lazy videos "
+            f"need {sum(counts)}; make both with one call of vtc.prepare_inputs"
         )
     processors = [toolkit.processor] * len(ids)
     feeds = []
-    for (row, place), request in zip(places.tolist(), requests, strict=True):
+    for found, request in zip(places.split(counts), requests, strict=True):
+        row = int(found[0, 0])
         processors[row] = request.processor
-        span = _lazy_span(model, adapter, request, row, place)
+        span = _lazy_span(model, adapter, request, row, found[:, 1].cpu())
         feeds.append(SourceFeed(adapter, request, span))
     return feeds, processors
 
 
 def _lazy_span(
-    model: Any, adapter: VideoAdapter, request: VideoRequest, row: int, place: int
+    model: Any, adapter: VideoAdapter, request: VideoRequest, row: int, places: Tensor
 ) -> VideoSpan:
-    """The span of a placeholder that was never expanded: views of one position, no storage."""
+    """The span of placeholders that were never expanded: views of one position, no storage."""
     source, each = request.source, adapter.frames_per_slice
     blank = torch.zeros(each, source.height, source.width, 3, dtype=torch.uint8)
-    grid = adapter.slice_grid(model, adapter.preprocess(request.processor, blank))
-    here = torch.tensor(place)
+    pixels = adapter.preprocess(request.processor, blank, len(source))
+    grid = adapter.slice_grid(model, pixels)
+    slots = places[:, None].expand(-(-len(source) // each), grid[0] * grid[1])
     return VideoSpan(
         row=row,
-        slots=here.expand(-(-len(source) // each), grid[0] * grid[1]),
-        tail=here.expand(adapter.tail_length()),
+        slots=slots,
+        tail=places[-1].expand(adapter.tail_length()),
         grid=grid,
         frames_per_slice=each,
+        wrapping=adapter.wrapping(slots),
     )
 
 

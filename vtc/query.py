@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from vtc.toolkit import input_device, plain
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
+    from vtc.video_adapter import VideoSpan
 
 
 class Query:
@@ -52,7 +53,11 @@ class Query:
 
 
 def row_texts(
-    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], processors: list[Any]
+    model: Any,
+    toolkit: Toolkit,
+    inputs: Mapping[str, Any],
+    processors: list[Any],
+    spans: Sequence[VideoSpan],
 ) -> list[str | None]:
     """The text of each row's query: ``vtc_query`` where given, else its last user turn."""
     ids = inputs["input_ids"]
@@ -73,10 +78,14 @@ def row_texts(
             texts.append(None)
             continue
         keep = ~torch.isin(ids[row], drop.to(ids.device))
+        for span in spans:
+            if span.row == row:
+                keep[span.first : span.last + 1] = False  # and the text between its frames
         if mask is not None:
             keep &= mask[row].bool()
         prompt = keep if labels is None else keep & (labels[row] == -100)
-        texts.append(last_user_turn(processor, ids[row][keep], ids[row][prompt]))
+        turn = last_user_turn(processor, ids[row][keep], ids[row][prompt])
+        texts.append(turn and toolkit.adapter.question(turn).strip() or None)
     return texts
 
 

@@ -59,6 +59,8 @@ class VideoReport:
         tokens_before: The visual tokens that the bare model would read.
         tokens_after: The visual tokens that the wrapped model reads.
         query: What the frames were ranked for; None without a query.
+        text_before, text_after: The tokens of text around the slices (timestamps and the like),
+            which come on top, likewise.
     """
 
     name: str
@@ -67,6 +69,8 @@ class VideoReport:
     tokens_before: int
     tokens_after: int
     query: str | None
+    text_before: int = 0
+    text_after: int = 0
 
 
 @dataclass
@@ -118,17 +122,33 @@ class Report:
         """The visual tokens that the wrapped model reads, over all videos."""
         return sum(video.tokens_after for video in self.videos)
 
+    @property
+    def text_before(self) -> int:
+        """The tokens of text around slices that the bare model would read, over all videos."""
+        return sum(video.text_before for video in self.videos)
+
+    @property
+    def text_after(self) -> int:
+        """The tokens of text around slices that the wrapped model reads, over all videos."""
+        return sum(video.text_after for video in self.videos)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values, with the totals."""
-        totals = {name: getattr(self, name) for name in ("frames", "tokens_before", "tokens_after")}
+        names = ("frames", "tokens_before", "tokens_after", "text_before", "text_after")
+        totals = {name: getattr(self, name) for name in names}
         return totals | asdict(self)
+
+    def _text(self) -> str:
+        if not self.text_before:
+            return ""
+        return f", {self.text_before} -> {self.text_after} tokens of text around them"
 
     def __str__(self) -> str:
         seconds = ", ".join(f"{name} {stage.seconds:.2f}" for name, stage in self.stages.items())
         lines = [
             f"{self.selector['name']} + {self.merger['name']}: {self.frames} frames, "
             f"{sum(len(video.keyframes) for video in self.videos)} keyframes, "
-            f"{self.tokens_before} -> {self.tokens_after} visual tokens",
+            f"{self.tokens_before} -> {self.tokens_after} visual tokens{self._text()}",
             f"seconds: {seconds}",
             *self.warnings,
         ]

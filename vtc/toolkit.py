@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vtc import registry
+from vtc._options import config_values, make
 
 if TYPE_CHECKING:
     from vtc.frame_encoder import LazyEncoder
@@ -48,10 +49,22 @@ class Toolkit(nn.Module):
         self.report: Report | None = None
         self.progress: Progress | None = None
 
+    def configure(self, **options: Any) -> None:
+        """Set options of the adapter: how this family of models reads a compressed video.
+
+        Options that are not named keep their values. ``vtc parts`` lists those of each family.
+
+        Raises:
+            ValueError: An option is unknown to this family, or a value is out of range.
+        """
+        family = type(self.adapter)
+        label = f"adapter {family.__name__}"
+        self.adapter = make(family, label, {**config_values(self.adapter), **options})
+
     def extra_repr(self) -> str:
         return (
-            f"selector={self.describe(self.selector)}, encoder={self.encoder!r}, "
-            f"chunk_frames={self.chunk_frames}"
+            f"selector={self.describe(self.selector)}, adapter={self.adapter.config}, "
+            f"encoder={self.encoder!r}, chunk_frames={self.chunk_frames}"
         )
 
     def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:

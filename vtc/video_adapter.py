@@ -7,12 +7,21 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
+from vtc.part import Part
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel
     from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    from vtc.video import VideoSource
+
+MERGED, TEXT = -1, -2
+"""What `CompressedVideo.cells` says of merged tokens and of text around a slice."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class VideoSpan:
         tail: ``[t]`` int64, the positions of placeholders after the last slice.
         grid: (h, w) with ``M = h * w``, where the slots lie on a grid.
         frames_per_slice: How many frames the vision tower turns into one slice.
+        wrapping: For each slice ``[w_n]`` int64, the positions of the text that the processor
+            writes around it (a timestamp, the number of the frame); None where it writes none.
     """
 
     row: int
@@ -33,19 +44,25 @@ class VideoSpan:
     tail: Tensor
     grid: tuple[int, int] | None = None
     frames_per_slice: int = 1
+    wrapping: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.slots.shape[0])
 
     @property
     def first(self) -> int:
-        """The position of the first placeholder."""
-        return int(self.slots[0, 0])
+        """The first position: of a placeholder, or of text around the first slice."""
+        return min([int(self.slots[0, 0]), *self._around(0)])
 
     @property
     def last(self) -> int:
-        """The position of the last placeholder."""
-        return int(self.tail[-1]) if len(self.tail) else int(self.slots[-1, -1])
+        """The last position."""
+        tail: list[int] = self.tail[-1:].tolist()
+        return max([int(self.slots[-1, -1]), *self._around(-1), *tail])
+
+    def _around(self, number: int) -> list[int]:
+        found: list[int] = [] if self.wrapping is None else self.wrapping[number].tolist()
+        return found
 
 
 @dataclass(frozen=True)
@@ -54,10 +71,13 @@ class CompressedVideo:
 
     Attributes:
         span: Where the video's placeholders stand.
-        features: ``[L, D]``, keyframes and merged tokens in order of time, then the tail.
-        positions: ``[L]`` int64, which of the caller's placeholders each one takes.
-        slices: ``[L - t]`` int64, the slice that each token is of.
-        cells: ``[L - t]`` int64, its cell of the slice's grid; -1 for a merged token.
+        features: ``[F, D]``, keyframes and merged tokens in order of time, then the tail;
+            ``[F, (1 + extra) * D]`` where `SliceFeatures.extra` runs beside them.
+        positions: ``[L]`` int64, the caller's positions that are kept: the placeholder that each
+            feature takes, and the text around slices.
+        slices: ``[L - t]`` int64, the slice that each of them is of.
+        cells: ``[L - t]`` int64, its cell of the slice's grid; `MERGED` for a merged token, `TEXT`
+            for text around the slice.
         seconds_per_slice: The time from slice to slice; None where it is unknown.
     """
 
@@ -97,10 +117,13 @@ class SliceFeatures:
     Attributes:
         tokens: ``[n, M, D]``, what a keyframe contributes.
         dense: ``[n, P, D]``, what is merged, where it differs from ``tokens``; None where not.
+        extra: Further features ``[n, M, D]`` of the same tokens, which later layers of the language
+            model take (deepstack); merged with the weights of the tokens.
     """
 
     tokens: Tensor
     dense: Tensor | None = None
+    extra: tuple[Tensor, ...] = ()
 
     @property
     def patches(self) -> Tensor:
@@ -108,9 +131,10 @@ class SliceFeatures:
         return self.tokens if self.dense is None else self.dense
 
 
-class VideoAdapter(ABC):
+class VideoAdapter(Part, ABC):
     """One family of models; an object without state, registered under ``config.model_type``.
 
+    Like other parts it may have a ``Config``; ``model.vtc.configure(option=value)`` sets it.
     ``pixels`` below is what this family's vision tower takes for some slices: tensors by name.
     """
 
@@ -120,6 +144,11 @@ class VideoAdapter(ABC):
     """Arguments of ``forward`` that ``encode`` takes from the configuration and not from a call."""
     frames_per_slice: ClassVar[int] = 1
     """How many frames the vision tower turns into one slice."""
+    modality: ClassVar[str] = "video"
+    """The key of ``mm_encoder_outputs``: ``"image"`` where frames enter as still images."""
+    placeholder_per_slice: ClassVar[bool] = False
+    """Whether a video that is decoded while it is read has a placeholder for each slice, with the
+    text that the stock processor writes around it, rather than one for all."""
 
     # --- where the videos are
 
@@ -144,6 +173,14 @@ class VideoAdapter(ABC):
         """The id of the placeholder of videos."""
         return int(model.config.video_token_id)
 
+    def wrapping(self, slots: Tensor) -> tuple[Tensor, ...] | None:
+        """The positions of the text around each slice, given its slots ``[N, M]``."""
+        return None
+
+    def keeps_wrapping(self, is_keyframe: Tensor) -> Tensor:
+        """``[N]`` bool, the slices whose text around them stays; given which are keyframes."""
+        return torch.ones_like(is_keyframe)
+
     def tail_length(self) -> int:
         """t, the number of placeholders after the last slice."""
         return 0
@@ -157,8 +194,23 @@ class VideoAdapter(ABC):
         """The part of a processor's ``inputs`` that belongs to some slices of one video."""
 
     @abstractmethod
-    def preprocess(self, processor: Any, frames: Tensor) -> dict[str, Tensor]:
-        """Make ``pixels`` of uint8 RGB frames ``[n, H, W, 3]`` as the stock processor would."""
+    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        """Make ``pixels`` of uint8 RGB frames ``[n, H, W, 3]`` as the stock processor would.
+
+        Args:
+            total: The frames of the whole video, by which some families choose their size.
+        """
+
+    def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        """One user turn about a video, as the stock processor's chat template writes it.
+
+        It holds one placeholder, or one for each slice with the text around it.
+        """
+        return chat_prompt(processor, [{"type": "video"}], question)
+
+    def question(self, text: str) -> str:
+        """A user turn without what the stock processor wrote into it around the frames."""
+        return text
 
     @abstractmethod
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
@@ -186,15 +238,33 @@ class VideoAdapter(ABC):
         return None
 
     @abstractmethod
-    def pack(self, videos: list[Tensor]) -> BaseModelOutputWithPooling:
-        """Put the features ``[L_v, D]`` of the videos in the form that the stock model takes."""
+    def pack(self, model: PreTrainedModel, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        """Put features in the form that the stock model takes.
 
-    def expands_for_beams(self, videos: list[Tensor]) -> bool:
-        """Whether the stock ``generate`` repeats ``pack``'s result rightly for several beams.
-
-        Asked where several rows have one video each; rows of several videos never are.
+        Args:
+            rows: ``[F, D]`` for each row that has a video, those of all its videos.
         """
+
+    def expands_for_beams(self, rows: list[Tensor]) -> bool:
+        """Whether the stock ``generate`` repeats ``pack``'s result rightly for several beams."""
         return True
+
+    def could_be_frames(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
+        """Whether a call's still images may be frames of a video that the caller did not declare.
+
+        Asked where frames enter as still images.
+        """
+        return False
+
+    def stills(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: list[CompressedVideo]
+    ) -> list[tuple[int, int, Tensor]]:
+        """The still images among the frames, where both enter by the same way.
+
+        Returns:
+            The row, the position of the first placeholder, and the features ``[F, D]`` of each.
+        """
+        return []
 
     def encode_images(
         self, model: PreTrainedModel, inputs: dict[str, Any]
@@ -212,3 +282,19 @@ class VideoAdapter(ABC):
             **{name: inputs.pop(name) for name in names}, return_dict=True
         )
         return features
+
+
+def chat_prompt(processor: Any, content: list[dict[str, str]], question: str) -> str:
+    """One user turn as the processor's chat template writes it.
+
+    Raises:
+        ValueError: The processor has no chat template.
+    """
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(
+            f"this {type(processor).__name__} has no chat_template, so the prompt's form is "
+            "unknown; set processor.chat_template to the one of the checkpoint"
+        )
+    turn = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    prompt: str = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+    return prompt

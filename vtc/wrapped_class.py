@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -160,6 +161,8 @@ class RawVideoGuard:
         if model is None or not is_enabled(model):
             return
         toolkit = toolkit_of(model)
+        if toolkit.adapter.modality == "image":
+            return  # frames look like the still images that are welcome here
         names = list(inspect.signature(type(module).forward).parameters)[1:] if args else []
         given = dict(zip(names, args, strict=False)) | kwargs
         for name in toolkit.adapter.video_inputs:
@@ -207,11 +210,24 @@ def _check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: 
             "what the next turn goes on from"
         )
     if not has_video(toolkit, inputs) and inputs.get("inputs_embeds") is None:
-        if bool((ids[:, start:] == toolkit.adapter.video_token_id(model)).any()):
+        if toolkit.adapter.modality == "image":
+            _warn_of_stills(model, toolkit, inputs)
+        elif bool((ids[:, start:] == toolkit.adapter.video_token_id(model)).any()):
             raise ValueError(
                 "input_ids has video placeholders, but no video came with them; give the video "
                 "with them, as the processor or vtc.prepare_inputs does"
             )
+
+
+def _warn_of_stills(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]) -> None:
+    """Where frames enter as still images, nobody but the caller knows that they are frames."""
+    if inputs.get("vtc_frames") is None and toolkit.adapter.could_be_frames(model, inputs):
+        warnings.warn(
+            "several pictures came without vtc_frames, so they are taken for still images and "
+            "nothing was compressed; if they are the frames of a video, say how many with "
+            "vtc_frames=N (or a list, a number for each row), and vtc_frames=0 if they are not",
+            stacklevel=4,
+        )
 
 
 def _check_mask(cache: Any, mask: Any, cached: int, length: int) -> None:

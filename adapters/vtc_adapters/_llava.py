@@ -47,7 +47,7 @@ class LlavaAdapter(VideoAdapter):
     ) -> dict[str, Tensor]:
         return {"pixel_values_videos": inputs["pixel_values_videos"][video, list(slices)]}
 
-    def preprocess(self, processor: Any, frames: Tensor) -> dict[str, Tensor]:
+    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
         video = frames.permute(0, 3, 1, 2)
         batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
         return {"pixel_values_videos": batch["pixel_values_videos"][0]}
@@ -62,11 +62,11 @@ class LlavaAdapter(VideoAdapter):
             frames = frames / settings.rescale_factor
         return frames.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
-    def pack(self, videos: list[Tensor]) -> BaseModelOutputWithPooling:
-        same = len({len(video) for video in videos}) == 1
-        features = torch.stack(videos) if same else torch.cat(videos)[None]
+    def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        same = len({len(row) for row in rows}) == 1
+        features = torch.stack(rows) if same else torch.cat(rows)[None]
         return BaseModelOutputWithPooling(pooler_output=features)
 
-    def expands_for_beams(self, videos: list[Tensor]) -> bool:
-        # `generate` takes the first dimension for videos; ragged ones are packed into one.
-        return len({len(video) for video in videos}) == 1
+    def expands_for_beams(self, rows: list[Tensor]) -> bool:
+        # `generate` takes the first dimension for rows; ragged ones are packed into one.
+        return len({len(row) for row in rows}) == 1

@@ -30,8 +30,8 @@ class LlavaNextVideoAdapter(LlavaAdapter):
         tokens = [frame.reshape(-1, frame.shape[-1]) for frame in encoded]
         return SliceFeatures(tokens=torch.stack(tokens))
 
-    def pack(self, videos: list[Tensor]) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(pooler_output=videos)
+    def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(pooler_output=rows)
 
-    def expands_for_beams(self, videos: list[Tensor]) -> bool:
+    def expands_for_beams(self, rows: list[Tensor]) -> bool:
         return True  # a list, whatever the lengths

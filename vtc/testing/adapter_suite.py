@@ -43,6 +43,8 @@ class AdapterContract:
         frame: The (height, width) of frames that the processor does not resize, so that every
             path sees the same pixels.
         takes_images: Whether the processor takes still images beside a video.
+        marks: How many tokens stand right before and right after a slice's placeholders, where
+            the processor writes text around each; None where it writes none.
         beams_since: The first version of transformers known to repeat the features of several
             videos rightly for beams; before it, the stock model is no measure.
     """
@@ -50,6 +52,7 @@ class AdapterContract:
     family: ClassVar[str]
     frame: ClassVar[tuple[int, int]] = (42, 42)
     takes_images: ClassVar[bool] = True
+    marks: ClassVar[tuple[int, int] | None] = None
     beams_since: ClassVar[str] = "5.18"
 
     # --- what a family may override
@@ -66,6 +69,26 @@ class AdapterContract:
             features after the last slice ``[t, D]``.
         """
         raise NotImplementedError("write what the stock model makes of a video, slice by slice")
+
+    def deepstack(self, model: Any, inputs: Any, video: int) -> list[Tensor]:
+        """Further features ``[N, M, D]`` of the same tokens, which later layers take."""
+        return []
+
+    def run(
+        self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
+    ) -> Tensor:
+        """The stock language model's last states ``[1, L, D]``.
+
+        Args:
+            embeds: ``[1, L, D]``, text and features in place.
+            where: ``[3, 1, L]``, see `positions`.
+            visual: ``[1, L]`` bool, which of them are features of a video.
+            deep: ``[F, D]`` for each layer of `deepstack`.
+        """
+        states: Tensor = model.base_model.language_model(
+            inputs_embeds=embeds, position_ids=where
+        ).last_hidden_state
+        return states
 
     def positions(self, model: Any, inputs: Any, row: int) -> Tensor | None:
         """The stock positions ``[3, L]`` of a row, unpadded; None where tokens are counted."""
@@ -217,32 +240,54 @@ class AdapterContract:
     ) -> Tensor:
         """The logits of one compressed row, put together from the stock model's own modules."""
         tokens, patches, tail = self.reference(model, inputs, row)
+        deep = self.deepstack(model, inputs, row)
         asked = processor.tokenizer(QUESTIONS[row], add_special_tokens=False)["input_ids"]
         table = model.get_input_embeddings()
         query = table(torch.tensor(asked)).mean(0).double()
         ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
         places = (ids == model.vtc.adapter.video_token_id(model)).nonzero().flatten()
         slots = places[: len(places) - len(tail)].view(len(tokens), -1)
-        pieces, kept, key = [], [], None
-        for n in range(len(tokens)):
+        embedded, visual = table(ids), torch.zeros(len(ids), dtype=torch.bool)
+        kept = torch.ones(len(ids), dtype=torch.bool)
+        pieces: dict[int, Tensor] = {}
+        layers: list[list[Tensor]] = [[] for _ in deep]
+        key = None
+        for n, own in enumerate(slots):
+            kept[own] = False
             if n in keys:
-                pieces.append(tokens[n])
-                kept.append(slots[n])
+                pieces.update(zip(own.tolist(), tokens[n], strict=True))
                 key = patches[n].double()
+                weights = torch.eye(len(own)).double()
             else:
-                pieces.append(_dfm(patches[n].double(), key, query)[None].to(tokens))
-                kept.append(self.merged_slot(slots[n]))
-        first, last = int(places[0]), int(places[-1])
-        embeds = torch.cat([table(ids[:first]), *pieces, tail, table(ids[last + 1 :])])[None]
+                (place,) = self.merged_slot(own).tolist()
+                weights = _dfm(patches[n].double(), key, query)[None]
+                pieces[place] = (weights @ patches[n].double())[0].to(tokens)
+                kept[self._around(slots, n)] = False
+            for found, layer in zip(layers, deep, strict=True):
+                found.append(weights @ layer[n].double())
+        pieces.update(zip(places[len(places) - len(tail) :].tolist(), tail, strict=True))
+        for place, feature in pieces.items():
+            embedded[place], visual[place], kept[place] = feature, True, True
         positions = self.positions(model, inputs, row)
-        where = None
-        if positions is not None:
-            kept.append(places[len(places) - len(tail) :])
-            around = [torch.arange(first), *kept, torch.arange(last + 1, len(ids))]
-            where = positions[:, None, torch.cat(around)]
-        hidden = model.base_model.language_model(inputs_embeds=embeds, position_ids=where)
-        logits: Tensor = model.lm_head(hidden.last_hidden_state)[0]
+        where = None if positions is None else positions[:, None, kept]
+        states = self.run(
+            model,
+            embedded[None, kept],
+            where,
+            visual[None, kept],
+            [torch.cat(found).to(tokens) for found in layers],
+        )
+        logits: Tensor = model.lm_head(states)[0]
         return logits
+
+    def _around(self, slots: Tensor, n: int) -> list[int]:
+        """The text around slice n that goes with it: up to the slice before, and its end mark."""
+        if self.marks is None:
+            return []
+        opening, closing = self.marks
+        first, last = int(slots[n, 0]), int(slots[n, -1])
+        begin = first - opening if n == 0 else int(slots[n - 1, -1]) + 1 + closing
+        return [*range(begin, first), *range(last + 1, last + 1 + closing)]
 
     @pytest.mark.parametrize("beams", [1, 3])
     def test_a_ragged_batch_writes_what_its_rows_write_alone(
@@ -267,7 +312,8 @@ class AdapterContract:
         if "second_per_grid_ts" in stock:  # the time from slice to slice, of two frames
             stock["second_per_grid_ts"] = torch.tensor([2.0])
         token = wrapped.vtc.adapter.video_token_id(wrapped)
-        assert (lazy["input_ids"] == token).sum() == 1
+        slices = 1 if self.marks is None else -(-10 // wrapped.vtc.adapter.frames_per_slice)
+        assert (lazy["input_ids"] == token).sum() == slices
         with torch.no_grad():
             expected = wrapped(**stock).logits
             for wrapped.vtc.chunk_frames in (1, 3, 16):
@@ -395,7 +441,7 @@ def _encoder() -> Any:
 
 
 def _dfm(patches: Tensor, reference: Tensor | None, query: Tensor) -> Tensor:
-    """Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
+    """The weights ``[M]`` of Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
 
     def cos(a: Tensor, b: Tensor) -> float:
         return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
@@ -404,9 +450,8 @@ def _dfm(patches: Tensor, reference: Tensor | None, query: Tensor) -> Tensor:
         cos(patch, query) - (0.0 if reference is None else cos(patch, reference[m]))
         for m, patch in enumerate(patches)
     ]
-    weights = [math.exp((s - max(saliency)) / 0.01) for s in saliency]
-    merged: Tensor = patches.new_tensor(weights) @ patches / sum(weights)
-    return merged
+    weights = patches.new_tensor([math.exp((s - max(saliency)) / 0.01) for s in saliency])
+    return weights / weights.sum()
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

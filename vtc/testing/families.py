@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtc.testing.adapter_suite import AdapterContract
+from vtc.testing.inputs import stock_inputs
 
 
 class LlavaOnevisionContract(AdapterContract):
@@ -98,11 +99,52 @@ class Qwen25VLContract(_QwenContract):
     family = "qwen2_5_vl"
 
 
+class Qwen3VLContract(_QwenContract):
+    """A timestamp around each slice, and features for the first layers."""
+
+    family = "qwen3_vl"
+    marks = (1, 1)
+
+    def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
+        metadata = [
+            {"total_num_frames": len(video), "fps": 1.0, "frames_indices": list(range(len(video)))}
+            for video in videos
+        ]
+        return dict(stock_inputs(processor, videos, questions, images, video_metadata=metadata))
+
+    def deepstack(self, model: Any, inputs: Any, video: int) -> list[Tensor]:
+        encoded = model.model.get_video_features(
+            inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
+        )
+        slices = int(inputs["video_grid_thw"][video][0])
+        layers = [layer[video] for layer in encoded.deepstack_features]
+        return [layer.view(slices, -1, layer.shape[-1]) for layer in layers]
+
+    def run(
+        self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
+    ) -> Tensor:
+        states: Tensor = model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=where,
+            visual_pos_masks=visual,
+            deepstack_visual_embeds=deep,
+        ).last_hidden_state
+        return states
+
+
+class Qwen3VLMoeContract(Qwen3VLContract):
+    """Qwen3-VL with a mixture of experts."""
+
+    family = "qwen3_vl_moe"
+
+
 FAMILIES: tuple[type[AdapterContract], ...] = (
     LlavaNextVideoContract,
     LlavaOnevisionContract,
     Qwen2VLContract,
     Qwen25VLContract,
+    Qwen3VLContract,
+    Qwen3VLMoeContract,
     VideoLlavaContract,
 )
 """One suite for each supported family."""

@@ -24,8 +24,13 @@ def stock_inputs(
     videos: Sequence[NDArray[np.uint8]],
     questions: Sequence[str],
     images: Any = None,
+    **settings: Any,
 ) -> Any:
-    """What a stock processor makes of one image, video and question a row, padded to a batch."""
+    """What a stock processor makes of one image, video and question a row, padded to a batch.
+
+    Args:
+        **settings: Passed to the processor.
+    """
     content = [{"type": "image"}] * bool(images) + [{"type": "video"}] * bool(videos)
     prompts = [
         processor.apply_chat_template(
@@ -42,4 +47,5 @@ def stock_inputs(
         padding=True,
         return_tensors="pt",
         do_sample_frames=False,
+        **settings,
     )

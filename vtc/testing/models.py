@@ -232,23 +232,24 @@ def _qwen2_5_vl() -> tuple[Any, Any]:
     return _qwen(Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, vision)
 
 
+_QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_QWEN_TEMPLATE = CHAT_TEMPLATE.replace(
+    "<image>", "<|vision_start|><|image_pad|><|vision_end|>"
+).replace("<video>", "<|vision_start|><|video_pad|><|vision_end|>")
+
+
+def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+    names = ("vision_start", "vision_end", "image", "video")
+    ids = tokenizer.convert_tokens_to_ids(list(_QWEN_MARKS))
+    return {f"{name}_token_id": id for name, id in zip(names, ids, strict=True)}
+
+
 def _qwen(
     config_class: Any, model_class: Any, processor_class: Any, vision: dict[str, Any]
 ) -> tuple[Any, Any]:
     from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
-    tokenizer = byte_tokenizer(
-        "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
-    )
-    marks = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
-        for name, mark in (
-            ("vision_start", "vision_start"),
-            ("vision_end", "vision_end"),
-            ("image", "image_pad"),
-            ("video", "video_pad"),
-        )
-    }
+    tokenizer = byte_tokenizer(*_QWEN_MARKS)
     config = config_class(
         vision_config={**vision, "patch_size": 14, "spatial_merge_size": 2},
         text_config={
@@ -260,16 +261,72 @@ def _qwen(
                 "mrope_section": [1, 1, 2],
             },
         },
-        **marks,
+        **_qwen_ids(tokenizer),
     )
     size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 12}
     processor = processor_class(
         image_processor=Qwen2VLImageProcessor(size=size),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(size=size),
-        chat_template=CHAT_TEMPLATE.replace(
-            "<image>", "<|vision_start|><|image_pad|><|vision_end|>"
-        ).replace("<video>", "<|vision_start|><|video_pad|><|vision_end|>"),
+        chat_template=_QWEN_TEMPLATE,
+    )
+    return model_class(config), processor
+
+
+def _qwen3_vl() -> tuple[Any, Any]:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    return _qwen3(Qwen3VLConfig, Qwen3VLForConditionalGeneration, {})
+
+
+def _qwen3_vl_moe() -> tuple[Any, Any]:
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    model, processor = _qwen3(Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, experts)
+    model.set_experts_implementation("eager")  # the others know no float64
+    return model, processor
+
+
+def _qwen3(config_class: Any, model_class: Any, text: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    tokenizer = byte_tokenizer(*_QWEN_MARKS)
+    config = config_class(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        text_config={
+            **_text_sizes(tokenizer),
+            **text,
+            "num_hidden_layers": 3,
+            "head_dim": 8,
+            "bos_token_id": None,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+            },
+        },
+        **_qwen_ids(tokenizer),
+    )
+    size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 12}
+    patches = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+    whole = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 6 * 64}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size, **patches),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=whole, cap_pixels_per_frame=False, **patches),
+        chat_template=_QWEN_TEMPLATE,
     )
     return model_class(config), processor
 
@@ -279,5 +336,7 @@ _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava_onevision": _llava_onevision,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl_moe,
     "video_llava": _video_llava,
 }

@@ -1,0 +1,162 @@
+"""Positions in time, height and width (M-RoPE) of compressed videos, from the stock model's own.
+
+The stock ``get_rope_index`` runs on rows whose videos are cut to their first slice: what the grid
+of one slice looks like, and how far the text after it moves on, does not depend on how many there
+are. The other slices are moved copies of the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtc.video_adapter import MERGED, TEXT, CompressedVideo, Layout, VideoSpan
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Where the slices of one video stand, beside the first one.
+
+    Attributes:
+        moves: ``[3, N]`` int64, how far each slice's cells are from those of the first.
+        after: How much farther the text after the video is than after its first slice.
+    """
+
+    moves: Tensor
+    after: int
+
+
+def mrope_positions(
+    model: Any, inputs: Mapping[str, Any], layout: Layout, video_token: int, slices_of: Any
+) -> Tensor:
+    """The positions of the shortened rows, and ``rope_deltas`` for what comes after them.
+
+    Args:
+        slices_of: Called with the number of a video, the video and the ``[3, M]`` positions of its
+            first slice; returns its `Slices`.
+
+    Returns:
+        ``[4, B, L]`` for ``generate`` (text, time, height, width), ``[3, B, L]`` for ``forward``.
+    """
+    stock = _stock_positions(model, inputs, layout, video_token)
+    mask = layout.mask
+    text = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = text.expand(3, -1, -1).clone()
+    deltas = torch.zeros(len(mask), 1, dtype=torch.int64, device=mask.device)
+    for row, around in enumerate(stock):
+        columns = _row_positions(layout, row, around, slices_of)
+        place = mask[row].nonzero().flatten()[-columns.shape[1] :]
+        positions[:, row, place] = columns.to(mask.device)
+        before = 0 if layout.generating else layout.cached  # forward's mask is of new tokens
+        deltas[row] = columns[:, -1].max() + 1 - mask[row].sum() - before
+    model.model.rope_deltas = deltas
+    return torch.cat([text[None], positions]) if layout.generating else positions
+
+
+def _first_slice(span: VideoSpan) -> tuple[Tensor, int]:
+    """The positions of the first slice and of the text around it; how many come before it."""
+    slots = span.slots[0].cpu()
+    if span.wrapping is None:
+        return slots, 0
+    text = span.wrapping[0].cpu()
+    before = text[text < slots[0]]
+    return torch.cat([before, slots, text[len(before) :]]), len(before)
+
+
+def _stock_positions(
+    model: Any, inputs: Mapping[str, Any], layout: Layout, video_token: int
+) -> list[Tensor]:
+    """``[3, L_row]`` of each row, its videos cut to one slice, what is cached left out."""
+    ids = inputs["input_ids"]
+    merge = model.config.vision_config.spatial_merge_size
+    rows, grids = [], []
+    for row, kept in enumerate(layout.rows):
+        pieces, begin = [], max(layout.start, int(kept[0]))
+        for video in layout.videos:
+            if video.span.row == row:
+                height, width = video.span.grid or (1, 1)
+                grids.append([1, height * merge, width * merge])
+                pieces += [torch.arange(begin, video.span.first), _first_slice(video.span)[0]]
+                begin = video.span.last + 1
+        pieces.append(torch.arange(begin, int(kept[-1]) + 1))
+        rows.append(ids[row, torch.cat(pieces).to(ids.device)])
+    stock, known, at = [], 0, 0
+    images = inputs.get("image_grid_thw")
+    for row, short in enumerate(rows):
+        kinds = (short == model.config.image_token_id).int()
+        kinds = kinds + 2 * (short == video_token).int()
+        starts = kinds.diff(prepend=kinds.new_zeros(1)) != 0
+        count = int((starts & (kinds == 2)).sum())
+        pictures = int((starts & (kinds == 1)).sum())
+        video_grids = torch.tensor(grids[known : known + count], dtype=torch.int64)
+        found, _ = model.model.get_rope_index(
+            short[None],
+            mm_token_type_ids=kinds[None],
+            image_grid_thw=None if images is None else images[at : at + pictures],
+            video_grid_thw=video_grids.view(-1, 3),
+        )
+        stock.append(found[:, 0] + _cached_position(model, layout, row))
+        known, at = known + count, at + pictures
+    return stock
+
+
+def _cached_position(model: Any, layout: Layout, row: int) -> int:
+    """The position after those in the cache."""
+    if layout.cached == 0:
+        return 0
+    deltas = model.model.rope_deltas
+    return layout.cached + (0 if deltas is None else int(deltas[row % len(deltas)]))
+
+
+def _row_positions(layout: Layout, row: int, stock: Tensor, slices_of: Any) -> Tensor:
+    """``[3, L]`` of the tokens that are left of one row, from the positions around them."""
+    columns, at, moved = [], 0, 0
+    begin = max(layout.start, int(layout.rows[row][0]))
+    for number, video in enumerate(layout.videos):
+        if video.span.row != row:
+            continue
+        text = video.span.first - begin
+        first, before = _first_slice(video.span)
+        cells = stock[:, at + text + before :][:, : video.span.slots.shape[1]]
+        slices = slices_of(number, video, cells)
+        columns.append(stock[:, at : at + text] + moved)
+        columns.append(_video_positions(video, cells, slices.moves) + moved)
+        moved += slices.after
+        at += text + len(first)
+        begin = video.span.last + 1
+    columns.append(stock[:, at:] + moved)
+    return torch.cat(columns, dim=1)
+
+
+def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Tensor:
+    """``[3, L]`` of one video: cells of keyframes, centres of merged slices, text around them."""
+    span = video.span
+    height, width = span.grid or (1, 1)
+    centre = cells[:, height // 2 * width + width // 2, None]
+    number, slices = video.cells.to(cells.device), video.slices.to(cells.device)
+    columns = torch.where(number == MERGED, centre, cells[:, number.clamp(min=0)])
+    if span.wrapping is not None:
+        # Text runs up to the slice's first cell, and goes on after its farthest.
+        slots = span.slots.to(cells.device)[slices]
+        place = video.positions.to(cells.device)[: len(slices)]
+        before = cells[:, :1] - (slots[:, 0] - place)
+        after = cells.max() + place - slots[:, -1]
+        text = torch.where(place < slots[:, 0], before, after)
+        columns = torch.where(number == TEXT, text, columns)
+    return columns + moves.to(cells.device)[:, slices]
+
+
+def wrapped_slices(span: VideoSpan, cells: Tensor) -> Slices:
+    """The slices of a video with text around each one: one after the other, like images."""
+    slots = span.slots.cpu()
+    around = [text.cpu() for text in span.wrapping or ()]
+    text = torch.tensor([len(found) for found in around])
+    before = torch.tensor([int((found < slots[n, 0]).sum()) for n, found in enumerate(around)])
+    extent = int(cells.max() + 1 - cells[0, 0])  # what the stock model moves on by
+    steps = text + extent
+    starts = steps.cumsum(0) - steps + before - before[0]
+    return Slices(starts.expand(3, -1), int(steps[1:].sum()))

@@ -1,0 +1,104 @@
+"""What the Qwen-VL families share: two frames a slice, packed patches, positions in three axes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vtc.video_adapter import CompressedVideo, Layout, VideoAdapter, VideoSpan
+from vtc_adapters._mrope import Slices, mrope_positions
+
+
+class QwenAdapter(VideoAdapter):
+    """Families whose processor gives ``pixel_values_videos`` as packed patches of all videos."""
+
+    video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw")
+    frames_per_slice = 2
+
+    def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        return self._grid(model, pixels["video_grid_thw"][0])
+
+    def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
+        grids = inputs["video_grid_thw"]
+        spans: list[VideoSpan] = []
+        for row, ids in enumerate(inputs["input_ids"]):
+            places = (ids == self.video_token_id(model)).nonzero().flatten()
+            places = places[places >= start]
+            while len(places):
+                if len(spans) == len(grids):
+                    raise ValueError(
+                        f"input_ids has more video placeholders than video_grid_thw has videos "
+                        f"({len(grids)}); make both with one call of the processor"
+                    )
+                grid = self._grid(model, grids[len(spans)])
+                slices, slots = int(grids[len(spans)][0]), grid[0] * grid[1]
+                if len(places) < slices * slots:
+                    raise ValueError(
+                        f"row {row} of input_ids has {len(places)} video placeholders left for a "
+                        f"video of {slices} x {slots}; make input_ids and pixel_values_videos "
+                        "with one call of the processor"
+                    )
+                run, places = places[: slices * slots], places[slices * slots :]
+                at = run.view(slices, slots)
+                spans.append(VideoSpan(row, at, run[:0], grid, 2, self.wrapping(at)))
+        if len(spans) != len(grids):
+            raise ValueError(
+                f"video_grid_thw holds {len(grids)} videos, but input_ids has placeholders for "
+                f"{len(spans)}; make both with one call of the processor"
+            )
+        return spans
+
+    def pixels(
+        self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
+    ) -> dict[str, Tensor]:
+        grids = inputs["video_grid_thw"]
+        before = int(grids[:video].prod(-1).sum())
+        frames, height, width = grids[video].tolist()
+        size = frames * height * width
+        patches = inputs["pixel_values_videos"][before : before + size]
+        chosen = patches.view(frames, height * width, -1)[list(slices)].flatten(0, 1)
+        return {
+            "pixel_values_videos": chosen,
+            "video_grid_thw": torch.tensor([[len(slices), height, width]], device=chosen.device),
+        }
+
+    def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
+        settings = processor.video_processor
+        slices, height, width = pixels["video_grid_thw"][0].tolist()
+        merge, side = settings.merge_size, settings.patch_size
+        patches = pixels["pixel_values_videos"].float()
+        packed = patches.view(
+            slices, height // merge, width // merge, merge, merge, 3, -1, side, side
+        )
+        first = packed[..., 0, :, :]  # of the two frames of a slice
+        rgb = first.permute(0, 1, 3, 6, 2, 4, 7, 5).reshape(slices, height * side, width * side, 3)
+        if settings.do_normalize:
+            rgb = rgb * rgb.new_tensor(settings.image_std) + rgb.new_tensor(settings.image_mean)
+        if settings.do_rescale:
+            rgb = rgb / settings.rescale_factor
+        return rgb.round().clamp(0, 255).to(torch.uint8)
+
+    def position_ids(self, model: Any, inputs: Mapping[str, Any], layout: Layout) -> Tensor:
+        def slices_of(number: int, video: CompressedVideo, cells: Tensor) -> Slices:
+            return self._slices(model, inputs, number, video, cells)
+
+        return mrope_positions(model, inputs, layout, self.video_token_id(model), slices_of)
+
+    @abstractmethod
+    def _slices(
+        self,
+        model: Any,
+        inputs: Mapping[str, Any],
+        number: int,
+        video: CompressedVideo,
+        cells: Tensor,
+    ) -> Slices:
+        """Where the slices of a video stand, given the ``[3, M]`` positions of its first one."""
+
+    def _grid(self, model: Any, thw: Tensor) -> tuple[int, int]:
+        merge = model.config.vision_config.spatial_merge_size
+        return int(thw[1]) // merge, int(thw[2]) // merge
