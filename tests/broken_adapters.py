@@ -8,7 +8,7 @@ import torch
 from vtc import registry
 from vtc.testing.families import LlavaOnevisionContract as Llava
 from vtc.testing.families import Qwen2VLContract as Qwen
-from vtc.video_adapter import SliceFeatures
+from vtc.video_span import SliceFeatures
 from vtc_adapters.llava_onevision import LlavaOnevisionAdapter
 from vtc_adapters.qwen2_vl import Qwen2VLAdapter
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from vtc.report import Report
     from vtc.token_merger import TokenMerger
     from vtc.video import VideoError, VideoSource
-    from vtc.video_adapter import SliceFeatures, VideoAdapter, VideoSpan
+    from vtc.video_adapter import VideoAdapter
+    from vtc.video_span import SliceFeatures, VideoSpan
     from vtc.wrapping import disabled, is_wrapped, last_report, unwrap, wrap
 
 _HOME = {
@@ -30,12 +31,12 @@ _HOME = {
     "PartInfo": "vtc.registry",
     "Report": "vtc.report",
     "Selection": "vtc.frame_selector",
-    "SliceFeatures": "vtc.video_adapter",
+    "SliceFeatures": "vtc.video_span",
     "TokenMerger": "vtc.token_merger",
     "VideoAdapter": "vtc.video_adapter",
     "VideoError": "vtc.video",
     "VideoSource": "vtc.video",
-    "VideoSpan": "vtc.video_adapter",
+    "VideoSpan": "vtc.video_span",
     "ask": "vtc.asking",
     "disabled": "vtc.wrapping",
     "from_pretrained": "vtc.checkpoint",

@@ -101,8 +101,8 @@ def prepare_inputs(
         model, processor, video, question, fps, max_frames: As for ``ask``.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` ``[B, L]`` on the model's device, the lazy videos as
-        ``vtc_videos`` and the questions as ``vtc_query``.
+        ``input_ids`` and ``attention_mask`` ``[B, L]`` on the model's device (and what else the
+        family needs along them), the lazy videos as ``vtc_videos``, the questions as ``vtc_query``.
     """
     toolkit = toolkit_of(model)
     batch = isinstance(question, (list, tuple))
@@ -126,8 +126,10 @@ def prepare_inputs(
         for text, source in zip(questions, sources, strict=True)
     ]
     tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    ids = tokens["input_ids"].to(input_device(model))
     return {
-        "input_ids": tokens["input_ids"].to(input_device(model)),
+        **toolkit.adapter.text_inputs(model, ids),
+        "input_ids": ids,
         "attention_mask": tokens["attention_mask"].to(input_device(model)),
         "vtc_videos": [VideoRequest(source, processor) for source in sources],
         "vtc_query": list(questions),

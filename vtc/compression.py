@@ -12,14 +12,14 @@ from torch import Tensor
 from vtc.report import Recorder, VideoReport, keyframes_of
 from vtc.selecting import select_frames
 from vtc.toolkit import input_device, plain
-from vtc.video_adapter import MERGED, TEXT, CompressedVideo
+from vtc.video_span import MERGED, TEXT, CompressedVideo
 
 if TYPE_CHECKING:
     from vtc.feed import VideoFeed
     from vtc.frame_selector import Selection
     from vtc.query import Query
     from vtc.toolkit import Toolkit
-    from vtc.video_adapter import SliceFeatures, VideoSpan
+    from vtc.video_span import SliceFeatures, VideoSpan
 
 ENCODER_CHUNK = 32
 """Frames decoded and given to the frame encoder at a time."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from vtc.video import Chunk, VideoSource
-    from vtc.video_adapter import VideoAdapter, VideoSpan
+    from vtc.video_adapter import VideoAdapter
+    from vtc.video_span import VideoSpan
 
 
 Pixels = dict[str, Tensor]
@@ -79,7 +80,8 @@ class TensorFeed(VideoFeed):
         self.span = span
         self.frames = len(span) * span.frames_per_slice
         self.timestamps = None
-        self._adapter, self._inputs, self._video = adapter, inputs, video
+        self._adapter, self._inputs = adapter, inputs
+        self._number = video if span.number is None else span.number
         self._processor = processor
 
     def rgb(self, size: int) -> Iterator[Tensor]:
@@ -94,7 +96,7 @@ class TensorFeed(VideoFeed):
     def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
         for start in range(0, len(slices), size):
             chunk = list(slices[start : start + size])
-            yield torch.tensor(chunk), self._adapter.pixels(self._inputs, self._video, chunk)
+            yield torch.tensor(chunk), self._adapter.pixels(self._inputs, self._number, chunk)
 
 
 class SourceFeed(VideoFeed):

@@ -15,7 +15,7 @@ from vtc.query import Query, row_texts
 from vtc.report import Recorder, Report
 from vtc.rows import rewrite_rows
 from vtc.toolkit import input_device, plain
-from vtc.video_adapter import CompressedVideo, Layout, VideoSpan
+from vtc.video_span import CompressedVideo, Layout, VideoSpan
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
@@ -106,7 +106,7 @@ def prepare(
         # Placeholders are never learned, whatever the caller's labels say of them.
         visual = rewritten["input_ids"] == adapter.video_token_id(model)
         rewritten["labels"] = rewritten["labels"].masked_fill(visual, -100)
-    features = _by_row(videos, adapter.stills(model, inputs, videos))
+    features = _by_row(videos, adapter.stills(model, inputs, layout))
     rewritten["mm_encoder_outputs"] = {
         **(kept.get("mm_encoder_outputs") or {}),
         adapter.modality: adapter.pack(model, features),

@@ -13,7 +13,7 @@ from vtc.toolkit import input_device, plain
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
-    from vtc.video_adapter import VideoSpan
+    from vtc.video_span import VideoSpan
 
 
 class Query:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtc.video_adapter import CompressedVideo
+from vtc.video_span import CompressedVideo
 
 
 def rewrite_rows(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,116 +18,7 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     from vtc.video import VideoSource
-
-MERGED, TEXT = -1, -2
-"""What `CompressedVideo.cells` says of merged tokens and of text around a slice."""
-
-
-@dataclass(frozen=True)
-class VideoSpan:
-    """Where the placeholders of one video stand in one row of the caller's ``input_ids``.
-
-    Attributes:
-        row: The row of the batch.
-        slots: ``[N, M]`` int64, the positions of each slice's M placeholders. For a placeholder
-            that was never expanded every slot is that one position (a view without storage).
-        tail: ``[t]`` int64, the positions of placeholders after the last slice.
-        grid: (h, w) with ``M = h * w``, where the slots lie on a grid.
-        frames_per_slice: How many frames the vision tower turns into one slice.
-        wrapping: For each slice ``[w_n]`` int64, the positions of the text that the processor
-            writes around it (a timestamp, the number of the frame); None where it writes none.
-    """
-
-    row: int
-    slots: Tensor
-    tail: Tensor
-    grid: tuple[int, int] | None = None
-    frames_per_slice: int = 1
-    wrapping: tuple[Tensor, ...] | None = None
-
-    def __len__(self) -> int:
-        return int(self.slots.shape[0])
-
-    @property
-    def first(self) -> int:
-        """The first position: of a placeholder, or of text around the first slice."""
-        return min([int(self.slots[0, 0]), *self._around(0)])
-
-    @property
-    def last(self) -> int:
-        """The last position."""
-        tail: list[int] = self.tail[-1:].tolist()
-        return max([int(self.slots[-1, -1]), *self._around(-1), *tail])
-
-    def _around(self, number: int) -> list[int]:
-        found: list[int] = [] if self.wrapping is None else self.wrapping[number].tolist()
-        return found
-
-
-@dataclass(frozen=True)
-class CompressedVideo:
-    """What the language model reads of a video.
-
-    Attributes:
-        span: Where the video's placeholders stand.
-        features: ``[F, D]``, keyframes and merged tokens in order of time, then the tail;
-            ``[F, (1 + extra) * D]`` where `SliceFeatures.extra` runs beside them.
-        positions: ``[L]`` int64, the caller's positions that are kept: the placeholder that each
-            feature takes, and the text around slices.
-        slices: ``[L - t]`` int64, the slice that each of them is of.
-        cells: ``[L - t]`` int64, its cell of the slice's grid; `MERGED` for a merged token, `TEXT`
-            for text around the slice.
-        seconds_per_slice: The time from slice to slice; None where it is unknown.
-    """
-
-    span: VideoSpan
-    features: Tensor
-    positions: Tensor
-    slices: Tensor
-    cells: Tensor
-    seconds_per_slice: float | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the rows of a batch were shortened.
-
-    Attributes:
-        rows: For each row ``[L_row]`` int64, the positions of the caller's row that are kept.
-        videos: The videos in the order of their placeholders.
-        mask: ``[B, L]``, the attention mask of the shortened, padded rows.
-        start: Positions of the caller's rows that a cache holds already.
-        cached: Tokens that the cache holds.
-        generating: Whether ``generate`` takes the result, or ``forward``.
-    """
-
-    rows: list[Tensor]
-    videos: list[CompressedVideo]
-    mask: Tensor
-    start: int
-    cached: int
-    generating: bool
-
-
-@dataclass(frozen=True)
-class SliceFeatures:
-    """What the vision tower and the projector make of n slices.
-
-    Attributes:
-        tokens: ``[n, M, D]``, what a keyframe contributes.
-        dense: ``[n, P, D]``, what is merged, where it differs from ``tokens``; None where not.
-        extra: Further features ``[n, M, D]`` of the same tokens, which later layers of the language
-            model take (deepstack); merged with the weights of the tokens.
-    """
-
-    tokens: Tensor
-    dense: Tensor | None = None
-    extra: tuple[Tensor, ...] = ()
-
-    @property
-    def patches(self) -> Tensor:
-        """``[n, P, D]``, the features to merge."""
-        return self.tokens if self.dense is None else self.dense
+    from vtc.video_span import Layout, SliceFeatures, VideoSpan
 
 
 class VideoAdapter(Part, ABC):
@@ -191,7 +81,11 @@ class VideoAdapter(Part, ABC):
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
     ) -> dict[str, Tensor]:
-        """The part of a processor's ``inputs`` that belongs to some slices of one video."""
+        """The part of a processor's ``inputs`` that belongs to some slices of one video.
+
+        Args:
+            video: ``VideoSpan.number``; where that is None, the video's place among all of them.
+        """
 
     @abstractmethod
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
@@ -207,6 +101,10 @@ class VideoAdapter(Part, ABC):
         It holds one placeholder, or one for each slice with the text around it.
         """
         return chat_prompt(processor, [{"type": "video"}], question)
+
+    def text_inputs(self, model: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
+        """What the stock model needs beside the ids ``[B, L]`` of prompts made by `prompt`."""
+        return {}
 
     def question(self, text: str) -> str:
         """A user turn without what the stock processor wrote into it around the frames."""
@@ -257,7 +155,7 @@ class VideoAdapter(Part, ABC):
         return False
 
     def stills(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: list[CompressedVideo]
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], layout: Layout
     ) -> list[tuple[int, int, Tensor]]:
         """The still images among the frames, where both enter by the same way.
 

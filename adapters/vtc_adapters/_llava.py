@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.video_adapter import VideoAdapter, VideoSpan
+from vtc.video_adapter import VideoAdapter
+from vtc.video_span import VideoSpan
+from vtc_adapters._pixels import pack_tensor, same_length, to_rgb
 
 
 class LlavaAdapter(VideoAdapter):
@@ -53,20 +54,10 @@ class LlavaAdapter(VideoAdapter):
         return {"pixel_values_videos": batch["pixel_values_videos"][0]}
 
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
-        settings = processor.video_processor
-        frames = pixels["pixel_values_videos"].float()
-        if settings.do_normalize:
-            mean, std = (frames.new_tensor(v) for v in (settings.image_mean, settings.image_std))
-            frames = frames * std[:, None, None] + mean[:, None, None]
-        if settings.do_rescale:
-            frames = frames / settings.rescale_factor
-        return frames.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return to_rgb(processor.video_processor, pixels["pixel_values_videos"])
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
-        same = len({len(row) for row in rows}) == 1
-        features = torch.stack(rows) if same else torch.cat(rows)[None]
-        return BaseModelOutputWithPooling(pooler_output=features)
+        return pack_tensor(rows)
 
     def expands_for_beams(self, rows: list[Tensor]) -> bool:
-        # `generate` takes the first dimension for rows; ragged ones are packed into one.
-        return len({len(row) for row in rows}) == 1
+        return same_length(rows)

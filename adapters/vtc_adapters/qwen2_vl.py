@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.part import require
-from vtc.video_adapter import CompressedVideo, SliceFeatures
+from vtc.video_span import CompressedVideo, SliceFeatures
 from vtc_adapters._mrope import Slices
 from vtc_adapters._qwen import QwenAdapter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from transformers.video_utils import VideoMetadata
 
 from vtc.part import require
 from vtc.video import VideoSource
-from vtc.video_adapter import CompressedVideo, SliceFeatures
+from vtc.video_span import CompressedVideo, SliceFeatures
 from vtc_adapters._mrope import Slices, wrapped_slices
 from vtc_adapters._qwen import QwenAdapter
-from vtc_adapters._wrapping import WrappedSlices
+from vtc_adapters._wrapping import keeps_text, require_keeps, text_around
 
 
-class Qwen3VLAdapter(WrappedSlices, QwenAdapter):
+class Qwen3VLAdapter(QwenAdapter):
     """Qwen3-VL: a timestamp before each slice, and features for the first layers (deepstack).
 
     A timestamp with its marks is about ten tokens, where a merged slice is one: by default only
@@ -30,7 +30,7 @@ class Qwen3VLAdapter(WrappedSlices, QwenAdapter):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(WrappedSlices.Config):
+    class Config:
         """Options of Qwen3-VL.
 
         Attributes:
@@ -40,14 +40,22 @@ class Qwen3VLAdapter(WrappedSlices, QwenAdapter):
                 video decoded while it is read is shrunk as one of so many frames at most.
         """
 
+        wrapping: Literal["all", "keyframes", "none"] = "keyframes"
         resolution_frames: int = 768
 
         def __post_init__(self) -> None:
-            super().__post_init__()
+            require_keeps(self.wrapping)
             least = self.resolution_frames >= 2
             require(least, "resolution_frames", self.resolution_frames, "a number of at least 2")
 
     config: Config
+    placeholder_per_slice = True
+
+    def wrapping(self, slots: Tensor) -> tuple[Tensor, ...]:
+        return text_around(slots, opening=1, closing=1)
+
+    def keeps_wrapping(self, is_keyframe: Tensor) -> Tensor:
+        return keeps_text(self.config.wrapping, is_keyframe)
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
         grid = pixels["video_grid_thw"]

@@ -2,7 +2,8 @@
 
 from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, tiny_encoder
 from vtc.testing.inputs import drifting_video, stock_inputs
-from vtc.testing.models import byte_tokenizer, redraw, tiny
+from vtc.testing.models import redraw, tiny
+from vtc.testing.tokenizer import byte_tokenizer
 from vtc.testing.videos import moving_squares, write_video
 
 __all__ = [

@@ -138,13 +138,161 @@ class Qwen3VLMoeContract(Qwen3VLContract):
     family = "qwen3_vl_moe"
 
 
+class _StillsContract(AdapterContract):
+    """Frames enter as still images, and ``vtc_frames`` says which they are."""
+
+    frame = (56, 56)
+    marks = (1, 1)
+
+    def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
+        return _declare(super().inputs(processor, videos, questions, images), videos, images)
+
+    def features(self, model: Any, inputs: Any) -> Tensor:
+        """The stock features ``[P, M, D]`` of all pictures."""
+        found: Tensor = model.get_image_features(
+            inputs["pixel_values"], return_dict=True
+        ).pooler_output
+        return found
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        declared = inputs["vtc_frames"]
+        before = sum(videos[0][1] for videos in declared[:video])
+        first, frames = declared[video][0]
+        features = self.features(model, inputs)[before + first :][:frames]
+        return features, features, features[:0, 0]
+
+
+class InternVLContract(_StillsContract):
+    """Frames with their number before them."""
+
+    family = "internvl"
+
+
+class SmolVLMContract(_StillsContract):
+    """Frames with their time before them, pictures in a padded rectangle."""
+
+    family = "smolvlm"
+    marks = (2, 1)
+
+    def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
+        metadata = [
+            {"total_num_frames": len(video), "fps": 1.0, "frames_indices": list(range(len(video)))}
+            for video in videos
+        ]
+        given = stock_inputs(processor, videos, questions, images, video_metadata=metadata)
+        return _declare(dict(given), videos, images)
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        first, frames = inputs["vtc_frames"][video][0]
+        encoded = model.get_image_features(
+            inputs["pixel_values"], inputs.get("pixel_attention_mask"), return_dict=True
+        ).pooler_output[video]
+        features = encoded.view(-1, 4, encoded.shape[-1])[first:][:frames]
+        return features, features, features[:0, 0]
+
+    def run(
+        self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
+    ) -> Tensor:
+        states: Tensor = model.model.text_model(inputs_embeds=embeds).last_hidden_state
+        return states
+
+
+class _ImagesContract(_StillsContract):
+    """Families whose processor knows images only."""
+
+    def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
+        frames = [[*(images or []), *video] for video in videos] or [images or []]
+        prompts = [
+            processor.apply_chat_template(
+                [
+                    {
+                        "role": "user",
+                        "content": [
+                            *[{"type": "image"}] * len(pictures),
+                            {"type": "text", "text": question},
+                        ],
+                    }
+                ],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for pictures, question in zip(frames, questions, strict=True)
+        ]
+        given = processor(
+            text=prompts,
+            images=frames if any(frames) else None,
+            padding=True,
+            return_tensors="pt",
+        )
+        return _declare(dict(given), videos, images)
+
+
+class Idefics3Contract(_ImagesContract, SmolVLMContract):
+    """As SmolVLM, with frames as images."""
+
+    family = "idefics3"
+    inputs = _ImagesContract.inputs
+
+
+class Gemma3Contract(_ImagesContract):
+    """The tokens of a picture attend to one another."""
+
+    family = "gemma3"
+
+    def run(
+        self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
+    ) -> Tensor:
+        states: Tensor = model.model(
+            inputs_embeds=embeds, token_type_ids=visual.long()
+        ).last_hidden_state
+        return states
+
+
+class PaliGemmaContract(_ImagesContract):
+    """No text between frames; the prompt attends to itself in both directions."""
+
+    family = "paligemma"
+    frame = (28, 28)
+    marks = None
+
+    def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
+        frames = [[*(images or []), *video] for video in videos] or [images or []]
+        prompts = [
+            processor.image_token * len(pictures) + question
+            for pictures, question in zip(frames, questions, strict=True)
+        ]
+        given = dict(processor(text=prompts, images=frames, padding=True, return_tensors="pt"))
+        del given["labels"]
+        return _declare(given, videos, images)
+
+    def run(
+        self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
+    ) -> Tensor:
+        states: Tensor = model.model(
+            inputs_embeds=embeds, token_type_ids=torch.zeros_like(visual).long()
+        ).last_hidden_state
+        return states
+
+
+def _declare(inputs: dict[str, Any], videos: Any, images: Any) -> dict[str, Any]:
+    """Say which pictures are frames: those after the still images."""
+    if len(videos):
+        inputs["vtc_frames"] = [[(len(images or []), len(video))] for video in videos]
+    return inputs
+
+
 FAMILIES: tuple[type[AdapterContract], ...] = (
+    Gemma3Contract,
+    Idefics3Contract,
+    InternVLContract,
     LlavaNextVideoContract,
     LlavaOnevisionContract,
+    PaliGemmaContract,
     Qwen2VLContract,
     Qwen25VLContract,
     Qwen3VLContract,
     Qwen3VLMoeContract,
+    SmolVLMContract,
     VideoLlavaContract,
 )
 """One suite for each supported family."""

@@ -1,0 +1,51 @@
+"""Gemma 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any
+
+from torch import Tensor
+
+from vtc.video import VideoSource
+from vtc.video_adapter import chat_prompt
+from vtc.video_span import SliceFeatures
+from vtc_adapters._stills import WrappedStillsAdapter
+
+
+class Gemma3Adapter(WrappedStillsAdapter):
+    """Gemma 3: each frame a still image; the tokens of a picture attend to one another.
+
+    Merged tokens without text between them are one picture to the language model: they attend to
+    one another, also to later ones.
+    """
+
+    def settings(self, processor: Any) -> Any:
+        return processor.image_processor
+
+    def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        side = isqrt(model.config.mm_tokens_per_image)
+        return side, side
+
+    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        images = list(frames.permute(0, 3, 1, 2))
+        batch = processor.image_processor(images, do_pan_and_scan=False, return_tensors="pt")
+        return {"pixel_values": batch["pixel_values"]}
+
+    def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        encoded = model.get_image_features(pixels["pixel_values"], return_dict=True)
+        return SliceFeatures(encoded.pooler_output)
+
+    def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        token = processor.tokenizer.image_token
+        text = processor.full_image_sequence.replace(token * processor.image_seq_length, token)
+        frames = len(source)
+        written: list[str] = processor.get_text_with_replacements(
+            [chat_prompt(processor, [{"type": "image"}] * frames, question)],
+            images_replacements=[text] * frames,
+        )[0]
+        return written[0]
+
+    def text_inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
+        return {"token_type_ids": (ids == self.video_token_id(model)).long()}

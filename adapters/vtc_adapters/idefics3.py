@@ -1,0 +1,34 @@
+"""Idefics3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vtc.video import VideoSource
+from vtc.video_adapter import chat_prompt
+from vtc_adapters._idefics import IdeficsAdapter
+from vtc_adapters._stills import one_token_each
+
+
+class Idefics3Adapter(IdeficsAdapter):
+    """Idefics3: each frame a still image, which is not split into tiles."""
+
+    def settings(self, processor: Any) -> Any:
+        return processor.image_processor
+
+    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        images = list(frames.permute(0, 3, 1, 2))
+        batch = processor.image_processor(images, do_image_splitting=False, return_tensors="pt")
+        return {name: batch[name] for name in self.video_inputs}
+
+    def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        brief = one_token_each(processor, "image_seq_len")
+        text = brief.replace_image_token({"rows": [[0]], "cols": [[0]]}, 0)
+        frames = len(source)
+        written: list[str] = processor.get_text_with_replacements(
+            [chat_prompt(processor, [{"type": "image"}] * frames, question)],
+            images_replacements=[text] * frames,
+        )[0]
+        return written[0]

@@ -1,0 +1,45 @@
+"""SmolVLM."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.video_utils import VideoMetadata
+
+from vtc.video import VideoSource
+from vtc_adapters._idefics import IdeficsAdapter
+from vtc_adapters._stills import one_token_each
+
+
+class SmolVLMAdapter(IdeficsAdapter):
+    """SmolVLM: each frame a still image with its time before it, after a sentence on all."""
+
+    def settings(self, processor: Any) -> Any:
+        return processor.video_processor
+
+    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        video = frames.permute(0, 3, 1, 2)
+        batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
+        return {name: batch[name] for name in self.video_inputs}
+
+    def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        times = source.timestamps.tolist()
+        metadata = VideoMetadata(
+            total_num_frames=len(times), fps=1.0, duration=source.duration, frames_indices=times
+        )
+        frames = torch.empty(1, len(times), device="meta")  # only counted
+        text = one_token_each(processor, "image_seq_len").replace_video_token(
+            {"pixel_values": frames, "video_metadata": [metadata]}, 0
+        )
+        prompt = super().prompt(processor, question, source)
+        written: list[str] = processor.get_text_with_replacements(
+            [prompt], videos_replacements=[text]
+        )[0]
+        return written[0]
+
+    def question(self, text: str) -> str:
+        text = re.sub(r"You are provided the following series of .*? video\.", " ", text)
+        return re.sub(r"Frame from \d+:\d+:", " ", text)

@@ -1,0 +1,123 @@
+"""What passes between the core and the adapters: videos in rows, their features, the new rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MERGED = -1
+"""What `CompressedVideo.cells` says of a merged token."""
+TEXT = -2
+"""What `CompressedVideo.cells` says of text around a slice."""
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """Where the placeholders of one video stand in one row of the caller's ``input_ids``.
+
+    Attributes:
+        row: The row of the batch.
+        slots: ``[N, M]`` int64, the positions of each slice's M placeholders. For a placeholder
+            that was never expanded every slot is that one position (a view without storage).
+        tail: ``[t]`` int64, the positions of placeholders after the last slice.
+        grid: (h, w) with ``M = h * w``, where the slots lie on a grid.
+        frames_per_slice: How many frames the vision tower turns into one slice.
+        wrapping: For each slice ``[w_n]`` int64, the positions of the text that the processor
+            writes around it (a timestamp, the number of the frame); None where it writes none.
+        number: What `VideoAdapter.pixels` takes for it; None for its place among the videos.
+    """
+
+    row: int
+    slots: Tensor
+    tail: Tensor
+    grid: tuple[int, int] | None = None
+    frames_per_slice: int = 1
+    wrapping: tuple[Tensor, ...] | None = None
+    number: int | None = None
+
+    def __len__(self) -> int:
+        return int(self.slots.shape[0])
+
+    @property
+    def first(self) -> int:
+        """The first position: of a placeholder, or of text around the first slice."""
+        return min([int(self.slots[0, 0]), *self._around(0)])
+
+    @property
+    def last(self) -> int:
+        """The last position."""
+        tail: list[int] = self.tail[-1:].tolist()
+        return max([int(self.slots[-1, -1]), *self._around(-1), *tail])
+
+    def _around(self, number: int) -> list[int]:
+        found: list[int] = [] if self.wrapping is None else self.wrapping[number].tolist()
+        return found
+
+
+@dataclass(frozen=True)
+class SliceFeatures:
+    """What the vision tower and the projector make of n slices.
+
+    Attributes:
+        tokens: ``[n, M, D]``, what a keyframe contributes.
+        dense: ``[n, P, D]``, what is merged, where it differs from ``tokens``; None where not.
+        extra: Further features ``[n, M, D]`` of the same tokens, which later layers of the language
+            model take (deepstack); merged with the weights of the tokens.
+    """
+
+    tokens: Tensor
+    dense: Tensor | None = None
+    extra: tuple[Tensor, ...] = ()
+
+    @property
+    def patches(self) -> Tensor:
+        """``[n, P, D]``, the features to merge."""
+        return self.tokens if self.dense is None else self.dense
+
+
+@dataclass(frozen=True)
+class CompressedVideo:
+    """What the language model reads of a video.
+
+    Attributes:
+        span: Where the video's placeholders stand.
+        features: ``[F, D]``, keyframes and merged tokens in order of time, then the tail;
+            ``[F, (1 + extra) * D]`` where `SliceFeatures.extra` runs beside them.
+        positions: ``[L]`` int64, the caller's positions that are kept: the placeholder that each
+            feature takes, and the text around slices.
+        slices: ``[L - t]`` int64, the slice that each of them is of.
+        cells: ``[L - t]`` int64, its cell of the slice's grid; `MERGED` for a merged token, `TEXT`
+            for text around the slice.
+        seconds_per_slice: The time from slice to slice; None where it is unknown.
+    """
+
+    span: VideoSpan
+    features: Tensor
+    positions: Tensor
+    slices: Tensor
+    cells: Tensor
+    seconds_per_slice: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a batch were shortened.
+
+    Attributes:
+        rows: For each row ``[L_row]`` int64, the positions of the caller's row that are kept.
+        videos: The videos in the order of their placeholders.
+        mask: ``[B, L]``, the attention mask of the shortened, padded rows.
+        start: Positions of the caller's rows that a cache holds already.
+        cached: Tokens that the cache holds.
+        generating: Whether ``generate`` takes the result, or ``forward``.
+    """
+
+    rows: list[Tensor]
+    videos: list[CompressedVideo]
+    mask: Tensor
+    start: int
+    cached: int
+    generating: bool
