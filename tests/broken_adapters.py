@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from vtc import registry
+from vtc.testing.families import InternVLContract as InternVL
 from vtc.testing.families import LlavaOnevisionContract as Llava
 from vtc.testing.families import Qwen2VLContract as Qwen
+from vtc.testing.families import Qwen3VLContract as Qwen3
 from vtc.video_span import SliceFeatures
+from vtc_adapters.internvl import InternVLAdapter
 from vtc_adapters.llava_onevision import LlavaOnevisionAdapter
 from vtc_adapters.qwen2_vl import Qwen2VLAdapter
+from vtc_adapters.qwen3_vl import Qwen3VLAdapter
 
 
 class _Broken:
@@ -72,12 +76,57 @@ class TestCornerInsteadOfCentre(_Broken, Qwen):
             return super().position_ids(model, inputs, layout)
 
 
-class TestTrustsStockBeams(_Broken, Llava):
+class TestMergesNoDeepstack(_Broken, Qwen3):
+    """compression_equals_the_reference"""
+
+    class adapter(Qwen3VLAdapter):
+        def encode(self, model, pixels):
+            features = super().encode(model, pixels)
+            return SliceFeatures(
+                features.tokens, extra=tuple(0 * layer for layer in features.extra)
+            )
+
+
+class TestDropsOneMark(_Broken, Qwen3):
+    """compression_equals_the_reference"""
+
+    class adapter(Qwen3VLAdapter):
+        def wrapping(self, slots):
+            return tuple(text[:-1] for text in super().wrapping(slots))
+
+
+class TestWritesOtherText(_Broken, InternVL):
+    """a_lazy_video_in_any_chunks"""
+
+    class adapter(InternVLAdapter):
+        def prompt(self, processor, question, source):
+            return super().prompt(processor, question, source).replace("Frame1", "Frame0")
+
+
+class TestSaysNothingOfStills(_Broken, InternVL):
+    """raw_video_past_the_wrapper"""
+
+    class adapter(InternVLAdapter):
+        def could_be_frames(self, model, inputs):
+            return False
+
+
+class TestMixesUpStills(_Broken, InternVL):
+    """an_image_beside_a_video"""
+
+    class adapter(InternVLAdapter):
+        def stills(self, model, inputs, layout):
+            return [
+                (row, 10**6, tokens) for row, _, tokens in super().stills(model, inputs, layout)
+            ]
+
+
+class TestForgetsRaggedRows(_Broken, Llava):
     """a_ragged_batch_writes"""
 
     class adapter(LlavaOnevisionAdapter):
-        def expands_for_beams(self, rows):
-            return True
+        def pack(self, model, rows):
+            return super().pack(model, sorted(rows, key=len))
 
 
 class TestDarkPreprocessing(_Broken, Llava):

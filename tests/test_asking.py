@@ -213,7 +213,7 @@ def test_full_size_token_counts_on_the_meta_device():
         model = LlavaOnevisionForConditionalGeneration(config)
     vtc.wrap(model, vtc.selector("uniform", keyframes=32), "mean_pool")
     model.vtc.chunk_frames = 2048
-    model.vtc.adapter.preprocess = lambda processor, frames: {
+    model.vtc.adapter.preprocess = lambda processor, frames, total: {
         "pixel_values_videos": torch.empty(len(frames), 3, 384, 384, device="meta")
     }
     ids = torch.tensor([[5, config.video_token_id, 6]])
@@ -223,5 +223,5 @@ def test_full_size_token_counts_on_the_meta_device():
     assert prepared.report.tokens_after == 32 * 196 + 8160 + 1
     assert prepared.report.tokens_before == 8192 * 196 + 1
     assert prepared.inputs["input_ids"].shape == (1, 32 * 196 + 8160 + 1 + 2)
-    features = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output
-    assert features.shape == (1, 32 * 196 + 8160 + 1, 3584)
+    (features,) = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output
+    assert features.shape == (32 * 196 + 8160 + 1, 3584)

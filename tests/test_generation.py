@@ -205,14 +205,16 @@ def test_a_manual_loop_writes_what_generate_writes(wrapped, make_inputs, make_vi
 def test_the_prepared_inputs_fit_the_stock_model(
     model, processor, encoder, make_inputs, make_video
 ):
-    """What `prepare` returns runs through an unwrapped model as well."""
-    from vtc.preparing import prepare
+    """What `prepare` returns runs through an unwrapped model as well, once it is packed."""
+    from vtc.preparing import packed, prepare
 
     inputs = make_inputs([make_video(8)], ["What is it?"])
     vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
     with torch.no_grad():
         wrapped_logits = model(**inputs).logits
         prepared = prepare(model, model.vtc, inputs).inputs
+        encoded = packed(model, model.vtc, prepared["mm_encoder_outputs"])
+        prepared = {**prepared, "mm_encoder_outputs": encoded}
         vtc.unwrap(model)
         assert torch.equal(model(**prepared).logits, wrapped_logits)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vtc.preparing import Prepared, mark_shortened, prepare
+from vtc.preparing import mark_shortened, prepare
 from vtc.report import Recorder
 
 if TYPE_CHECKING:
@@ -38,11 +38,6 @@ def generate_compressed(
     shortened = arguments["input_ids"]
     _shift_lengths(model, arguments, prompt.shape[1], shortened.shape[1])
 
-    beams = _setting(model, arguments, "num_beams", 1)
-    copies = max(beams, _setting(model, arguments, "num_return_sequences", 1))
-    several = len(prepared.rows) > 1
-    if copies > 1 and several and not toolkit.adapter.expands_for_beams(prepared.rows):
-        arguments = _as_embeddings(model, toolkit, prepared)
     toolkit.report = prepared.report
     with Recorder(prepared.report).stage("language model"):
         result = stock(model, **arguments)
@@ -95,23 +90,6 @@ def _setting(model: Any, arguments: Mapping[str, Any], name: str, default: Any) 
         if value is not None:
             return value
     return default
-
-
-def _as_embeddings(model: Any, toolkit: Toolkit, prepared: Prepared) -> dict[str, Any]:
-    """Features put into ``inputs_embeds``, where the stock expansion would mix up the videos."""
-    arguments = dict(prepared.inputs)
-    features = arguments.pop("mm_encoder_outputs")
-    ids = arguments["input_ids"]
-    embeddings: Tensor = model.get_input_embeddings()(ids)
-    images = toolkit.adapter.encode_images(model, arguments) or features.get("image")
-    parts = [(toolkit.adapter.video_token_id(model), prepared.rows)]
-    if images is not None:
-        parts.append((model.config.image_token_id, list(images.pooler_output)))
-    for token, pieces in parts:
-        place = (ids == token)[..., None].expand_as(embeddings)
-        embeddings = embeddings.masked_scatter(place, torch.cat(pieces).to(embeddings))
-    arguments["inputs_embeds"] = embeddings
-    return arguments
 
 
 def _with_prompt(result: Any, prompt: Tensor, shortened: int) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.compression import compress_video
 from vtc.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
@@ -30,14 +31,22 @@ class Prepared:
     """Inputs that the stock model takes as they are.
 
     Attributes:
-        inputs: The caller's, with the ids shortened and the videos as ``mm_encoder_outputs``.
-        rows: ``[F, D]`` for each row that has a video, the features of its placeholders.
+        inputs: The caller's, with the ids shortened and the videos as ``mm_encoder_outputs``,
+            in the form of `RowFeatures`.
         report: What was done.
     """
 
     inputs: dict[str, Any]
-    rows: list[Tensor]
     report: Report
+
+
+@dataclass
+class RowFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]
+    """Features before `VideoAdapter.pack`: a list of ``[F, D]``, one for each row with a video.
+
+    The stock ``generate`` repeats a list for beams row by row, where it would mix up what some
+    families' ``forward`` takes; so they are packed when ``forward`` is reached.
+    """
 
 
 def has_video(toolkit: Toolkit, inputs: Mapping[str, Any]) -> bool:
@@ -53,7 +62,9 @@ def has_video(toolkit: Toolkit, inputs: Mapping[str, Any]) -> bool:
             )
         return raw is not None
     # Frames look like still images, so the caller says which they are.
-    return raw is not None and bool(inputs.get("vtc_frames"))
+    said = inputs.get("vtc_frames")
+    said = said.tolist() if isinstance(said, Tensor) else said
+    return raw is not None and (any(said) if isinstance(said, (list, tuple)) else bool(said))
 
 
 def prepare(
@@ -109,9 +120,18 @@ def prepare(
     features = _by_row(videos, adapter.stills(model, inputs, layout))
     rewritten["mm_encoder_outputs"] = {
         **(kept.get("mm_encoder_outputs") or {}),
-        adapter.modality: adapter.pack(model, features),
+        adapter.modality: RowFeatures(pooler_output=features),
     }
-    return Prepared(rewritten, features, report)
+    return Prepared(rewritten, report)
+
+
+def packed(model: Any, toolkit: Toolkit, encoded: Any) -> Any:
+    """``mm_encoder_outputs`` as the stock ``forward`` takes them."""
+    adapter = toolkit.adapter
+    rows = encoded.get(adapter.modality) if isinstance(encoded, dict) else None
+    if not isinstance(rows, RowFeatures):
+        return encoded
+    return {**encoded, adapter.modality: adapter.pack(model, list(rows.pooler_output))}
 
 
 def _by_row(videos: list[CompressedVideo], stills: list[tuple[int, int, Tensor]]) -> list[Tensor]:

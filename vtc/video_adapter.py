@@ -143,10 +143,6 @@ class VideoAdapter(Part, ABC):
             rows: ``[F, D]`` for each row that has a video, those of all its videos.
         """
 
-    def expands_for_beams(self, rows: list[Tensor]) -> bool:
-        """Whether the stock ``generate`` repeats ``pack``'s result rightly for several beams."""
-        return True
-
     def could_be_frames(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
         """Whether a call's still images may be frames of a video that the caller did not declare.
 

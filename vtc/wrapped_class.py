@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from vtc.generation import generate_compressed
-from vtc.preparing import OUR_INPUTS, cached_length, has_video, mark_shortened, prepare
+from vtc.preparing import (
+    OUR_INPUTS,
+    cached_length,
+    has_video,
+    mark_shortened,
+    packed,
+    prepare,
+)
 from vtc.toolkit import plain
 
 if TYPE_CHECKING:
@@ -53,13 +60,17 @@ def wrapped_class(base: Any) -> Any:
             if not _generating.get():
                 _check_call(self, toolkit, inputs, start=0)
             if not (is_enabled(self) and has_video(toolkit, inputs)):
-                return base.forward(self, **_without_ours(inputs))
+                inputs = _without_ours(inputs)
+                if (encoded := inputs.get("mm_encoder_outputs")) is not None:  # by generate
+                    inputs["mm_encoder_outputs"] = packed(self, toolkit, encoded)
+                return base.forward(self, **inputs)
             prepared = prepare(self, toolkit, inputs)
+            encoded = packed(self, toolkit, prepared.inputs["mm_encoder_outputs"])
             images = toolkit.adapter.encode_images(self, prepared.inputs)
             if images is not None:
-                prepared.inputs["mm_encoder_outputs"]["image"] = images
+                encoded["image"] = images
             toolkit.report = prepared.report
-            output = base.forward(self, **prepared.inputs)
+            output = base.forward(self, **{**prepared.inputs, "mm_encoder_outputs": encoded})
             mark_shortened(getattr(output, "past_key_values", None), None)
             return output
 

@@ -54,6 +54,3 @@ class IdeficsAdapter(WrappedStillsAdapter):
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         return BaseModelOutputWithPooling(pooler_output=rows)
-
-    def expands_for_beams(self, rows: list[Tensor]) -> bool:
-        return True  # a list, whatever the lengths

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.video_adapter import VideoAdapter
 from vtc.video_span import VideoSpan
-from vtc_adapters._pixels import pack_tensor, same_length, to_rgb
+from vtc_adapters._pixels import pack_tensor, to_rgb
 
 
 class LlavaAdapter(VideoAdapter):
@@ -58,6 +58,3 @@ class LlavaAdapter(VideoAdapter):
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         return pack_tensor(rows)
-
-    def expands_for_beams(self, rows: list[Tensor]) -> bool:
-        return same_length(rows)

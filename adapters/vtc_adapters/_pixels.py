@@ -29,11 +29,5 @@ def to_rgb(settings: Any, pixels: Tensor) -> Tensor:
 
 
 def pack_tensor(rows: list[Tensor]) -> BaseModelOutputWithPooling:
-    """Features as one tensor: ``[B, F, D]``, or ``[1, sum of F, D]`` where rows differ."""
-    features = torch.stack(rows) if same_length(rows) else torch.cat(rows)[None]
-    return BaseModelOutputWithPooling(pooler_output=features)
-
-
-def same_length(rows: list[Tensor]) -> bool:
-    """Whether `pack_tensor` keeps the rows apart, as ``generate`` expects them for beams."""
-    return len({len(row) for row in rows}) == 1
+    """Features as one tensor ``[1, sum of F, D]``, the rows one after the other."""
+    return BaseModelOutputWithPooling(pooler_output=torch.cat(rows)[None])

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vtc.toolkit import input_device
 from vtc.video_adapter import VideoAdapter
 from vtc.video_span import Layout, VideoSpan
-from vtc_adapters._pixels import pack_tensor, same_length, to_rgb
+from vtc_adapters._pixels import pack_tensor, to_rgb
 from vtc_adapters._wrapping import keeps_text, require_keeps, text_around
 
 
@@ -29,7 +29,7 @@ class StillsAdapter(VideoAdapter):
     """
 
     modality = "image"
-    video_inputs = ("pixel_values",)
+    video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     def video_token_id(self, model: Any) -> int:
         return int(model.config.image_token_id)
@@ -119,9 +119,6 @@ class StillsAdapter(VideoAdapter):
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         return pack_tensor(rows)
-
-    def expands_for_beams(self, rows: list[Tensor]) -> bool:
-        return same_length(rows)
 
     def could_be_frames(self, model: Any, inputs: Mapping[str, Any]) -> bool:
         if inputs.get("pixel_values") is None:

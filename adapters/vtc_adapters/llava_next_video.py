@@ -32,6 +32,3 @@ class LlavaNextVideoAdapter(LlavaAdapter):
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         return BaseModelOutputWithPooling(pooler_output=rows)
-
-    def expands_for_beams(self, rows: list[Tensor]) -> bool:
-        return True  # a list, whatever the lengths

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from vtc.testing.tokenizer import CHAT_TEMPLATE, byte_tokenizer, text_sizes
 
 SIDE, PATCH = 56, 14  # 16 patches a frame, 4 tokens
@@ -58,6 +60,7 @@ def _smolvlm() -> tuple[Any, Any]:
         SmolVLMProcessor,
         SmolVLMVideoProcessor,
     )
+    from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
     tokenizer = byte_tokenizer(*_IDEFICS_MARKS, "<video>")
     model = SmolVLMForConditionalGeneration(SmolVLMConfig(**_idefics_config(tokenizer)))
@@ -67,7 +70,7 @@ def _smolvlm() -> tuple[Any, Any]:
         tokenizer=tokenizer,
         video_processor=SmolVLMVideoProcessor(**sizes),
         image_seq_len=4,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=DEFAULT_CHAT_TEMPLATE,  # with any other the stock processor takes this one
     )
     return model, processor
 
@@ -153,7 +156,10 @@ def _gemma3() -> tuple[Any, Any]:
         image_seq_length=4,
         chat_template=CHAT_TEMPLATE.replace("<image>", "<start_of_image>"),
     )
-    return Gemma3ForConditionalGeneration(config), processor
+    model = Gemma3ForConditionalGeneration(config)
+    projector = model.model.multi_modal_projector
+    torch.nn.init.normal_(projector.mm_input_projection_weight, std=0.25)  # it starts at zero
+    return model, processor
 
 
 def _paligemma() -> tuple[Any, Any]:

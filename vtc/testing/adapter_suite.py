@@ -42,7 +42,8 @@ class AdapterContract:
         family: The ``model_type``, a name of `vtc.testing.tiny`.
         frame: The (height, width) of frames that the processor does not resize, so that every
             path sees the same pixels.
-        takes_images: Whether the processor takes still images beside a video.
+        mixes_images: Whether the processor takes still images beside a video.
+        later_type: What ``token_type_ids`` says of the text after an answer.
         marks: How many tokens stand right before and right after a slice's placeholders, where
             the processor writes text around each; None where it writes none.
         beams_since: The first version of transformers known to repeat the features of several
@@ -51,7 +52,8 @@ class AdapterContract:
 
     family: ClassVar[str]
     frame: ClassVar[tuple[int, int]] = (42, 42)
-    takes_images: ClassVar[bool] = True
+    mixes_images: ClassVar[bool] = True
+    later_type: ClassVar[int] = 0
     marks: ClassVar[tuple[int, int] | None] = None
     beams_since: ClassVar[str] = "5.18"
 
@@ -176,9 +178,10 @@ class AdapterContract:
         self, stock: Any, wrapped: Any, processor: Any
     ) -> None:
         picture = self.video(1, 3)[0]
-        calls = [self.inputs(processor, [], ["Hello?"])]
-        if self.takes_images:
-            calls.append(self.inputs(processor, [], ["What?"], images=[picture]))
+        calls = [
+            self.inputs(processor, [], ["Hello?"]),
+            self.inputs(processor, [], ["What?"], images=[picture]),
+        ]
         bare = copy.deepcopy(stock[0])
         with torch.no_grad():
             for inputs in calls:
@@ -189,7 +192,7 @@ class AdapterContract:
     def test_an_image_beside_a_video_stays_as_it_is(
         self, stock: Any, whole: Any, processor: Any
     ) -> None:
-        if not self.takes_images:
+        if not self.mixes_images:
             pytest.skip(f"{self.family} takes no image beside a video")
         picture = self.video(1, 3)[0]
         inputs = self.inputs(processor, [self.video(6, 1)], ["Compare."], images=[picture])
@@ -352,14 +355,17 @@ class AdapterContract:
                 step = wrapped(input_ids=token[None, None], past_key_values=step.past_key_values)
         more = processor.tokenizer(" And then? ", return_tensors="pt")["input_ids"]
         talk = torch.cat([first, more], dim=1)
-        second = wrapped.generate(input_ids=talk, past_key_values=cache, **settings)
+        mask = torch.ones_like(talk)  # the first answer may hold the padding token
+        second = wrapped.generate(
+            input_ids=talk, attention_mask=mask, past_key_values=cache, **settings
+        )
         at_once = dict(inputs)
         at_once["input_ids"] = torch.cat([inputs["input_ids"], first[:, -4:], more], dim=1)
         extra = at_once["input_ids"].shape[1] - inputs["input_ids"].shape[1]
         for name, value in (
             ("attention_mask", 1),
             ("mm_token_type_ids", 0),
-            ("token_type_ids", 0),
+            ("token_type_ids", self.later_type),
         ):
             if name in inputs:
                 at_once[name] = torch.nn.functional.pad(inputs[name], (0, extra), value=value)

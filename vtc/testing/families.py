@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +142,7 @@ class _StillsContract(AdapterContract):
     """Frames enter as still images, and ``vtc_frames`` says which they are."""
 
     frame = (56, 56)
-    marks = (1, 1)
+    marks: ClassVar[tuple[int, int] | None] = (1, 1)
 
     def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
         return _declare(super().inputs(processor, videos, questions, images), videos, images)
@@ -173,10 +173,16 @@ class SmolVLMContract(_StillsContract):
 
     family = "smolvlm"
     marks = (2, 1)
+    mixes_images = False
 
     def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
         metadata = [
-            {"total_num_frames": len(video), "fps": 1.0, "frames_indices": list(range(len(video)))}
+            {
+                "total_num_frames": len(video),
+                "fps": 1.0,
+                "duration": float(len(video)),
+                "frames_indices": list(range(len(video))),
+            }
             for video in videos
         ]
         given = stock_inputs(processor, videos, questions, images, video_metadata=metadata)
@@ -231,6 +237,7 @@ class Idefics3Contract(_ImagesContract, SmolVLMContract):
     """As SmolVLM, with frames as images."""
 
     family = "idefics3"
+    mixes_images = True
     inputs = _ImagesContract.inputs
 
 
@@ -254,6 +261,7 @@ class PaliGemmaContract(_ImagesContract):
     family = "paligemma"
     frame = (28, 28)
     marks = None
+    later_type = 1
 
     def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
         frames = [[*(images or []), *video] for video in videos] or [images or []]
@@ -261,6 +269,11 @@ class PaliGemmaContract(_ImagesContract):
             processor.image_token * len(pictures) + question
             for pictures, question in zip(frames, questions, strict=True)
         ]
+        if not any(frames):  # which the processor does not know
+            given = processor.tokenizer(
+                [processor.tokenizer.bos_token + q + "\n" for q in questions], return_tensors="pt"
+            )
+            return {**given, "token_type_ids": torch.zeros_like(given["input_ids"])}
         given = dict(processor(text=prompts, images=frames, padding=True, return_tensors="pt"))
         del given["labels"]
         return _declare(given, videos, images)

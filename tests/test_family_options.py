@@ -1,0 +1,301 @@
+"""Options of adapters, and what is particular to frames that enter as still images."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import vtc
+from vtc.preparing import prepare
+from vtc.query import row_texts
+from vtc.testing.families import FAMILIES
+
+CONTRACTS = {contract.family: contract() for contract in FAMILIES}
+WRAPPED = [family for family, contract in CONTRACTS.items() if contract.marks is not None]
+STILLS = ["gemma3", "idefics3", "internvl", "paligemma", "smolvlm"]
+
+
+@functools.cache
+def built(family):
+    return CONTRACTS[family].build()
+
+
+def wrap(family, encoder, keyframes=2, **options):
+    model, processor = copy.deepcopy(built(family)[0]), built(family)[1]
+    selector = vtc.selector("uniform", keyframes=keyframes)
+    vtc.wrap(model, selector, "mean_pool", processor=processor, encoder=encoder)
+    model.vtc.configure(**options)
+    return model, processor
+
+
+def prompt_of(model, processor, inputs):
+    """The shortened prompt as text, each run of placeholders as their number."""
+    ids = prepare(model, model.vtc, inputs).inputs["input_ids"][0]
+    text = processor.tokenizer.decode(ids)
+    mark = re.escape(processor.tokenizer.decode([model.vtc.adapter.video_token_id(model)]))
+    return re.sub(f"(?:{mark})+", lambda run: f"[{len(re.findall(mark, run[0]))}]", text)
+
+
+# --- text around slices
+
+INTERNVL = {
+    "all": "user Frame1: <img>[1]</img>\nFrame2: <img>[4]</img>\nFrame3: <img>[1]</img>\n"
+    "Frame4: <img>[4]</img>\nWhat",
+    "keyframes": "user Frame1: [1]\nFrame2: <img>[4]</img>[1]\nFrame4: <img>[4]</img>\nWhat",
+    "none": "user Frame1: [10]\nWhat",
+}
+QWEN3 = {
+    "all": "<1.0 seconds><|vision_start|>[1]<|vision_end|><5.0 seconds><|vision_start|>[6]"
+    "<|vision_end|><9.0 seconds><|vision_start|>[1]<|vision_end|><13.0 seconds><|vision_start|>"
+    "[6]<|vision_end|>",
+    "keyframes": "<1.0 seconds>[1]<5.0 seconds><|vision_start|>[6]<|vision_end|>[1]<13.0 seconds>"
+    "<|vision_start|>[6]<|vision_end|>",
+    "none": "<1.0 seconds>[14]",
+}
+
+
+@pytest.mark.parametrize("wrapping", ["all", "keyframes", "none"])
+@pytest.mark.parametrize("way", ["processor", "lazy"])
+@pytest.mark.parametrize(("family", "texts"), [("internvl", INTERNVL), ("qwen3_vl", QWEN3)])
+def test_text_around_slices_is_kept_as_asked(family, texts, way, wrapping, encoder):
+    contract = CONTRACTS[family]
+    frames = 4 if family == "internvl" else 8
+    model, processor = wrap(family, encoder, wrapping=wrapping)
+    source = vtc.VideoSource(contract.video(frames), fps=0.5)
+    if way == "lazy":
+        inputs = vtc.prepare_inputs(model, processor, source, "What?")
+    elif family == "internvl":
+        inputs = contract.inputs(processor, [contract.video(frames)], ["What?"])
+    else:
+        metadata = {"fps": 0.5, "total_num_frames": 8, "frames_indices": list(range(8))}
+        inputs = vtc.testing.stock_inputs(
+            processor, [contract.video(frames)], ["What?"], video_metadata=[metadata]
+        )
+    assert texts[wrapping] in prompt_of(model, processor, inputs)
+
+
+@pytest.mark.parametrize("family", WRAPPED)
+def test_the_report_tells_what_text_costs(family, encoder):
+    contract = CONTRACTS[family]
+    costs = {}
+    for wrapping in ("all", "keyframes", "none"):
+        model, processor = wrap(family, encoder, wrapping=wrapping)
+        inputs = contract.inputs(processor, [contract.video(8)], ["What?"])
+        report = prepare(model, model.vtc, inputs).report
+        costs[wrapping] = report.text_after
+        assert f"{report.text_before} -> {report.text_after} tokens of text" in str(report)
+        assert report.to_dict()["text_after"] == report.text_after
+    assert costs["all"] == report.text_before > costs["keyframes"] > costs["none"] == 0
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_vl_moe"])
+@pytest.mark.parametrize("wrapping", ["all", "keyframes", "none"])
+def test_positions_are_the_stock_ones_of_what_is_left(family, wrapping, encoder):
+    contract = CONTRACTS[family]
+    model, processor = wrap(family, encoder, wrapping=wrapping)
+    inputs = contract.inputs(processor, [contract.video(8)], ["What is it?"])
+    full = contract.positions(model, inputs, 0)
+    prepared = prepare(model, model.vtc, inputs).inputs
+    video = inputs["input_ids"][0] == model.config.video_token_id
+    slots = video.nonzero().flatten().view(4, -1)
+    kept = torch.ones(len(video), dtype=torch.bool)
+    kept[video] = False
+    keys = [1, 3]
+    for n in range(4):
+        kept[slots[n] if n in keys else contract.merged_slot(slots[n])] = True
+        if wrapping == "none" or (wrapping == "keyframes" and n not in keys):
+            kept[contract._around(slots, n)] = False
+    assert torch.equal(prepared["position_ids"][:, 0], full[:, kept])
+    assert torch.equal(prepared["input_ids"][0], inputs["input_ids"][0, kept])
+
+
+def test_a_merger_without_weights_says_that_deepstack_is_averaged(encoder):
+    model, processor = wrap("qwen3_vl", encoder)
+    contract = CONTRACTS["qwen3_vl"]
+    inputs = contract.inputs(processor, [contract.video(8)], ["What?"])
+    assert not prepare(model, model.vtc, inputs).report.warnings
+    vtc.unwrap(model)
+    with pytest.warns(UserWarning, match="nobody has trained"):
+        vtc.wrap(model, vtc.selector("uniform", keyframes=2), "q_former", processor=processor)
+    report = prepare(model, model.vtc, inputs).report
+    assert "'q_former' does not say how much each patch counts" in str(report)
+
+
+# --- the size of Qwen3-VL's frames
+
+
+def test_a_lazy_video_has_the_resolution_of_the_whole(encoder):
+    """The stock processor shrinks frames by their number, which a chunk does not tell."""
+    contract = CONTRACTS["qwen3_vl"]
+    video = vtc.testing.drifting_video(10, 0, (224, 336))
+    model, processor = wrap("qwen3_vl", encoder)
+    stock = contract.inputs(processor, [video], ["What?"])
+    lazy = vtc.prepare_inputs(model, processor, video, "What?")
+    with torch.no_grad():
+        expected = model(**stock).logits
+        for model.vtc.chunk_frames in (1, 2, 16):
+            assert torch.allclose(model(**lazy).logits, expected, atol=1e-4)
+    small = vtc.last_report(model).tokens_before
+    model.vtc.configure(resolution_frames=4)
+    prepare(model, model.vtc, lazy)
+    with torch.no_grad():
+        model(**lazy)
+    assert vtc.last_report(model).tokens_before > small
+
+
+# --- where text after a video stands
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("frames", [4, 40])
+def test_positions_of_transformers_4_57(family, frames, encoder):
+    """After a video, text stood at the largest position of all three axes, and one more."""
+    contract = CONTRACTS[family]
+    model, processor = wrap(family, encoder, mrope="4.57")
+    inputs = contract.inputs(processor, [contract.video(frames)], ["What is it?"])
+    if family == "qwen2_5_vl":
+        inputs["second_per_grid_ts"] = torch.tensor([1.0])
+    ids = inputs["input_ids"][0].tolist()
+    interval = 2 if family == "qwen2_5_vl" else 1  # two positions a second
+    height, width, slices = 2, 3, frames // 2
+    columns, following, kept, n = [], 0, [], 0
+    for place, token in enumerate(ids):
+        if token != model.config.video_token_id:
+            columns.append([following] * 3)
+            kept.append(place)
+            following += 1
+            continue
+        if n == 0:
+            start = following
+        t, cell = divmod(n, height * width)
+        columns.append([start + t * interval, start + cell // width, start + cell % width])
+        following = max(following, max(columns[-1]) + 1)
+        n += 1
+    keys = {(2 * part + 1) * slices // 4 for part in range(2)}
+    first = ids.index(model.config.video_token_id)
+    for t in range(slices):
+        at = first + t * height * width
+        kept += range(at, at + height * width) if t in keys else [at + width + 1]
+    expected = torch.tensor(columns).T[:, sorted(kept)]
+    prepared = prepare(model, model.vtc, inputs).inputs["position_ids"]
+    assert torch.equal(prepared[:, 0], expected)
+    assert int(model.model.rope_deltas[0]) == int(expected.max()) + 1 - expected.shape[1]
+    model.vtc.configure(mrope="stock")
+    stock = prepare(model, model.vtc, inputs).inputs["position_ids"][:, 0]
+    assert torch.equal(stock, expected) == (frames == 4)  # short videos are read alike
+
+
+# --- options are checked, told and saved
+
+
+def test_options_of_an_adapter_are_checked(encoder):
+    model, _ = wrap("qwen3_vl", encoder)
+    with pytest.raises(ValueError, match=r"has no option 'wraping'.*Did you mean 'wrapping'"):
+        model.vtc.configure(wraping="all")
+    with pytest.raises(ValueError, match="wrapping"):
+        model.vtc.configure(wrapping="some")
+    with pytest.raises(ValueError, match="resolution_frames=1: allowed is"):
+        model.vtc.configure(resolution_frames=1)
+    model.vtc.configure(wrapping="all")
+    model.vtc.configure(resolution_frames=8)
+    assert model.vtc.adapter.config.wrapping == "all"
+    llava, _ = wrap("llava_onevision", encoder)
+    with pytest.raises(ValueError, match="takes no options"):
+        llava.vtc.configure(wrapping="all")
+
+
+def test_options_of_an_adapter_are_saved(encoder, tmp_path):
+    model, _ = wrap("qwen3_vl", encoder, wrapping="all")
+    vtc.save_pretrained(model, tmp_path)
+    assert vtc.from_pretrained(tmp_path, encoder=encoder).vtc.adapter.config.wrapping == "all"
+
+
+# --- frames as still images
+
+
+@pytest.mark.parametrize("family", STILLS)
+def test_the_question_is_read_without_the_text_around_frames(family, encoder):
+    contract = CONTRACTS[family]
+    model, processor = wrap(family, encoder)
+    inputs = contract.inputs(processor, [contract.video(8)], ["Where is the cat?"])
+    spans = model.vtc.adapter.spans(model, inputs)
+    assert row_texts(model, model.vtc, inputs, [processor], spans) == ["Where is the cat?"]
+
+
+@pytest.mark.parametrize("family", STILLS)
+def test_every_way_to_say_how_many_frames(family, encoder):
+    contract = CONTRACTS[family]
+    model, processor = wrap(family, encoder)
+    inputs = contract.inputs(processor, [contract.video(6, 1), contract.video(6, 2)], ["A?", "B?"])
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for said in (6, [6, 6], torch.tensor([6, 6]), [6, [(0, 6)]]):
+            assert torch.equal(model(**{**inputs, "vtc_frames": said}).logits, expected)
+
+
+def test_several_videos_among_still_images(encoder):
+    """A picture, four frames, a picture, two frames: only frames are compressed."""
+    contract = CONTRACTS["gemma3"]
+    model, processor = wrap("gemma3", encoder, keyframes=1)
+    inputs = contract.inputs(processor, [contract.video(8)], ["What?"])
+    inputs["vtc_frames"] = [[(1, 4), (6, 2)]]
+    report = prepare(model, model.vtc, inputs).report
+    assert [video.frames for video in report.videos] == [4, 2]
+    text = prompt_of(model, processor, inputs)
+    runs = [int(n) for n in re.findall(r"\[(\d+)\]", text)]
+    # Pictures 0 and 5 stay as they are; of 4 frames 3 are merged, of 2 one.
+    assert sum(runs) == 2 * 4 + (4 + 3) + (4 + 1)
+    with torch.no_grad():
+        model(**inputs)
+        model.vtc.selector = vtc.selector("uniform", keyframes=8)
+        bare = {name: value for name, value in inputs.items() if name != "vtc_frames"}
+        whole = model(**inputs).logits
+        with vtc.disabled(model):
+            assert torch.allclose(whole, model(**bare).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (5, "says 5 frames for row 0, which has 6 pictures"),
+        ([6, 6], "a list of one for each of the 1 rows"),
+        ([[(3, 4)]], r"says 4 frames from picture 3 in row 0; allowed are pictures 0 to 5"),
+        ([[(2, 2), (3, 1)]], r"from picture 3 in row 0; allowed are pictures 4 to 5"),
+        ([[(0, 0)]], "says 0 frames from picture 0"),
+    ],
+)
+def test_wrong_numbers_of_frames_are_named(said, message, encoder):
+    contract = CONTRACTS["internvl"]
+    model, processor = wrap("internvl", encoder)
+    inputs = contract.inputs(processor, [contract.video(6)], ["What?"])
+    with pytest.raises(ValueError, match=message):
+        model(**{**inputs, "vtc_frames": said})
+
+
+@pytest.mark.parametrize("family", STILLS)
+def test_pictures_that_nobody_declared_are_loud_and_stay(family, encoder):
+    contract = CONTRACTS[family]
+    model, processor = wrap(family, encoder)
+    inputs = contract.inputs(processor, [contract.video(6)], ["What?"])
+    del inputs["vtc_frames"]
+    stock = built(family)[0]
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match="say how many with vtc_frames=N"):
+            logits = model(**inputs).logits
+        assert torch.equal(logits, stock(**inputs).logits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            assert torch.equal(model(**inputs, vtc_frames=0).logits, logits)
+
+
+def test_frames_of_a_family_with_videos_are_refused(encoder):
+    model, processor = wrap("llava_onevision", encoder)
+    inputs = vtc.testing.stock_inputs(processor, [np.zeros((4, 42, 42, 3), np.uint8)], ["What?"])
+    with pytest.raises(ValueError, match="takes videos as such"):
+        model(**inputs, vtc_frames=4)
