@@ -201,3 +201,19 @@ def test_help_answers_at_once_and_names_every_command():
         assert f"│ {name} " in run.stdout
     imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
     assert not {"torch", "transformers", "numpy", "av"} & imported
+
+
+@pytest.mark.parametrize("family", vtc.parts("adapter"), ids=lambda part: part.name)
+def test_ask_answers_with_every_family(command, folders, tmp_path, family):
+    for saved in vtc.testing.tiny(family.name):
+        saved.save_pretrained(tmp_path)
+    words = list(ask(folders, "--keyframes", 2, "--json"))
+    words[words.index(folders / "model")] = tmp_path
+    code, out, err = command(*words)
+    assert code == 0, err
+    report = json.loads(out)["report"]
+    assert report["frames"] == 12
+    assert report["tokens_after"] < report["tokens_before"]
+    if "wrapping" in family.options:
+        code, out, _ = command(*words[:-1], "-a", "wrapping=none")
+        assert code == 0 and "-> 0 tokens around frames" in out

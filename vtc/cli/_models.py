@@ -40,11 +40,23 @@ def part_choice(
     Raises:
         ValueError: An option is not of the form NAME=VALUE.
     """
+    chosen = read_options(options)
+    if keyframes is not None:
+        if "keyframes" in chosen:
+            raise ValueError("give either --keyframes or the option keyframes=, not both")
+        chosen = {"keyframes": keyframes, **chosen}
+    return PartChoice(default, name, chosen)
+
+
+def read_options(options: Iterable[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE``, the values as YAML has them.
+
+    Raises:
+        ValueError: An option is not of this form.
+    """
     import yaml
 
-    chosen: dict[str, Any] = {} if keyframes is None else {"keyframes": keyframes}
-    if keyframes is not None and any(option.startswith("keyframes=") for option in options):
-        raise ValueError("give either --keyframes or the option keyframes=, not both")
+    chosen: dict[str, Any] = {}
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key:
@@ -57,7 +69,7 @@ def part_choice(
             chosen[key] = None
         if isinstance(chosen[key], str) and _EXPONENT.fullmatch(value):
             chosen[key] = float(value)  # PyYAML takes 1e-2 for a text
-    return PartChoice(default, name, chosen)
+    return chosen
 
 
 def load_model(

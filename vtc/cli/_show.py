@@ -52,6 +52,8 @@ def facts(report: Report, source: Any) -> Table:
     table.add_row("frames", f"{report.frames} read, {len(report.keyframes)} keyframes")
     table.add_row("keyframes", keyframe_line(report.keyframes))
     table.add_row("tokens", f"{before} -> {after} ({before / max(after, 1):.1f} times fewer)")
+    if report.text_before:
+        table.add_row("text", f"{report.text_before} -> {report.text_after} tokens around frames")
     table.add_row(
         "parts",
         escape(f"selector {part_line(report.selector)}; merger {part_line(report.merger)}"),

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from vtc.cli._models import load_model, part_choice
+from vtc.cli._models import load_model, part_choice, read_options
 from vtc.cli._show import facts, peak_memory, printable, progress_bars
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
@@ -39,6 +39,9 @@ def ask(
     merger_option: Annotated[
         list[str], typer.Option("--merger-option", "-m", help="NAME=VALUE; see vtc parts.")
     ] = [],  # noqa: B006
+    adapter_option: Annotated[
+        list[str], typer.Option("--adapter-option", "-a", help="NAME=VALUE; see vtc parts.")
+    ] = [],  # noqa: B006
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer in tokens.")] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -53,11 +56,13 @@ def ask(
         part_choice("dks", selector, selector_option, keyframes),
         part_choice("dfm", merger, merger_option),
     )
+    family = read_options(adapter_option)
     loaded, processor = load_model(model, *choices, encoder, device, dtype)
 
     import vtc
     from vtc.wrapped_class import toolkit_of
 
+    toolkit_of(loaded).configure(**family)
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:
         answer = vtc.ask(loaded, processor, source, question, max_new_tokens=max_new_tokens)
     if as_json:
