@@ -53,4 +53,5 @@ class IdeficsAdapter(WrappedStillsAdapter):
         return SliceFeatures(features.view(-1, height * width, features.shape[-1]))
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(pooler_output=rows)
+        # Blocks of one token each: older transformers count a picture's tokens by the first block.
+        return BaseModelOutputWithPooling(pooler_output=torch.cat(rows)[:, None])

@@ -142,6 +142,7 @@ class _StillsContract(AdapterContract):
     """Frames enter as still images, and ``vtc_frames`` says which they are."""
 
     frame = (56, 56)
+    beams_since = "5.23"
     marks: ClassVar[tuple[int, int] | None] = (1, 1)
 
     def inputs(self, processor: Any, videos: Any, questions: Any, images: Any = None) -> Any:
@@ -185,15 +186,18 @@ class SmolVLMContract(_StillsContract):
             }
             for video in videos
         ]
-        given = stock_inputs(processor, videos, questions, images, video_metadata=metadata)
+        lists = [[video] for video in videos]  # 5.18 takes a video alone for its frames
+        given = stock_inputs(processor, lists, questions, images, video_metadata=metadata)
         return _declare(dict(given), videos, images)
 
     def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        before = sum(videos[0][0] + videos[0][1] for videos in inputs["vtc_frames"][:video])
         first, frames = inputs["vtc_frames"][video][0]
         encoded = model.get_image_features(
             inputs["pixel_values"], inputs.get("pixel_attention_mask"), return_dict=True
-        ).pooler_output[video]
-        features = encoded.view(-1, 4, encoded.shape[-1])[first:][:frames]
+        ).pooler_output
+        pictures = torch.cat([part.reshape(-1, 4, part.shape[-1]) for part in encoded])
+        features = pictures[before + first :][:frames]
         return features, features, features[:0, 0]
 
     def run(

@@ -21,7 +21,7 @@ def drifting_video(
 
 def stock_inputs(
     processor: Any,
-    videos: Sequence[NDArray[np.uint8]],
+    videos: Sequence[Any],
     questions: Sequence[str],
     images: Any = None,
     **settings: Any,
