@@ -124,16 +124,32 @@ class DFM(TokenMerger):
             TypeError: the patches are not floating point or ``has_reference`` is not bool.
             RuntimeError: ``projection="learned"`` and ``build`` was not called.
         """
-        check_patches("dfm", patches)
-        check_reference("dfm", patches, reference, has_reference)
-        direction = self._project_query(query, patches.shape[2])
-        if len(patches) == 0:
-            return patches.new_empty(0, 1, patches.shape[2])
+        direction = self._check(patches, reference, has_reference, query)
         tokens = [
-            self._merge(frame, keyframe, known, direction)
+            _weighted_sum(self._weigh(frame, keyframe, known, direction), frame)
             for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)
         ]
-        return torch.stack(tokens)
+        return torch.stack(tokens) if tokens else patches.new_empty(0, 1, patches.shape[2])
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Eq. 10: ``[n, 1, M]`` in at least float32; arguments as for ``forward``."""
+        direction = self._check(patches, reference, has_reference, query)
+        rows = [
+            self._weigh(frame, keyframe, known, direction)[None]
+            for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)
+        ]
+        exact = torch.promote_types(patches.dtype, torch.float32)
+        return torch.stack(rows) if rows else patches.new_empty(0, 1, patches.shape[1], dtype=exact)
+
+    def _check(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Raise on unusable arguments; the query, mapped to ``[D]``."""
+        check_patches("dfm", patches)
+        check_reference("dfm", patches, reference, has_reference)
+        return self._project_query(query, patches.shape[2])
 
     def _project_query(self, query: Tensor | None, patch_dim: int) -> Tensor:
         """Check the query and map it to ``[D]``; once a call, it is the same for all frames."""
@@ -152,8 +168,8 @@ class DFM(TokenMerger):
             )
         return _apply(self.linear_q, query) if self._learned else query
 
-    def _merge(self, frame: Tensor, keyframe: Tensor, known: Tensor, query: Tensor) -> Tensor:
-        """One frame ``[M, D]`` and its keyframe ``[M, D]``, if known, to a token ``[1, D]``."""
+    def _weigh(self, frame: Tensor, keyframe: Tensor, known: Tensor, query: Tensor) -> Tensor:
+        """Weights ``[M]`` of one frame's patches ``[M, D]``, given its keyframe's, if known."""
         # Zeros for what is unknown, and a second choice below: whatever a caller left there, even
         # NaN, reaches neither the score nor a gradient.
         keyframe = torch.where(known, keyframe, 0.0)
@@ -165,10 +181,13 @@ class DFM(TokenMerger):
         relevance = _cosine(relevance_view, query)
         redundancy = torch.where(known, _cosine(redundancy_view, keyframe), 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
-        weights = torch.softmax(saliency / self.config.temperature, dim=0)
-        # Not a matrix product, which autocast would round to its own dtype.
-        token = (weights[:, None] * frame).sum(dim=0, keepdim=True)
-        return token.to(frame.dtype)
+        return torch.softmax(saliency / self.config.temperature, dim=0)
+
+
+def _weighted_sum(weights: Tensor, frame: Tensor) -> Tensor:
+    """The token ``[1, D]`` of weights ``[M]`` and patches ``[M, D]``, in the patches' dtype."""
+    # Not a matrix product, which autocast would round to its own dtype.
+    return (weights[:, None] * frame).sum(dim=0, keepdim=True).to(frame.dtype)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

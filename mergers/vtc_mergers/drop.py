@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from vtc.token_merger import TokenMerger
@@ -41,3 +42,12 @@ class Drop(TokenMerger):
         """
         check_patches("drop", patches)
         return patches[:, :0]
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Of no tokens: ``[n, 0, M]``, in at least float32; arguments as for ``forward``."""
+        check_patches("drop", patches)
+        n, count, _ = patches.shape
+        exact = torch.promote_types(patches.dtype, torch.float32)
+        return patches.new_empty(n, 0, count, dtype=exact)

@@ -42,3 +42,12 @@ class MeanPool(TokenMerger):
         check_patches("mean_pool", patches)
         exact = torch.promote_types(patches.dtype, torch.float32)
         return patches.mean(dim=1, keepdim=True, dtype=exact).to(patches.dtype)
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """All alike: ``[n, 1, M]`` of 1 / M, in at least float32; arguments as for ``forward``."""
+        check_patches("mean_pool", patches)
+        n, count, _ = patches.shape
+        exact = torch.promote_types(patches.dtype, torch.float32)
+        return patches.new_full((n, 1, count), 1 / count, dtype=exact)
