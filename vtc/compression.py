@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +91,10 @@ class _Compression:
         """Put the merged tokens ``[T, D]`` of every other frame into ``tokens``."""
         merger = plain(self.toolkit.merger)
         name = self.toolkit.name_of(merger)
-        for slices, features in self._encode(rest, "other frames"):
+        encoded = ((s, features.patches) for s, features in self._encode(rest, "other frames"))
+        for slices, patches in _whole_groups(encoded, merger.frames_together):
             with self.recorder.stage("merging") as stage:
                 before = torch.searchsorted(keys, slices) - 1
-                patches = features.patches
                 nearest = (
                     torch.zeros_like(patches)
                     if reference is None
@@ -173,6 +173,28 @@ class _Compression:
             cells=torch.where(is_key[slice_of], within, -1),
             seconds_per_slice=feed.seconds_per_slice,
         )
+
+
+def _whole_groups(
+    chunks: Iterable[tuple[Tensor, Tensor]], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices ``[n]`` and their patches ``[n, P, D]``, cut anew into whole groups of ``size``.
+
+    What a chunk has too many waits for the next one, so at most ``size - 1`` slices more than a
+    chunk are alive. A feed may make chunks smaller than asked for; asking for a multiple of
+    ``size`` would not do.
+    """
+    left: tuple[Tensor, Tensor] | None = None
+    for slices, patches in chunks:
+        if left is not None:
+            slices, patches = torch.cat([left[0], slices]), torch.cat([left[1], patches])
+        whole = len(slices) - len(slices) % size
+        # A view would keep the whole chunk alive.
+        left = (slices[whole:], patches[whole:].clone()) if whole < len(slices) else None
+        if whole:
+            yield slices[:whole], patches[:whole]
+    if left is not None:
+        yield left
 
 
 def _checked(merged: Any, patches: Tensor, name: str) -> list[Tensor]:
