@@ -19,7 +19,8 @@ class ToMe(TokenMerger):
     Bipartite soft matching of Token Merging (Bolya et al., ICLR 2023): step by step, see
     ``_matching.py``. The paper merges a few tokens in every layer of the vision transformer and
     compares attention keys; here the patches that leave it are compared themselves, as far as
-    needed, at most half of them a step. Tokens come in the order of their first patches. The
+    needed, at most half of them a step. The split leaves little choice among few tokens, so a small
+    ``tokens`` may join what is unlike. Tokens come in the order of their first patches. The
     merging is a choice without gradient; gradients flow through the means.
 
     About M^2 D multiplications a frame; memory O(M^2 + M D) beside the input.
