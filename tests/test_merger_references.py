@@ -80,7 +80,7 @@ def test_tome_is_bipartite_soft_matching(patches, tokens, seed):
 
 def test_tome_merges_what_is_alike_and_ties_go_to_the_earlier():
     red, blue = [1.0, 0.0], [0.0, 1.0]
-    frame = torch.tensor([[red, red, blue, blue, red, red, blue, blue]])
+    frame = torch.tensor([[red, red, blue, blue]])
     assert call(ToMe(ToMe.Config(tokens=2)), frame).tolist() == [[red, blue]]
     same = torch.ones(1, 5, 2, dtype=torch.float64)
     shares = ToMe(ToMe.Config(tokens=4)).weights(same, same, torch.tensor([False]), None)
