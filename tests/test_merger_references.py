@@ -262,6 +262,15 @@ def test_memory_is_algorithm_1_in_every_window(n, window, left, tokens, seed):
             assert all(other.shape == (0, DIM) for other in others)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_memory_follows_frames_that_drift(seed):
+    """Long windows, where what was merged before decides what is merged next."""
+    frames = draw(12, 2, 3, seed=seed).cumsum(0)
+    merged = call(Memory(Memory.Config(window=12, frames=3)), frames)
+    firsts = [run[0] for run, _ in slow_memory(frames.tolist(), 3)]
+    assert [i for i, tokens in enumerate(merged) if len(tokens)] == firsts
+
+
 def test_memory_parts_a_window_where_the_picture_changes():
     red, blue = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([[0.0, 1.0]] * 4)
     frames = torch.stack([red, red, red, blue, blue])
