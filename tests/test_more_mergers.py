@@ -70,7 +70,7 @@ def test_what_each_merger_says_of_itself():
     }
 
 
-def test_defaults_are_those_of_the_papers():
+def test_defaults_are_those_of_the_docs():
     config = Memory().config
     assert (config.window, config.frames, config.tokens) == (18, 2, 32)
     assert SimilarityPrune().config.similarity_threshold == 0.8

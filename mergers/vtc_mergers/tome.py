@@ -32,7 +32,7 @@ class ToMe(TokenMerger):
 
         Attributes:
             tokens: T, how many tokens a frame is merged into, at least 1; a frame of fewer
-                patches stays as it is. The paper removes a share and names no number: ours.
+                patches stays as it is. The paper removes r tokens a layer; this number is ours.
         """
 
         tokens: int = 16
