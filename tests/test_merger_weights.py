@@ -9,16 +9,28 @@ import torch
 
 from vtc_mergers.dfm import DFM
 from vtc_mergers.drop import Drop
+from vtc_mergers.llama_vid import LlamaVid
 from vtc_mergers.mean_pool import MeanPool
+from vtc_mergers.memory import Memory
+from vtc_mergers.perceiver import Perceiver
 from vtc_mergers.q_former import QFormer
+from vtc_mergers.similarity_prune import SimilarityPrune
+from vtc_mergers.spatial_pool import SpatialPool
+from vtc_mergers.tome import ToMe
 
-N, PATCHES, DIM = 5, 7, 9  # patches of full rank: only one set of weights gives their tokens
+N, PATCHES, DIM = 5, 9, 12  # patches of full rank: only one set of weights gives their tokens
 MERGERS = {
     "dfm": DFM,
     "dfm warm": lambda: DFM(DFM.Config(temperature=0.5)),
     "dfm learned": lambda: DFM(DFM.Config(projection="learned", temperature=0.5)),
     "mean_pool": MeanPool,
     "drop": Drop,
+    "similarity_prune": lambda: SimilarityPrune(
+        SimilarityPrune.Config(similarity_threshold=0.1, tokens=3)
+    ),
+    "spatial_pool": SpatialPool,
+    "tome": lambda: ToMe(ToMe.Config(tokens=4)),
+    "tome unchanged": ToMe,
 }
 
 
@@ -76,7 +88,7 @@ def test_weights_of_one_frame_do_not_depend_on_the_others(name):
 @pytest.mark.parametrize("name", MERGERS)
 def test_weights_check_their_arguments_as_forward_does(name):
     patches, *rest = frames()
-    with pytest.raises(ValueError, match=r"patches are \[7, 9\]; allowed is \[n, M, D\]"):
+    with pytest.raises(ValueError, match=r"patches are \[9, 12\]; allowed is \[n, M, D\]"):
         built(name).weights(patches[0], *rest)
     if name.startswith("dfm"):
         with pytest.raises(ValueError, match="needs a query"):
@@ -89,7 +101,8 @@ def test_a_gradient_flows_through_the_weights_of_dfm():
     assert all(p.grad.abs().max() > 0 for p in merger.parameters())
 
 
-def test_tokens_that_are_no_weighted_patches_have_none():
-    merger = QFormer()
+@pytest.mark.parametrize("make", [LlamaVid, Memory, Perceiver, QFormer])
+def test_tokens_that_are_no_weighted_patches_have_none(make):
+    merger = make()
     merger.build(DIM, DIM)
     assert merger.weights(*frames()) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +92,13 @@ class _Compression:
         """Put the merged tokens ``[T, D]`` of every other frame into ``tokens``."""
         merger = plain(self.toolkit.merger)
         name = self.toolkit.name_of(merger)
-        for slices, features in self._encode(rest, "other frames"):
+        encoded = (
+            (slices, features.patches, *features.extra)
+            for slices, features in self._encode(rest, "other frames")
+        )
+        for slices, patches, *extra in _whole_groups(encoded, merger.frames_together):
             with self.recorder.stage("merging") as stage:
                 before = torch.searchsorted(keys, slices) - 1
-                patches = features.patches
                 nearest = (
                     torch.zeros_like(patches)
                     if reference is None
@@ -104,15 +107,15 @@ class _Compression:
                 known = (before >= 0).to(patches.device)
                 asked = self.query.for_merger(patches)
                 rows = _checked(merger(patches, nearest, known, asked), patches, name)
-                if features.extra:
+                if extra:
                     weights = merger.weights(patches, nearest, known, asked)
-                    rows = self._with_extra(rows, weights, features.extra, name)
+                    rows = self._with_extra(rows, weights, extra, name)
                 for index, token in zip(slices.tolist(), rows, strict=True):
                     tokens[index] = token
                     stage.bytes += token.nbytes
 
     def _with_extra(
-        self, rows: list[Tensor], weights: Any, extra: tuple[Tensor, ...], name: str
+        self, rows: list[Tensor], weights: Any, extra: list[Tensor], name: str
     ) -> list[Tensor]:
         """Beside each frame's merged tokens, the merged features of the same patches."""
         if weights is None:
@@ -225,6 +228,27 @@ def _wrapping(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     positions, of_slice = torch.cat([text.cpu() for text in around])[kept], of_slice[kept]
     after = positions > span.slots.cpu()[of_slice, -1]
     return positions, of_slice, 2 * after.long()
+
+
+def _whole_groups(chunks: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Chunks of tensors that run along the slices, cut anew into whole groups of ``size``.
+
+    What a chunk has too many waits for the next one, so at most ``size - 1`` slices more than a
+    chunk are alive. A feed may make chunks smaller than asked for; asking for a multiple of
+    ``size`` would not do.
+    """
+    left: tuple[Tensor, ...] | None = None
+    for chunk in chunks:
+        if left is not None:
+            chunk = tuple(torch.cat(pair) for pair in zip(left, chunk, strict=True))
+        count = len(chunk[0])
+        whole = count - count % size
+        # A view would keep the whole chunk alive.
+        left = tuple(part[whole:].clone() for part in chunk) if whole < count else None
+        if whole:
+            yield tuple(part[:whole] for part in chunk)
+    if left is not None:
+        yield left
 
 
 def _checked(merged: Any, patches: Tensor, name: str) -> list[Tensor]:

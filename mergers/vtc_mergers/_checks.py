@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import torch
 from torch import Tensor
+
+from vtc.part import require
 
 
 def check_patches(merger: str, patches: Tensor) -> None:
@@ -31,6 +35,32 @@ def check_reference(merger: str, patches: Tensor, reference: Tensor, has_referen
         raise TypeError(
             f"merger '{merger}': has_reference is {has_reference.dtype}; allowed is torch.bool"
         )
+
+
+def check_query(merger: str, query: Tensor | None, dim: int, source: str) -> Tensor:
+    """The query; raise unless it is ``[dim]``. ``source`` is the merger's ``query_source``."""
+    if query is None:
+        raise ValueError(
+            f"merger '{merger}' needs a query and got None: ask a question, give vtc_query=... to "
+            "generate, or choose a merger that takes none, such as 'mean_pool'"
+        )
+    if query.shape != (dim,):
+        raise ValueError(
+            f"merger '{merger}': the query is {list(query.shape)}; allowed is [{dim}], "
+            f"from the {source.replace('_', ' ')}"
+        )
+    return query
+
+
+def require_count(option: str, value: object) -> None:
+    """Raise the ValueError of an option unless it is a whole number of at least 1."""
+    ok = type(value) is int and value >= 1
+    require(ok, option, value, "a whole number of at least 1")
+
+
+def is_number(value: object) -> bool:
+    """Whether an option is a finite number."""
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def not_built(merger: str) -> RuntimeError:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtc.part import require
 from vtc.token_merger import TokenMerger
-from vtc_mergers._checks import check_patches, check_reference, not_built
+from vtc_mergers._arithmetic import apply, cosines, exact_dtype
+from vtc_mergers._checks import (
+    check_patches,
+    check_query,
+    check_reference,
+    is_number,
+    not_built,
+)
 
 
 class DFM(TokenMerger):
@@ -51,13 +56,13 @@ class DFM(TokenMerger):
 
         def __post_init__(self) -> None:
             require(
-                _is_number(self.redundancy_weight) and self.redundancy_weight >= 0,
+                is_number(self.redundancy_weight) and self.redundancy_weight >= 0,
                 "redundancy_weight",
                 self.redundancy_weight,
                 "a number of at least 0",
             )
             require(
-                _is_number(self.temperature) and self.temperature > 0,
+                is_number(self.temperature) and self.temperature > 0,
                 "temperature",
                 self.temperature,
                 "a number above 0",
@@ -140,8 +145,8 @@ class DFM(TokenMerger):
             self._weigh(frame, keyframe, known, direction)[None]
             for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)
         ]
-        exact = torch.promote_types(patches.dtype, torch.float32)
-        return torch.stack(rows) if rows else patches.new_empty(0, 1, patches.shape[1], dtype=exact)
+        empty = (0, 1, patches.shape[1])
+        return torch.stack(rows) if rows else patches.new_empty(empty, dtype=exact_dtype(patches))
 
     def _check(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
@@ -153,20 +158,11 @@ class DFM(TokenMerger):
 
     def _project_query(self, query: Tensor | None, patch_dim: int) -> Tensor:
         """Check the query and map it to ``[D]``; once a call, it is the same for all frames."""
-        if query is None:
-            raise ValueError(
-                "merger 'dfm' needs a query and got None: ask a question, give vtc_query=... to "
-                "generate, or choose a merger that takes none, such as 'mean_pool'"
-            )
         if self._learned and not hasattr(self, "linear_q"):
             raise not_built("dfm")
         dim = self.linear_q.in_features if self._learned else patch_dim
-        if query.shape != (dim,):
-            raise ValueError(
-                f"merger 'dfm': the query is {list(query.shape)}; allowed is [{dim}], "
-                f"from the {self.query_source.replace('_', ' ')}"
-            )
-        return _apply(self.linear_q, query) if self._learned else query
+        query = check_query("dfm", query, dim, self.query_source)
+        return apply(self.linear_q, query) if self._learned else query
 
     def _weigh(self, frame: Tensor, keyframe: Tensor, known: Tensor, query: Tensor) -> Tensor:
         """Weights ``[M]`` of one frame's patches ``[M, D]``, given its keyframe's, if known."""
@@ -175,11 +171,11 @@ class DFM(TokenMerger):
         keyframe = torch.where(known, keyframe, 0.0)
         relevance_view = redundancy_view = frame
         if self._learned:
-            relevance_view = _apply(self.linear_iq, frame)
-            redundancy_view = _apply(self.linear_ik, frame)
-            keyframe = _apply(self.linear_k, keyframe)
-        relevance = _cosine(relevance_view, query)
-        redundancy = torch.where(known, _cosine(redundancy_view, keyframe), 0.0)
+            relevance_view = apply(self.linear_iq, frame)
+            redundancy_view = apply(self.linear_ik, frame)
+            keyframe = apply(self.linear_k, keyframe)
+        relevance = cosines(relevance_view, query)
+        redundancy = torch.where(known, cosines(redundancy_view, keyframe), 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
         return torch.softmax(saliency / self.config.temperature, dim=0)
 
@@ -188,19 +184,3 @@ def _weighted_sum(weights: Tensor, frame: Tensor) -> Tensor:
     """The token ``[1, D]`` of weights ``[M]`` and patches ``[M, D]``, in the patches' dtype."""
     # Not a matrix product, which autocast would round to its own dtype.
     return (weights[:, None] * frame).sum(dim=0, keepdim=True).to(frame.dtype)
-
-
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines along the last dimension, in at least float32; 0 for zero vectors."""
-    exact = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    return F.cosine_similarity(a.to(exact), b.to(exact), dim=-1)
-
-
-def _apply(linear: nn.Linear, x: Tensor) -> Tensor:
-    """Map in the dtype of the weights, which need not be that of the patches."""
-    mapped: Tensor = linear(x.to(linear.weight.dtype))
-    return mapped
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and isfinite(value)

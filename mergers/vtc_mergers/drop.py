@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vtc.token_merger import TokenMerger
+from vtc_mergers._arithmetic import exact_dtype
 from vtc_mergers._checks import check_patches
 
 
@@ -49,5 +49,4 @@ class Drop(TokenMerger):
         """Of no tokens: ``[n, 0, M]``, in at least float32; arguments as for ``forward``."""
         check_patches("drop", patches)
         n, count, _ = patches.shape
-        exact = torch.promote_types(patches.dtype, torch.float32)
-        return patches.new_empty(n, 0, count, dtype=exact)
+        return patches.new_empty(n, 0, count, dtype=exact_dtype(patches))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vtc.token_merger import TokenMerger
+from vtc_mergers._arithmetic import exact_dtype
 from vtc_mergers._checks import check_patches
 
 
@@ -40,8 +40,7 @@ class MeanPool(TokenMerger):
             TypeError: the patches are not floating point.
         """
         check_patches("mean_pool", patches)
-        exact = torch.promote_types(patches.dtype, torch.float32)
-        return patches.mean(dim=1, keepdim=True, dtype=exact).to(patches.dtype)
+        return patches.mean(dim=1, keepdim=True, dtype=exact_dtype(patches)).to(patches.dtype)
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
@@ -49,5 +48,4 @@ class MeanPool(TokenMerger):
         """All alike: ``[n, 1, M]`` of 1 / M, in at least float32; arguments as for ``forward``."""
         check_patches("mean_pool", patches)
         n, count, _ = patches.shape
-        exact = torch.promote_types(patches.dtype, torch.float32)
-        return patches.new_full((n, 1, count), 1 / count, dtype=exact)
+        return patches.new_full((n, 1, count), 1 / count, dtype=exact_dtype(patches))

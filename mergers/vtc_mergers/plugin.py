@@ -8,6 +8,12 @@ def vtc_register_mergers() -> dict[str, str]:
     return {
         "dfm": "vtc_mergers.dfm:DFM",
         "drop": "vtc_mergers.drop:Drop",
+        "llama_vid": "vtc_mergers.llama_vid:LlamaVid",
         "mean_pool": "vtc_mergers.mean_pool:MeanPool",
+        "memory": "vtc_mergers.memory:Memory",
+        "perceiver": "vtc_mergers.perceiver:Perceiver",
         "q_former": "vtc_mergers.q_former:QFormer",
+        "similarity_prune": "vtc_mergers.similarity_prune:SimilarityPrune",
+        "spatial_pool": "vtc_mergers.spatial_pool:SpatialPool",
+        "tome": "vtc_mergers.tome:ToMe",
     }

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtc.part import require
 from vtc.token_merger import TokenMerger
-from vtc_mergers._checks import check_patches, not_built
-
-_HEAD_DIM = 64
+from vtc_mergers._attention import attend, heads_of
+from vtc_mergers._checks import check_patches, not_built, require_count
 
 
 class QFormer(TokenMerger):
@@ -36,8 +33,7 @@ class QFormer(TokenMerger):
         tokens: int = 1
 
         def __post_init__(self) -> None:
-            ok = type(self.tokens) is int and self.tokens >= 1
-            require(ok, "tokens", self.tokens, "a whole number of at least 1")
+            require_count("tokens", self.tokens)
 
     config: Config
 
@@ -60,7 +56,7 @@ class QFormer(TokenMerger):
 
         Heads are 64 wide; where that does not divide ``patch_dim`` there is one head.
         """
-        self.heads = patch_dim // _HEAD_DIM if patch_dim % _HEAD_DIM == 0 else 1
+        self.heads = heads_of(patch_dim)
         self.queries = nn.Parameter(torch.empty(self.config.tokens, patch_dim))
         self.norm_queries = nn.LayerNorm(patch_dim)
         self.norm_patches = nn.LayerNorm(patch_dim)
@@ -106,16 +102,7 @@ class QFormer(TokenMerger):
             raise not_built("q_former")
         context = self.norm_patches(patches.to(self.queries.dtype))
         asked = self.to_query(self.norm_queries(self.queries)).expand(len(patches), -1, -1)
-        found = F.scaled_dot_product_attention(
-            self._split(asked),
-            self._split(self.to_key(context)),
-            self._split(self.to_value(context)),
-        )
-        tokens: Tensor = self.queries + self.to_token(found.transpose(1, 2).flatten(2))
+        found = attend(asked, self.to_key(context), self.to_value(context), self.heads)
+        tokens: Tensor = self.queries + self.to_token(found)
         tokens = tokens + self.feed_forward(tokens)
         return tokens.to(patches.dtype)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """``[n, L, D]`` to ``[n, heads, L, D / heads]``."""
-        frames, length, dim = x.shape
-        return x.reshape(frames, length, self.heads, dim // self.heads).transpose(1, 2)

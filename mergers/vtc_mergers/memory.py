@@ -1,0 +1,133 @@
+"""Memory consolidation: neighbouring frames that resemble one another become one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtc.part import require
+from vtc.token_merger import TokenMerger
+from vtc_mergers._arithmetic import cosines, exact_dtype, weighted_sum
+from vtc_mergers._checks import check_patches, require_count
+from vtc_mergers._matching import matching_weights
+
+
+class Memory(TokenMerger):
+    """Merges the frames of a window that are most alike, until a few of them are left.
+
+    Algorithm 1 of MovieChat (Song et al., CVPR 2024): of all neighbours in the window, the two
+    with the highest mean cosine of their patches (Eq. 3) merge into their average, weighted by
+    how many frames each stands for; again, until ``frames`` are left. Ties go to the earlier pair.
+
+    What differs from the paper: its short-term memory starts anew with the frames that were just
+    consolidated, and all results gather in a long-term memory of 256 frames; here windows are
+    apart, and what is left of each goes to the language model. Windows count non-keyframes only,
+    so a window may reach across a keyframe and merge frames before it with frames after it. Each
+    frame left is reduced to ``tokens`` tokens as by ``tome``, where the paper has a Q-Former. The
+    tokens stand where the first frame of their run was; the other frames of the run vanish.
+
+    At most 3 M D multiplications a frame, and about M^2 D for each frame left; memory
+    O(window M D), since a window is merged at once, and O(M^2).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``memory``.
+
+        Attributes:
+            window: how many consecutive non-keyframes are consolidated together, at least 1: the
+                length of the short-term memory (Table D3).
+            frames: R_L, how many are left of a window, from 1 to ``window`` (Table D3).
+            tokens: how many tokens each frame left has, at least 1 (Table D3); frames of fewer
+                patches keep all.
+        """
+
+        window: int = 18
+        frames: int = 2
+        tokens: int = 32
+
+        def __post_init__(self) -> None:
+            require_count("window", self.window)
+            require_count("frames", self.frames)
+            require_count("tokens", self.tokens)
+            require(
+                self.frames <= self.window,
+                "frames",
+                self.frames,
+                f"a whole number of at most window={self.window}",
+            )
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.tokens_per_frame = self.config.tokens
+        self.frames_together = self.config.window
+
+    @property
+    def query_source(self) -> None:
+        """None: there is no query."""
+        return None
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> list[Tensor]:
+        """Consolidate each window of consecutive frames.
+
+        Args:
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes: whole windows, counted
+                from the first; the last may be short.
+            reference: not used.
+            has_reference: not used.
+            query: not used.
+
+        Returns:
+            n tensors in the dtype of the patches: ``[min(tokens, M), D]`` for the first frame of
+            each run, ``[0, D]`` for the others. Computed in at least float32.
+
+        Raises:
+            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
+            TypeError: the patches are not floating point.
+        """
+        check_patches("memory", patches)
+        tokens: list[Tensor] = []
+        for start in range(0, len(patches), self.config.window):
+            tokens += self._consolidate(patches[start : start + self.config.window])
+        return tokens
+
+    def _consolidate(self, window: Tensor) -> list[Tensor]:
+        """The tokens of the frames of one window ``[n, M, D]``."""
+        tokens = []
+        exact = exact_dtype(window)
+        for run in _runs(window.detach().to(exact), self.config.frames):
+            mean = window[run.start : run.stop].mean(dim=0, dtype=exact)
+            merged = weighted_sum(matching_weights(mean, self.config.tokens), mean)
+            nothing = window.new_empty(0, window.shape[2])
+            tokens += [merged.to(window.dtype), *[nothing] * (len(run) - 1)]
+        return tokens
+
+
+def _runs(frames: Tensor, left: int) -> list[range]:
+    """Which frames of ``[n, M, D]`` Algorithm 1 merges into one: ``left`` runs of neighbours.
+
+    Averages weighted by size make each frame left the mean of its run.
+    """
+    runs = [range(i, i + 1) for i in range(len(frames))]
+    means = list(frames)
+    likeness = [_likeness(a, b) for a, b in zip(means, means[1:], strict=False)]
+    while len(runs) > left:
+        i = int(torch.stack(likeness).argmax())
+        runs[i : i + 2] = [range(runs[i].start, runs[i + 1].stop)]
+        means[i : i + 2] = [frames[runs[i].start : runs[i].stop].mean(dim=0)]
+        del likeness[i]
+        for j in (i - 1, i):  # the new frame's neighbours
+            if 0 <= j < len(likeness):
+                likeness[j] = _likeness(means[j], means[j + 1])
+    return runs
+
+
+def _likeness(a: Tensor, b: Tensor) -> Tensor:
+    """Eq. 3: the mean cosine of the patches ``[M, D]`` of two frames in the same places."""
+    return cosines(a, b).mean()

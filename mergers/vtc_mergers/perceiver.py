@@ -1,0 +1,134 @@
+"""Perceiver resampler: learned latents read the patches again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vtc.token_merger import TokenMerger
+from vtc_mergers._attention import attend, heads_of
+from vtc_mergers._checks import check_patches, not_built, require_count
+
+
+class Perceiver(TokenMerger):
+    """Lets learned latents gather what they need from a frame, layer by layer; to be trained.
+
+    The Perceiver resampler of Flamingo (Alayrac et al., NeurIPS 2022): in each layer the latents
+    attend to the patches and to themselves at once, then go through a feed-forward network four
+    times as wide. The paper resamples all frames of a clip together, with embeddings of their
+    times, to 64 latents in 6 layers, and squares a ReLU; here each frame is on its own and has no
+    time, there are few latents and layers, and GELU takes the place of the squared ReLU.
+
+    About 12 D^2 parameters a layer. O((M + T) D^2) multiplications a layer and frame; memory
+    O((M + T) D) beside the input.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``perceiver``.
+
+        Attributes:
+            tokens: T, how many tokens a frame is merged into, at least 1: the latents.
+            layers: how often the latents read the patches, at least 1.
+        """
+
+        tokens: int = 4
+        layers: int = 2
+
+        def __post_init__(self) -> None:
+            require_count("tokens", self.tokens)
+            require_count("layers", self.layers)
+
+    config: Config
+    latents: nn.Parameter
+    layers: nn.ModuleList
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.tokens_per_frame = self.config.tokens
+
+    @property
+    def query_source(self) -> None:
+        """None: the latents are learned, not asked."""
+        return None
+
+    @property
+    def needs_training(self) -> bool:
+        """True."""
+        return True
+
+    def build(self, patch_dim: int, query_dim: int) -> None:
+        """Create the parameters: normal with std 0.02, zero biases."""
+        self.latents = nn.Parameter(torch.empty(self.config.tokens, patch_dim))
+        self.layers = nn.ModuleList(_Layer(patch_dim) for _ in range(self.config.layers))
+        nn.init.normal_(self.latents, std=0.02)
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Merge each frame into ``tokens`` tokens.
+
+        Args:
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
+            reference: not used.
+            has_reference: not used.
+            query: not used.
+
+        Returns:
+            ``[n, tokens, D]`` in the dtype of the patches, computed in that of the parameters.
+
+        Raises:
+            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
+            TypeError: the patches are not floating point.
+            RuntimeError: ``build`` was not called.
+        """
+        check_patches("perceiver", patches)
+        if not hasattr(self, "latents"):
+            raise not_built("perceiver")
+        tokens = [self._resample(frame) for frame in patches]
+        empty = (0, self.config.tokens, patches.shape[2])
+        return torch.stack(tokens) if tokens else patches.new_empty(empty)
+
+    def _resample(self, frame: Tensor) -> Tensor:
+        """One frame ``[M, D]`` to ``[tokens, D]``."""
+        latents: Tensor = self.latents
+        values = frame.to(latents.dtype)
+        for layer in self.layers:
+            latents = layer(latents, values)
+        return latents.to(frame.dtype)
+
+
+class _Layer(nn.Module):
+    """Attention of the latents to patches and latents, then a feed-forward network."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.heads = heads_of(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.norm_patches = nn.LayerNorm(dim)
+        self.to_query = nn.Linear(dim, dim)
+        # What is added to all keys alike has no effect, so a bias would never learn.
+        self.to_key = nn.Linear(dim, dim, bias=False)
+        self.to_value = nn.Linear(dim, dim)
+        self.to_latent = nn.Linear(dim, dim)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        )
+
+    def forward(self, latents: Tensor, patches: Tensor) -> Tensor:
+        """``[T, D]`` latents and ``[M, D]`` patches to ``[T, D]`` latents."""
+        asking = self.norm_latents(latents)
+        context = torch.cat([self.norm_patches(patches), asking])
+        found = attend(
+            self.to_query(asking), self.to_key(context), self.to_value(context), self.heads
+        )
+        latents = latents + self.to_latent(found)
+        refined: Tensor = latents + self.feed_forward(latents)
+        return refined

@@ -1,0 +1,89 @@
+"""Token merging: patches that resemble one another become one token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtc.token_merger import TokenMerger
+from vtc_mergers._arithmetic import exact_dtype, weighted_sum
+from vtc_mergers._checks import check_patches, require_count
+from vtc_mergers._matching import matching_weights
+
+
+class ToMe(TokenMerger):
+    """Merges the patches of a frame that are most alike, until a few tokens are left.
+
+    Bipartite soft matching of Token Merging (Bolya et al., ICLR 2023): step by step, see
+    ``_matching.py``. The paper merges a few tokens in every layer of the vision transformer and
+    compares attention keys; here the patches that leave it are compared themselves, as far as
+    needed, at most half of them a step. The split leaves little choice among few tokens, so a small
+    ``tokens`` may join what is unlike. Tokens come in the order of their first patches. The
+    merging is a choice without gradient; gradients flow through the means.
+
+    About M^2 D multiplications a frame; memory O(M^2 + M D) beside the input.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``tome``.
+
+        Attributes:
+            tokens: T, how many tokens a frame is merged into, at least 1; a frame of fewer
+                patches stays as it is. The paper removes r tokens a layer; this number is ours.
+        """
+
+        tokens: int = 16
+
+        def __post_init__(self) -> None:
+            require_count("tokens", self.tokens)
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.tokens_per_frame = self.config.tokens
+
+    @property
+    def query_source(self) -> None:
+        """None: there is no query."""
+        return None
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Merge each frame into ``tokens`` tokens, or M if that is fewer.
+
+        Args:
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
+            reference: not used.
+            has_reference: not used.
+            query: not used.
+
+        Returns:
+            ``[n, min(tokens, M), D]`` in the dtype of the patches; computed in at least float32.
+
+        Raises:
+            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
+            TypeError: the patches are not floating point.
+        """
+        check_patches("tome", patches)
+        _, count, dim = patches.shape
+        if count <= self.config.tokens:
+            return patches
+        tokens = [
+            weighted_sum(matching_weights(frame, self.config.tokens), frame) for frame in patches
+        ]
+        return torch.stack(tokens) if tokens else patches.new_empty(0, self.config.tokens, dim)
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Each patch's share of its token: ``[n, min(tokens, M), M]``; arguments as before."""
+        check_patches("tome", patches)
+        rows = [matching_weights(frame, self.config.tokens) for frame in patches]
+        count = patches.shape[1]
+        shape = (0, min(self.config.tokens, count), count)
+        return torch.stack(rows) if rows else patches.new_empty(shape, dtype=exact_dtype(patches))
