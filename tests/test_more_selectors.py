@@ -188,6 +188,14 @@ def test_keyframes_are_ascending_unique_and_within_budget(video, keyframes, kind
 
 
 @settings(deadline=None)
+@given(integer_videos(), st.integers(1, 14), st.integers(1, 4))
+def test_kmeans_agrees_where_clusters_stay_empty(video, keyframes, iterations):
+    config = KMeans.Config(keyframes=keyframes, iterations=iterations)
+    chosen = KMeans(config).select(torch.tensor(video[0]).double()).keyframes
+    assert chosen.tolist() == kmeans_by_hand(video[0], keyframes, iterations)
+
+
+@settings(deadline=None)
 @given(integer_videos(), st.integers(1, 14))
 def test_kmeans_takes_no_copies(video, keyframes):
     frames = torch.tensor(video[0]).float()
@@ -278,6 +286,12 @@ def test_aks_takes_a_peak_whole_and_spreads_without_one():
     assert chosen.tolist() == [10, 11, 12, 13]  # 1 - 4/64 above the mean
     strict = AKS(AKS.Config(keyframes=4, score_threshold=0.95)).select(embeddings, query)
     assert strict.keyframes.tolist() == [10, 16, 32, 48]
+
+
+def test_aks_takes_no_lead_for_a_lead_of_zero():
+    embeddings, query = torch.ones(40, 3), torch.tensor([1.0, 2.0, 3.0])
+    config = AKS.Config(keyframes=4, score_threshold=0)
+    assert AKS(config).select(embeddings, query).keyframes.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("kind", EVERY)

@@ -89,17 +89,17 @@ def _assign(embeddings: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest centroid of each frame.
 
     Returns:
-        Its number ``[N]`` int64 and how near it is, ``[N]`` float32: x.c - |c|^2 / 2, which grows
-        as |x - c|^2 falls.
+        Its number ``[N]`` int64 and how near it is, ``[N]`` float32: -|x - c|^2 / 2.
     """
+    labels, nearness = [], []
     lengths = centroids.square().sum(-1) / 2
-    # In float32, or equal centroids would differ by the rounding of the product.
-    blocks = [
-        (unit(chunk) @ centroids.T - lengths).float().max(dim=1)
-        for chunk in torch.split(embeddings, CHUNK)
-    ]
-    labels = torch.cat([block.indices for block in blocks])
-    return labels, torch.cat([block.values for block in blocks])
+    for chunk in torch.split(embeddings, CHUNK):
+        points = unit(chunk)
+        # In float32, or equal centroids would differ by the rounding of the product.
+        best = (points @ centroids.T - lengths).float().max(dim=1)
+        labels.append(best.indices)
+        nearness.append(best.values - points.square().sum(-1).float() / 2)
+    return torch.cat(labels), torch.cat(nearness)
 
 
 def _means(embeddings: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:

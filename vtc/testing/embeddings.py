@@ -24,7 +24,7 @@ def scene_embeddings(
     return embeddings.to(dtype), torch.randn(dim, generator=generator).to(dtype)
 
 
-class LargestTensor(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the most numbers in one tensor that an operation makes, views aside."""
 
     numbers = 0
