@@ -7,6 +7,7 @@ import vtc
 def vtc_register_selectors() -> dict[str, str]:
     return {
         "aks": "vtc_selectors.aks:AKS",
+        "dino_diff": "vtc_selectors.dino_diff:DinoDiff",
         "dks": "vtc_selectors.dks:DKS",
         "kmeans": "vtc_selectors.kmeans:KMeans",
         "mmr": "vtc_selectors.mmr:MMR",
