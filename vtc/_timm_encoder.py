@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vtc._image_encoder import CONVERT, PICKLES, ImageEncoder
@@ -16,7 +17,7 @@ FILES = ("config.json", "model.safetensors")
 
 
 class TimmEncoder(ImageEncoder):
-    """A model of timm without its classifier; frames are prepared as timm's own transform does.
+    """A model of timm without its classifier; frames are prepared by timm's own transform.
 
     The embedding is what the model gives to its classifier: the class token or the mean of the
     patches, as the model pools.
@@ -27,14 +28,15 @@ class TimmEncoder(ImageEncoder):
 
         super().__init__(model, name=name, dim=int(model.head_hidden_size), options=options)
         preprocessing = resolve_data_config({}, model=model)
-        self._mean, self._std = preprocessing["mean"], preprocessing["std"]
-        self._resize = create_transform(**preprocessing, is_training=False, normalize=False)
+        self._transform = create_transform(**preprocessing, is_training=False)
 
     def _image_features(self, frames: Tensor) -> Tensor:
-        from torchvision.transforms.v2 import functional as tvF
+        from PIL import Image
 
-        pixels = tvF.normalize(self._resize(frames) / 255, list(self._mean), list(self._std))
-        features: Tensor = self._model(pixels.to(self._dtype))
+        # Through Pillow, since timm cannot pad tensors in the colour that some models ask for.
+        pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).cpu().numpy()]
+        pixels = torch.stack([self._transform(picture) for picture in pictures])
+        features: Tensor = self._model(pixels.to(self._device, self._dtype))
         return features
 
     def encode_text(self, text: str) -> Tensor:

@@ -27,8 +27,8 @@ class DinoDiff(FrameSelector):
     frames are dropped.
 
     Three things are ours. The rule of what to drop: frames above the mean redundancy of their
-    window, which needs no threshold, and copies of an earlier frame that is not. The budget: of what
-    is left, the K least redundant frames are taken, ties in the order of time; there may be
+    window, which needs no threshold, and copies of an earlier frame that is not. The budget: of
+    the rest, the K least redundant frames are taken, ties in the order of time; there may be
     fewer than K. And where J does not divide N, the last frames are compared within the last J of
     the video. Needs no query; a frame is one vector, the class token. A zero vector has the cosine
     0 with every other.

@@ -1,7 +1,7 @@
 """Helpers for tests of vtc and of plug-ins: tiny models and encoders that need no download."""
 
 from vtc.testing.embeddings import LargestTensor, scene_embeddings
-from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, tiny_encoder
+from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
 from vtc.testing.inputs import drifting_video, stock_inputs
 from vtc.testing.models import byte_tokenizer, redraw, tiny
 from vtc.testing.videos import moving_squares, write_video
@@ -14,6 +14,7 @@ __all__ = [
     "redraw",
     "save_tiny_clip",
     "save_tiny_siglip",
+    "save_tiny_timm",
     "scene_embeddings",
     "stock_inputs",
     "tiny",
