@@ -101,8 +101,20 @@ def test_a_still_video_keeps_one_frame_a_window():
     assert few.tolist() == [0, 8, 16]
 
 
+def test_a_copy_of_a_frame_that_is_dropped_stays():
+    def at(angle):
+        return [math.cos(angle), math.sin(angle)]
+
+    # The first two are copies but for a hair, and that hair puts the first above the mean.
+    frames = torch.tensor([at(1e-3), at(0.0), at(1.0), at(1.0)], dtype=torch.float64)
+    assert DinoDiff(DinoDiff.Config(window=4)).select(frames).keyframes.tolist() == [1, 2]
+
+
 def test_frames_that_all_differ_stay():
     assert DinoDiff().select(torch.eye(8)).keyframes.tolist() == list(range(8))
+    generator = torch.Generator().manual_seed(0)
+    rotated = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q  # equal but for rounding
+    assert DinoDiff().select(rotated).keyframes.tolist() == list(range(8))
     zeros = DinoDiff(DinoDiff.Config(keyframes=3)).select(torch.zeros(9, 4))
     assert zeros.keyframes.tolist() == [0, 1, 2]
     assert zeros.relevance.tolist() == [1.0] * 9
