@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from vtc.testing import LargestTensor, scene_embeddings
 from vtc_selectors._gaps import fill_gaps
 from vtc_selectors.dks import DKS
 from vtc_selectors.query_guided import QueryGuided
@@ -71,15 +71,6 @@ def distribute_frames(chosen, frames, keyframes):
     return [n for n in range(frames) if picked[n]]
 
 
-def clustered(frames, dim, seed, dtype=torch.float32):
-    """Embeddings of scenes of five frames, some alike beyond 0.85 and some not; and a query."""
-    generator = torch.Generator().manual_seed(seed)
-    scenes = torch.randn(-(-frames // 5), dim, generator=generator).repeat_interleave(5, 0)
-    noise = torch.randn(frames, dim, generator=generator)
-    embeddings = scenes[:frames] + 0.4 * noise
-    return embeddings.to(dtype), torch.randn(dim, generator=generator).to(dtype)
-
-
 @st.composite
 def integer_videos(draw):
     """Short integer vectors: equal frames, exact ties, opposite and zero vectors abound."""
@@ -105,7 +96,7 @@ def test_dks_is_algorithm_1_with_exact_ties(video, keyframes, threshold):
 @pytest.mark.parametrize("frames", [1, 7, 300])
 @pytest.mark.parametrize("least", [None, 0.05])
 def test_dks_is_algorithm_1(dtype, frames, least):
-    embeddings, query = clustered(frames, dim=16, seed=frames, dtype=dtype)
+    embeddings, query = scene_embeddings(frames, dim=16, seed=frames, dtype=dtype)
     config = DKS.Config(keyframes=12, similarity_threshold=0.8, relevance_threshold=least)
     selection = DKS(config).select(embeddings, query)
     rows, wanted = embeddings.double().tolist(), query.double().tolist()
@@ -115,7 +106,7 @@ def test_dks_is_algorithm_1(dtype, frames, least):
 
 
 def test_dks_goes_beyond_one_block():
-    embeddings, query = clustered(700, dim=4, seed=3)
+    embeddings, query = scene_embeddings(700, dim=4, seed=3)
     chosen = DKS(DKS.Config(keyframes=700)).select(embeddings, query).keyframes
     rows = embeddings.tolist()
     assert chosen.tolist() == algorithm_1(float_cosine, rows, query.tolist(), 700, 0.85)
@@ -142,7 +133,7 @@ def test_keyframes_are_ascending_unique_and_within_budget(video, keyframes, kind
 @settings(deadline=None)
 @given(st.integers(0, 50), st.sampled_from(RANKING), st.randoms(use_true_random=False))
 def test_shuffled_frames_give_the_same_frames(seed, kind, random):
-    embeddings, query = clustered(20, dim=8, seed=seed)
+    embeddings, query = scene_embeddings(20, dim=8, seed=seed)
     order = list(range(20))
     random.shuffle(order)
     selector = kind(kind.Config(keyframes=6))
@@ -177,7 +168,7 @@ def test_uniform_takes_midpoints(frames, keyframes):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [3, 511, 512])
 def test_equal_frames_tie_and_the_earlier_wins(kind, dtype, dim):
-    embeddings, query = clustered(1, dim, seed=0, dtype=dtype)
+    embeddings, query = scene_embeddings(1, dim, seed=0, dtype=dtype)
     # A threshold of 1 refuses nothing but copies, so DKS takes the first alone.
     options = {"similarity_threshold": 1.0} if kind is DKS else {}
     selector = kind(kind.Config(keyframes=4, **options))
@@ -187,7 +178,7 @@ def test_equal_frames_tie_and_the_earlier_wins(kind, dtype, dim):
 
 
 def test_only_directions_matter():
-    embeddings, query = clustered(40, dim=8, seed=1)
+    embeddings, query = scene_embeddings(40, dim=8, seed=1)
     plain = DKS().select(embeddings, query)
     scaled = DKS().select(embeddings * torch.linspace(0.1, 9, 40)[:, None], query * 7)
     assert plain.keyframes.tolist() == scaled.keyframes.tolist()
@@ -195,7 +186,7 @@ def test_only_directions_matter():
 
 
 def test_autocast_changes_nothing():
-    embeddings, query = clustered(300, dim=16, seed=5)
+    embeddings, query = scene_embeddings(300, dim=16, seed=5)
     plain = DKS().select(embeddings, query)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = DKS().select(embeddings, query)
@@ -221,7 +212,7 @@ def test_no_frame_may_be_relevant_enough():
 
 
 def test_released_options_fill_up_to_the_budget():
-    embeddings, query = clustered(60, dim=16, seed=2)
+    embeddings, query = scene_embeddings(60, dim=16, seed=2)
     config = DKS.Config(keyframes=20, fill="gaps", relevance_threshold=0.2)
     chosen = DKS(config).select(embeddings, query).keyframes
     rows, wanted = embeddings.tolist(), query.tolist()
@@ -249,22 +240,9 @@ def test_gaps_by_hand():
     assert fill_gaps([3], frames=7, keyframes=2) == [3, 6]
 
 
-class LargestTensor(TorchDispatchMode):
-    """Notes the most numbers in one tensor that any operation makes."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, torch.Tensor) and not tensor._is_view():
-                self.numbers = max(self.numbers, tensor.numel())
-        return result
-
-
 @pytest.mark.parametrize("kind", RANKING)
 def test_memory_is_linear_in_frames(kind):
-    embeddings, query = clustered(5000, dim=16, seed=0)
+    embeddings, query = scene_embeddings(5000, dim=16, seed=0)
     with LargestTensor() as largest:
         kind().select(embeddings, query)
     assert 5000 <= largest.numbers <= 2 * 5000
@@ -272,7 +250,7 @@ def test_memory_is_linear_in_frames(kind):
 
 @pytest.mark.parametrize("kind", RANKING)
 def test_inputs_are_left_alone(kind):
-    embeddings, query = clustered(30, dim=8, seed=0)
+    embeddings, query = scene_embeddings(30, dim=8, seed=0)
     before = embeddings.clone(), query.clone()
     embeddings.requires_grad_()
     selection = kind().select(embeddings, query)
@@ -316,7 +294,7 @@ def test_options_in_range(options):
 
 @pytest.mark.parametrize("kind", RANKING)
 def test_unusable_inputs(kind):
-    embeddings, query = clustered(5, dim=4, seed=0)
+    embeddings, query = scene_embeddings(5, dim=4, seed=0)
     selector, name = kind(), {DKS: "dks", QueryGuided: "query_guided"}[kind]
     with pytest.raises(ValueError, match=f"selector '{name}' needs a query .* vtc_query"):
         selector.select(embeddings)
@@ -337,7 +315,7 @@ def test_unusable_inputs(kind):
 @pytest.mark.parametrize("kind", RANKING)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_numbers_that_are_not_finite(kind, bad):
-    embeddings, query = clustered(5, dim=4, seed=0)
+    embeddings, query = scene_embeddings(5, dim=4, seed=0)
     embeddings[3, 1] = embeddings[4, 0] = bad
     with pytest.raises(ValueError, match="the embedding of frame 3 holds NaN or infinity"):
         kind().select(embeddings, query)

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vtc._clip_encoder import CONVERT, PICKLES, ClipEncoder
+from vtc._clip_encoder import ClipEncoder
+from vtc._image_encoder import CONVERT, PICKLES
 from vtc.frame_encoder import EncoderOptions
 
 MODEL_TYPES = ("clip", "siglip", "siglip2")

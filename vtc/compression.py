@@ -64,7 +64,7 @@ class _Compression:
         toolkit, feed = self.toolkit, self.feed
         return select_frames(
             toolkit.selector,
-            toolkit.encoder,
+            toolkit.selector_encoder,
             feed.rgb(ENCODER_CHUNK),
             len(feed.span),
             feed.timestamps,

@@ -1,7 +1,8 @@
 """Frame encoders: embeddings of frames and of the query, by which selectors choose keyframes.
 
 The paper uses CLIP ViT-B/32 (Eq. 2-3 and section 5.1 of ViLAMP), which is the default of
-``vtc.wrap``; any CLIP, SigLIP or SigLIP2 model will do, and so will an object of your own.
+``vtc.wrap``; any CLIP, SigLIP or SigLIP2 model will do, and so will an object of your own. Models
+of timm see frames only: they serve selectors that take no query.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ALLOWED_FORMS = """
   open_clip:FOLDER                    open_clip:/data/folder-with-open_clip_config.json
   hf:NAME                             hf:openai/clip-vit-base-patch32
   FOLDER                              /data/folder-of-a-transformers-CLIP-or-SigLIP-model
+  timm:NAME, frames only              timm:vit_small_patch14_dinov2.lvd142m
+  timm:FOLDER, frames only            timm:/data/folder-with-config.json-and-model.safetensors
   an object with encode_frames and encode_text"""
 
 
@@ -54,7 +57,11 @@ class FrameEncoder(ABC):
 
     @abstractmethod
     def encode_text(self, text: str) -> Tensor:
-        """Embed a query: ``[d]`` float32, L2-normalised, on the encoder's device."""
+        """Embed a query: ``[d]`` float32, L2-normalised, on the encoder's device.
+
+        Raises:
+            ValueError: The encoder knows no text.
+        """
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,9 @@ def load_encoder(
     Args:
         spec: ``"open_clip:MODEL/TAG"``, ``"open_clip:MODEL/FILE.safetensors"``,
             ``"open_clip:FOLDER"`` with an ``open_clip_config.json``, ``"hf:NAME"``, the folder of
-            a transformers CLIP, SigLIP or SigLIP2 model, or an object with ``encode_frames`` and
-            ``encode_text``, which is returned as it is, whatever the other arguments.
+            a transformers CLIP, SigLIP or SigLIP2 model, ``"timm:NAME"`` or ``"timm:FOLDER"``,
+            which embed no text, or an object with ``encode_frames`` and ``encode_text``, which is
+            returned as it is, whatever the other arguments.
         device: Where the model runs and where embeddings are returned.
         dtype: Of the weights; embeddings are float32 always.
         batch_size: The most frames that are encoded at once.
@@ -115,6 +123,10 @@ def _load(source: str, options: EncoderOptions) -> FrameEncoder:
         from vtc._open_clip import load_open_clip
 
         return load_open_clip(source, options)
+    if source.startswith("timm:"):
+        from vtc._timm_encoder import load_timm
+
+        return load_timm(source, options)
     from vtc._hf_clip import load_hf_clip
 
     return load_hf_clip(source, options)
@@ -141,8 +153,8 @@ def check_spec(spec: object) -> str | FrameEncoder:
     if source.startswith("open_clip:"):
         model, slash, weights = source.removeprefix("open_clip:").partition("/")
         known = bool(slash and (model or weights)) and bool(weights)
-    elif source.startswith("hf:"):
-        known = source != "hf:"
+    elif source.startswith(("hf:", "timm:")):
+        known = not source.endswith(":")
     else:
         known = os.path.isdir(os.path.expanduser(source))
     if not known:
@@ -205,9 +217,9 @@ class LazyEncoder(FrameEncoder):
             dtype=self._options.dtype if dtype is None else dtype,
         )
         if self._encoder is not None and not self.given_object:
-            from vtc._clip_encoder import ClipEncoder
+            from vtc._image_encoder import ImageEncoder
 
-            cast(ClipEncoder, self._encoder).to(self._options.device, self._options.dtype)
+            cast(ImageEncoder, self._encoder).to(self._options.device, self._options.dtype)
         return self
 
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:

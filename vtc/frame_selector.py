@@ -36,6 +36,15 @@ class FrameSelector(Part, ABC):
     uses_embeddings: ClassVar[bool] = True
     """False: the frame encoder is not run, and ``embeddings`` is ``[N, 0]``."""
 
+    @property
+    def encoder(self) -> str | None:
+        """The frame encoder that this selector looks through, as ``vtc.wrap`` takes it.
+
+        None: the one that ``vtc.wrap`` was given. It embeds the query too, so a selector with
+        ``uses_query`` that names another must name one that knows text.
+        """
+        return None
+
     @abstractmethod
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None

@@ -85,7 +85,7 @@ def prepare(
     _refuse_what_cannot_be_shortened(toolkit, inputs)
     cached = cached_length(inputs.get("past_key_values"))
     start = cached if generating else 0  # forward takes the new ids only
-    toolkit.encoder.to(input_device(model))
+    toolkit.place_encoders(input_device(model))
     feeds, processors = _feeds(model, toolkit, inputs, start)
     report = Report(
         selector=toolkit.describe(toolkit.selector), merger=toolkit.describe(toolkit.merger)

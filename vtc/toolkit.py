@@ -9,9 +9,9 @@ from torch import nn
 
 from vtc import registry
 from vtc._options import config_values, make
+from vtc.frame_encoder import LazyEncoder
 
 if TYPE_CHECKING:
-    from vtc.frame_encoder import LazyEncoder
     from vtc.frame_selector import FrameSelector
     from vtc.report import Progress, Report
     from vtc.token_merger import TokenMerger
@@ -23,7 +23,8 @@ class Toolkit(nn.Module):
 
     Attributes:
         merger: The token merger; its parameters train and are saved with the model.
-        selector, adapter, encoder, processor: The other parts.
+        selector, adapter, encoder, processor: The other parts. Mergers take the query from
+            ``encoder``; a selector may have another, `selector_encoder`.
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
             never the result.
         report: What the last call did; None before the first.
@@ -48,6 +49,26 @@ class Toolkit(nn.Module):
         self.merger_is_new = True
         self.report: Report | None = None
         self.progress: Progress | None = None
+        self._own_encoder: LazyEncoder | None = None
+
+    @property
+    def selector_encoder(self) -> LazyEncoder:
+        """The frame encoder that the selector looks through: its own, else ``encoder``.
+
+        Raises:
+            ValueError: The selector's own is none that is known.
+        """
+        own = self.selector.encoder
+        if own is None or own == self.encoder.name:
+            return self.encoder
+        if self._own_encoder is None or self._own_encoder.name != own:
+            self._own_encoder = LazyEncoder(own)
+        return self._own_encoder
+
+    def place_encoders(self, device: torch.device) -> None:
+        """Run the frame encoders on a device from now on; they are not loaded for it."""
+        self.encoder.to(device)
+        self.selector_encoder.to(device)
 
     def configure(self, **options: Any) -> None:
         """Set options of the adapter: how this family of models reads a compressed video.

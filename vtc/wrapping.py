@@ -49,8 +49,9 @@ def wrap(
         merger: What each other frame becomes; given likewise.
         processor: The model's own processor. Needed when videos come through it, to read the
             question and the frames; ``vtc.ask`` and ``vtc.prepare_inputs`` bring their own.
-        encoder: The frame encoder that selectors look through: a name, a folder or an object,
-            see ``vtc.frame_encoder.load_encoder``. Loaded at its first use.
+        encoder: The frame encoder that selectors look through, where they name none of their own:
+            a name, a folder or an object, see ``vtc.frame_encoder.load_encoder``. Loaded at its
+            first use.
 
     Returns:
         The same object, still an instance of its Hugging Face class.
@@ -99,7 +100,7 @@ def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any)
             "(...ForConditionalGeneration) of transformers 5.18 or newer"
         )
     toolkit = Toolkit(chosen_selector, chosen_merger, adapter, lazy, processor)
-    lazy.to(input_device(model))
+    toolkit.place_encoders(input_device(model))
     toolkit.build_merger(model)
     toolkit.train(model.training)
     stock: Any = type(model)

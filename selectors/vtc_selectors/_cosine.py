@@ -54,13 +54,45 @@ def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> 
             f"selector '{selector}': embeddings are {list(embeddings.shape)} and the query is "
             f"{list(query.shape)}; allowed are [N, d] and [d] of one frame encoder, d >= 1"
         )
-    direction = unit(query)
+    relevance = cosines(embeddings, query)
+    _check_finite(selector, relevance, query)
+    return relevance
+
+
+def cosines(embeddings: Tensor, vector: Tensor) -> Tensor:
+    """The cosine of each row of ``[N, d]`` and ``vector`` ``[d]``: ``[N]`` float32 in [-1, 1].
+
+    Found in float64 and rounded, so that equal rows get equal cosines on every device.
+    """
+    direction = unit(vector)
     # A matrix-vector product may round equal rows differently and so break ties at random; a sum
     # along each row does not.
     rows = [(unit(chunk) * direction).sum(-1) for chunk in torch.split(embeddings, CHUNK)]
-    relevance = torch.cat(rows).float()
-    _check_finite(selector, relevance, query)
-    return relevance
+    return torch.cat(rows).float()
+
+
+def check_frames(selector: str, embeddings: Tensor) -> None:
+    """The checks of a selector that looks at frames only.
+
+    Raises:
+        ValueError: embeddings are not ``[N, d]`` with N, d >= 1, or a number is not finite.
+        TypeError: they are not floating point.
+    """
+    check_embeddings(selector, embeddings)
+    if not embeddings.is_floating_point():
+        raise TypeError(
+            f"selector '{selector}': embeddings are {embeddings.dtype}; "
+            "allowed are floating-point tensors"
+        )
+    if embeddings.shape[1] == 0:
+        raise ValueError(
+            f"selector '{selector}': embeddings are {list(embeddings.shape)}; "
+            "allowed is [N, d] of a frame encoder, d >= 1"
+        )
+    rows = [chunk.isfinite().all(-1) for chunk in torch.split(embeddings, CHUNK)]
+    finite = torch.cat(rows)
+    if not finite.all():
+        raise _not_finite(selector, f"the embedding of frame {int(finite.int().argmin())}")
 
 
 def most_relevant_first(relevance: Tensor) -> Tensor:
@@ -76,7 +108,11 @@ def _check_finite(selector: str, relevance: Tensor, query: Tensor) -> None:
         culprit = "the query embedding"
     else:
         culprit = f"the embedding of frame {int(finite.int().argmin())}"
-    raise ValueError(
+    raise _not_finite(selector, culprit)
+
+
+def _not_finite(selector: str, culprit: str) -> ValueError:
+    return ValueError(
         f"selector '{selector}': {culprit} holds NaN or infinity; "
         "allowed are finite numbers: run the frame encoder in bfloat16 or float32"
     )

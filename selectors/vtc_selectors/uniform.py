@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtc.frame_selector import FrameSelector, Selection
 from vtc_selectors._checks import check_embeddings, require_keyframes
+from vtc_selectors._spread import middles_of_parts
 
 
 class Uniform(FrameSelector):
@@ -54,7 +55,5 @@ class Uniform(FrameSelector):
             ValueError: the embeddings are not ``[N, d]`` with N >= 1.
         """
         check_embeddings("uniform", embeddings)
-        frames = len(embeddings)
-        parts = min(self.config.keyframes, frames)
-        middles = [(2 * part + 1) * frames // (2 * parts) for part in range(parts)]
+        middles = middles_of_parts(len(embeddings), self.config.keyframes)
         return Selection(torch.tensor(middles, device=embeddings.device), relevance=None)

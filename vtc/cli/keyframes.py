@@ -27,7 +27,9 @@ def select(
         Count, typer.Option(help="Read at most this many frames, spread evenly.")
     ] = None,
     reader: Annotated[str, typer.Option(help="Decodes the video: pyav or decord.")] = "pyav",
-    encoder: Annotated[str, typer.Option(help="The frame encoder.")] = DEFAULT_ENCODER,
+    encoder: Annotated[
+        str, typer.Option(help="The frame encoder, unless the selector names its own.")
+    ] = DEFAULT_ENCODER,
     selector_option: Annotated[
         list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
     ] = [],  # noqa: B006 - typer copies it
@@ -65,7 +67,7 @@ def select(
     with progress_bars(quiet=as_json) as show:
         selection = select_frames(
             chosen,
-            LazyEncoder(encoder, device=pick_device(device)),
+            LazyEncoder(chosen.encoder or encoder, device=pick_device(device)),
             (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
             len(source),
             timestamps,

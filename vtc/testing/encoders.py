@@ -58,6 +58,27 @@ def save_tiny_siglip(folder: str | os.PathLike[str], dim: int = 16, seed: int = 
     _byte_tokenizer("siglip").save_pretrained(folder)
 
 
+def save_tiny_timm(folder: str | os.PathLike[str], dim: int = 32, seed: int = 0) -> None:
+    """Save a tiny vision transformer of timm, for tests of ``"timm:FOLDER"``; it knows no text."""
+    import timm
+    from timm.models import save_for_hf
+
+    shape = {"img_size": IMAGE_SIZE, "patch_size": 8, "embed_dim": dim, "depth": 2, "num_heads": 2}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = timm.create_model("vit_tiny_patch16_224", **shape)
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=2 * weight.shape[1] ** -0.5)
+    save_for_hf(
+        model,
+        folder,
+        model_args=shape,  # what tells the saved model from the published architecture
+        model_config={"pretrained_cfg": {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}},
+        safe_serialization=True,
+    )
+
+
 def _towers(family: str, hidden_size: int) -> dict[str, dict[str, Any]]:
     """The text and vision configs that CLIP and SigLIP share; token ids are `_byte_tokenizer`'s."""
     shape = {

@@ -1,0 +1,112 @@
+"""Adaptive keyframe sampling: a segment's best frames where they stand out, else its halves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtc.frame_selector import FrameSelector, Selection
+from vtc.part import require
+from vtc_selectors._checks import is_number_in, require_keyframes
+from vtc_selectors._cosine import most_relevant_first, query_relevance
+
+_ROUNDING = 1e-6
+"""Means this close to the threshold count as equal to it: float32 scores tell no more."""
+
+
+class AKS(FrameSelector):
+    """Takes the most relevant frames, spread over the video unless a few of them stand out.
+
+    Adaptive Keyframe Sampling (Tang et al., "Adaptive Keyframe Sampling for Long Video
+    Understanding", CVPR 2025). The relevance of a frame is its cosine with the query, brought to
+    [0, 1] over the video. Judge and split, from the whole video on: where the mean of the k most
+    relevant frames of a segment is at least ``score_threshold`` above the mean of all its frames,
+    those k are taken, k being the segment's budget; else each half goes on with half of the
+    budget. After ``max_depth`` halvings the most relevant frames are taken in any case.
+
+    Halves are whole here: of an odd number of frames, or an odd budget, the first half gets one
+    more, so that min(K, N) frames are taken always. A budget of one cannot be shared, so its
+    segment gives its best frame. Ties go to the earlier frame. The paper scores frames with BLIP
+    or CLIP; here the frame encoder does.
+
+    Time O(N d + N log N * max_depth); memory O(N) beside the embeddings.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``aks``; the defaults of the last two are those of the authors' code.
+
+        Attributes:
+            keyframes: K, the number of keyframes, at least 1; a shorter video gets all its frames.
+            score_threshold: s_thr in [0, 1], how far the best frames must be above the others.
+                0 never splits, which is ``query_guided``; 1 always does.
+            max_depth: L, the most halvings, at least 0. 5 makes up to 32 segments.
+        """
+
+        keyframes: int = 32
+        score_threshold: float = 0.8
+        max_depth: int = 5
+
+        def __post_init__(self) -> None:
+            require_keyframes(self.keyframes)
+            require(
+                is_number_in(self.score_threshold, 0, 1),
+                "score_threshold",
+                self.score_threshold,
+                "a number in [0, 1]",
+            )
+            ok = type(self.max_depth) is int and self.max_depth >= 0
+            require(ok, "max_depth", self.max_depth, "a whole number of at least 0")
+
+    config: Config
+
+    @torch.no_grad()
+    def select(
+        self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
+    ) -> Selection:
+        """Choose keyframes.
+
+        Args:
+            embeddings: ``[N, d]``, one row a frame; used by direction only.
+            query: ``[d]``, required; used by direction only.
+            timestamps: not used.
+
+        Returns:
+            min(K, N) keyframes, and the relevance of every frame, as cosines.
+
+        Raises:
+            ValueError: there is no query, a shape is wrong, or a number is not finite.
+            TypeError: the embeddings or the query are not floating point.
+        """
+        relevance = query_relevance("aks", embeddings, query)
+        scores = _min_max(relevance.cpu())  # some dozens of tiny steps, which a GPU would slow down
+        budget = min(self.config.keyframes, len(scores))
+        keyframes = torch.cat(self._judge(scores, 0, budget, self.config.max_depth))
+        return Selection(keyframes.sort().values.to(embeddings.device), relevance)
+
+    def _judge(self, scores: Tensor, start: int, budget: int, depth: int) -> list[Tensor]:
+        """Frames of the segment ``scores`` ``[n]`` that begins at frame ``start``; budget <= n."""
+        if budget == 0:
+            return []
+        best = most_relevant_first(scores)[:budget]
+        lead = scores[best].mean() - scores.mean()
+        if budget == 1 or depth == 0 or lead >= self.config.score_threshold - _ROUNDING:
+            return [best + start]
+        middle = _larger_half(len(scores))
+        first = _larger_half(budget)
+        return [
+            *self._judge(scores[:middle], start, first, depth - 1),
+            *self._judge(scores[middle:], start + middle, budget - first, depth - 1),
+        ]
+
+
+def _min_max(relevance: Tensor) -> Tensor:
+    """Scores in [0, 1]; all 0 where no frame is more relevant than another."""
+    low, high = relevance.double().aminmax()
+    return (relevance.double() - low) / (high - low if high > low else 1.0)
+
+
+def _larger_half(number: int) -> int:
+    return (number + 1) // 2

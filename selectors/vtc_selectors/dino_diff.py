@@ -1,0 +1,121 @@
+"""Frames that differ from their neighbours in the features of DINOv2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtc.frame_selector import FrameSelector, Selection
+from vtc.part import require
+from vtc_selectors._checks import require_keyframes
+from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
+
+_ROUNDING = 1e-6
+"""Cosines this close are equal: float32 embeddings tell no more."""
+
+
+class DinoDiff(FrameSelector):
+    """Drops the frames that are most like their neighbours and takes the K that are least so.
+
+    The temporal reduction of LongVU (Shen et al., "LongVU: Spatiotemporal Adaptive Compression for
+    Long Video-Language Understanding", 2024): DINOv2 tells frames apart that CLIP, which was
+    trained on captions, finds alike. The video is cut into windows of J = 8 neighbours, the
+    redundancy of a frame is its mean cosine with the J - 1 others of its window, and redundant
+    frames are dropped.
+
+    Three things are ours. The rule of what to drop: frames above the mean redundancy of their
+    window, which needs no threshold, and copies of an earlier frame that is not. The budget: of
+    the rest, the K least redundant frames are taken, ties in the order of time; there may be
+    fewer than K. And where J does not divide N, the last frames are compared within the last J of
+    the video. Needs no query; a frame is one vector, the class token. A zero vector has the cosine
+    0 with every other.
+
+    Time O(N J d + N log N); memory O(N) beside the embeddings, which are read in blocks.
+    """
+
+    uses_query: ClassVar[bool] = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``dino_diff``; the window is the paper's.
+
+        Attributes:
+            keyframes: K, the most keyframes to take, at least 1.
+            window: J, the neighbours that a frame is compared with, itself included, at least 2.
+            encoder: the frame encoder to look through, as ``vtc.wrap`` takes it; it is used in
+                place of that of ``vtc.wrap``.
+        """
+
+        keyframes: int = 32
+        window: int = 8
+        encoder: str = "timm:vit_small_patch14_dinov2.lvd142m"
+
+        def __post_init__(self) -> None:
+            require_keyframes(self.keyframes)
+            ok = type(self.window) is int and self.window >= 2
+            require(ok, "window", self.window, "a whole number of at least 2")
+            ok = isinstance(self.encoder, str) and self.encoder != ""
+            require(ok, "encoder", self.encoder, "the name or folder of a frame encoder")
+
+    config: Config
+
+    @property
+    def encoder(self) -> str:
+        """The option ``encoder``."""
+        return self.config.encoder
+
+    @torch.no_grad()
+    def select(
+        self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
+    ) -> Selection:
+        """Choose keyframes.
+
+        Args:
+            embeddings: ``[N, d]``, one row a frame; used by direction only.
+            query: not used.
+            timestamps: not used.
+
+        Returns:
+            At most K keyframes, at least one; as the relevance of a frame 1 - its redundancy, in
+            [0, 2]: the greater, the less it is like its neighbours.
+
+        Raises:
+            ValueError: the shape is wrong, or a number is not finite.
+            TypeError: the embeddings are not floating point.
+        """
+        check_frames("dino_diff", embeddings)
+        redundancy, kept = self._judge(embeddings)
+        frames = kept.nonzero().flatten()
+        best = frames[most_relevant_first(-redundancy[frames])][: self.config.keyframes]
+        return Selection(best.sort().values, 1 - redundancy)
+
+    def _judge(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """The redundancy ``[N]`` float32 of all frames, and ``[N]`` bool, whether they stay."""
+        frames = len(embeddings)
+        window = min(self.config.window, frames)
+        rest = frames % window
+        whole = embeddings[: frames - rest]
+        blocks = torch.split(whole, max(CHUNK // window, 1) * window)
+        shape = (-1, window, embeddings.shape[1])
+        judged = [_judge_windows(unit(block).reshape(shape)) for block in blocks]
+        redundancy = torch.cat([block.flatten() for block, _ in judged])
+        kept = torch.cat([block.flatten() for _, block in judged])
+        if rest:
+            last, stays = _judge_windows(unit(embeddings[-window:])[None])
+            redundancy = torch.cat([redundancy, last[0, -rest:]])
+            kept = torch.cat([kept, stays[0, -rest:]])
+        return redundancy, kept
+
+
+def _judge_windows(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Redundancy ``[w, J]`` float32, and whether to keep, of unit vectors ``[w, J, d]``."""
+    cosines = vectors @ vectors.transpose(1, 2)
+    others = cosines.tril(-1) + cosines.triu(1)
+    redundancy = others.sum(-1) / max(vectors.shape[1] - 1, 1)
+    above = redundancy > redundancy.mean(-1, keepdim=True) + _ROUNDING
+    equal = cosines.tril(-1) > 1 - _ROUNDING
+    copy = (equal & ~above[:, None]).any(-1)  # of a frame that is not above: one always stays
+    return redundancy.float(), ~(above | copy)
