@@ -15,10 +15,13 @@ CONTRACTS = {
     "merger": vtc.testing.MergerContract,
 }
 
+FEW = {"keyframes": 4, "tokens": 3}
+"""Fewer than the samples of the contracts hold, so that something is chosen and merged."""
+
 
 def settings_of(part: vtc.PartInfo) -> Iterator[dict[str, Any]]:
-    """The defaults, with a few keyframes; then each other value of each option that has a list."""
-    few = {"keyframes": 4} if "keyframes" in part.options else {}
+    """Few keyframes or tokens, else defaults; then each other value of each option with a list."""
+    few = {name: value for name, value in FEW.items() if name in part.options}
     yield few
     make = {"selector": vtc.selector, "merger": vtc.merger}[part.kind]
     for name, option in options_of(type(make(part.name))).items():
@@ -31,7 +34,7 @@ def settings_of(part: vtc.PartInfo) -> Iterator[dict[str, Any]]:
 PARTS = [part for kind in CONTRACTS for part in vtc.parts(kind)]
 for part in PARTS:
     for options in settings_of(part):
-        others = [f"{key}_{value}" for key, value in options.items() if key != "keyframes"]
+        others = [f"{key}_{value}" for key, value in options.items() if key not in FEW]
         words = "_".join(["test", part.kind, part.name, *others]).split("_")
         title = "".join(word.title() for word in words)
         body = {"part": {"name": part.name, **options}}
