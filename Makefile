@@ -28,7 +28,8 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 # Tests of what was built, from another directory: only the wheel's own files may be imported.
-WHEEL_TESTS := test_imports.py test_registry.py test_wrapped_model.py test_generation.py
+WHEEL_TESTS := test_imports.py test_registry.py test_wrapped_model.py test_generation.py \
+	test_new_plugin.py
 wheel-test: $(VENV)/.installed
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/log

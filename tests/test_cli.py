@@ -197,7 +197,7 @@ def test_help_answers_at_once_and_names_every_command():
         check=True,
     )
     assert time.monotonic() - start < 20  # the real bound is what is not imported
-    for name in ("ask", "select", "parts", "demo"):
+    for name in ("ask", "select", "parts", "demo", "new-plugin"):
         assert f"│ {name} " in run.stdout
     imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
     assert not {"torch", "transformers", "numpy", "av"} & imported

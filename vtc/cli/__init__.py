@@ -16,7 +16,7 @@ import typer
 from safetensors import SafetensorError
 from typer.core import TyperGroup
 
-from vtc.cli import ask, demo, keyframes, parts
+from vtc.cli import ask, demo, keyframes, new_plugin, parts
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
 """Errors that tell the user what to do; a traceback would only bury the message."""
@@ -97,3 +97,4 @@ app.command()(demo.demo)
 app.command()(ask.ask)
 app.command()(keyframes.select)
 app.command()(parts.parts)
+app.command()(new_plugin.new_plugin)

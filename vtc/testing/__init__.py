@@ -1,4 +1,13 @@
-"""Helpers for tests of vtc and of plug-ins: tiny models and encoders that need no download."""
+"""Helpers for tests of vtc and of plug-ins: tiny models and encoders that need no download.
+
+The contracts that plug-ins pass, which need pytest, are imported at their first use.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from vtc.testing.embeddings import LargestTensor, scene_embeddings
 from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
@@ -7,8 +16,22 @@ from vtc.testing.models import redraw, tiny
 from vtc.testing.tokenizer import byte_tokenizer
 from vtc.testing.videos import moving_squares, write_video
 
+if TYPE_CHECKING:
+    from vtc.testing.adapter_suite import AdapterContract
+    from vtc.testing.merger_suite import MergerContract
+    from vtc.testing.selector_suite import SelectorContract
+
+_CONTRACTS = {
+    "AdapterContract": "vtc.testing.adapter_suite",
+    "MergerContract": "vtc.testing.merger_suite",
+    "SelectorContract": "vtc.testing.selector_suite",
+}
+
 __all__ = [
+    "AdapterContract",
     "LargestTensor",
+    "MergerContract",
+    "SelectorContract",
     "byte_tokenizer",
     "drifting_video",
     "moving_squares",
@@ -22,3 +45,15 @@ __all__ = [
     "tiny_encoder",
     "write_video",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CONTRACTS:
+        raise AttributeError(f"module 'vtc.testing' has no attribute {name!r}")
+    module = _CONTRACTS[name]
+    if not {module, "vtc.testing.part_suite"} & sys.modules.keys():
+        import pytest
+
+        # So that a failing check shows the values, as in a test file.
+        pytest.register_assert_rewrite(module, "vtc.testing.part_suite")
+    return getattr(import_module(module), name)

@@ -1,8 +1,8 @@
 """What every adapter must pass; an author subclasses `AdapterContract` and names the family.
 
-    from vtc.testing.adapter_suite import AdapterContract
+    import vtc
 
-    class TestMyFamily(AdapterContract):
+    class TestMyFamily(vtc.testing.AdapterContract):
         family = "my_model_type"
 
 The model comes from `vtc.testing.tiny`, or from an overridden `build`. What an adapter makes of

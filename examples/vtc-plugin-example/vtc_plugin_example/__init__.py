@@ -1,0 +1,1 @@
+"""A frame selector and a token merger for vtc."""

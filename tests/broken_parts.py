@@ -1,0 +1,579 @@
+"""Selectors and mergers with one defect each, run by test_part_suites.py.
+
+The classes called `TestSound...` pass everything; each other class changes one thing, and must fail
+the checks whose names hold a word of its docstring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import vtc
+from vtc import registry
+from vtc._plugins import Claim, Plugin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    keyframes: int = 4
+
+    def __post_init__(self):
+        if self.keyframes < 1:
+            raise ValueError(f"keyframes={self.keyframes}: allowed is at least 1")
+
+
+class Sound(vtc.FrameSelector):
+    """Takes the frames nearest to the query."""
+
+    Config = Options
+
+    def select(self, embeddings, query=None, timestamps=None):
+        self.refuse(embeddings, query)
+        relevance = (embeddings.double() * query.double()).sum(-1).float()
+        order = relevance.argsort(descending=True, stable=True)
+        return vtc.Selection(order[: self.config.keyframes].sort().values, relevance)
+
+    def refuse(self, embeddings, query):
+        if query is None:
+            raise ValueError("needs a query")
+        if embeddings.ndim != 2 or not len(embeddings) or query.shape != embeddings.shape[1:]:
+            raise ValueError("wrong shape")
+        if not (embeddings.isfinite().all() and query.isfinite().all()):
+            raise ValueError("not finite")
+
+
+class Steps(vtc.FrameSelector):
+    """Takes every tenth frame."""
+
+    uses_query = uses_embeddings = False
+
+    def select(self, embeddings, query=None, timestamps=None):
+        return vtc.Selection(torch.arange(0, len(embeddings), 10), None)
+
+
+class _Registered:
+    """Registers the class of `part`, as a plug-in would."""
+
+    registered: type | None = None
+
+    @pytest.fixture(autouse=True)
+    def _register(self, monkeypatch):
+        cls = self.registered or type(self.part)
+        plugin = Plugin("broken", "broken_parts", "broken-parts", "1.0")
+        claim = Claim(self.kind, "broken", cls, plugin)
+        plugin = Plugin("broken", "broken_parts", "broken-parts", "1.0", claims=(claim,))
+        monkeypatch.setattr(registry._registry, "_plugins", [plugin])
+
+
+class TestSoundSelector(_Registered, vtc.testing.SelectorContract):
+    part = Sound()
+
+
+class SelectorDefect(_Registered, vtc.testing.SelectorContract):
+    """Checks the class `broken` that is written in the body of a subclass."""
+
+    def __init_subclass__(cls):
+        cls.part = cls.broken()
+
+
+class TestForgetsToRegister(SelectorDefect):
+    """registered_name"""
+
+    broken = Sound
+    registered = Steps
+
+
+class TestChangesItsOptions(SelectorDefect):
+    """registered_name"""
+
+    class broken(Sound):
+        def __init__(self, config=None):
+            super().__init__(Options(keyframes=(config or Options()).keyframes + 1))
+
+
+class TestOptionsAreNotPlain(SelectorDefect):
+    """registered_name"""
+
+    class broken(Sound):
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            keyframes: torch.dtype = torch.float32
+
+
+class TestDescending(SelectorDefect):
+    """keyframes_and_relevance"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes.flip(0), selection.relevance)
+
+
+class TestRepeatsFrames(SelectorDefect):
+    """keyframes_and_relevance"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes[[0] * 2], selection.relevance)
+
+
+class TestCountsFromOne(SelectorDefect):
+    """keyframes_and_relevance"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes + 1, selection.relevance)
+
+
+class TestInt32Keyframes(SelectorDefect):
+    """keyframes_and_relevance"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes.int(), selection.relevance)
+
+
+class TestKeyframesElsewhere(SelectorDefect):
+    """keyframes_and_relevance cuda"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            elsewhere = "cpu" if video[0].is_cuda else "meta"
+            return vtc.Selection(selection.keyframes.to(elsewhere), selection.relevance)
+
+
+class TestRelevanceOfKeyframesOnly(SelectorDefect):
+    """keyframes_and_relevance"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes, selection.relevance[selection.keyframes])
+
+
+class TestRelevanceOfTheInputsDtype(SelectorDefect):
+    """every_dtype"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes, selection.relevance.to(video[0].dtype))
+
+
+class TestOneTooMany(SelectorDefect):
+    """budget"""
+
+    class broken(Sound):
+        def select(self, *video):
+            order = super().select(*video).relevance.argsort(descending=True)
+            return vtc.Selection(order[: self.config.keyframes + 1].sort().values, None)
+
+
+class TestDrawsLots(SelectorDefect):
+    """same_input"""
+
+    class broken(Sound):
+        def select(self, *video):
+            self.refuse(*video[:2])
+            return vtc.Selection(torch.randperm(len(video[0]))[:4].sort().values, None)
+
+
+class TestRemembersTheFirstVideo(SelectorDefect):
+    """other_videos"""
+
+    class broken(Sound):
+        def select(self, *video):
+            self.shift = getattr(self, "shift", video[0].mean())
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes, selection.relevance + self.shift)
+
+
+class TestNormalisesInPlace(SelectorDefect):
+    """inputs_are_not_modified"""
+
+    class broken(Sound):
+        def select(self, *video):
+            video[0].mul_(2)
+            return super().select(*video)
+
+
+class TestReadsStorage(SelectorDefect):
+    """memory_layout"""
+
+    class broken(Sound):
+        def select(self, embeddings, *rest):
+            self.refuse(embeddings, *rest[:1])
+            flat = embeddings.as_strided(embeddings.shape, (embeddings.shape[1], 1))
+            return super().select(flat, *rest)
+
+
+class TestDividesByZero(SelectorDefect):
+    """degenerate"""
+
+    class broken(Sound):
+        def select(self, embeddings, query=None, timestamps=None):
+            self.refuse(embeddings, query)
+            unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+            selection = super().select(embeddings, query)
+            return vtc.Selection(selection.keyframes, (unit * query).sum(1).float())
+
+
+class TestTrustsTimestamps(SelectorDefect):
+    """unknown_timestamps"""
+
+    class broken(Sound):
+        def select(self, embeddings, query=None, timestamps=None):
+            timestamps[0]
+            return super().select(embeddings, query)
+
+
+class TestGuessesTheQuery(SelectorDefect):
+    """a_query_is_needed"""
+
+    class broken(Sound):
+        def select(self, embeddings, query=None, timestamps=None):
+            return super().select(embeddings, embeddings[0] if query is None else query)
+
+
+class TestPromisesToIgnoreTheQuery(SelectorDefect):
+    """a_query_is_needed"""
+
+    class broken(Sound):
+        uses_query = False
+
+        def select(self, embeddings, query=None, timestamps=None):
+            return super().select(embeddings, embeddings[0] if query is None else query)
+
+
+class TestNeedsAQueryThatItNeverGets(SelectorDefect):
+    """a_query_is_needed"""
+
+    class broken(Steps):
+        uses_query = True
+
+
+class TestPromisesToIgnoreEmbeddings(SelectorDefect):
+    """embeddings_make_no_difference"""
+
+    class broken(Steps):
+        def select(self, embeddings, query=None, timestamps=None):
+            return vtc.Selection(torch.arange(0, len(embeddings), 1 + embeddings.shape[1]), None)
+
+
+class TestRanksNaN(SelectorDefect):
+    """not_finite"""
+
+    class broken(Sound):
+        def select(self, embeddings, query=None, timestamps=None):
+            return super().select(embeddings.nan_to_num(), query)
+
+
+class TestTakesAnyShape(SelectorDefect):
+    """wrong_shapes"""
+
+    class broken(Sound):
+        def select(self, embeddings, query=None, timestamps=None):
+            return super().select(embeddings[0] if embeddings.ndim == 3 else embeddings, query)
+
+
+class TestTakesNoKeyframes(SelectorDefect):
+    """0_keyframes"""
+
+    class broken(Sound):
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            keyframes: int = 4
+
+
+class Weighted(vtc.TokenMerger):
+    """Weighs patches by a learned map of the query and of what the keyframe lacks."""
+
+    needs_training = True
+
+    def build(self, patch_dim, query_dim):
+        self.to_query = nn.Linear(query_dim, patch_dim)
+
+    def forward(self, patches, reference, has_reference, query):
+        weights = self.weights(patches, reference, has_reference, query)
+        return (weights @ patches.to(weights.dtype)).to(patches.dtype)
+
+    def weights(self, patches, reference, has_reference, query):
+        if query is None:
+            raise ValueError("needs a query")
+        if not hasattr(self, "to_query"):
+            raise RuntimeError("call build first")
+        exact = torch.promote_types(patches.dtype, torch.float32)
+        wanted = self.to_query(query.to(self.to_query.weight.dtype)).to(exact)
+        known = torch.where(has_reference[:, None, None], reference, 0.0)
+        scores = ((patches - known).to(exact) * wanted).sum(-1)
+        return scores.softmax(-1)[:, None]
+
+
+class Mean(vtc.TokenMerger):
+    """Averages patches."""
+
+    query_source = None
+
+    def forward(self, patches, reference, has_reference, query):
+        return patches.mean(1, keepdim=True)
+
+
+class TestSoundMerger(_Registered, vtc.testing.MergerContract):
+    part = Weighted()
+
+
+class TestSoundPairs(_Registered, vtc.testing.MergerContract):
+    class Pairs(Mean):
+        """Adds the frame before, in pairs; the first of a pair keeps two tokens."""
+
+        frames_together = 2
+
+        def forward(self, patches, reference, has_reference, query):
+            means = patches.mean(1)
+            return [
+                means[n - 1 : n + 1].sum(0, keepdim=True) if n % 2 else patches[n, :2]
+                for n in range(len(patches))
+            ]
+
+    part = Pairs()
+
+
+class TestSoundWithoutEmbeddings(_Registered, vtc.testing.SelectorContract):
+    class CheckedSteps(Steps):
+        """Refuses what is no video."""
+
+        def select(self, embeddings, query=None, timestamps=None):
+            if embeddings.ndim != 2 or not len(embeddings):
+                raise ValueError("wrong shape")
+            return super().select(embeddings, query, timestamps)
+
+    part = CheckedSteps()
+
+
+class MergerDefect(_Registered, vtc.testing.MergerContract):
+    """Checks the class `broken` that is written in the body of a subclass."""
+
+    def __init_subclass__(cls):
+        cls.part = cls.broken()
+
+
+class TestMoreTokensThanSaid(MergerDefect):
+    """tokens_are_as_promised"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return frames[0]
+
+
+class TestVanishesButDoesNot(MergerDefect):
+    """tokens_are_as_promised"""
+
+    class broken(Mean):
+        tokens_per_frame = 0
+
+        def forward(self, *frames):
+            return list(frames[0])
+
+
+class TestTokensElsewhere(MergerDefect):
+    """tokens_are_as_promised cuda"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return super().forward(*frames).to("cpu" if frames[0].is_cuda else "meta")
+
+
+class TestAlwaysFloat32(MergerDefect):
+    """every_dtype"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return super().forward(*frames).float()
+
+
+class TestParametersOfOneDtype(MergerDefect):
+    """every_dtype"""
+
+    class broken(Mean):
+        def build(self, patch_dim, query_dim):
+            self.map = nn.Linear(patch_dim, patch_dim)
+
+        def forward(self, *frames):
+            return self.map(super().forward(*frames))
+
+
+class TestWeightsOfAnotherSum(MergerDefect):
+    """weights_give"""
+
+    class broken(Weighted):
+        def forward(self, *frames):
+            return super().forward(*frames) * 2
+
+
+class TestHalfWeights(MergerDefect):
+    """weights_give"""
+
+    class broken(Weighted):
+        def weights(self, *frames):
+            return super().weights(*frames).to(frames[0].dtype)
+
+
+class TestKeepsTheLastFrame(MergerDefect):
+    """same_input"""
+
+    class broken(Mean):
+        last = 0.0
+
+        def forward(self, *frames):
+            tokens = super().forward(*frames) + self.last
+            self.last = float(tokens.sum())
+            return tokens
+
+
+class TestCentresTheChunk(MergerDefect):
+    """chunks depends_on_its_group"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            tokens = super().forward(*frames)
+            return tokens - tokens.mean(0) if len(tokens) else tokens
+
+
+class TestMultipliesByAMask(MergerDefect):
+    """unknown_reference"""
+
+    class broken(Mean):
+        def forward(self, patches, reference, has_reference, query):
+            return (patches - reference * has_reference[:, None, None]).mean(1, keepdim=True)
+
+
+class TestLooksAtTheNextFrame(MergerDefect):
+    """depends_on_its_group"""
+
+    class broken(Mean):
+        def forward(self, patches, *rest):
+            return super().forward(patches + 0 * patches.roll(1, dims=0), *rest)
+
+
+class TestMakesAQueryUp(MergerDefect):
+    """a_query_is_needed"""
+
+    class broken(Weighted):
+        def weights(self, *frames):
+            query = frames[0][0, 0] if frames[3] is None else frames[3]
+            return super().weights(*frames[:3], query)
+
+
+class TestPromisesNoQuery(MergerDefect):
+    """a_query_is_needed"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return super().forward(*frames) + (0 if frames[3] is None else frames[3])
+
+
+class TestStacksNothing(MergerDefect):
+    """no_frames"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return torch.stack([frame.mean(0, keepdim=True) for frame in frames[0]])
+
+
+class TestDividesByNorms(MergerDefect):
+    """degenerate"""
+
+    class broken(Mean):
+        def forward(self, patches, *rest):
+            return super().forward(patches / patches.norm(dim=-1, keepdim=True), *rest)
+
+
+class TestDividesBySpread(MergerDefect):
+    """degenerate"""
+
+    class broken(Mean):
+        def forward(self, patches, *rest):
+            return super().forward(patches / patches.std(1, keepdim=True), *rest)
+
+
+class TestScalesInPlace(MergerDefect):
+    """inputs_are_not_modified"""
+
+    class broken(Mean):
+        def forward(self, patches, *rest):
+            return super().forward(patches.mul_(2), *rest)
+
+
+class TestDetachesPatches(MergerDefect):
+    """gradients_reach"""
+
+    class broken(Weighted):
+        def forward(self, patches, *rest):
+            return super().forward(patches.detach(), *rest)
+
+
+class TestNeverUsesAParameter(MergerDefect):
+    """gradients_reach"""
+
+    class broken(Weighted):
+        def build(self, patch_dim, query_dim):
+            super().build(patch_dim, query_dim)
+            self.spare = nn.Parameter(torch.ones(1))
+
+
+class TestWorksWithoutParameters(MergerDefect):
+    """missed_before_build"""
+
+    class broken(Weighted):
+        def forward(self, *frames):
+            return super().forward(*frames) if hasattr(self, "to_query") else frames[0][:, :1]
+
+
+class TestHasNothingToTrain(MergerDefect):
+    """missed_before_build"""
+
+    class broken(Mean):
+        needs_training = True
+
+
+class TestDropsOutInTraining(MergerDefect):
+    """training_mode"""
+
+    class broken(Mean):
+        def forward(self, patches, *rest):
+            return super().forward(nn.functional.dropout(patches, 0.5, self.training), *rest)
+
+
+class TestHidesAParameter(MergerDefect):
+    """state_dict"""
+
+    class broken(Mean):
+        def build(self, patch_dim, query_dim):
+            self.shift = torch.randn(1)
+
+        def forward(self, patches, *rest):
+            return super().forward(patches + self.shift, *rest)
+
+
+class TestHoldsALambda(MergerDefect):
+    """copies"""
+
+    class broken(Mean):
+        def __init__(self, config=None):
+            super().__init__(config)
+            self.scale = lambda value: value
+
+
+class TestMergerForgetsToRegister(MergerDefect):
+    """registered_name"""
+
+    broken = Mean
+    registered = Weighted

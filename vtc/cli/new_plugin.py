@@ -1,0 +1,25 @@
+"""``vtc new-plugin``: the start of a plug-in of one's own."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtc.skeleton import write_skeleton
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="The distribution's name, such as acme-selectors.")],
+    folder: Annotated[Path, typer.Option(help="Where the new folder goes.")] = Path("."),
+) -> None:
+    """Write a plug-in to start from: a selector, a merger, and tests that pass."""
+    target = write_skeleton(name, folder)
+    for file in sorted(path for path in target.rglob("*") if path.is_file()):
+        print(f"wrote {file}")
+    print(
+        f"\nNext:\n  cd {shlex.quote(str(target))}\n"
+        "  pip install -e '.[test]'\n  pytest\n  vtc parts"
+    )
