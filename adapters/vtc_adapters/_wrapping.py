@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,3 +41,18 @@ def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]
         torch.cat([torch.arange(begin, own), torch.arange(end, end + closing)])
         for begin, own, end in zip(begins, first.tolist(), last.tolist(), strict=True)
     )
+
+
+def written_out(
+    processor: Any, prompt: str, *, videos: Sequence[str] = (), images: Sequence[str] = ()
+) -> str:
+    """A prompt whose marks are replaced as the stock processor would, here by shorter texts.
+
+    Args:
+        prompt: What the chat template wrote.
+        videos, images: What takes the place of each mark of a video or an image.
+    """
+    written: list[str] = processor.get_text_with_replacements(
+        [prompt], videos_replacements=list(videos), images_replacements=list(images)
+    )[0]
+    return written[0]

@@ -12,6 +12,7 @@ from vtc.video import VideoSource
 from vtc.video_adapter import chat_prompt
 from vtc.video_span import SliceFeatures
 from vtc_adapters._stills import WrappedStillsAdapter
+from vtc_adapters._wrapping import written_out
 
 
 class Gemma3Adapter(WrappedStillsAdapter):
@@ -40,12 +41,8 @@ class Gemma3Adapter(WrappedStillsAdapter):
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         token = processor.tokenizer.image_token
         text = processor.full_image_sequence.replace(token * processor.image_seq_length, token)
-        frames = len(source)
-        written: list[str] = processor.get_text_with_replacements(
-            [chat_prompt(processor, [{"type": "image"}] * frames, question)],
-            images_replacements=[text] * frames,
-        )[0]
-        return written[0]
+        prompt = chat_prompt(processor, [{"type": "image"}] * len(source), question)
+        return written_out(processor, prompt, images=[text] * len(source))
 
     def text_inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
         return {"token_type_ids": (ids == self.video_token_id(model)).long()}

@@ -10,6 +10,7 @@ from vtc.video import VideoSource
 from vtc.video_adapter import chat_prompt
 from vtc_adapters._idefics import IdeficsAdapter
 from vtc_adapters._stills import one_token_each
+from vtc_adapters._wrapping import written_out
 
 
 class Idefics3Adapter(IdeficsAdapter):
@@ -26,9 +27,5 @@ class Idefics3Adapter(IdeficsAdapter):
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         brief = one_token_each(processor, "image_seq_len")
         text = brief.replace_image_token({"rows": [[0]], "cols": [[0]]}, 0)
-        frames = len(source)
-        written: list[str] = processor.get_text_with_replacements(
-            [chat_prompt(processor, [{"type": "image"}] * frames, question)],
-            images_replacements=[text] * frames,
-        )[0]
-        return written[0]
+        prompt = chat_prompt(processor, [{"type": "image"}] * len(source), question)
+        return written_out(processor, prompt, images=[text] * len(source))

@@ -12,6 +12,7 @@ from torch import Tensor
 from vtc.video import VideoSource
 from vtc.video_span import SliceFeatures
 from vtc_adapters._stills import WrappedStillsAdapter, one_token_each
+from vtc_adapters._wrapping import written_out
 
 
 class InternVLAdapter(WrappedStillsAdapter):
@@ -50,10 +51,7 @@ class InternVLAdapter(WrappedStillsAdapter):
         brief = one_token_each(processor, "image_seq_length")
         text = brief.replace_video_token({"pixel_values_videos": [frames]}, 0)
         prompt = super().prompt(processor, question, source)
-        written: list[str] = processor.get_text_with_replacements(
-            [prompt], videos_replacements=[text]
-        )[0]
-        return written[0]
+        return written_out(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
         return re.sub(r"Frame\d+:", " ", text)

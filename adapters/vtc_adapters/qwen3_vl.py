@@ -19,7 +19,7 @@ from vtc.video import VideoSource
 from vtc.video_span import CompressedVideo, SliceFeatures
 from vtc_adapters._mrope import Slices, wrapped_slices
 from vtc_adapters._qwen import QwenAdapter
-from vtc_adapters._wrapping import keeps_text, require_keeps, text_around
+from vtc_adapters._wrapping import keeps_text, require_keeps, text_around, written_out
 
 
 class Qwen3VLAdapter(QwenAdapter):
@@ -112,10 +112,7 @@ class Qwen3VLAdapter(QwenAdapter):
         }
         text = processor.replace_video_token(described, 0)
         prompt = super().prompt(processor, question, source)
-        written: list[str] = processor.get_text_with_replacements(
-            [prompt], videos_replacements=[text]
-        )[0]
-        return written[0]
+        return written_out(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
         return re.sub(r"<\d+\.\d seconds>", " ", text)

@@ -12,6 +12,7 @@ from transformers.video_utils import VideoMetadata
 from vtc.video import VideoSource
 from vtc_adapters._idefics import IdeficsAdapter
 from vtc_adapters._stills import one_token_each
+from vtc_adapters._wrapping import written_out
 
 
 class SmolVLMAdapter(IdeficsAdapter):
@@ -35,10 +36,7 @@ class SmolVLMAdapter(IdeficsAdapter):
             {"pixel_values": frames, "video_metadata": [metadata]}, 0
         )
         prompt = super().prompt(processor, question, source)
-        written: list[str] = processor.get_text_with_replacements(
-            [prompt], videos_replacements=[text]
-        )[0]
-        return written[0]
+        return written_out(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
         text = re.sub(r"You are provided the following series of .*? video\.", " ", text)
