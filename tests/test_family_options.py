@@ -299,3 +299,43 @@ def test_frames_of_a_family_with_videos_are_refused(encoder):
     inputs = vtc.testing.stock_inputs(processor, [np.zeros((4, 42, 42, 3), np.uint8)], ["What?"])
     with pytest.raises(ValueError, match="takes videos as such"):
         model(**inputs, vtc_frames=4)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "internvl", "gemma3", "smolvlm"])
+def test_a_second_video_in_a_second_turn(family, encoder):
+    """On the cache of the first turn it is read as in the whole talk, and at the same places."""
+    from transformers import DynamicCache
+
+    contract = CONTRACTS[family]
+    model, processor = wrap(family, encoder)
+    if family == "qwen2_vl":
+        model.vtc.configure(mrope="4.57")  # the first video moves what comes after it
+    one = contract.inputs(processor, [contract.video(12, 1)], ["Where is it?"])
+    two = contract.inputs(processor, [contract.video(6, 2)], ["And now?"])
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "vtc_query": "it"}
+    cache = DynamicCache(config=model.config.get_text_config())
+    first = model.generate(**one, past_key_values=cache, vtc_restore_prompt=False, **settings)
+    new = first[:, -4:]
+    talk = torch.cat([first, two["input_ids"]], dim=1)
+    along = {}
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in two:
+            padded = (first.shape[1], 0)
+            along[name] = torch.nn.functional.pad(two[name], padded)
+    second = model.generate(
+        **{**two, **along, "input_ids": talk, "attention_mask": torch.ones_like(talk)},
+        past_key_values=cache,
+        **settings,
+    )
+    middle = {"input_ids": new, "attention_mask": torch.ones_like(new)}
+    whole = {}
+    for name, value in one.items():
+        if name == "vtc_frames":
+            whole[name] = [[*value[0], (12, 6)]]
+        elif name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
+            parts = [value, middle.get(name, torch.zeros_like(new)), two[name]]
+            whole[name] = torch.cat(parts, dim=1)
+        else:
+            along_pictures = 1 if family == "smolvlm" else 0
+            whole[name] = torch.cat([value, two[name]], dim=along_pictures)
+    assert model.generate(**whole, **settings)[0, -4:].tolist() == second[0, -4:].tolist()
