@@ -339,3 +339,52 @@ def test_a_second_video_in_a_second_turn(family, encoder):
             along_pictures = 1 if family == "smolvlm" else 0
             whole[name] = torch.cat([value, two[name]], dim=along_pictures)
     assert model.generate(**whole, **settings)[0, -4:].tolist() == second[0, -4:].tolist()
+
+
+def batched(name, rows, processor):
+    """What the processor makes of two rows, from what it makes of each."""
+    if name.startswith("pixel"):
+        if rows[0].shape[0] != 1:
+            return torch.cat(rows)
+        # Idefics3 fills rows of fewer pictures with zeros.
+        return torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)
+    fill = processor.tokenizer.pad_token_id if name == "input_ids" else 0
+    length = max(row.shape[1] for row in rows)
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(row, (length - row.shape[1], 0), value=fill) for row in rows])
+
+
+@pytest.mark.parametrize("family", ["gemma3", "idefics3", "internvl", "paligemma"])
+def test_still_images_beside_videos_in_every_row(family, encoder):
+    contract = CONTRACTS[family]
+    model, processor = wrap(family, encoder, keyframes=64)
+    lengths = (6, 6) if family == "internvl" else (6, 4)  # whose processor takes equal ones only
+    videos = [contract.video(length, length) for length in lengths]
+    pictures = [contract.video(1, seed)[0] for seed in (8, 9)]
+    if family == "internvl":
+        inputs = dict(vtc.testing.stock_inputs(processor, videos, ["A?", "And b?"], pictures))
+    else:
+        rows = [
+            contract.inputs(processor, [video], [question], [picture])
+            for video, question, picture in zip(videos, ["A?", "And b?"], pictures, strict=True)
+        ]
+        inputs = {
+            name: batched(name, [row[name] for row in rows], processor)
+            for name in rows[0]
+            if name != "vtc_frames"
+        }
+    said = [[(1, length)] for length in lengths]
+    with torch.no_grad():
+        with vtc.disabled(model):
+            stock = model(**inputs).logits
+        used = inputs["attention_mask"].bool()
+        logits = model(**inputs, vtc_frames=said).logits
+        assert torch.allclose(logits[used], stock[used], atol=1e-4)
+        model.vtc.selector = vtc.selector("uniform", keyframes=2)
+        short = model(**inputs, vtc_frames=said).logits
+        for row in range(2):
+            alone = contract.inputs(
+                processor, [videos[row]], [["A?", "And b?"][row]], [pictures[row]]
+            )
+            expected = model(**alone).logits[0]
+            assert torch.allclose(short[row, -len(expected) :], expected, atol=1e-4)
