@@ -80,6 +80,17 @@ def test_text_around_slices_is_kept_as_asked(family, texts, way, wrapping, encod
     assert texts[wrapping] in prompt_of(model, processor, inputs)
 
 
+def test_frames_that_vanish_take_their_text_along(encoder):
+    model, processor = wrap("internvl", encoder, wrapping="all")
+    vtc.unwrap(model)
+    vtc.wrap(model, vtc.selector("uniform", keyframes=2), "drop", processor=processor)
+    model.vtc.configure(wrapping="all")
+    video = CONTRACTS["internvl"].video(4)
+    inputs = vtc.prepare_inputs(model, processor, video, "What?")
+    text = "user Frame1: \nFrame2: <img>[4]</img>\nFrame4: <img>[4]</img>\nWhat"
+    assert text in prompt_of(model, processor, inputs)
+
+
 @pytest.mark.parametrize("family", WRAPPED)
 def test_the_report_tells_what_text_costs(family, encoder):
     contract = CONTRACTS[family]
@@ -358,7 +369,7 @@ def batched(name, rows, processor):
 def test_still_images_beside_videos_in_every_row(family, encoder):
     contract = CONTRACTS[family]
     model, processor = wrap(family, encoder, keyframes=64)
-    lengths = (6, 6) if family == "internvl" else (6, 4)  # whose processor takes equal ones only
+    lengths = (6, 6) if family == "internvl" else (4, 6)  # whose processor takes equal ones only
     videos = [contract.video(length, length) for length in lengths]
     pictures = [contract.video(1, seed)[0] for seed in (8, 9)]
     if family == "internvl":
