@@ -94,7 +94,7 @@ def prepare(
     asked = toolkit.selector.uses_query or plain(toolkit.merger).query_source is not None
     texts: list[str | None] = [None] * len(inputs["input_ids"])
     if asked or inputs.get("vtc_query") is not None:
-        texts = row_texts(model, toolkit, inputs, processors, [feed.span for feed in feeds])
+        texts = row_texts(model, toolkit, inputs, processors)
     queries = [
         Query(text, model, toolkit, processor)
         for text, processor in zip(texts, processors, strict=True)

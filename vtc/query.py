@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,6 @@ from vtc.toolkit import input_device, plain
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
-    from vtc.video_span import VideoSpan
 
 
 class Query:
@@ -53,11 +52,7 @@ class Query:
 
 
 def row_texts(
-    model: Any,
-    toolkit: Toolkit,
-    inputs: Mapping[str, Any],
-    processors: list[Any],
-    spans: Sequence[VideoSpan],
+    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], processors: list[Any]
 ) -> list[str | None]:
     """The text of each row's query: ``vtc_query`` where given, else its last user turn."""
     ids = inputs["input_ids"]
@@ -78,9 +73,6 @@ def row_texts(
             texts.append(None)
             continue
         keep = ~torch.isin(ids[row], drop.to(ids.device))
-        for span in spans:
-            if span.row == row:
-                keep[span.first : span.last + 1] = False  # and the text between its frames
         if mask is not None:
             keep &= mask[row].bool()
         prompt = keep if labels is None else keep & (labels[row] == -100)
