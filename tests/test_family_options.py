@@ -134,8 +134,13 @@ def test_a_merger_without_weights_says_that_deepstack_is_averaged(encoder):
     vtc.unwrap(model)
     with pytest.warns(UserWarning, match="nobody has trained"):
         vtc.wrap(model, vtc.selector("uniform", keyframes=2), "q_former", processor=processor)
-    report = prepare(model, model.vtc, inputs).report
-    assert "'q_former' does not say how much each patch counts" in str(report)
+    with vtc.disabled(model):
+        layers = contract.deepstack(model, inputs, 0)
+    prepared = prepare(model, model.vtc, inputs)
+    assert "'q_former' does not say how much each patch counts" in str(prepared.report)
+    (row,) = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output
+    mean = torch.cat([layer[0].mean(0) for layer in layers])
+    assert torch.allclose(row[0, 32:], mean, atol=1e-6)  # of the first slice, which is merged
 
 
 # --- the size of Qwen3-VL's frames
