@@ -169,7 +169,7 @@ def test_bad_arguments_say_what_to_do(model, processor, encoder, make_video):
         vtc.ask(model, processor, "no-such.mp4", "What?")
     with pytest.raises(ValueError, match="give a list of as many videos"):
         vtc.prepare_inputs(model, processor, make_video(2), ["one", "two"])
-    with pytest.raises(ValueError, match="has not read a video yet"):
+    with pytest.raises(ValueError, match="has not been called yet"):
         vtc.last_report(model)
     inputs = vtc.prepare_inputs(model, processor, make_video(2), "What?")
     with vtc.disabled(model), pytest.raises(ValueError, match="make inputs with the stock proc"):
@@ -225,3 +225,81 @@ def test_full_size_token_counts_on_the_meta_device():
     assert prepared.inputs["input_ids"].shape == (1, 32 * 196 + 8160 + 1 + 2)
     (features,) = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output
     assert features.shape == (32 * 196 + 8160 + 1, 3584)
+
+
+def test_a_report_is_of_the_last_call(wrapped, processor, make_inputs, make_video):
+    """A call without a video must not leave the report of an earlier one behind."""
+    video = make_inputs([make_video(6)], ["What?"])
+    text = make_inputs([], ["Hello?"])
+    calls = [
+        lambda: wrapped.generate(**text, max_new_tokens=1),
+        lambda: wrapped(**text),
+    ]
+    for call in calls:
+        wrapped.generate(**video, max_new_tokens=2)
+        assert vtc.last_report(wrapped).frames == 6
+        call()
+        with pytest.raises(ValueError, match="its last call brought no video"):
+            vtc.last_report(wrapped)
+    with vtc.disabled(wrapped):
+        wrapped(**video)
+    with pytest.raises(ValueError, match="its last call brought no video"):
+        vtc.last_report(wrapped)
+    step = wrapped(**video, use_cache=True)
+    wrapped(input_ids=torch.tensor([[5]]), past_key_values=step.past_key_values)
+    assert vtc.last_report(wrapped).frames == 6  # a step of a loop of one's own
+
+
+def test_tokens_that_do_not_become_fewer_are_noted(model, processor, encoder, make_video):
+    class KeepsAll(vtc.TokenMerger):
+        """Every patch is a token."""
+
+        tokens_per_frame = 9
+
+        def forward(self, patches, reference, has_reference, query):
+            return patches
+
+    with pytest.warns(UserWarning, match="not registered"):
+        vtc.wrap(model, vtc.selector("uniform", keyframes=2), KeepsAll(), processor=processor)
+    answer = vtc.ask(model, processor, make_video(6), "What?", max_new_tokens=1)
+    assert "25 visual tokens became 45, so nothing was compressed" in str(answer.report)
+
+
+@pytest.mark.parametrize("kind", ["selector", "merger"])
+def test_a_mistake_in_a_part_names_the_part(kind, model, processor, encoder, make_video):
+    class Mistaken(vtc.FrameSelector):
+        """Has a typing mistake."""
+
+        uses_query = uses_embeddings = False
+
+        def select(self, embeddings, query=None, timestamps=None):
+            return embeddings.doubel()
+
+    class Misled(vtc.TokenMerger):
+        """Looks for what is not there."""
+
+        def forward(self, patches, reference, has_reference, query):
+            return {}["token"]
+
+    selector = Mistaken() if kind == "selector" else vtc.selector("uniform", keyframes=2)
+    with pytest.warns(UserWarning, match="not registered"):
+        vtc.wrap(model, selector, Misled(), processor=processor)
+    name = {"selector": "Mistaken' failed: AttributeError", "merger": "Misled' failed: KeyError"}
+    with pytest.raises(RuntimeError, match=name[kind]):
+        vtc.ask(model, processor, make_video(6), "What?", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.0, True])
+def test_chunks_that_make_no_sense_are_named_at_once(wrapped, size):
+    with pytest.raises(ValueError, match=f"chunk_frames={size}: allowed is a whole number"):
+        wrapped.vtc.chunk_frames = size
+
+
+def test_several_videos_need_several_questions(wrapped, processor, tmp_path):
+    with pytest.raises(ValueError, match="2 videos were given with one question"):
+        vtc.prepare_inputs(wrapped, processor, ["a.mp4", tmp_path / "b.mp4"], "Where?")
+
+
+def test_inputs_print_in_a_few_lines(wrapped, processor, make_video):
+    inputs = vtc.prepare_inputs(wrapped, processor, make_video(6), "Where?")
+    assert len(str(inputs).splitlines()) < 20

@@ -136,3 +136,11 @@ def test_hooks_of_accelerate_stay(model, processor, encoder, inputs):
         assert torch.equal(model(**inputs).logits, expected)
         vtc.unwrap(model)
         assert torch.equal(model(**inputs).logits, stock)
+
+
+def test_a_part_that_is_not_installed_is_said_to_come_from_the_folder(model, encoder, tmp_path):
+    vtc.save_pretrained(vtc.wrap(model, encoder=encoder), tmp_path)
+    file = tmp_path / "vtc.json"
+    file.write_text(file.read_text().replace('"dks"', '"acme"'))
+    with pytest.raises(ValueError, match=rf"vtc.json in {tmp_path}: unknown selector 'acme'"):
+        vtc.from_pretrained(tmp_path, encoder=encoder)

@@ -279,7 +279,12 @@ def test_several_videos_among_still_images(encoder):
     ("said", "message"),
     [
         (5, "says 5 frames for row 0, which has 6 pictures"),
-        ([6, 6], "a list of one for each of the 1 rows"),
+        ([6, 6], r"vtc_frames=\[6, 6\] has 2 entries for 1 rows; allowed is the number"),
+        (2.5, "vtc_frames=2.5: allowed is the number of frames"),
+        (-1, "vtc_frames=-1: allowed is the number"),
+        ([8.0], r"vtc_frames=\[8.0\], row 0: allowed is"),
+        ([(0, 6)], r"vtc_frames=\[\(0, 6\)\], row 0: allowed"),
+        ("8", "vtc_frames='8': allowed is"),
         ([[(3, 4)]], r"says 4 frames from picture 3 in row 0; allowed are pictures 0 to 5"),
         ([[(2, 2), (3, 1)]], r"from picture 3 in row 0; allowed are pictures 4 to 5"),
         ([[(0, 0)]], "says 0 frames from picture 0"),
@@ -291,6 +296,34 @@ def test_wrong_numbers_of_frames_are_named(said, message, encoder):
     inputs = contract.inputs(processor, [contract.video(6)], ["What?"])
     with pytest.raises(ValueError, match=message):
         model(**{**inputs, "vtc_frames": said})
+
+
+def test_tiles_of_a_picture_are_one_picture_and_no_frame(encoder):
+    contract = CONTRACTS["internvl"]
+    model, processor = wrap("internvl", encoder)
+    still, video = vtc.testing.drifting_video(1, 5, (56, 168))[0], contract.video(4)
+    tiled = vtc.testing.stock_inputs(processor, [video], ["What?"], [still], crop_to_patches=True)
+    tiles = len(tiled["pixel_values"]) - 4
+    assert tiles > 1
+    stock = built("internvl")[0]
+    with torch.no_grad():
+        short = model(**tiled, vtc_frames=[[(1, 4)]]).logits.shape[1]
+        assert vtc.last_report(model).tokens_before == 16
+        model.vtc.selector = vtc.selector("uniform", keyframes=4)
+        expected = stock(**tiled).logits
+        assert short < expected.shape[1]
+        assert torch.allclose(model(**tiled, vtc_frames=[[(1, 4)]]).logits, expected, atol=1e-4)
+        with pytest.raises(
+            ValueError, match=rf"cut into {tiles} tiles; give crop_to_patches=False"
+        ):
+            model(**tiled, vtc_frames=5)
+
+
+def test_frames_without_pictures_are_refused(encoder):
+    model, processor = wrap("internvl", encoder)
+    inputs = CONTRACTS["internvl"].inputs(processor, [], ["Hello?"])
+    with pytest.raises(ValueError, match="vtc_frames=8 was given, but no pixel_values"):
+        model(**inputs, vtc_frames=8)
 
 
 @pytest.mark.parametrize("family", STILLS)
@@ -403,3 +436,14 @@ def test_still_images_beside_videos_in_every_row(family, encoder):
             )
             expected = model(**alone).logits[0]
             assert torch.allclose(short[row, -len(expected) :], expected, atol=1e-4)
+
+
+def test_the_warning_points_at_the_callers_line(encoder):
+    contract = CONTRACTS["internvl"]
+    model, processor = wrap("internvl", encoder)
+    inputs = contract.inputs(processor, [contract.video(6)], ["What?"])
+    del inputs["vtc_frames"]
+    for call in (model, lambda **given: model.generate(**given, max_new_tokens=1)):
+        with pytest.warns(UserWarning, match="vtc_frames=N") as caught:
+            call(**inputs)
+        assert [w.filename for w in caught if "vtc_frames=N" in str(w.message)] == [__file__]

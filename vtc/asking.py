@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,10 @@ def prepare_inputs(
         raise ValueError(
             f"{len(questions)} questions were given; give a list of as many videos, one for each"
         )
+    if not batch and isinstance(video, (list, tuple)) and _are_videos(video):
+        raise ValueError(
+            f"{len(video)} videos were given with one question; give a list of as many questions"
+        )
     filled = all(isinstance(text, str) and text.strip() for text in questions)
     if not questions or not filled:
         raise ValueError(f"question={question!r}: allowed is some text")
@@ -134,3 +139,8 @@ def prepare_inputs(
         "vtc_videos": [VideoRequest(source, processor) for source in sources],
         "vtc_query": list(questions),
     }
+
+
+def _are_videos(items: Sequence[Any]) -> bool:
+    """Whether a list holds videos; a list of pictures is one video."""
+    return any(isinstance(item, (str, os.PathLike, VideoSource)) for item in items)

@@ -99,13 +99,16 @@ def from_pretrained(
     # The subclass, only while loading, knows that the merger's tensors are no mistake.
     model = wrapped_class(base).from_pretrained(folder, **kwargs)
     model.__class__ = base
-    toolkit = splice(
-        model,
-        described["selector"],
-        described["merger"],
-        processor if processor is not None else _processor(folder, kwargs),
-        encoder or described["encoder"] or MissingEncoder(),
-    )
+    try:
+        toolkit = splice(
+            model,
+            described["selector"],
+            described["merger"],
+            processor if processor is not None else _processor(folder, kwargs),
+            encoder or described["encoder"] or MissingEncoder(),
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
     toolkit.chunk_frames = described["chunk_frames"]
     toolkit.configure(**described["adapter"])
     _load_merger(toolkit, folder, kwargs)

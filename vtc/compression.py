@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vtc.part import blaming
 from vtc.report import Recorder, VideoReport, keyframes_of
 from vtc.selecting import select_frames
 from vtc.toolkit import input_device, plain
@@ -106,9 +107,11 @@ class _Compression:
                 )
                 known = (before >= 0).to(patches.device)
                 asked = self.query.for_merger(patches)
-                rows = _checked(merger(patches, nearest, known, asked), patches, name)
+                with blaming(f"merger {name!r}"):
+                    merged = merger(patches, nearest, known, asked)
+                    weights = merger.weights(patches, nearest, known, asked) if extra else None
+                rows = _checked(merged, patches, name)
                 if extra:
-                    weights = merger.weights(patches, nearest, known, asked)
                     rows = self._with_extra(rows, weights, extra, name)
                 for index, token in zip(slices.tolist(), rows, strict=True):
                     tokens[index] = token
@@ -187,13 +190,19 @@ class _Compression:
                 "drops the other frames; loosen the selector's options or choose another merger"
             )
         features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0])])
+        before, after = span.slots.numel() + len(span.tail), len(features)
+        if after >= before and not bool(is_key.all()):
+            self.recorder.warn(
+                f"{feed.name}: {before} visual tokens became {after}, so nothing was compressed; "
+                "let the merger make fewer tokens of a frame"
+            )
         self.recorder.report.videos.append(
             VideoReport(
                 name=feed.name,
                 frames=feed.frames,
                 keyframes=keyframes_of(selection, feed.timestamps, span.frames_per_slice),
-                tokens_before=span.slots.numel() + len(span.tail),
-                tokens_after=len(features),
+                tokens_before=before,
+                tokens_after=after,
                 text_before=0 if span.wrapping is None else sum(map(len, span.wrapping)),
                 text_after=len(text),
                 query=self.query.text,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +30,7 @@ class VideoRequest:
     """
 
     source: VideoSource
-    processor: Any
+    processor: Any = field(repr=False)
 
 
 class VideoFeed(ABC):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -21,6 +23,19 @@ class Part:
         if config is None and self.Config is not None:
             config = self.Config()
         self.config = config
+
+
+@contextmanager
+def blaming(label: str) -> Iterator[None]:
+    """Name the part in whose code something broke that is no error of its user's.
+
+    Raises:
+        RuntimeError: Instead of an error that only a mistake in the part's code explains.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, NameError) as error:
+        raise RuntimeError(f"{label} failed: {type(error).__name__}: {error}") from error
 
 
 def require(ok: bool, option: str, value: object, allowed: str) -> None:

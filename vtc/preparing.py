@@ -64,7 +64,13 @@ def has_video(toolkit: Toolkit, inputs: Mapping[str, Any]) -> bool:
     # Frames look like still images, so the caller says which they are.
     said = inputs.get("vtc_frames")
     said = said.tolist() if isinstance(said, Tensor) else said
-    return raw is not None and (any(said) if isinstance(said, (list, tuple)) else bool(said))
+    some = any(said) if isinstance(said, (list, tuple)) else bool(said)
+    if some and raw is None:
+        raise ValueError(
+            f"vtc_frames={said!r} was given, but no {toolkit.adapter.video_inputs[0]} whose "
+            "pictures could be frames"
+        )
+    return some
 
 
 def prepare(

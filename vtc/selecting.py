@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtc.frame_selector import Selection
+from vtc.part import blaming
 
 if TYPE_CHECKING:
     from vtc.frame_encoder import FrameEncoder
@@ -59,7 +60,8 @@ def select_frames(
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     with recorder.stage("selection") as stage:
-        selection = selector.select(embeddings, wanted, timestamps)
+        with blaming(f"selector {name!r}"):
+            selection = selector.select(embeddings, wanted, timestamps)
         _check(selection, count, name)
         stage.bytes += selection.keyframes.nbytes
     return selection

@@ -10,6 +10,7 @@ from torch import nn
 from vtc import registry
 from vtc._options import config_values, make
 from vtc.frame_encoder import LazyEncoder
+from vtc.part import require
 
 if TYPE_CHECKING:
     from vtc.frame_selector import FrameSelector
@@ -50,6 +51,17 @@ class Toolkit(nn.Module):
         self.report: Report | None = None
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
+
+    @property
+    def chunk_frames(self) -> int:
+        """Slices that the vision tower sees at a time, at least 1."""
+        return self._chunk_frames
+
+    @chunk_frames.setter
+    def chunk_frames(self, slices: int) -> None:
+        ok = type(slices) is int and slices >= 1
+        require(ok, "chunk_frames", slices, "a whole number of at least 1")
+        self._chunk_frames = slices
 
     @property
     def selector_encoder(self) -> LazyEncoder:

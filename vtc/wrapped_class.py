@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +61,8 @@ def wrapped_class(base: Any) -> Any:
             if not _generating.get():
                 _check_call(self, toolkit, inputs, start=0)
             if not (is_enabled(self) and has_video(toolkit, inputs)):
+                if not _generating.get() and inputs.get("past_key_values") is None:
+                    toolkit.report = None  # an earlier call's would be taken for this one's
                 inputs = _without_ours(inputs)
                 if (encoded := inputs.get("mm_encoder_outputs")) is not None:  # by generate
                     inputs["mm_encoder_outputs"] = packed(self, toolkit, encoded)
@@ -87,6 +90,7 @@ def wrapped_class(base: Any) -> Any:
             with _while_generating():
                 if is_enabled(self) and has_video(toolkit, inputs):
                     return generate_compressed(self, base.generate, toolkit, inputs)
+                toolkit.report = None
                 return base.generate(self, **_without_ours(inputs))
 
         @functools.wraps(base.save_pretrained)
@@ -237,8 +241,21 @@ def _warn_of_stills(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]) -> 
             "several pictures came without vtc_frames, so they are taken for still images and "
             "nothing was compressed; if they are the frames of a video, say how many with "
             "vtc_frames=N (or a list, a number for each row), and vtc_frames=0 if they are not",
-            stacklevel=4,
+            stacklevel=_depth_of_caller(),
         )
+
+
+def _depth_of_caller() -> int:
+    """The ``stacklevel`` of the first caller outside of the libraries between it and us."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:
+            break
+        depth, frame = depth + 1, frame.f_back
+    return depth
+
+
+_LIBRARIES = ("vtc", "torch", "transformers", "peft", "accelerate")
 
 
 def _check_mask(cache: Any, mask: Any, cached: int, length: int) -> None:

@@ -150,14 +150,19 @@ def disabled(model: Any) -> Iterator[None]:
 
 
 def last_report(model: Any) -> Report:
-    """What the last call of a wrapped model that brought a video did.
+    """What the last call of a wrapped model did.
+
+    The steps of a loop of one's own, which go on from a cache, leave the report as it is.
 
     Raises:
-        ValueError: The model is not wrapped, or has not read a video yet.
+        ValueError: The model is not wrapped, or the last call compressed no video.
     """
     report: Report | None = toolkit_of(model).report
     if report is None:
-        raise ValueError("the model has not read a video yet, so there is no report")
+        raise ValueError(
+            "there is no report: the model has not been called yet, or its last call brought no "
+            "video to compress"
+        )
     return report
 
 

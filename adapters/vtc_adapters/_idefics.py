@@ -20,6 +20,7 @@ class IdeficsAdapter(WrappedStillsAdapter):
 
     video_inputs = ("pixel_values", "pixel_attention_mask")
     marks = (2, 1)
+    no_tiles = "do_image_splitting=False"
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         vision = model.config.vision_config
@@ -30,8 +31,8 @@ class IdeficsAdapter(WrappedStillsAdapter):
         # The processor fills rows with fewer pictures with zeros, as the stock model knows.
         return int((inputs["pixel_values"] != 0).flatten(2).any(-1).sum())
 
-    def numbers(self, inputs: Mapping[str, Any], slots: list[Tensor]) -> list[int]:
-        return [row * inputs["pixel_values"].shape[1] for row in range(len(slots))]
+    def numbers(self, inputs: Mapping[str, Any], rows: list[list[Tensor]]) -> list[int]:
+        return [row * inputs["pixel_values"].shape[1] for row in range(len(rows))]
 
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vtc.toolkit import input_device
 from vtc.video_adapter import VideoAdapter
 from vtc.video_span import Layout, VideoSpan
+from vtc_adapters._declared import declared_videos
 from vtc_adapters._pixels import pack_tensor, to_rgb
 from vtc_adapters._wrapping import keeps_text, require_keeps, text_around
 
@@ -22,14 +24,15 @@ from vtc_adapters._wrapping import keeps_text, require_keeps, text_around
 class StillsAdapter(VideoAdapter):
     """Which pictures are frames of a video, the caller says with ``vtc_frames``.
 
-    A *picture* is what the vision tower turns into M tokens: a still image, a tile of a large one,
-    or a frame. ``vtc_frames=8`` means one video of 8 frames in every row, ``[8, 6]`` in each row,
-    and ``[[(1, 8)], []]`` that 8 frames follow one still picture in the first row, and that the
-    second row has still pictures only.
+    ``vtc_frames=8`` means one video of 8 frames in every row, ``[8, 6]`` one in each row, and
+    ``[[(1, 8)], []]`` that 8 frames follow one still picture in the first row, and that the second
+    row has still pictures only. A picture may be cut into *tiles*; a frame may not.
     """
 
     modality = "image"
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    no_tiles: ClassVar[str] = ""
+    """What keeps the processor from cutting pictures into tiles; empty where it never does."""
 
     def video_token_id(self, model: Any) -> int:
         return int(model.config.image_token_id)
@@ -38,8 +41,8 @@ class StillsAdapter(VideoAdapter):
     def settings(self, processor: Any) -> Any:
         """The image or video processor whose mean and standard deviation frames have."""
 
-    def slots(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[Tensor]:
-        """For each row ``[P, M]``, the positions of its pictures' placeholders.
+    def pictures(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[list[Tensor]]:
+        """For each row its pictures: the positions ``[tiles, M]`` of their placeholders.
 
         Raises:
             ValueError: The placeholders do not fit the pictures.
@@ -48,15 +51,16 @@ class StillsAdapter(VideoAdapter):
         each, rows = height * width, []
         for row, ids in enumerate(inputs["input_ids"]):
             places = (ids == self.video_token_id(model)).nonzero().flatten()
-            places = places[places >= start]
-            if len(places) % each:
+            runs = self.runs(places[places >= start], each)
+            if any(len(run) % each for run in runs):
                 raise ValueError(
                     f"row {row} of input_ids has {len(places)} placeholders, which are no whole "
                     f"number of pictures of {each}; make input_ids and pixel_values with one call "
                     "of the processor"
                 )
-            rows.append(places.view(-1, each))
-        found, given = sum(map(len, rows)), self.count(inputs)
+            rows.append([run.view(-1, each) for run in runs])
+        found = sum(len(picture) for pictures in rows for picture in pictures)
+        given = self.count(inputs)
         if found != given:
             raise ValueError(
                 f"input_ids has placeholders for {found} pictures, but pixel_values holds {given}; "
@@ -64,27 +68,45 @@ class StillsAdapter(VideoAdapter):
             )
         return rows
 
+    def runs(self, places: Tensor, each: int) -> list[Tensor]:
+        """The placeholders of a row, picture by picture: those with text between them."""
+        ends = (places.diff() != 1).nonzero().flatten() + 1
+        return [run for run in places.tensor_split(ends.cpu()) if len(run)]
+
     def count(self, inputs: Mapping[str, Any]) -> int:
-        """The pictures in ``pixel_values``."""
+        """The pictures and tiles in ``pixel_values``."""
         return len(inputs["pixel_values"])
 
-    def numbers(self, inputs: Mapping[str, Any], slots: list[Tensor]) -> list[int]:
+    def numbers(self, inputs: Mapping[str, Any], rows: list[list[Tensor]]) -> list[int]:
         """For each row, the number of its first picture in ``pixel_values``."""
-        counts = torch.tensor([0, *map(len, slots)])
-        numbers: list[int] = counts.cumsum(0)[:-1].tolist()
-        return numbers
+        counts = [0, *(sum(map(len, pictures)) for pictures in rows)]
+        return list(accumulate(counts))[:-1]
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
-        slots, grid = self.slots(model, inputs, start), self.slice_grid(model, inputs)
-        spans = []
-        for row, (pictures, number, videos) in enumerate(
-            zip(slots, self.numbers(inputs, slots), _declared(inputs, slots), strict=True)
-        ):
+        grid, spans = self.slice_grid(model, inputs), []
+        for row, (pictures, number, videos) in enumerate(self._rows(model, inputs, start)):
             for first, frames in videos:
-                at = pictures[first : first + frames]
+                chosen = pictures[first : first + frames]
+                for place, picture in enumerate(chosen, first):
+                    if len(picture) != 1:
+                        raise ValueError(
+                            f"vtc_frames says that picture {place} of row {row} is a frame, but "
+                            f"it was cut into {len(picture)} tiles; give {self.no_tiles} to the "
+                            "processor"
+                        )
+                before = sum(map(len, pictures[:first]))
+                at = torch.cat(chosen)
                 none, text = at[:0, 0], self.wrapping(at)
-                spans.append(VideoSpan(row, at, none, grid, 1, text, number + first))
+                spans.append(VideoSpan(row, at, none, grid, 1, text, number + before))
         return spans
+
+    def _rows(
+        self, model: Any, inputs: Mapping[str, Any], start: int
+    ) -> Iterator[tuple[list[Tensor], int, list[tuple[int, int]]]]:
+        """Each row's pictures, the number of the first one, and which are videos."""
+        rows = self.pictures(model, inputs, start)
+        declared = declared_videos(inputs["vtc_frames"], list(map(len, rows)), self.no_tiles)
+        return zip(rows, self.numbers(inputs, rows), declared, strict=True)
 
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
@@ -99,14 +121,15 @@ class StillsAdapter(VideoAdapter):
     ) -> list[tuple[int, int, Tensor]]:
         if inputs.get("pixel_values") is None:
             return []
-        slots = self.slots(model, inputs, layout.start)
-        found = []
-        for row, (pictures, number, videos) in enumerate(
-            zip(slots, self.numbers(inputs, slots), _declared(inputs, slots), strict=True)
-        ):
+        found: list[tuple[int, int, int]] = []
+        rows = self._rows(model, inputs, layout.start)
+        for row, (pictures, number, videos) in enumerate(rows):
             frames = {first + n for first, count in videos for n in range(count)}
-            for picture in sorted(set(range(len(pictures))) - frames):
-                found.append((row, int(pictures[picture, 0]), number + picture))
+            for place, picture in enumerate(pictures):
+                tiles = enumerate(picture, number)
+                if place not in frames:
+                    found += [(row, int(slots[0]), tile) for tile, slots in tiles]
+                number += len(picture)
         if not found:
             return []
         chosen = self.pixels(inputs, 0, [number for _, _, number in found])
@@ -162,40 +185,3 @@ def one_token_each(processor: Any, length: str) -> Any:
     brief = copy.copy(processor)
     setattr(brief, length, 1)
     return brief
-
-
-def _declared(inputs: Mapping[str, Any], slots: list[Tensor]) -> list[list[tuple[int, int]]]:
-    """For each row its videos, as (the first picture, the number of frames).
-
-    Raises:
-        ValueError: ``vtc_frames`` does not fit the pictures.
-    """
-    given: Any = inputs.get("vtc_frames")
-    given = given.tolist() if isinstance(given, Tensor) else given
-    rows = [given] * len(slots) if isinstance(given, int) else list(given)
-    if len(rows) != len(slots):
-        raise ValueError(
-            f"vtc_frames={given!r}: allowed is one number, or a list of one for each of the "
-            f"{len(slots)} rows"
-        )
-    declared = []
-    for row, (videos, pictures) in enumerate(zip(rows, slots, strict=True)):
-        if isinstance(videos, int):
-            if videos not in (0, len(pictures)):
-                raise ValueError(
-                    f"vtc_frames says {videos} frames for row {row}, which has {len(pictures)} "
-                    "pictures (tiles of a large image are pictures, too): where still images "
-                    "stand beside a video, give (first picture, frames) of each video, as in "
-                    "vtc_frames=[[(1, 8)]]"
-                )
-            videos = [(0, videos)] if videos else []
-        end = 0
-        for first, frames in videos:
-            if not (end <= first < first + frames <= len(pictures)):
-                raise ValueError(
-                    f"vtc_frames says {frames} frames from picture {first} in row {row}; allowed "
-                    f"are pictures {end} to {len(pictures) - 1}, in order"
-                )
-            end = first + frames
-        declared.append([(int(first), int(frames)) for first, frames in videos])
-    return declared

@@ -22,6 +22,8 @@ class Gemma3Adapter(WrappedStillsAdapter):
     one another, also to later ones.
     """
 
+    no_tiles = "do_pan_and_scan=False"
+
     def settings(self, processor: Any) -> Any:
         return processor.image_processor
 

@@ -18,6 +18,7 @@ from vtc_adapters._wrapping import written_out
 class InternVLAdapter(WrappedStillsAdapter):
     """InternVL: each frame a still image with its number before it."""
 
+    no_tiles = "crop_to_patches=False"
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
 
     def settings(self, processor: Any) -> Any:

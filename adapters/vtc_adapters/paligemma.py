@@ -19,6 +19,9 @@ class PaliGemmaAdapter(StillsAdapter):
     def settings(self, processor: Any) -> Any:
         return processor.image_processor
 
+    def runs(self, places: Tensor, each: int) -> list[Tensor]:
+        return list(torch.split(places, each))  # with no text between them
+
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
         return side, side
