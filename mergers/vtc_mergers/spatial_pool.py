@@ -21,13 +21,13 @@ class SpatialPool(TokenMerger):
     every frame. Patches are taken in row order, as a square grid or one of ``rows`` rows, since a
     merger is not told the grid. Frames with a class token are refused.
 
-    T M D multiplications a frame; memory O(T M) beside the input and the tokens, and a float32
-    copy of a frame whose patches are narrower.
+    T M D multiplications a frame; memory O(T M + n T D) beside the input, and a float32 copy of
+    a frame whose patches are narrower.
     """
 
     source = "PLLaVA, arXiv 2024; SlowFast-LLaVA, arXiv 2024"
     macs = "T * M * D"
-    memory = "2 * T * M + n * T * D"
+    memory = "T * M + n * T * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -34,7 +34,7 @@ class KMeans(FrameSelector):
     """
 
     source = "Lloyd, IEEE Transactions on Information Theory, 1982"
-    macs = "2 * iterations * K * d"
+    macs = "(2 * iterations + 1) * K * d"
     memory = "768 * (d + K) + 4 * N"
     uses_query: ClassVar[bool] = False
 

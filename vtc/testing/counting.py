@@ -59,7 +59,7 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -71,15 +71,20 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if _key(tensor) not in known and _key(tensor) not in self._alive:
                 storage = tensor.untyped_storage()
                 numbers = storage.nbytes() // tensor.element_size()
-                self._alive[_key(tensor)] = (StorageWeakRef(storage), numbers)
-        self._alive = {k: held for k, held in self._alive.items() if not held[0].expired()}
+                held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._alive[_key(tensor)] = (held, numbers)
+        self._alive = {key: held for key, held in self._alive.items() if not _freed(held[0])}
         self.peak = max(self.peak, sum(numbers for _, numbers in self._alive.values()))
         return result
 
 
 def _key(tensor: Tensor) -> int:
     """The same for tensors that share their numbers."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _freed(storage: StorageWeakRef) -> bool:
+    return bool(storage.expired())  # type: ignore[no-untyped-call]
 
 
 def _tensors(values: Any) -> list[Tensor]:
