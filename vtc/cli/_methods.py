@@ -78,8 +78,9 @@ def _cost(label: str, part: Any, name: str, sizes: Mapping[str, float]) -> str:
     expression = getattr(part, name)
     if not sizes or not expression:
         return _code(expression) or "not said"
+    values = symbols(part, sizes)
     try:
-        return _short(evaluate(expression, symbols(part, sizes)))
+        return _short(evaluate(expression, values))
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from error
 
