@@ -124,22 +124,32 @@ def test_parts_of_others_stand_in_the_tables(site):
     assert warning.startswith("vtc: warning: selector 'lost' is left out: ")
 
 
-def test_numbers_have_three_digits(site):
-    done = run_vtc("parts", "selector", "--markdown", "--at", "N=1000,d=8", PYTHONPATH=site)
-    assert done.returncode == 0
-    by_name = {row.split("`")[1]: row.split(" | ")[-2:] for row in done.stdout.splitlines()[2:]}
+@pytest.fixture
+def command(capfd):
+    """Run ``vtc parts ...`` in this process; gives exit code, output and error output."""
+    from vtc.cli import app
+
+    def run(words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            app(["parts", *words.split()], prog_name="vtc")
+        out, err = capfd.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def test_numbers_have_three_digits(command):
+    code, out, err = command("selector --markdown --at N=1000,d=8")
+    assert (code, err) == (0, "")
+    by_name = {row.split("`")[1]: row.split(" | ")[-2:] for row in out.splitlines()[2:]}
     assert by_name["uniform"] == ["0", "0 |"]
     assert by_name["dks"] == ["288", "10.7 k |"]  # 36 x 8; 832 x 8 + 4000
-    assert by_name["first"] == ["not said", "not said |"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            "merger --markdown --at M=9",
-            "merger 'costly', macs: 'M * unheard_of': unheard_of has no",
-        ),
+        ("merger --markdown --at M=9", "merger 'dfm', macs: '9 * M * D': D has no value; those"),
         ("selector --markdown --at M=9", "selector 'aks', macs: '2.5 * d': d has no value"),
         ("--markdown --at M=9,nine", "--at M=9,nine: 'nine' is no size; write NAME=NUMBER"),
         ("--markdown --at Q=9", "'Q' is no size; allowed are N (frames of the video), d"),
@@ -148,7 +158,7 @@ def test_numbers_have_three_digits(site):
         ("--at M=9", "--at M=9 gives sizes for the tables of --markdown; write both"),
     ],
 )
-def test_errors_say_what_to_do(site, words, message):
-    done = run_vtc("parts", *words.split(), PYTHONPATH=site)
-    assert done.returncode == 1 and not done.stdout
-    assert f"vtc: error: {message}" in done.stderr
+def test_errors_say_what_to_do(command, words, message):
+    code, out, err = command(words)
+    assert (code, out) == (1, "")
+    assert f"vtc: error: {message}" in err
