@@ -18,10 +18,11 @@ FACTOR = 1.5
 the rest is for what other versions of torch may decompose or free otherwise."""
 
 PATCHES = [(256, 64), (400, 128), (100, 512)]  # M, D: M > D, M > D, D > M
-FRAMES = [(2048, 256), (6000, 32)]  # N, d: blocks outweigh what is held of each frame, and not
+FRAMES = [(2048, 256), (20000, 32)]  # N, d: blocks outweigh what is held of each frame, and not
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dfm": [{}, {"projection": "learned"}],
-    "kmeans": [{"iterations": 3, "keyframes": 128}],  # few enough that frames still move
+    # Few enough iterations that frames still move; many clusters, and few.
+    "kmeans": [{"iterations": 3, "keyframes": 128}, {"iterations": 3, "keyframes": 8}],
     "memory": [{}, {"window": 8, "frames": 1}],
     "perceiver": [{}, {"tokens": 32, "layers": 1}],
     "q_former": [{}, {"tokens": 32}],

@@ -69,10 +69,8 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in _tensors(result):
             # A view, or an operation in place, makes nothing new.
             if _key(tensor) not in known and _key(tensor) not in self._alive:
-                storage = tensor.untyped_storage()
-                numbers = storage.nbytes() // tensor.element_size()
-                held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                self._alive[_key(tensor)] = (held, numbers)
+                held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+                self._alive[_key(tensor)] = (held, tensor.numel())
         self._alive = {key: held for key, held in self._alive.items() if not _freed(held[0])}
         self.peak = max(self.peak, sum(numbers for _, numbers in self._alive.values()))
         return result
