@@ -111,10 +111,31 @@ def test_spatial_pool_is_the_mean_over_cells(length, side, seed):
 
 
 def test_a_grid_that_is_no_square_is_refused():
-    with pytest.raises(ValueError, match=r"6 patches are no square grid; allowed is M = s \* s"):
+    with pytest.raises(ValueError, match=r"6 patches are no square grid; set rows.* 1, 2, 3, 6, "):
         call(SpatialPool(), draw(1, 6, DIM))
     with pytest.raises(ValueError, match="no square grid"):
         SpatialPool().weights(draw(0, 6, DIM), draw(0, 6, DIM), torch.ones(0).bool(), None)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 8), seeds)
+def test_spatial_pool_of_a_grid_with_rows_is_the_mean_over_cells(height, width, side, seed):
+    frames = draw(2, height * width, DIM, seed=seed)
+    merged = call(SpatialPool(SpatialPool.Config(side=side, rows=height)), frames)
+    picture = frames.transpose(1, 2).reshape(2, DIM, height, width)
+    pooled = F.adaptive_avg_pool2d(picture, (min(side, height), min(side, width)))
+    torch.testing.assert_close(merged, pooled.flatten(2).transpose(1, 2), rtol=0, atol=1e-12)
+
+
+def test_rows_that_do_not_fit_the_patches_are_refused():
+    six = SpatialPool(SpatialPool.Config(rows=4))
+    with pytest.raises(ValueError, match=r"6 patches are no grid of rows=4; set .* 1, 2, 3, 6$"):
+        call(six, draw(1, 6, DIM))
+    with pytest.raises(ValueError, match="9 patches are no grid of rows=4"):  # a square one, too
+        call(six, draw(1, 9, DIM))
+    for wrong in (0, -1, True):
+        with pytest.raises(ValueError, match=f"rows={wrong}: allowed is a whole number"):
+            SpatialPool.Config(rows=wrong)
 
 
 def linear(layer, x):

@@ -29,6 +29,7 @@ MERGERS = {
         SimilarityPrune.Config(similarity_threshold=0.1, tokens=3)
     ),
     "spatial_pool": SpatialPool,
+    "spatial_pool one row": lambda: SpatialPool(SpatialPool.Config(rows=1)),
     "tome": lambda: ToMe(ToMe.Config(tokens=4)),
     "tome unchanged": ToMe,
 }

@@ -16,6 +16,7 @@ import pytest
 
 import vtc
 from vtc import hookspecs
+from vtc.part import Part
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -57,6 +58,12 @@ def test_interfaces_are_shown_with_their_signatures(interface, name):
 def test_attributes_are_shown_with_their_defaults(interface):
     for line in re.findall(r"^    (\w+: .* = \w+)$", inspect.getsource(interface), flags=re.M):
         assert f"\n{line}\n" in PAGE, line
+
+
+@pytest.mark.parametrize("name", ["source", "macs", "memory"])
+def test_what_parts_say_is_shown_as_it_is_declared(name):
+    (line,) = re.findall(rf"^    ({name}: .*)$", inspect.getsource(Part), flags=re.M)
+    assert f"\n{line}\n" in PAGE
 
 
 def test_code_of_the_example_is_in_the_example():

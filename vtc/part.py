@@ -18,6 +18,14 @@ class Part:
     Config: ClassVar[type | None] = None
     config: Any = None
 
+    source: ClassVar[str] = ""
+    """Where the method comes from: paper, venue, year."""
+    macs: str = ""
+    """Multiply-accumulates per frame beyond the vision tower and the frame encoder, an expression
+    as `vtc.costs.evaluate` reads it; leading terms only. ``""``: not said."""
+    memory: str = ""
+    """Numbers held at once beside inputs and outputs, likewise."""
+
     def __init__(self, config: Any = None) -> None:
         super().__init__()
         if config is None and self.Config is not None:

@@ -37,6 +37,10 @@ class DFM(TokenMerger):
     whatever the chunk: memory is O(M D) beside the input, and no M x M matrix is formed.
     """
 
+    source = "ViLAMP, ICML 2025, Eq. 5-10"
+    macs = "9 * M * D"
+    memory = "4 * M * D"
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of ``dfm``; the defaults are the paper's.
@@ -79,6 +83,11 @@ class DFM(TokenMerger):
     linear_iq: nn.Linear
     linear_ik: nn.Linear
     linear_k: nn.Linear
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        if self._learned:
+            self.macs, self.memory = "3 * M * D**2", "6 * M * D"
 
     @property
     def query_source(self) -> Literal["language_model", "frame_encoder"]:

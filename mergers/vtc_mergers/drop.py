@@ -15,6 +15,9 @@ class Drop(TokenMerger):
     The "keyframes only" baseline of ViLAMP. Costs nothing; the frames need not be encoded either.
     """
 
+    source = "ViLAMP, ICML 2025, keyframes only"
+    macs = "0"
+    memory = "0"
     tokens_per_frame: int = 0
 
     @property

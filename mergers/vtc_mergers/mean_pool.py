@@ -16,6 +16,10 @@ class MeanPool(TokenMerger):
     O(n M D), memory at most a float32 copy of the input.
     """
 
+    source = "baseline"
+    macs = "M * D / 2"
+    memory = "0"
+
     @property
     def query_source(self) -> None:
         """None: there is no query."""

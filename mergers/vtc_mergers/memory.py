@@ -28,9 +28,13 @@ class Memory(TokenMerger):
     frame left is reduced to ``tokens`` tokens as by ``tome``, where the paper has a Q-Former. The
     tokens stand where the first frame of their run was; the other frames of the run vanish.
 
-    At most 3 M D multiplications a frame, and about M^2 D for each frame left; memory
-    O(window M D), since a window is merged at once, and O(M^2).
+    At most three times the cosines of a frame, 12 M D multiplications, and about 7/3 M^2 D for each
+    frame left; memory O(window M D), since a window is merged at once, and O(M^2).
     """
+
+    source = "MovieChat, CVPR 2024, Algorithm 1"
+    macs = "12 * M * D + frames / window * 7 / 3 * M**2 * D"
+    memory = "max((window / 2 + 4) * M * D, 2 * M * (M + D))"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

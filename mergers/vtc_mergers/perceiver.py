@@ -25,6 +25,10 @@ class Perceiver(TokenMerger):
     O((M + T) D) beside the input.
     """
 
+    source = "Flamingo, NeurIPS 2022"
+    macs = "layers * (2 * M + 12 * T) * D**2"
+    memory = "3 * (M + T) * D"
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of ``perceiver``.

@@ -22,6 +22,10 @@ class QFormer(TokenMerger):
     About 6 D^2 parameters. Time O(n M D^2); memory O(n M D).
     """
 
+    source = "BLIP-2, ICML 2023"
+    macs = "(2 * M + 3 * T) * D**2"
+    memory = "3 * n * M * D"
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of ``q_former``.

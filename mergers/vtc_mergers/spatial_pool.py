@@ -18,24 +18,35 @@ class SpatialPool(TokenMerger):
 
     Adaptive average pooling over space as in PLLaVA (Xu et al., 2024), which pools over time as
     well, and as on the fast path of SlowFast-LLaVA (Xu et al., 2024), which keeps 4 x 4 tokens of
-    every frame. Patches are taken as a square grid in row order, since a merger is not told the
-    grid: families with other grids, such as Qwen-VL, and frames with a class token are refused.
+    every frame. Patches are taken in row order, as a square grid or one of ``rows`` rows, since a
+    merger is not told the grid. Frames with a class token are refused.
 
-    T M D multiplications a frame; memory O(T M + M D) beside the input.
+    T M D multiplications a frame; memory O(T M + n T D) beside the input, and a float32 copy of
+    a frame whose patches are narrower.
     """
+
+    source = "PLLaVA, arXiv 2024; SlowFast-LLaVA, arXiv 2024"
+    macs = "T * M * D"
+    memory = "T * M + n * T * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of ``spatial_pool``.
 
         Attributes:
-            side: t, at least 1: a frame becomes t x t tokens; a smaller grid stays as it is.
+            side: t, at least 1: a frame becomes t x t tokens; a grid of fewer rows or columns
+                keeps those.
+            rows: h, at least 1: the patches are a grid of h rows. None: the grid is a square.
+                Families whose grid follows the shape of the video, such as Qwen-VL, need it.
         """
 
         side: int = 2
+        rows: int | None = None
 
         def __post_init__(self) -> None:
             require_count("side", self.side)
+            if self.rows is not None:
+                require_count("rows", self.rows)
 
     config: Config
 
@@ -54,17 +65,18 @@ class SpatialPool(TokenMerger):
         """Pool each frame to ``side`` x ``side`` tokens in row order.
 
         Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes; M is a square.
+            patches: ``[n, M, D]``, the patch tokens of n non-keyframes; M is a square, or a
+                multiple of ``rows``.
             reference: not used.
             has_reference: not used.
             query: not used.
 
         Returns:
-            ``[n, T, D]`` in the dtype of the patches, T = min(side^2, M); summed in at least
-            float32.
+            ``[n, T, D]`` in the dtype of the patches, T = min(side, h) min(side, w) for a grid of
+            h x w patches; summed in at least float32.
 
         Raises:
-            ValueError: the patches are not ``[n, M, D]`` with a square M >= 1.
+            ValueError: the patches are not ``[n, M, D]``, or M >= 1 does not fit the grid.
             TypeError: the patches are not floating point.
         """
         weights = self._weights(patches)
@@ -81,20 +93,30 @@ class SpatialPool(TokenMerger):
     def _weights(self, patches: Tensor) -> Tensor:
         """``[T, M]``, the same for all frames."""
         check_patches("spatial_pool", patches)
-        height, width = _square_grid(patches.shape[1])
+        height, width = _grid(patches.shape[1], self.config.rows)
         rows, columns = (_bins(length, self.config.side) for length in (height, width))
         return torch.kron(rows, columns).to(patches.device, exact_dtype(patches))
 
 
-def _square_grid(patches: int) -> tuple[int, int]:
+def _grid(patches: int, rows: int | None) -> tuple[int, int]:
     """The grid (h, w) of M patches; the one place to change once mergers are told the grid."""
-    side = isqrt(patches)
-    if side * side != patches:
+    height = isqrt(patches) if rows is None else rows
+    if rows is None and height * height != patches:
         raise ValueError(
-            f"merger 'spatial_pool': {patches} patches are no square grid; allowed is M = s * s "
-            "in row order: choose a merger that needs no grid, such as 'tome' or 'mean_pool'"
+            f"merger 'spatial_pool': {patches} patches are no square grid; set rows, the number "
+            f"of rows of the grid, to one of {_divisors(patches)}, or choose a merger that needs "
+            "no grid, such as 'tome' or 'mean_pool'"
         )
-    return side, side
+    if patches % height:
+        raise ValueError(
+            f"merger 'spatial_pool': {patches} patches are no grid of rows={rows}; set rows, the "
+            f"number of rows of the grid, to one of {_divisors(patches)}"
+        )
+    return height, patches // height
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(rows) for rows in range(1, number + 1) if number % rows == 0)
 
 
 def _bins(length: int, count: int) -> Tensor:

@@ -34,6 +34,10 @@ class AKS(FrameSelector):
     Time O(N d + N log N * max_depth); memory O(N) beside the embeddings.
     """
 
+    source = "Adaptive Keyframe Sampling, CVPR 2025"
+    macs = "2.5 * d"
+    memory = "512 * d + 3 * N"
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of ``aks``; the defaults of the last two are those of the authors' code.

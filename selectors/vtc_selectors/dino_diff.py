@@ -36,6 +36,9 @@ class DinoDiff(FrameSelector):
     Time O(N J d + N log N); memory O(N) beside the embeddings, which are read in blocks.
     """
 
+    source = "LongVU, arXiv 2024, temporal reduction"
+    macs = "(window + 2) * d"
+    memory = "1024 * d + 2 * N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)

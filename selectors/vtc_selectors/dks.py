@@ -29,9 +29,13 @@ class DKS(FrameSelector):
     ``fill="gaps"`` with ``relevance_threshold=0.2`` is what the authors' released code does. One
     difference is left: it also takes a frame whose cosine *equals* the threshold.
 
-    Time O(N log N + N K d), and less when K frames are found early; no N x N matrix. Memory O(N)
-    beside the embeddings, which are read in blocks.
+    Time O(N log N + N K d), and less when K frames are found early; no N x N matrix. Memory
+    O(N + K d) beside the embeddings, which are read in blocks.
     """
+
+    source = "ViLAMP, ICML 2025, Algorithm 1"
+    macs = "(K + 4) * d"
+    memory = "(768 + 2 * K) * d + 4 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -113,7 +117,8 @@ class DKS(FrameSelector):
                 frames, block = self._unlike(torch.cat(vectors), frames, block)
             while len(frames) and len(taken) < self.config.keyframes:
                 taken.append(frames[:1])
-                vectors.append(block[:1])
+                # A view would keep the whole block alive, K blocks in the end.
+                vectors.append(block[:1].clone())
                 frames, block = self._unlike(block[:1], frames[1:], block[1:])
             if len(taken) == self.config.keyframes:
                 break

@@ -33,6 +33,9 @@ class KMeans(FrameSelector):
     Time O(N K d) an iteration; memory O(N + K d) beside the embeddings, which are read in blocks.
     """
 
+    source = "Lloyd, IEEE Transactions on Information Theory, 1982"
+    macs = "(2 * iterations + 1) * K * d"
+    memory = "768 * (d + K) + 4 * N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,10 @@ class MMR(FrameSelector):
     the GPU.
     """
 
+    source = "Maximal Marginal Relevance, SIGIR 1998"
+    macs = "2.5 * K * d"
+    memory = "512 * d + 7 * N"
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of ``mmr``.

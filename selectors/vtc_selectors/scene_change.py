@@ -29,6 +29,9 @@ class SceneChange(FrameSelector):
     Time O(N d + N log N); memory O(N) beside the embeddings.
     """
 
+    source = "Zhang et al., Multimedia Systems, 1993"
+    macs = "4.5 * d"
+    memory = "1024 * d + N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)

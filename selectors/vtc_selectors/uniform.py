@@ -20,6 +20,9 @@ class Uniform(FrameSelector):
     the frame encoder. Time and memory O(K).
     """
 
+    source = "baseline"
+    macs = "0"
+    memory = "0"
     uses_query: ClassVar[bool] = False
     uses_embeddings: ClassVar[bool] = False
 

@@ -35,13 +35,29 @@ def parts(
         typer.Argument(help="List only these; plug-in: the plug-ins that are not used."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    as_markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Print tables of selectors and mergers with their costs."),
+    ] = False,
+    at: Annotated[
+        str, typer.Option(help="Costs as numbers: --markdown --at M=729,D=3584,n=16.")
+    ] = "",
 ) -> None:
     """List selectors, mergers and adapters, their options, and the plug-ins they come from."""
+    if as_markdown:
+        _check_markdown(kind, as_json)
+    elif at:
+        raise ValueError(f"--at {at} gives sizes for the tables of --markdown; write both")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the listing itself says which plug-ins are broken
         found = list_parts(kind.value if kind else None)
     if as_json:
         print(json.dumps([asdict(part) for part in found], indent=2))
+        return
+    if as_markdown:
+        from vtc.cli._methods import tables
+
+        print(tables(found, _sizes(at)))
         return
     console = Console(highlight=False)
     usable = [part for part in found if part.error is None]
@@ -53,6 +69,26 @@ def parts(
         _print_broken(console, broken)
     if not found:
         console.print(f"nothing to list{f' of the kind {kind.value}' if kind else ''}")
+
+
+def _check_markdown(kind: Kind | None, as_json: bool) -> None:
+    if as_json:
+        raise ValueError("--json and --markdown are two forms of one list; choose one")
+    if kind not in (None, Kind.selector, Kind.merger):
+        raise ValueError(f"--markdown has tables of selector and merger only, not of {kind.value}")
+
+
+def _sizes(text: str) -> dict[str, float]:
+    """The sizes of ``--at``, by symbol."""
+    sizes = {}
+    for word in text.split(",") if text else []:
+        name, _, value = word.partition("=")
+        try:
+            sizes[name.strip()] = float(value)
+        except ValueError as error:
+            message = f"--at {text}: {word!r} is no size; write NAME=NUMBER,NAME=NUMBER"
+            raise ValueError(message) from error
+    return sizes
 
 
 def _table(found: Sequence[PartInfo]) -> Table:

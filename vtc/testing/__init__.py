@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vtc.testing.counting import LiveNumbers, MultiplyAccumulates
 from vtc.testing.embeddings import LargestTensor, scene_embeddings
 from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
 from vtc.testing.inputs import drifting_video, stock_inputs
@@ -30,7 +31,9 @@ _CONTRACTS = {
 __all__ = [
     "AdapterContract",
     "LargestTensor",
+    "LiveNumbers",
     "MergerContract",
+    "MultiplyAccumulates",
     "SelectorContract",
     "byte_tokenizer",
     "drifting_video",

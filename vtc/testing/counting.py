@@ -1,0 +1,93 @@
+"""What a part costs, counted while it runs: multiply-accumulates, and numbers held in memory."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_PRODUCTS = {"mm", "bmm", "mv", "dot"}
+_ADDED_PRODUCTS = {"addmm", "baddbmm", "addmv"}
+_HALVES = {"mul", "div", "pow"}
+_SUMS = {"sum", "mean"}
+
+
+class MultiplyAccumulates(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts multiply-accumulates, one being a multiplication together with its addition.
+
+    Counted are matrix products, attention (both products), vector norms, and, at half each because
+    only one of the two is done, elementwise products, quotients and powers (by their results) and
+    sums and means (by their inputs). So a dot product counts the same as a matrix product or as an
+    elementwise product and its sum. Elementwise additions, comparisons, sorting, exponentials,
+    copies and normalisation layers are not counted.
+    """
+
+    count = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += _cost(func.overloadpacket.__name__.rstrip("_"), args, result)
+        return result
+
+
+def _cost(name: str, args: Any, result: Any) -> float:
+    if name in _PRODUCTS:
+        return float(result.numel() * args[0].shape[-1])
+    if name in _ADDED_PRODUCTS:
+        return float(result.numel() * args[1].shape[-1])
+    if "scaled_dot_product" in name:
+        query, key, value = args[:3]
+        pairs = prod(query.shape[:-1]) * key.shape[-2]
+        return float(pairs * (query.shape[-1] + value.shape[-1]))
+    if name == "linalg_vector_norm":
+        return float(args[0].numel())
+    if name in _HALVES:
+        return float(result.numel() / 2)
+    if name in _SUMS:
+        return float(args[0].numel() / 2)
+    return 0.0
+
+
+class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the most numbers that are alive at once, of all that operations make.
+
+    What existed before does not count; results that are still held at the end do. A number counts
+    once whatever its width, and what an operation holds while it runs is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {_key(x) for x in _tensors((args, list((kwargs or {}).values())))}
+        for tensor in _tensors(result):
+            # A view, or an operation in place, makes nothing new.
+            if _key(tensor) not in known and _key(tensor) not in self._alive:
+                held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+                self._alive[_key(tensor)] = (held, tensor.numel())
+        self._alive = {key: held for key, held in self._alive.items() if not _freed(held[0])}
+        self.peak = max(self.peak, sum(numbers for _, numbers in self._alive.values()))
+        return result
+
+
+def _key(tensor: Tensor) -> int:
+    """The same for tensors that share their numbers."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _freed(storage: StorageWeakRef) -> bool:
+    return bool(storage.expired())  # type: ignore[no-untyped-call]
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, tuple | list):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return []
