@@ -70,7 +70,7 @@ def test_mergers_cost_what_they_say(spec, patches, dim):
         merger(*arguments)
     values = symbols(merger, {"n": n, "M": patches, "D": dim, "Dq": query_dim})
     check(macs.count, n * evaluate(merger.macs, values))
-    check(live.peak - held, evaluate(merger.memory, values))
+    check(live.peak - held, evaluate(merger.extra_memory, values))
 
 
 def video(name: str, keyframes: int, frames: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -100,14 +100,14 @@ def test_selectors_cost_what_they_say(spec, frames, dim):
     held = len(selection.keyframes) + (0 if relevance is None else len(relevance))
     values = symbols(selector, {"N": frames, "d": dim})
     check(macs.count, frames * evaluate(selector.macs, values))
-    check(max(live.peak - held, 0), evaluate(selector.memory, values))
+    check(max(live.peak - held, 0), evaluate(selector.extra_memory, values))
 
 
 @pytest.mark.parametrize("spec", [*specs("selector"), *specs("merger")], ids=title)
 def test_shipped_parts_say_everything(spec):
     kind = "selector" if spec in specs("selector") else "merger"
     part = build_part(kind, spec)
-    assert part.source and part.macs and part.memory
+    assert part.source and part.macs and part.extra_memory
 
 
 # --- the counters

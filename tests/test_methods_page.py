@@ -39,7 +39,7 @@ class First(vtc.FrameSelector):
 class Costly(vtc.TokenMerger):
     """Costs something."""
 
-    memory = "depth * M"
+    extra_memory = "depth * M"
     macs = "M * unheard_of"
 
     @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Costly(vtc.TokenMerger):
     def __init__(self, config=None):
         super().__init__(config)
         if self.config.form == "free":
-            self.memory = "0"
+            self.extra_memory = "0"
 
     def forward(self, patches, reference, has_reference, query):
         raise NotImplementedError

@@ -60,7 +60,7 @@ def test_attributes_are_shown_with_their_defaults(interface):
         assert f"\n{line}\n" in PAGE, line
 
 
-@pytest.mark.parametrize("name", ["source", "macs", "memory"])
+@pytest.mark.parametrize("name", ["source", "macs", "extra_memory"])
 def test_what_parts_say_is_shown_as_it_is_declared(name):
     (line,) = re.findall(rf"^    ({name}: .*)$", inspect.getsource(Part), flags=re.M)
     assert f"\n{line}\n" in PAGE

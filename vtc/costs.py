@@ -1,6 +1,6 @@
 """What parts cost: expressions in a few symbols, such as ``"9 * M * D"``, and their values.
 
-A part says its costs in the attributes ``macs`` and ``memory`` (see `vtc.part.Part`). Symbols are
+A part says its costs in ``macs`` and ``extra_memory`` (see `vtc.part.Part`). Symbols are
 the sizes below, K and T of the part, and the names of its options that are numbers.
 """
 

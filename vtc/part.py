@@ -23,7 +23,7 @@ class Part:
     macs: str = ""
     """Multiply-accumulates per frame beyond the vision tower and the frame encoder, an expression
     as `vtc.costs.evaluate` reads it; leading terms only. ``""``: not said."""
-    memory: str = ""
+    extra_memory: str = ""
     """Numbers held at once beside inputs and outputs, likewise."""
 
     def __init__(self, config: Any = None) -> None:

@@ -39,7 +39,7 @@ class DFM(TokenMerger):
 
     source = "ViLAMP, ICML 2025, Eq. 5-10"
     macs = "9 * M * D"
-    memory = "4 * M * D"
+    extra_memory = "4 * M * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -87,7 +87,7 @@ class DFM(TokenMerger):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         if self._learned:
-            self.macs, self.memory = "3 * M * D**2", "6 * M * D"
+            self.macs, self.extra_memory = "3 * M * D**2", "6 * M * D"
 
     @property
     def query_source(self) -> Literal["language_model", "frame_encoder"]:

@@ -17,7 +17,7 @@ class Drop(TokenMerger):
 
     source = "ViLAMP, ICML 2025, keyframes only"
     macs = "0"
-    memory = "0"
+    extra_memory = "0"
     tokens_per_frame: int = 0
 
     @property

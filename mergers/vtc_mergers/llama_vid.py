@@ -30,7 +30,7 @@ class LlamaVid(TokenMerger):
 
     source = "LLaMA-VID, ECCV 2024, Eq. 1"
     macs = "2.5 * M * D + 2 * D**2"
-    memory = "M * D"
+    extra_memory = "M * D"
     tokens_per_frame: int = 2
     to_query: nn.Linear
     to_context: nn.Linear

@@ -18,7 +18,7 @@ class MeanPool(TokenMerger):
 
     source = "baseline"
     macs = "M * D / 2"
-    memory = "0"
+    extra_memory = "0"
 
     @property
     def query_source(self) -> None:

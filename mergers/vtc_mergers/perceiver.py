@@ -27,7 +27,7 @@ class Perceiver(TokenMerger):
 
     source = "Flamingo, NeurIPS 2022"
     macs = "layers * (2 * M + 12 * T) * D**2"
-    memory = "3 * (M + T) * D"
+    extra_memory = "3 * (M + T) * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

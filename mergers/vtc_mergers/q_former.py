@@ -24,7 +24,7 @@ class QFormer(TokenMerger):
 
     source = "BLIP-2, ICML 2023"
     macs = "(2 * M + 3 * T) * D**2"
-    memory = "3 * n * M * D"
+    extra_memory = "3 * n * M * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -32,7 +32,7 @@ class SimilarityPrune(TokenMerger):
 
     source = "LongVU, arXiv 2024, spatial token compression"
     macs = "4 * M * D"
-    memory = "3 * M * D"
+    extra_memory = "3 * M * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

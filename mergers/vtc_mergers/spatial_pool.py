@@ -27,7 +27,7 @@ class SpatialPool(TokenMerger):
 
     source = "PLLaVA, arXiv 2024; SlowFast-LLaVA, arXiv 2024"
     macs = "T * M * D"
-    memory = "T * M + n * T * D"
+    extra_memory = "T * M + n * T * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

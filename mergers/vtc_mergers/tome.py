@@ -29,7 +29,7 @@ class ToMe(TokenMerger):
 
     source = "Token Merging, ICLR 2023"
     macs = "7 / 3 * M**2 * D"
-    memory = "max(2 * M**2 + M * D, n * T * D)"
+    extra_memory = "max(2 * M**2 + M * D, n * T * D)"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

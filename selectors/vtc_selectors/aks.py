@@ -36,7 +36,7 @@ class AKS(FrameSelector):
 
     source = "Adaptive Keyframe Sampling, CVPR 2025"
     macs = "2.5 * d"
-    memory = "512 * d + 3 * N"
+    extra_memory = "512 * d + 3 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

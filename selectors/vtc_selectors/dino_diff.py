@@ -38,7 +38,7 @@ class DinoDiff(FrameSelector):
 
     source = "LongVU, arXiv 2024, temporal reduction"
     macs = "(window + 2) * d"
-    memory = "1024 * d + 2 * N"
+    extra_memory = "1024 * d + 2 * N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ class DKS(FrameSelector):
 
     source = "ViLAMP, ICML 2025, Algorithm 1"
     macs = "(K + 4) * d"
-    memory = "(768 + 2 * K) * d + 4 * N"
+    extra_memory = "(768 + 2 * K) * d + 4 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

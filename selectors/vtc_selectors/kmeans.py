@@ -35,7 +35,7 @@ class KMeans(FrameSelector):
 
     source = "Lloyd, IEEE Transactions on Information Theory, 1982"
     macs = "(2 * iterations + 1) * K * d"
-    memory = "768 * (d + K) + 4 * N"
+    extra_memory = "768 * (d + K) + 4 * N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)

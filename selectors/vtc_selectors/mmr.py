@@ -32,7 +32,7 @@ class MMR(FrameSelector):
 
     source = "Maximal Marginal Relevance, SIGIR 1998"
     macs = "2.5 * K * d"
-    memory = "512 * d + 7 * N"
+    extra_memory = "512 * d + 7 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -22,7 +22,7 @@ class QueryGuided(FrameSelector):
 
     source = "ViLAMP, ICML 2025, Eq. 2"
     macs = "2.5 * d"
-    memory = "512 * d + 3 * N"
+    extra_memory = "512 * d + 3 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

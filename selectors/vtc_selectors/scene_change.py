@@ -31,7 +31,7 @@ class SceneChange(FrameSelector):
 
     source = "Zhang et al., Multimedia Systems, 1993"
     macs = "4.5 * d"
-    memory = "1024 * d + N"
+    extra_memory = "1024 * d + N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class Uniform(FrameSelector):
 
     source = "baseline"
     macs = "0"
-    memory = "0"
+    extra_memory = "0"
     uses_query: ClassVar[bool] = False
     uses_embeddings: ClassVar[bool] = False
 

@@ -70,7 +70,7 @@ def _rows(info: PartInfo, sizes: Mapping[str, float]) -> Iterator[list[str]]:
 
 
 def _cells(kind: str, label: str, part: Any, sizes: Mapping[str, float]) -> list[str]:
-    costs = [_cost(f"{label}, {name}", part, name, sizes) for name in ("macs", "memory")]
+    costs = [_cost(f"{label}, {name}", part, name, sizes) for name in ("macs", "extra_memory")]
     return [part.source or "not said", *(say(part) for say in _PROPERTIES[kind].values()), *costs]
 
 
