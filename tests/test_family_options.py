@@ -18,7 +18,7 @@ from vtc.testing.families import FAMILIES
 
 CONTRACTS = {contract.family: contract() for contract in FAMILIES}
 WRAPPED = [family for family, contract in CONTRACTS.items() if contract.marks is not None]
-STILLS = ["gemma3", "idefics3", "internvl", "paligemma", "smolvlm"]
+STILLS = ["gemma3", "idefics3", "internvl", "llava", "paligemma", "smolvlm"]
 
 
 @functools.cache
@@ -402,7 +402,7 @@ def batched(name, rows, processor):
     return torch.cat([pad(row, (length - row.shape[1], 0), value=fill) for row in rows])
 
 
-@pytest.mark.parametrize("family", ["gemma3", "idefics3", "internvl", "paligemma"])
+@pytest.mark.parametrize("family", ["gemma3", "idefics3", "internvl", "llava", "paligemma"])
 def test_still_images_beside_videos_in_every_row(family, encoder):
     contract = CONTRACTS[family]
     model, processor = wrap(family, encoder, keyframes=64)

@@ -1,4 +1,4 @@
-"""Qwen3-VL and its mixture of experts."""
+"""Qwen3-VL and Qwen3.5, and their mixtures of experts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vtc_adapters._wrapping import keeps_text, require_keeps, text_around, writt
 
 
 class Qwen3VLAdapter(QwenAdapter):
-    """Qwen3-VL: a timestamp before each slice, and features for the first layers (deepstack).
+    """Qwen3-VL, Qwen3.5: a timestamp before each slice, and features for the first layers.
 
     A timestamp with its marks is about ten tokens, where a merged slice is one: by default only
     keyframes keep theirs. A merged slice's time then shows in its position alone.
@@ -64,7 +64,10 @@ class Qwen3VLAdapter(QwenAdapter):
         )
         tokens, *extra = (
             torch.cat(list(part)).view(int(grid[0, 0]), -1, part[0].shape[-1])
-            for part in (encoded.pooler_output, *encoded.deepstack_features)
+            for part in (
+                encoded.pooler_output,
+                *(getattr(encoded, "deepstack_features", None) or ()),
+            )
         )
         return SliceFeatures(tokens, extra=tuple(extra))
 

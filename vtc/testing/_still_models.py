@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vtc.testing._video_models import clip_and_llama, clip_sizes
 from vtc.testing.tokenizer import CHAT_TEMPLATE, byte_tokenizer, text_sizes
 
 SIDE, PATCH = 56, 14  # 16 patches a frame, 4 tokens
@@ -196,10 +197,33 @@ def _paligemma() -> tuple[Any, Any]:
     return PaliGemmaForConditionalGeneration(config), processor
 
 
+def _llava() -> tuple[Any, Any]:
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = byte_tokenizer("<image>", "<video>")
+    sizes = clip_and_llama(tokenizer, SIDE, PATCH)
+    del sizes["video_token_index"]
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(**clip_sizes(SIDE)),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return LlavaForConditionalGeneration(LlavaConfig(**sizes)), processor
+
+
 STILL_MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "gemma3": _gemma3,
     "idefics3": _idefics3,
     "internvl": _internvl,
+    "llava": _llava,
     "paligemma": _paligemma,
     "smolvlm": _smolvlm,
 }

@@ -62,10 +62,10 @@ def _llava_next_video() -> tuple[Any, Any]:
     tokenizer = byte_tokenizer("<image>", "<video>")
     side, patch = 56, 14  # 16 patches a frame, pooled to 4 tokens
     config = LlavaNextVideoConfig(
-        **_clip_and_llama(tokenizer, side, patch),
+        **clip_and_llama(tokenizer, side, patch),
         image_grid_pinpoints=[[side, side], [side, 2 * side], [2 * side, side]],
     )
-    sizes = _clip_sizes(side)
+    sizes = clip_sizes(side)
     processor = LlavaNextVideoProcessor(
         video_processor=LlavaNextVideoVideoProcessor(**sizes),
         image_processor=LlavaNextImageProcessor(
@@ -91,7 +91,7 @@ def _video_llava() -> tuple[Any, Any]:
 
     tokenizer = byte_tokenizer("<image>", "<video>")
     side, patch = 56, 14  # 16 patches and a class token a frame
-    sizes = _clip_sizes(side)
+    sizes = clip_sizes(side)
     processor = VideoLlavaProcessor(
         image_processor=VideoLlavaImageProcessor(**sizes),
         video_processor=VideoLlavaVideoProcessor(**sizes),
@@ -99,15 +99,15 @@ def _video_llava() -> tuple[Any, Any]:
         patch_size=patch,
         chat_template=CHAT_TEMPLATE,
     )
-    config = VideoLlavaConfig(**_clip_and_llama(tokenizer, side, patch))
+    config = VideoLlavaConfig(**clip_and_llama(tokenizer, side, patch))
     return VideoLlavaForConditionalGeneration(config), processor
 
 
-def _clip_sizes(side: int) -> dict[str, dict[str, int]]:
+def clip_sizes(side: int) -> dict[str, dict[str, int]]:
     return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
 
 
-def _clip_and_llama(tokenizer: Any, side: int, patch: int) -> dict[str, Any]:
+def clip_and_llama(tokenizer: Any, side: int, patch: int) -> dict[str, Any]:
     """What the configurations of LLaVA-NeXT-Video and Video-LLaVA have in common."""
     from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -203,10 +203,34 @@ def _qwen3_vl() -> tuple[Any, Any]:
 def _qwen3_vl_moe() -> tuple[Any, Any]:
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    model, processor = _qwen3(Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, experts)
+    model, processor = _qwen3(Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, _EXPERTS)
     model.set_experts_implementation("eager")  # the others know no float64
     return model, processor
+
+
+def _qwen3_5() -> tuple[Any, Any]:
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    return _qwen3(Qwen3_5Config, Qwen3_5ForConditionalGeneration, _LINEAR_ATTENTION)
+
+
+def _qwen3_5_moe() -> tuple[Any, Any]:
+    from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
+
+    text = {**_LINEAR_ATTENTION, **_EXPERTS, "shared_expert_intermediate_size": 32}
+    model, processor = _qwen3(Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, text)
+    model.set_experts_implementation("eager")  # the others know no float64
+    return model, processor
+
+
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_LINEAR_ATTENTION = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 
 
 def _qwen3(config_class: Any, model_class: Any, text: dict[str, Any]) -> tuple[Any, Any]:
@@ -257,6 +281,8 @@ VIDEO_MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava_onevision": _llava_onevision,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
+    "qwen3_5": _qwen3_5,
+    "qwen3_5_moe": _qwen3_5_moe,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl_moe,
     "video_llava": _video_llava,

@@ -132,6 +132,25 @@ class Qwen3VLContract(_QwenContract):
         return states
 
 
+class Qwen35Contract(Qwen3VLContract):
+    """As Qwen3-VL, without deepstack, over linear attention."""
+
+    family = "qwen3_5"
+    since = "5.23"
+    tolerance = 1e-4  # linear attention runs in float32, in chunks that padding moves
+
+    def deepstack(self, model: Any, inputs: Any, video: int) -> list[Tensor]:
+        return []
+
+    run = AdapterContract.run
+
+
+class Qwen35MoeContract(Qwen35Contract):
+    """Qwen3.5 with a mixture of experts."""
+
+    family = "qwen3_5_moe"
+
+
 class Qwen3VLMoeContract(Qwen3VLContract):
     """Qwen3-VL with a mixture of experts."""
 
@@ -259,6 +278,16 @@ class Gemma3Contract(_ImagesContract):
         return states
 
 
+class LlavaContract(_ImagesContract):
+    """Frames one after the other, with no text between them."""
+
+    family = "llava"
+    marks = None
+
+    def features(self, model: Any, inputs: Any) -> Tensor:
+        return torch.stack(list(super().features(model, inputs)))
+
+
 class PaliGemmaContract(_ImagesContract):
     """No text between frames; the prompt attends to itself in both directions."""
 
@@ -302,11 +331,14 @@ FAMILIES: tuple[type[AdapterContract], ...] = (
     Gemma3Contract,
     Idefics3Contract,
     InternVLContract,
+    LlavaContract,
     LlavaNextVideoContract,
     LlavaOnevisionContract,
     PaliGemmaContract,
     Qwen2VLContract,
     Qwen25VLContract,
+    Qwen35Contract,
+    Qwen35MoeContract,
     Qwen3VLContract,
     Qwen3VLMoeContract,
     SmolVLMContract,
