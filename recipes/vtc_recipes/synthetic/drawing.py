@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,8 @@ def draw_texture(texture: str, x: Plane, y: Plane, phases: NDArray[np.float32]) 
     Returns:
         ``[..., H, W]`` float32 from 0 to 1.
     """
-    return _TEXTURES[texture](x * _PERIODS, y * _PERIODS, phases)
+    bright: Plane = _TEXTURES[texture](x * _PERIODS, y * _PERIODS, phases)
+    return bright
 
 
 def draw_spark(x: Plane, y: Plane, sharpness: float) -> Plane:
@@ -77,34 +79,34 @@ def _strip(pixels: int) -> NDArray[np.float32]:
     return levels.astype(np.float32)
 
 
-def _circle(x: Plane, y: Plane) -> Plane:
+def _circle(x: Plane, y: Plane) -> Any:
     return np.hypot(x, y) - np.float32(0.9)
 
 
-def _square(x: Plane, y: Plane) -> Plane:
+def _square(x: Plane, y: Plane) -> Any:
     return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.78)
 
 
-def _diamond(x: Plane, y: Plane) -> Plane:
+def _diamond(x: Plane, y: Plane) -> Any:
     return (np.abs(x) * np.float32(1.3) + np.abs(y) - 1) * np.float32(0.65)
 
 
-def _triangle(x: Plane, y: Plane) -> Plane:
+def _triangle(x: Plane, y: Plane) -> Any:
     sides = np.abs(x) * np.float32(0.866) - y * np.float32(0.5)
     return np.maximum(sides - np.float32(0.25), y - np.float32(0.7)) - np.float32(0.1)
 
 
-def _cross(x: Plane, y: Plane) -> Plane:
+def _cross(x: Plane, y: Plane) -> Any:
     across, along = np.abs(x), np.abs(y)
     longer, shorter = np.maximum(across, along), np.minimum(across, along)
     return np.maximum(longer - np.float32(0.95), shorter - np.float32(0.27))
 
 
-def _ring(x: Plane, y: Plane) -> Plane:
+def _ring(x: Plane, y: Plane) -> Any:
     return np.abs(np.hypot(x, y) - np.float32(0.7)) - np.float32(0.2)
 
 
-def _star(x: Plane, y: Plane) -> Plane:
+def _star(x: Plane, y: Plane) -> Any:
     # All ten half-points are folded onto one; its edge runs from the tip to the notch.
     radius, turn = np.hypot(x, y), np.arctan2(x, -y)
     folded = np.abs((turn + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5).astype(np.float32)
@@ -114,45 +116,45 @@ def _star(x: Plane, y: Plane) -> Plane:
     return -(across * np.float32(edge[1]) - along * np.float32(edge[0]))
 
 
-def _moon(x: Plane, y: Plane) -> Plane:
+def _moon(x: Plane, y: Plane) -> Any:
     bite = np.float32(0.75) - np.hypot(x - np.float32(0.5), y)
     return np.maximum(np.hypot(x, y) - np.float32(0.95), bite)
 
 
-def _stripes(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Plane:
+def _stripes(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Any:
     return np.float32(0.5) + np.float32(0.5) * np.sin(x + y)
 
 
-def _checks(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Plane:
+def _checks(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Any:
     return ((np.sin(x * np.float32(0.5)) > 0) ^ (np.sin(y * np.float32(0.5)) > 0)).astype(
         np.float32
     )
 
 
-def _dots(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Plane:
+def _dots(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Any:
     return (np.cos(x) + np.cos(y) > np.float32(0.6)).astype(np.float32)
 
 
-def _waves(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Plane:
+def _waves(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Any:
     bent = y + np.float32(1.5) * np.sin(x * np.float32(0.5))
     return np.float32(0.5) + np.float32(0.5) * np.sin(bent)
 
 
-def _bricks(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Plane:
+def _bricks(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Any:
     row = np.floor(y / np.float32(2 * np.pi))
     flat = np.cos(y) < np.float32(0.75)
     upright = np.cos(x * np.float32(0.5) + row * np.float32(np.pi / 2)) < np.float32(0.9)
     return (flat & upright).astype(np.float32)
 
 
-def _clouds(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Plane:
+def _clouds(x: Plane, y: Plane, phases: NDArray[np.float32]) -> Any:
     total = np.sin(x * np.float32(0.3) + phases[0]) + np.sin(y * np.float32(0.35) + phases[1])
     total = total + np.sin((x + y) * np.float32(0.25) + phases[2])
     total = total + np.sin((x - y) * np.float32(0.4))
     return np.float32(0.5) + total * np.float32(0.125)
 
 
-_DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {
+_DISTANCES: dict[str, Callable[[Plane, Plane], Any]] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
@@ -162,7 +164,7 @@ _DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {
     "star": _star,
     "moon": _moon,
 }
-_TEXTURES: dict[str, Callable[[Plane, Plane, NDArray[np.float32]], Plane]] = {
+_TEXTURES: dict[str, Callable[[Plane, Plane, NDArray[np.float32]], Any]] = {
     "stripes": _stripes,
     "checks": _checks,
     "dots": _dots,

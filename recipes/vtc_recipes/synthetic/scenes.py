@@ -1,19 +1,17 @@
-"""Scenes of the synthetic world: what is in them, and their frames by number."""
+"""Scenes of the synthetic world: what they hold, and their frames by number."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vtc_recipes.synthetic.contents import SPLITS, Backdrop, SceneObject, Spark, draw_contents
 from vtc_recipes.synthetic.drawing import (
     COLOURS,
-    SHAPES,
-    TEXTURES,
     Plane,
     draw_shape,
     draw_spark,
@@ -21,64 +19,20 @@ from vtc_recipes.synthetic.drawing import (
     noise,
 )
 
-SPLITS = ("train", "validation", "test")
-SPARK_SHARE = 0.2
-"""How many of all scenes have a spark."""
-SPARK_BEFORE = 32
-"""A spark begins within this many frames."""
 SCENES = 2**31
 """How many scenes of a split are drawn from, unless fewer are asked for."""
+SMALLEST = 16
+"""Pixels of a frame's shorter side, below which shapes cannot be told apart."""
+_SPARK_RADIUS = 0.15
 _BLOCK_PIXELS = 2**20
 _TRIES = 100_000
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """An object that a question may be about; it stays in its quarter of the frame.
-
-    Attributes:
-        shape: One of ``SHAPES``.
-        colour: A name of ``COLOURS``.
-        quarter: 0 to 3: top left, top right, bottom left, bottom right.
-        radius: In units of the frame's shorter side; so is ``sway``.
-        sway: How far it moves to either side, horizontally and vertically.
-        period: Frames of one to and fro, horizontally and vertically.
-        phase: Radians at frame 0, horizontally and vertically.
-        tilt: Radians by which it is turned.
-    """
-
-    shape: str
-    colour: str
-    quarter: int
-    radius: float
-    sway: tuple[float, float]
-    period: tuple[float, float]
-    phase: tuple[float, float]
-    tilt: float
-
-
-@dataclass(frozen=True)
-class Spark:
-    """A short event: a small burst of rays in an empty quarter.
-
-    Attributes:
-        colour: A name of ``COLOURS``.
-        quarter: As of an object.
-        start: The first frame that shows it.
-        length: For how many frames, 2 to 4.
-    """
-
-    colour: str
-    quarter: int
-    start: int
-    length: int
 
 
 class Scene:
     """Two or three objects of different shapes and colours before a texture, for ever.
 
-    The seed and the split make the scene: the same two give the same frames in every process,
-    and no two splits share a scene. Frames that follow one another are near-duplicates.
+    The seed and the split make the scene: the same two give the same frames in every process, and
+    no two splits share a scene. Frames that follow one another are near-duplicates.
 
     Args:
         seed: A whole number from 0.
@@ -87,15 +41,18 @@ class Scene:
 
     Raises:
         ValueError: The split is unknown, or a number is out of range.
-        TypeError: The seed is not a whole number.
+        TypeError: The seed or the size is no whole number.
 
-    >>> scene = Scene(7, "test")
-    >>> scene.frames(3).shape
-    (3, 48, 48, 3)
+    >>> Scene(7, "test")
+    >>> Scene(7, "test").frames(3).shape
     """
 
+    seed: int
+    split: str
+    height: int
+    width: int
     objects: tuple[SceneObject, ...]
-    texture: str
+    backdrop: Backdrop
     spark: Spark | None
 
     def __init__(self, seed: int, split: str = "train", size: int | tuple[int, int] = 48) -> None:
@@ -103,26 +60,9 @@ class Scene:
             raise TypeError(f"seed={seed!r}: a whole number is needed")
         if seed < 0:
             raise ValueError(f"seed={seed}: allowed is a whole number from 0")
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, SPLITS))}")
-        self.seed, self.split = int(seed), split
+        self.seed, self.split = int(seed), check_split(split)
         self.height, self.width = frame_size(size)
-        rng = np.random.default_rng((SPLITS.index(split), self.seed))
-        # Few calls for many numbers: scenes are drawn by the thousand until one fits a question.
-        places, shapes, colours = rng.random((3, 8)).argsort()
-        chances, looks = rng.random(12), rng.random((3, 8))
-        self._quarters = places[places < 4].tolist()
-        names = [tuple(COLOURS)[k] for k in colours if k < len(COLOURS)]
-        self.objects = tuple(
-            _draw_object(SHAPES[shapes[k]], names[k], self._quarters[k], looks[k].tolist())
-            for k in range(2 if chances[0] < 0.5 else 3)
-        )
-        self.texture = TEXTURES[int(chances[1] * len(TEXTURES))]
-        self.spark = _draw_spark(self._quarters[3], rng) if chances[2] < SPARK_SHARE else None
-        self._contrast = np.float32(35 + 25 * chances[3])
-        self._drift = (0.024 * chances[4:6] - 0.012) * (chances[6] < 0.5)
-        self._dark = (25 + 40 * chances[7:10]).astype(np.float32)
-        self._phases = (looks[:, 7] * 2 * np.pi).astype(np.float32)
+        self.objects, self.backdrop, self.spark = draw_contents(self.seed, split)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{thing.colour} {thing.shape}" for thing in self.objects)
@@ -138,14 +78,18 @@ class Scene:
 
     def frame(self, number: int) -> NDArray[np.uint8]:
         """One frame: ``[H, W, 3]`` uint8 RGB."""
-        return self.render([number])[0]
+        return self.render([number])[0, ...]
 
     def frames(self, count: int, start: int = 0) -> NDArray[np.uint8]:
         """Frames that follow one another: ``[count, H, W, 3]`` uint8 RGB."""
         return self.render(range(start, start + count))
 
     def render(self, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Frames by number, in any order: ``[n, H, W, 3]`` uint8 RGB."""
+        """Frames by number, in any order: ``[n, H, W, 3]`` uint8 RGB.
+
+        Raises:
+            ValueError: A number is below 0.
+        """
         wanted = np.asarray(numbers, dtype=np.int64)
         if wanted.size and wanted.min() < 0:
             raise ValueError(f"frame {wanted.min()}: the first frame of a scene is number 0")
@@ -157,66 +101,92 @@ class Scene:
         return frames
 
     def centres(self, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Where the objects are: ``[n, objects, 2]`` float32 pixels, x to the right and y down."""
+        """Where the objects are: ``[n, objects, 2]`` float32 pixels, to the right and down."""
         wanted = np.asarray(numbers, dtype=np.int64)
-        middles = [self._centre(thing, wanted) for thing in self.objects]
-        return np.stack([np.stack(middle, axis=-1) for middle in middles], axis=1) * self._side
+        middles = [np.stack(self._centre(thing, wanted), axis=-1) for thing in self.objects]
+        return np.stack(middles, axis=1) * np.float32(self._side)
 
     @property
-    def _side(self) -> np.float32:
-        return np.float32(min(self.height, self.width))
+    def _side(self) -> int:
+        return min(self.height, self.width)
 
     def _render(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        side = self._side
-        y = (np.arange(self.height, dtype=np.float32)[:, None] + np.float32(0.5)) / side
-        x = (np.arange(self.width, dtype=np.float32)[None, :] + np.float32(0.5)) / side
-        moved = (self._drift[:, None, None, None] * numbers[:, None, None]).astype(np.float32)
-        if not self._drift.any():
-            moved = moved[:, :1]  # a background that stands still is drawn once
-        ground = draw_texture(self.texture, x + moved[0], y + moved[1], self._phases)
         frames = np.empty((len(numbers), self.height, self.width, 3), dtype=np.float32)
-        frames[:] = self._dark + ground[..., None] * self._contrast
+        frames[:] = self._ground(numbers)
         for thing in self.objects:
-            rows, columns = self._quarter(thing.quarter)
-            middle_x, middle_y = (m[:, None, None] for m in self._centre(thing, numbers))
-            radius = np.float32(thing.radius)
-            across, down = (x[:, columns] - middle_x) / radius, (y[rows] - middle_y) / radius
-            cos, sin = np.float32(np.cos(thing.tilt)), np.float32(np.sin(thing.tilt))
-            turned = across * cos + down * sin, down * cos - across * sin
-            covered = draw_shape(thing.shape, *turned, sharpness=float(radius * side))
-            _paint(frames[:, rows, columns], covered, thing.colour)
+            self._add_object(frames, thing, numbers)
         if self.spark is not None:
             since = numbers - self.spark.start
-            lit = np.flatnonzero((since >= 0) & (since < self.spark.length))
-            rows, columns = self._quarter(self.spark.quarter)
-            middle_x, middle_y = self._middle(self.spark.quarter)
-            across, down = (x[:, columns] - middle_x) / 0.15, (y[rows] - middle_y) / 0.15
-            covered = draw_spark(*np.broadcast_arrays(across, down), sharpness=0.15 * float(side))
-            for k in lit:
-                _paint(frames[k, rows, columns], covered, self.spark.colour)
+            for k in np.flatnonzero((since >= 0) & (since < self.spark.length)):
+                self._add_spark(frames[k : k + 1], self.spark)
         frames += noise(self.height, self.width, self.seed, numbers)[..., None]
         return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
+
+    def _ground(self, numbers: NDArray[np.int64]) -> Plane:
+        """``[n, H, W, 3]``, or ``[1, H, W, 3]`` where the backdrop stands still."""
+        if not self.backdrop.drift.any():
+            numbers = numbers[:1]
+        x, y = self._grid(slice(None), slice(None))
+        moved = (self.backdrop.drift[:, None, None, None] * numbers[:, None, None]).astype(x.dtype)
+        bright = draw_texture(
+            self.backdrop.texture, x + moved[0], y + moved[1], self.backdrop.phases
+        )
+        return self.backdrop.dark + bright[..., None] * np.float32(self.backdrop.contrast)
+
+    def _add_object(
+        self, frames: NDArray[np.float32], thing: SceneObject, numbers: NDArray[np.int64]
+    ) -> None:
+        rows, columns = self._quarter(thing.quarter)
+        x, y = self._grid(rows, columns)
+        middle_x, middle_y = (middle[:, None, None] for middle in self._centre(thing, numbers))
+        right, down = x - middle_x, y - middle_y
+        scale = np.float32(1 / thing.radius)
+        cos, sin = np.float32(np.cos(thing.tilt)), np.float32(np.sin(thing.tilt))
+        covered = draw_shape(
+            thing.shape,
+            (right * cos + down * sin) * scale,
+            (down * cos - right * sin) * scale,
+            thing.radius * self._side,
+        )
+        _paint(frames[:, rows, columns], covered, thing.colour)
+
+    def _add_spark(self, frames: NDArray[np.float32], spark: Spark) -> None:
+        rows, columns = self._quarter(spark.quarter)
+        x, y = self._grid(rows, columns)
+        middle_x, middle_y = self._middle(spark.quarter)
+        scale = np.float32(1 / _SPARK_RADIUS)
+        right, down = (x - np.float32(middle_x)) * scale, (y - np.float32(middle_y)) * scale
+        _paint(
+            frames[:, rows, columns],
+            draw_spark(right, down, _SPARK_RADIUS * self._side),
+            spark.colour,
+        )
+
+    def _grid(self, rows: slice, columns: slice) -> tuple[Plane, Plane]:
+        """The middles of pixels, ``[1, w]`` and ``[h, 1]``, in units of the shorter side."""
+        half, side = np.float32(0.5), np.float32(self._side)
+        x: Plane = (np.arange(self.width, dtype=np.float32)[None, columns] + half) / side
+        y: Plane = (np.arange(self.height, dtype=np.float32)[rows, None] + half) / side
+        return x, y
 
     def _quarter(self, quarter: int) -> tuple[slice, slice]:
         rows = slice(self.height // 2, None) if quarter >= 2 else slice(self.height // 2)
         columns = slice(self.width // 2, None) if quarter % 2 else slice(self.width // 2)
         return rows, columns
 
-    def _middle(self, quarter: int) -> tuple[np.float32, np.float32]:
-        across, down = 0.25 + 0.5 * (quarter % 2), 0.25 + 0.5 * (quarter // 2)
-        return (
-            np.float32(across * self.width) / self._side,
-            np.float32(down * self.height) / self._side,
-        )
+    def _middle(self, quarter: int) -> tuple[float, float]:
+        right, down = 0.25 + 0.5 * (quarter % 2), 0.25 + 0.5 * (quarter // 2)
+        return right * self.width / self._side, down * self.height / self._side
 
     def _centre(self, thing: SceneObject, numbers: NDArray[np.int64]) -> tuple[Plane, Plane]:
-        x, y = (
-            middle + sway * np.sin(numbers * (2 * np.pi / period) + phase)
-            for middle, sway, period, phase in zip(
-                self._middle(thing.quarter), thing.sway, thing.period, thing.phase, strict=True
-            )
+        motions = zip(
+            self._middle(thing.quarter), thing.sway, thing.period, thing.phase, strict=True
         )
-        return x.astype(np.float32), y.astype(np.float32)
+        x, y = (
+            (middle + sway * np.sin(numbers * (2 * np.pi / period) + phase)).astype(np.float32)
+            for middle, sway, period, phase in motions
+        )
+        return x, y
 
 
 def find_scene(
@@ -229,7 +199,7 @@ def find_scene(
     """Draw from the first ``scenes`` scenes of a split until one is as wanted.
 
     Raises:
-        ValueError: None of very many scenes is.
+        ValueError: None of very many draws is.
     """
     for seed in _seeds(rng, scenes):
         scene = _scene(seed, split, frame_size(size))
@@ -241,9 +211,30 @@ def find_scene(
     )
 
 
-def _seeds(rng: np.random.Generator, scenes: int) -> Iterator[int]:
-    for _ in range(_TRIES // 100):
-        yield from rng.integers(scenes, size=100).tolist()
+def frame_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a frame.
+
+    Raises:
+        ValueError: A side is below 16 pixels.
+        TypeError: The size is neither a whole number nor two of them.
+    """
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
+        raise TypeError(f"size={size!r}: a whole number is needed, or height and width")
+    if min(sides) < SMALLEST:
+        raise ValueError(f"size={size!r}: allowed is at least {SMALLEST} pixels a side")
+    return int(sides[0]), int(sides[1])
+
+
+def check_split(split: str) -> str:
+    """The split itself.
+
+    Raises:
+        ValueError: There is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, SPLITS))}")
+    return split
 
 
 @lru_cache(maxsize=8192)
@@ -251,39 +242,9 @@ def _scene(seed: int, split: str, size: tuple[int, int]) -> Scene:
     return Scene(seed, split, size)
 
 
-def frame_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a frame.
-
-    Raises:
-        ValueError: A side is below 16 pixels, in which no shape can be told.
-    """
-    height, width = (size, size) if isinstance(size, Integral) else size
-    if min(height, width) < 16:
-        raise ValueError(f"size={size!r}: allowed is at least 16 pixels a side")
-    return int(height), int(width)
-
-
-def _draw_object(shape: str, colour: str, quarter: int, looks: Sequence[float]) -> SceneObject:
-    """Radius and sway together stay below a quarter, so that no object leaves its place."""
-    return SceneObject(
-        shape=shape,
-        colour=colour,
-        quarter=quarter,
-        radius=0.16 + 0.04 * looks[0],
-        sway=(0.01 + 0.03 * looks[1], 0.01 + 0.03 * looks[2]),
-        period=(30 + 60 * looks[3], 30 + 60 * looks[4]),
-        phase=(2 * np.pi * looks[5], 2 * np.pi * looks[6]),
-        tilt=0.4 * looks[7] - 0.2,
-    )
-
-
-def _draw_spark(quarter: int, rng: np.random.Generator) -> Spark:
-    return Spark(
-        colour=tuple(COLOURS)[rng.integers(len(COLOURS))],
-        quarter=quarter,
-        start=int(rng.integers(SPARK_BEFORE)),
-        length=int(rng.integers(2, 5)),
-    )
+def _seeds(rng: np.random.Generator, scenes: int) -> Iterator[int]:
+    for _ in range(_TRIES // 100):
+        yield from rng.integers(scenes, size=100).tolist()
 
 
 def _paint(frames: NDArray[np.float32], covered: Plane, colour: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.video import VideoSource
-from vtc_recipes.synthetic.scenes import SCENES, SPLITS, Scene, find_scene
+from vtc_recipes.synthetic.contents import SPLITS
+from vtc_recipes.synthetic.scenes import SCENES, Scene, check_split, find_scene
 
 BLOCK = 32
 """Frames that are drawn at a time; only these are in memory."""
@@ -52,6 +53,9 @@ class SyntheticVideo:
     >>> len(video), video.frames([0, 9_999]).shape
     (10000, (2, 48, 48, 3))
     """
+
+    height: int
+    width: int
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         if not segments:
@@ -133,7 +137,7 @@ def random_video(
     Raises:
         ValueError: A number is out of range.
     """
-    rng = np.random.default_rng((SPLITS.index(split), seed))
+    rng = np.random.default_rng((SPLITS.index(check_split(split)), seed, 2))
     lengths = random_lengths(rng, frames, max(1, frames // 8) if segments is None else segments)
     drawn = [find_scene(rng, split, size, lambda scene: True, scenes) for _ in lengths]
     return SyntheticVideo([random_segment(rng, *pair) for pair in zip(drawn, lengths, strict=True)])
@@ -154,4 +158,4 @@ def random_lengths(rng: np.random.Generator, frames: int, segments: int) -> list
         raise ValueError(f"{segments} segments of {frames} frames: each needs at least one frame")
     least = 2 if 2 * segments <= frames else 1
     shares = rng.dirichlet(np.full(segments, 2.0))
-    return (least + rng.multinomial(frames - least * segments, shares)).tolist()
+    return [least + int(more) for more in rng.multinomial(frames - least * segments, shares)]
