@@ -5,4 +5,8 @@ import vtc
 
 @vtc.hookimpl
 def vtc_register_commands() -> dict[str, str]:
-    return {"recipes": "vtc_recipes.cli:recipes", "train": "vtc_recipes.cli:train"}
+    return {
+        "niah": "vtc_recipes.niah_cli:niah",
+        "recipes": "vtc_recipes.cli:recipes",
+        "train": "vtc_recipes.cli:train",
+    }

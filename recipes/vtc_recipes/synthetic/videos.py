@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +123,7 @@ def random_video(
     size: int | tuple[int, int] = 48,
     segments: int | None = None,
     scenes: int = SCENES,
+    wanted: Callable[[Scene], bool] = lambda scene: True,
 ) -> SyntheticVideo:
     """A video of random scenes.
 
@@ -133,13 +134,14 @@ def random_video(
         size: Of a frame, as of a `Scene`.
         segments: How many scenes follow one another; one for every eight frames by default.
         scenes: Draw from the first so many scenes of the split.
+        wanted: Which scenes may be in it; all by default.
 
     Raises:
         ValueError: A number is out of range.
     """
     rng = np.random.default_rng((SPLITS.index(check_split(split)), seed, 2))
     lengths = random_lengths(rng, frames, max(1, frames // 8) if segments is None else segments)
-    drawn = [find_scene(rng, split, size, lambda scene: True, scenes) for _ in lengths]
+    drawn = [find_scene(rng, split, size, wanted, scenes) for _ in lengths]
     return SyntheticVideo([random_segment(rng, *pair) for pair in zip(drawn, lengths, strict=True)])
 
 
