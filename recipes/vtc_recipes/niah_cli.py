@@ -23,7 +23,7 @@ def niah(
     kinds: Annotated[
         str, typer.Option(help="Kinds of questions, in turn.")
     ] = "colour,first,last,after,spark",
-    needle_frames: Annotated[int, typer.Option(help="Frames of a needle.")] = 8,
+    needle_frames: Annotated[int, typer.Option(help="Frames of a needle.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the first case.")] = 0,
     size: Annotated[int, typer.Option(help="Height and width of synthetic frames.")] = 48,
     haystack: Annotated[Text, typer.Option(help="A video file to hide the needles in.")] = None,

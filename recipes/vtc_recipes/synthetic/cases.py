@@ -111,7 +111,7 @@ def make_cases(
     count: int,
     *,
     spread: float = 0.1,
-    needle_frames: int = 8,
+    needle_frames: int = 16,
     kinds: Sequence[str] = tuple(KINDS),
     seed: int = 0,
     split: str = "test",

@@ -55,6 +55,7 @@ def make_example(
 
     >>> question = make_example(5, frames=16, kind="after").question
     >>> question.text, question.answer, question.evidence
+    ('Which shape is cyan in the scene after the cross?', 'circle', ((0, 5), (5, 16)))
     """
     rng = np.random.default_rng((SPLITS.index(check_split(split)), seed, 1))
     if kind is None:

@@ -43,8 +43,11 @@ class Scene:
         ValueError: The split is unknown, or a number is out of range.
         TypeError: The seed or the size is no whole number.
 
-    >>> Scene(7, "test")
-    >>> Scene(7, "test").frames(3).shape
+    >>> scene = Scene(7, "test")
+    >>> scene
+    Scene(7, 'test', 48x48: blue circle, red star)
+    >>> scene.frames(3).shape
+    (3, 48, 48, 3)
     """
 
     seed: int
