@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,9 @@ def _read_case(given: Any) -> Case:
     if not isinstance(given, dict) or not given.keys() <= known:
         wrong = sorted(given.keys() - known) if isinstance(given, dict) else given
         raise ValueError(f"{wrong}: a case has the keys {', '.join(sorted(known))}")
+    required = {field.name for field in fields(Case) if field.default is MISSING}
+    if missing := sorted(required - given.keys()):
+        raise ValueError(f"a case needs {', '.join(missing)} too")
     lists = {
         "evidence": tuple((int(first), int(end)) for first, end in given.get("evidence", ())),
         "choices": tuple(given.get("choices", ())),
