@@ -120,7 +120,7 @@ CASE = make_cases([40], [0.5], 1)[0]
         ('{"lenght": 3}', r"line 2: \['lenght'\]: a case has the keys "),
         (
             "{}",
-            "line 2: a case needs answer, depth, evidence, length, needle_frames, question, start too",
+            "line 2: a case needs answer, depth, evidence, length, needle_frames, ",
         ),
     ],
 )
