@@ -55,6 +55,31 @@ def test_a_needle_takes_the_size_of_the_haystack():
     assert frames.shape == (5, 4, 6, 3) and frames[:, 2, 2, 0].tolist() == [0, 100, 101, 1, 2]
 
 
+class Damaged:
+    """Frames of which some turn out to be lost while they are read."""
+
+    height, width = 4, 6
+
+    def __init__(self):
+        self.warnings: list[str] = []
+
+    def __len__(self) -> int:
+        return 3
+
+    def read(self, indices):
+        for index in indices:
+            if index == 1:
+                self.warnings.append("frame 1 is lost")
+            yield np.zeros((4, 6, 3), np.uint8)
+
+
+def test_a_splice_passes_warnings_on():
+    source = VideoSource(Splice(Damaged(), numbered(2, 9), at=2))
+    assert source.warnings == []
+    source.frames()
+    assert source.warnings == ["frame 1 is lost"]
+
+
 @pytest.mark.parametrize("at", [-1, 4])
 def test_a_splice_refuses_a_place_outside(at):
     with pytest.raises(ValueError, match=rf"^at={at}: the haystack has 3 frames, allowed are 0 t"):

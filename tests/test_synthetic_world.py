@@ -125,6 +125,19 @@ def test_the_centres_are_where_the_paint_is():
             assert abs(rows.mean() + 0.5 - centre[1]) < 2
 
 
+@pytest.mark.parametrize("size", [48, (60, 90)])
+def test_objects_never_leave_their_quarters(size):
+    for seed in range(60):
+        scene = Scene(seed, size=size)
+        half = np.array([scene.width, scene.height]) / 2
+        for thing, track in zip(
+            scene.objects, scene.centres(range(0, 400, 5)).swapaxes(0, 1), strict=True
+        ):
+            corner = half * [thing.quarter % 2, thing.quarter // 2]
+            reach = thing.radius * min(scene.height, scene.width)
+            assert (track - reach >= corner).all() and (track + reach <= corner + half).all()
+
+
 @given(seed=seeds, kind=st.sampled_from(tuple(KINDS)), frames=st.integers(8, 60))
 @settings(max_examples=80, deadline=None)
 def test_questions_have_one_answer(seed, kind, frames):

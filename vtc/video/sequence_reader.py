@@ -16,7 +16,8 @@ class FrameSequence(Protocol):
     """A video that is no file and is never stored: an object that gives frames by number.
 
     ``VideoSource`` takes one wherever it takes an array, and reads it in chunks, so that a video
-    of any length needs the memory of a few frames.
+    of any length needs the memory of a few frames. A list of sentences ``warnings``, which may grow
+    while frames are read, is passed on where there is one.
     """
 
     height: int
@@ -47,7 +48,7 @@ class SequenceReader:
             raise ValueError(f"the {kind} is empty; at least one frame is needed")
         self._video = video
         self.name = f"{kind} of {count} frame{'s' if count > 1 else ''}"
-        self.warnings: list[str] = []
+        self.warnings: list[str] = getattr(video, "warnings", [])
         self.times: NDArray[np.float64] = np.arange(count) / fps
         self.info = VideoInfo(
             width=video.width,

@@ -41,7 +41,8 @@ def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") ->
         device: Where the encoder runs.
 
     Returns:
-        A `Score`, whose records hold ``keyframes``, all frame numbers that were chosen.
+        A `Score`, whose records hold ``keyframes``, all frame numbers that were chosen, and
+        ``warnings``, what was lost while reading.
     """
     chosen = registry.build_part("selector", selector)
     name = registry.spec_of(chosen)["name"]
@@ -60,7 +61,11 @@ def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") ->
             name,
         )
         keyframes = selection.keyframes.tolist()
-        return {"score": float(covers(keyframes, case.evidence)), "keyframes": keyframes}
+        return {
+            "score": float(covers(keyframes, case.evidence)),
+            "keyframes": keyframes,
+            "warnings": source.warnings,
+        }
 
     return score
 
@@ -79,13 +84,16 @@ def accuracy(
         **generate_kwargs: Passed to ``model.generate``.
 
     Returns:
-        A `Score`, whose records hold ``text``, the answer.
+        A `Score`, whose records hold ``text``, the answer, and ``warnings``, what was lost while
+        reading.
     """
 
     def score(case: Case) -> dict[str, Any]:
         asked = prompt.format(question=case.question, choices=", ".join(case.choices))
-        text = vtc.ask(model, processor, case.video(), asked, **generate_kwargs).text
-        return {"score": float(_plain(text) == _plain(case.answer)), "text": text}
+        source = case.video()
+        text = vtc.ask(model, processor, source, asked, **generate_kwargs).text
+        right = _plain(text) == _plain(case.answer)
+        return {"score": float(right), "text": text, "warnings": source.warnings}
 
     return score
 

@@ -43,6 +43,7 @@ class Splice:
                 f"{len(self._haystack)}"
             )
         self.at = at
+        self.warnings: list[str] = []
         self.height, self.width = self._haystack.height, self._haystack.width
 
     def __len__(self) -> int:
@@ -59,6 +60,8 @@ class Splice:
         ):
             for is_needle in of_needle:
                 yield self._resized(next(needle)) if is_needle else next(haystack)
+                # In place, because the reader holds this very list.
+                self.warnings[:] = [*self._haystack.warnings, *self._needle.warnings]
 
     def _resized(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if frame.shape[:2] == (self.height, self.width):
