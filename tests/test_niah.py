@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from inspect import signature
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,7 +234,7 @@ def test_real_files_are_haystacks_and_needles(tmp_path):
 
 
 def test_the_coverage_of_uniform_is_a_count_by_hand():
-    score = coverage({"name": "uniform", "keyframes": 8}, vtc.testing.tiny_encoder())
+    score = coverage({"name": "uniform", "keyframes": 8}, EyeEncoder())
     cases = make_cases([64, 100], [0.0, 0.4, 1.0], 15)
     found = [score(case) for case in cases]
     for case, record in zip(cases, found, strict=True):
@@ -442,3 +445,23 @@ def test_the_command_refuses_what_are_no_lengths(niah, tmp_path):
     ended = niah("--out", str(tmp_path), "--lengths", "64,many")
     assert isinstance(ended.exception, ValueError)
     assert str(ended.exception) == "lengths='64,many': write whole numbers, such as 64,256"
+
+
+def test_the_documentation_names_options_that_there_are():
+    page = (Path(__file__).parents[1] / "docs" / "niah.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--([a-z][a-z-]+)", page))
+    known = {name.replace("_", "-") for name in signature(command).parameters}
+    assert len(named) > 8 and named <= known
+
+
+def test_the_python_of_the_documentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "niah.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.S | re.M)
+    space: dict = {}
+    exec(code, space)
+    for line in code.splitlines():
+        expression, _, printed = line.partition("  # ")
+        if printed and not printed.startswith("["):
+            assert printed.split(":")[0].strip() in str(eval(expression, space)), line
+    assert VideoSource(tmp_path / "example.mp4", fps=None).info.frame_count == 16
