@@ -362,7 +362,7 @@ def test_the_heat_map_shows_each_cell_in_its_place():
         [{"Num. Frame": n, "Frame Depth": d, "Score": s} for (n, d), s in scores.items()], "test"
     )
     pixels = np.asarray(image).reshape(-1, 3)
-    red, yellow, green = (178, 24, 43), (253, 219, 120), (26, 152, 80)
+    red, yellow, green = (236, 112, 99), (253, 219, 120), (88, 186, 112)
     places = {}
     for colour in (red, yellow, green):
         hits = np.flatnonzero((pixels == colour).all(1))

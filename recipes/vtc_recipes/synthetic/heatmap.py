@@ -10,7 +10,7 @@ CELL = (84, 44)
 MARGIN = (92, 64, 20, 56)
 """Pixels to the left, above, to the right and below."""
 INK, PAPER = (32, 33, 36), (255, 255, 255)
-SCALE = ((178, 24, 43), (253, 219, 120), (26, 152, 80))
+SCALE = ((236, 112, 99), (253, 219, 120), (88, 186, 112))
 """Colours of 0, 50 and 100 per cent; between them they blend."""
 
 
