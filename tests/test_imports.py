@@ -41,6 +41,7 @@ def test_listing_parts_imports_plugins_but_no_torch() -> None:
     assert imported_by("import vtc; vtc.parts()") == {
         "vtc_adapters",
         "vtc_mergers",
+        "vtc_recipes",
         "vtc_selectors",
     }
 

@@ -330,7 +330,8 @@ def test_a_keyboard_interrupt_passes(install: Install) -> None:
         (
             registering("{}", hook="vtc_register_selector"),
             "ValueError: there is no hook 'vtc_register_selector'; hooks: vtc_register_selectors, "
-            "vtc_register_mergers, vtc_register_adapters. Did you mean 'vtc_register_selectors'?",
+            "vtc_register_mergers, vtc_register_adapters, vtc_register_commands. "
+            "Did you mean 'vtc_register_selectors'?",
         ),
         (
             "def vtc_register_selectors():\n    return {}",

@@ -27,6 +27,7 @@ _HOOKS = {
     "vtc_register_selectors": "selector",
     "vtc_register_mergers": "merger",
     "vtc_register_adapters": "adapter",
+    "vtc_register_commands": "command",
 }
 _CLASS_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -41,7 +42,7 @@ class Plugin:
         distribution: the distribution that it was installed with.
         version: that distribution's version.
         error: why the plug-in is not used; None where it is.
-        claims: the parts that it registers; empty where it is not used.
+        claims: the parts and commands that it registers; empty where it is not used.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Claim:
-    """One part that a plug-in registers, under the name that users type."""
+    """One part or command that a plug-in registers, under the name that users type."""
 
     kind: str
     name: str
@@ -143,7 +144,10 @@ def _checked(hook: str, parts: object) -> Mapping[str, type | str]:
             raise TypeError(f"{hook}: names must be str, got {name!r}")
         if isinstance(target, str):
             if not _CLASS_STRING.fullmatch(target):
-                raise ValueError(f"{hook}: {name!r}: {target!r} does not read 'module:Class'")
+                form = "module:function" if hook == "vtc_register_commands" else "module:Class"
+                raise ValueError(f"{hook}: {name!r}: {target!r} does not read {form!r}")
+        elif hook == "vtc_register_commands":
+            raise TypeError(f"{hook}: {name!r} must be 'module:function', got {target!r}")
         elif not isinstance(target, type):
             raise TypeError(f"{hook}: {name!r} must be a class or 'module:Class', got {target!r}")
     return parts

@@ -2,7 +2,8 @@
 
 A plug-in is a module named by an entry point of the group ``vtc``. It marks its functions with
 ``vtc.hookimpl``; each returns a mapping from the name that users type to the class, or to
-``"module:Class"``, which is imported at its first use and so keeps start-up quick.
+``"module:Class"``, which is imported at its first use and so keeps start-up quick. Commands are
+always ``"module:function"``.
 """
 
 from __future__ import annotations
@@ -34,3 +35,9 @@ def vtc_register_mergers() -> Mapping[str, type[TokenMerger] | str]:  # type: ig
 @hookspec
 def vtc_register_adapters() -> Mapping[str, type[VideoAdapter] | str]:  # type: ignore[empty-body]
     """Adapters by ``config.model_type``: ``{"llava_onevision": "my_adapters:LlavaOnevision"}``."""
+
+
+@hookspec
+def vtc_register_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Commands of ``vtc`` by name: ``{"train": "vtc_recipes.cli:train"}``, each a function that
+    typer understands. Its module is imported for ``vtc --help``, so it should import little."""

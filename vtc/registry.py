@@ -126,10 +126,19 @@ class Registry:
         """See `parts`; with ``load``, every class is imported, whatever its source says."""
         if kind is not None and kind not in KINDS:
             raise ValueError(f"kind={kind!r}: allowed is {', '.join(map(repr, KINDS))}, or None")
-        infos = [self._info(claim, load) for claim in self._claims() if kind in (None, claim.kind)]
+        kinds = INTERFACES if kind is None else (kind,)
+        infos = [self._info(claim, load) for claim in self._claims() if claim.kind in kinds]
         if kind in (None, "plug-in"):
             infos += [_skipped(plugin) for plugin in self.plugins if plugin.error]
         return sorted(infos, key=lambda i: (i.kind, i.name, i.plugin, i.distribution))
+
+    def commands(self) -> dict[str, list[Claim]]:
+        """See `commands`."""
+        found: dict[str, list[Claim]] = {}
+        for claim in self._claims():
+            if claim.kind == "command":
+                found.setdefault(claim.name, []).append(claim)
+        return found
 
     def _claims(self) -> Iterator[Claim]:
         return (claim for plugin in self.plugins for claim in plugin.claims)
@@ -222,6 +231,11 @@ def parts(kind: str | None = None) -> list[PartInfo]:
         neither torch nor transformers is imported for them.
     """
     return _registry.parts(kind)
+
+
+def commands() -> dict[str, list[Claim]]:
+    """The commands that plug-ins register, by name; more than one claim is a clash."""
+    return _registry.commands()
 
 
 def build_part(kind: str, spec: object) -> Any:

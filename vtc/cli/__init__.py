@@ -2,11 +2,12 @@
 
 Each command is a function in a module of its own and is added at the end of this file. Those
 modules are imported for every ``vtc --help``, so they import torch, transformers and the heavy
-parts of vtc inside their functions only.
+parts of vtc inside their functions only. Plug-ins bring more commands (``vtc_register_commands``).
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from typer.core import TyperGroup
 
 from vtc.cli import ask, demo, keyframes, new_plugin, parts
+from vtc.cli._plugin_commands import plugin_commands
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
 """Errors that tell the user what to do; a traceback would only bury the message."""
@@ -27,7 +29,18 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 class _Commands(TyperGroup):
-    """Reports errors in one line, unless ``--debug`` is given."""
+    """Knows the plug-ins' commands, and reports errors in one line unless ``--debug`` is given."""
+
+    @functools.cached_property
+    def of_plugins(self) -> dict[str, Any]:
+        """Found when something is asked for that is not here."""
+        return plugin_commands(taken=set(self.commands))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self.of_plugins]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or self.of_plugins.get(cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +43,24 @@ def moving_squares(
     return frames
 
 
-def write_video(path: str | os.PathLike[str], frames: NDArray[np.uint8], fps: int = 10) -> None:
-    """Encode uint8 RGB frames ``[N, H, W, 3]`` (even H and W) as H.264 with B-frames."""
+def write_video(
+    path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]], fps: int = 10
+) -> None:
+    """Encode frames as H.264 with B-frames.
+
+    Args:
+        path: The file to write.
+        frames: uint8 RGB ``[N, H, W, 3]``, or anything that gives ``[H, W, 3]`` one by one; H and
+            W must be even.
+        fps: Frames a second.
+    """
     import av
 
     with av.open(os.fspath(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for frame in frames:
+        for number, frame in enumerate(frames):
+            if number == 0:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

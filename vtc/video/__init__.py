@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vtc.video.errors import VideoError
+from vtc.video.sequence_reader import FrameSequence
 from vtc.video.source import Chunk, VideoSource
 
-__all__ = ["Chunk", "VideoError", "VideoSource"]
+__all__ = ["Chunk", "FrameSequence", "VideoError", "VideoSource"]

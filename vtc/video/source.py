@@ -22,6 +22,7 @@ from vtc.video.reader import Reader, VideoInfo
 from vtc.video.run_ahead import run_ahead
 from vtc.video.samples import Samples
 from vtc.video.sampling import sample
+from vtc.video.sequence_reader import FrameSequence, SequenceReader
 
 _READERS: dict[str, Callable[[Path], Reader]] = {"decord": DecordReader, "pyav": PyAVReader}
 _CHUNK_BYTES = 64 * 2**20
@@ -55,8 +56,9 @@ class VideoSource:
 
     Args:
         video: A path; an array ``[N, H, W, 3]`` uint8 (numpy or CPU tensor); a list of PIL images
-            or of ``[H, W, 3]`` uint8 arrays; or a VideoSource, which is shared as it is.
-        fps: Samples a second, at ``k / fps``. For arrays and lists, how many of their frames make
+            or of ``[H, W, 3]`` uint8 arrays; a `FrameSequence`, which gives frames by number; or
+            a VideoSource, which is shared as it is.
+        fps: Samples a second, at ``k / fps``. For all but files, how many of their frames make
             a second; all are samples. None: every frame of the file.
         frames: This many evenly spaced samples instead, at ``(k + 0.5) * duration / frames``.
         max_frames: Where there would be more samples, this many evenly spaced ones instead.
@@ -104,7 +106,8 @@ class VideoSource:
                 raise ValueError(f"fps={fps} and frames={frames} exclude one another: give one")
             self._reader = _READERS[reader](Path(video))
         else:
-            self._reader = MemoryReader(video, fps)
+            kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
+            self._reader = kind(video, fps)
             fps = None
         self.name = self._reader.name
         self.info = self._reader.info

@@ -1,0 +1,147 @@
+"""Random videos with a question about them.
+
+A question is drawn from its answer: first the answer, each as often as any other, then scenes
+that make it true, then scenes that leave it alone. `solve` reads the answer back off all scenes,
+and an example that has another answer as well is never handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vtc_recipes.synthetic.contents import SPLITS, Spark
+from vtc_recipes.synthetic.drawing import COLOURS, SHAPES
+from vtc_recipes.synthetic.questions import KINDS, Question, answers_to, solve
+from vtc_recipes.synthetic.scenes import SCENES, Scene, check_split, find_scene
+from vtc_recipes.synthetic.videos import Segment, SyntheticVideo, random_lengths, random_segment
+
+
+@dataclass(frozen=True)
+class Example:
+    """A video and a question about it."""
+
+    video: SyntheticVideo
+    question: Question
+
+
+def make_example(
+    seed: int,
+    frames: int,
+    *,
+    kind: str | None = None,
+    split: str = "train",
+    size: int | tuple[int, int] = 48,
+    segments: int | None = None,
+    scenes: int = SCENES,
+) -> Example:
+    """A random video with a question about it.
+
+    Args:
+        seed: The same seed and options give the same example.
+        frames: Length of the video.
+        kind: One of ``KINDS``; drawn by default.
+        split: Of all scenes.
+        size: Of a frame, as of a `Scene`.
+        segments: How many scenes follow one another; by default one for every eight frames, and
+            at least as many as the question is about.
+        scenes: Draw from the first so many scenes of the split, so that what a model makes of
+            them can be kept.
+
+    Raises:
+        ValueError: The kind is unknown, or there are too few frames, segments or scenes for it.
+
+    >>> question = make_example(5, frames=16, kind="after").question
+    >>> question.text, question.answer, question.evidence
+    ('Which shape is cyan in the scene after the cross?', 'circle', ((0, 5), (5, 16)))
+    """
+    rng = np.random.default_rng((SPLITS.index(check_split(split)), seed, 1))
+    if kind is None:
+        kind = _pick(rng, tuple(KINDS))
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: allowed are {', '.join(map(repr, KINDS))}")
+    count = max(KINDS[kind], frames // 8) if segments is None else segments
+    if count < KINDS[kind]:
+        raise ValueError(
+            f"segments={count}: a question of the kind {kind!r} needs at least {KINDS[kind]}"
+        )
+    lengths = random_lengths(rng, frames, count)
+    plan = _plan(rng, kind, count)
+    drawn = []
+    for wanted, length in zip(plan.scenes, lengths, strict=True):
+        scene = find_scene(rng, split, size, wanted, scenes)
+        if kind == "spark" and scene.spark is not None:
+            drawn.append(_around(rng, scene, scene.spark, length))
+        else:
+            drawn.append(random_segment(rng, scene, length))
+    video = SyntheticVideo(drawn)
+    evidence = tuple(_evidence(video, place, kind) for place in plan.places)
+    question = Question(kind, plan.answer, evidence, plan.shape, plan.colour)
+    if (answers := solve(question, video)) != {plan.answer}:
+        raise RuntimeError(
+            f"seed {seed}: {question.text!r} has the answers {sorted(answers)}, not only "
+            f"{plan.answer!r}; please report this"
+        )
+    return Example(video, question)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What each scene of a video must be, for one question about those at ``places``."""
+
+    answer: str
+    shape: str | None
+    colour: str | None
+    places: tuple[int, ...]
+    scenes: list[Callable[[Scene], bool]]
+
+
+def _plan(rng: np.random.Generator, kind: str, count: int) -> _Plan:
+    if kind == "spark":
+        return _spark_plan(rng, count)
+    shape = _pick(rng, SHAPES)
+    answer = _pick(rng, answers_to(kind, shape))
+    scenes: list[Callable[[Scene], bool]] = [lambda scene: scene.colour_of(shape) is None] * count
+    colour = None
+    if kind == "colour":
+        places = [int(rng.integers(count))]
+        scenes[places[0]] = lambda scene: scene.colour_of(shape) == answer
+    elif kind == "after":
+        colour, first = _pick(rng, tuple(COLOURS)), int(rng.integers(count - 1))
+        places = [first, first + 1]
+        scenes[first] = lambda scene: scene.colour_of(shape) is not None
+        scenes[first + 1] = lambda scene: (
+            scene.colour_of(answer) == colour and scene.colour_of(shape) is None
+        )
+    else:
+        other = _pick(rng, [name for name in COLOURS if name != answer])
+        places = sorted(rng.choice(count, 2, replace=False).tolist())
+        asked, unasked = places if kind == "first" else places[::-1]
+        scenes[asked] = lambda scene: scene.colour_of(shape) == answer
+        scenes[unasked] = lambda scene: scene.colour_of(shape) == other
+    return _Plan(answer, shape, colour, tuple(places), scenes)
+
+
+def _spark_plan(rng: np.random.Generator, count: int) -> _Plan:
+    answer, place = _pick(rng, tuple(COLOURS)), int(rng.integers(count))
+    scenes: list[Callable[[Scene], bool]] = [lambda scene: scene.spark is None] * count
+    scenes[place] = lambda scene: scene.spark is not None and scene.spark.colour == answer
+    return _Plan(answer, None, None, (place,), scenes)
+
+
+def _around(rng: np.random.Generator, scene: Scene, spark: Spark, length: int) -> Segment:
+    """Frames of a scene that show its spark, the whole of it if ``length`` allows."""
+    earliest = max(0, spark.start + spark.length - length)
+    return Segment(scene, int(rng.integers(min(earliest, spark.start), spark.start + 1)), length)
+
+
+def _evidence(video: SyntheticVideo, place: int, kind: str) -> tuple[int, int]:
+    first, end = video.ranges()[place]
+    spark = video.segments[place].spark
+    return (first + spark[0], first + spark[1]) if kind == "spark" and spark else (first, end)
+
+
+def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
+    return names[int(rng.integers(len(names)))]

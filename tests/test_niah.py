@@ -1,0 +1,467 @@
+"""Needles in haystacks: splices, cases, scores, runs that go on, heat maps, the command."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import vtc
+from vtc.video import VideoSource
+from vtc_recipes.niah_cli import niah as command
+from vtc_recipes.synthetic.cases import Case, make_cases, read_cases, write_cases
+from vtc_recipes.synthetic.examples import make_example
+from vtc_recipes.synthetic.heatmap import heat_map
+from vtc_recipes.synthetic.niah import accuracy, cell_means, coverage, run
+from vtc_recipes.synthetic.splice import Splice
+from vtc_recipes.synthetic.videos import random_video
+
+
+def numbered(count: int, first: int, size: tuple[int, int] = (4, 6)) -> np.ndarray:
+    frames = np.empty((count, *size, 3), np.uint8)
+    frames[:] = np.arange(first, first + count)[:, None, None, None]
+    return frames
+
+
+@given(
+    haystack=st.integers(1, 40),
+    needle=st.integers(1, 9),
+    data=st.data(),
+    chunk=st.integers(1, 12),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_splice_is_what_putting_arrays_together_gives(haystack, needle, data, chunk):
+    at = data.draw(st.integers(0, haystack))
+    hay, needles = numbered(haystack, 0), numbered(needle, 100)
+    whole = np.concatenate([hay[:at], needles, hay[at:]])
+    source = VideoSource(Splice(hay, needles, at))
+    wanted = data.draw(st.sets(st.integers(0, len(whole) - 1)).map(sorted))
+    np.testing.assert_array_equal(source.frames(wanted), whole[wanted])
+    chunks = [part.frames for part in source.chunks(size=chunk, prefetch=0)]
+    np.testing.assert_array_equal(np.concatenate(chunks), whole)
+
+
+def test_a_needle_takes_the_size_of_the_haystack():
+    splice = Splice(numbered(3, 0), numbered(2, 100, size=(40, 20)), at=1)
+    frames = VideoSource(splice).frames()
+    assert frames.shape == (5, 4, 6, 3) and frames[:, 2, 2, 0].tolist() == [0, 100, 101, 1, 2]
+
+
+class Damaged:
+    """Frames of which some turn out to be lost while they are read."""
+
+    height, width = 4, 6
+
+    def __init__(self):
+        self.warnings: list[str] = []
+
+    def __len__(self) -> int:
+        return 3
+
+    def read(self, indices):
+        for index in indices:
+            if index == 1:
+                self.warnings.append("frame 1 is lost")
+            yield np.zeros((4, 6, 3), np.uint8)
+
+
+def test_a_splice_passes_warnings_on():
+    source = VideoSource(Splice(Damaged(), numbered(2, 9), at=2))
+    assert source.warnings == []
+    source.frames()
+    assert source.warnings == ["frame 1 is lost"]
+
+
+@pytest.mark.parametrize("at", [-1, 4])
+def test_a_splice_refuses_a_place_outside(at):
+    with pytest.raises(ValueError, match=rf"^at={at}: the haystack has 3 frames, allowed are 0 t"):
+        Splice(numbered(3, 0), numbered(1, 9), at)
+
+
+def test_needles_are_where_the_cases_say():
+    cases = make_cases([40, 100], [0.0, 0.5, 1.0], 4, needle_frames=10, spread=0.0)
+    assert len(cases) == 24 and len(set(cases)) == 24
+    for case in cases:
+        assert case.start == (case.length - 10) * case.depth
+        frames = case.video().frames()
+        example = make_example(
+            case.seed, frames=10, kind=case.kind, split="test", segments=len(case.evidence)
+        )
+        assert len(frames) == case.length
+        needle = example.video.frames(range(10))
+        np.testing.assert_array_equal(frames[case.start : case.start + 10], needle)
+        assert case.evidence == tuple(
+            (first + case.start, end + case.start) for first, end in example.question.evidence
+        )
+
+
+def test_cells_share_needles_and_depths_share_haystacks():
+    cases = make_cases([40, 100], [0.0, 0.5], 3, needle_frames=10)
+    for length in (40, 100):
+        kept = []
+        for case in (c for c in cases if c.length == length and c.seed == 1):
+            frames = case.video().frames()
+            kept.append(np.delete(frames, range(case.start, case.start + 10), axis=0))
+        np.testing.assert_array_equal(*kept)
+    assert {(case.question, case.answer) for case in cases if case.seed == 1} == {
+        (cases[1].question, cases[1].answer)
+    }
+
+
+def test_the_spread_moves_needles_but_not_far():
+    cases = make_cases([1016], [0.0, 0.5, 1.0], 40, spread=0.1)
+    for depth, low, high in ((0.0, 0, 100), (0.5, 400, 600), (1.0, 900, 1000)):
+        starts = [case.start for case in cases if case.depth == depth]
+        assert low <= min(starts) and max(starts) <= high
+        assert max(starts) - min(starts) > 0.7 * (high - low)
+
+
+def test_cases_come_back_as_they_were_written(tmp_path):
+    cases = make_cases([40], [0.0, 1.0], 5, size=(32, 48))
+    write_cases(tmp_path / "cases.jsonl", cases)
+    assert read_cases(tmp_path / "cases.jsonl") == cases
+    lines = (tmp_path / "cases.jsonl").read_text().splitlines()
+    assert len(lines) == 10 and json.loads(lines[3])["question"] == cases[3].question
+    again = read_cases(tmp_path / "cases.jsonl")[3]
+    np.testing.assert_array_equal(again.video().frames(), cases[3].video().frames())
+
+
+CASE = make_cases([40], [0.5], 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: Expecting property name"),
+        ("[1]", r"line 2: \[1\]: a case has the keys answer, choices, "),
+        ('{"lenght": 3}', r"line 2: \['lenght'\]: a case has the keys "),
+        (
+            "{}",
+            "line 2: a case needs answer, depth, evidence, length, needle_frames, ",
+        ),
+    ],
+)
+def test_a_line_that_is_no_case_is_named(tmp_path, line, message):
+    write_cases(tmp_path / "cases.jsonl", [CASE])
+    with (tmp_path / "cases.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_cases(tmp_path / "cases.jsonl")
+
+
+def test_a_file_without_cases_is_refused(tmp_path):
+    (tmp_path / "cases.jsonl").touch()
+    with pytest.raises(ValueError, match="holds no cases"):
+        read_cases(tmp_path / "cases.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": 16}, "a needle of 16 frames in a video of 16: the needle needs at least one"),
+        ({"depth": 1.5}, r"^depth=1\.5: allowed is 0 \(front\) to 1 \(end\)$"),
+        ({"start": 25}, "^start=25: a needle of 16 frames in a video of 40 starts at 0 to 24$"),
+        ({"answer": "pink"}, "^answer='pink' is none of the choices"),
+        ({"evidence": ()}, r"^evidence=\(\): at least one range"),
+        ({"evidence": ((30, 41),)}, r"^evidence=\(\(30, 41\),\): at least one range .* 40 frames"),
+    ],
+)
+def test_a_case_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CASE, **change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([40], [0.5], 0), "at least one length, one depth, one kind and one case a cell are need"),
+        (([16], [0.5], 1), "a needle of 16 frames in a video of 16: the needle needs at least"),
+        (([40], [2.0], 1), "depth=2.0: allowed is 0"),
+    ],
+)
+def test_cases_that_cannot_be_made(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_cases(*arguments)
+    with pytest.raises(ValueError, match="kind='who': allowed are"):
+        make_cases([40], [0.5], 1, kinds=["who"])
+    with pytest.raises(ValueError, match=r"spread=2: allowed is 0 \(exactly at the depths\)"):
+        make_cases([40], [0.5], 1, spread=2)
+
+
+def test_a_case_that_was_changed_makes_no_video():
+    other = next(colour for colour in CASE.choices if colour != CASE.answer)
+    with pytest.raises(ValueError, match="^seed=0 makes the question, answer and evidence"):
+        replace(CASE, answer=other).video()
+
+
+def test_real_files_are_haystacks_and_needles(tmp_path):
+    hay, clip = random_video(50, 30, size=(48, 64)), random_video(51, 12, size=(64, 64))
+    hay.write(tmp_path / "hay.mp4")
+    clip.write(tmp_path / "clip.mp4")
+    case = make_cases([28], [0.5], 1, haystack=str(tmp_path / "hay.mp4"), spread=0.0)[0]
+    source = case.video()
+    assert (len(source), source.height, source.width) == (28, 48, 64)
+    decoded = VideoSource(tmp_path / "hay.mp4", frames=12).frames()
+    np.testing.assert_array_equal(source.frames([*range(6), *range(22, 28)]), decoded)
+    own = Case(
+        length=20,
+        depth=0.25,
+        start=3,
+        needle_frames=6,
+        question="Who wins?",
+        answer="nobody",
+        evidence=((3, 9),),
+        needle=str(tmp_path / "clip.mp4"),
+        haystack=str(tmp_path / "hay.mp4"),
+    )
+    needle = own.video().frames(range(3, 9))
+    shrunk = VideoSource(tmp_path / "clip.mp4", frames=6).frames()
+    assert needle.shape == (6, 48, 64, 3)
+    assert np.abs(needle.mean((1, 2)) - shrunk.mean((1, 2))).max() < 1
+    with pytest.raises(ValueError, match=r"hay\.mp4 has 30 frames, and 34 are needed"):
+        replace(own, length=40).video()
+
+
+def test_the_coverage_of_uniform_is_a_count_by_hand():
+    score = coverage({"name": "uniform", "keyframes": 8}, EyeEncoder())
+    cases = make_cases([64, 100], [0.0, 0.4, 1.0], 15)
+    found = [score(case) for case in cases]
+    for case, record in zip(cases, found, strict=True):
+        by_hand = [(2 * k + 1) * case.length // 16 for k in range(8)]
+        assert record["keyframes"] == by_hand
+        hit = all(any(k in range(*pair) for k in by_hand) for pair in case.evidence)
+        assert record["score"] == float(hit)
+    assert 0 < sum(record["score"] for record in found) < len(cases)
+
+
+class EyeEncoder:
+    """Sees how yellow a frame is; any text asks for yellow."""
+
+    name, dim, notes = "eye", 2, ()
+
+    def encode_frames(self, frames):
+        red, green, blue = torch.as_tensor(frames).float().unbind(-1)
+        yellow = ((red > 180) & (green > 160) & (blue < 110)).float().mean((1, 2))
+        angle = (20 * yellow).clamp(0, 1.5)
+        return torch.stack([angle.sin(), angle.cos()], dim=-1)
+
+    def encode_text(self, text):
+        return torch.tensor([1.0, 0.0])
+
+
+def test_coverage_looks_through_the_encoder():
+    cases = make_cases([80], [0.5], 60, kinds=["colour"])
+    score = coverage({"name": "query_guided", "keyframes": 24}, EyeEncoder())
+    yellow = [score(case)["score"] for case in cases if case.answer == "yellow"]
+    blue = [score(case)["score"] for case in cases if case.answer == "blue"]
+    assert len(yellow) > 4 and len(blue) > 4
+    assert np.mean(yellow) > np.mean(blue) + 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("{}", 1.0), (" {}.\n", 1.0), ("'{}'", 1.0), ("The star is {}.", 0.0), ("", 0.0)],
+)
+def test_an_answer_is_right_word_for_word(monkeypatch, text, right):
+    asked = {}
+
+    def ask(model, processor, video, question, **options):
+        asked.update(question=question, frames=len(video), options=options)
+        return SimpleNamespace(text=text.format(CASE.answer.title()))
+
+    monkeypatch.setattr(vtc, "ask", ask)
+    prompt = "{question} One of {choices}."
+    record = accuracy(None, None, prompt, max_new_tokens=3)(CASE)
+    assert record["score"] == right and record["text"] == text.format(CASE.answer.title())
+    assert asked["question"] == (f"{CASE.question} One of red, green, blue, yellow, purple, cyan.")
+    assert asked["frames"] == CASE.length and asked["options"] == {"max_new_tokens": 3}
+
+
+def test_a_real_model_is_asked(model, processor, encoder):
+    vtc.wrap(model, {"name": "uniform", "keyframes": 4}, "mean_pool", encoder=encoder)
+    record = accuracy(model, processor, max_new_tokens=2)(CASE)
+    assert record["score"] in (0.0, 1.0) and isinstance(record["text"], str)
+    report = vtc.last_report(model)
+    assert report.frames == CASE.length and report.videos[0].query == CASE.question
+
+
+CASES = make_cases([40, 60], [0.0, 1.0], 3)
+
+
+class Scorer:
+    """Gives numbers; stops at some call as a machine may."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.asked: list[Case] = []
+        self.stop_at = stop_at
+
+    def __call__(self, case: Case) -> dict:
+        if len(self.asked) == self.stop_at:
+            raise KeyboardInterrupt
+        self.asked.append(case)
+        return {"score": (case.seed + case.length) % 3 / 2}
+
+
+def test_a_run_that_stopped_goes_on(tmp_path):
+    first = Scorer(stop_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        run(CASES, first, tmp_path, {"selector": "x"})
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write('{"case": 5, "len')  # cut off in the middle
+    second, shown = Scorer(), []
+    records = run(CASES, second, tmp_path, {"selector": "x"}, lambda *done: shown.append(done))
+    assert first.asked + second.asked == CASES
+    assert shown == [(k, 12) for k in range(5, 13)]
+    whole = run(CASES, Scorer(), tmp_path / "whole", {"selector": "x"})
+    places = [(record["case"], record["length"], record["score"]) for record in records]
+    assert places == [(record["case"], record["length"], record["score"]) for record in whole]
+    kept = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert kept == records and all(record["seconds"] >= 0 for record in records)
+    third = Scorer()
+    assert run(CASES, third, tmp_path, {"selector": "x"}) == records and not third.asked
+
+
+def test_results_of_something_else_are_not_continued(tmp_path):
+    run(CASES, Scorer(), tmp_path, {"selector": "x"})
+    with pytest.raises(ValueError, match="holds results of .*'x'.*, not of .*'y'.*: give another"):
+        run(CASES, Scorer(), tmp_path, {"selector": "y"})
+    with pytest.raises(ValueError, match="holds results of other cases: give another folder"):
+        run(CASES[1:], Scorer(), tmp_path, {"selector": "x"})
+
+
+def test_cells_are_means_of_cases(tmp_path):
+    records = run(CASES, Scorer(), tmp_path, {})
+    cells = json.loads((tmp_path / "results.json").read_text())
+    assert cells == cell_means(records) and len(cells) == 4
+    for cell in cells:
+        assert set(cell) == {"Num. Frame", "Frame Depth", "Score"}
+        mean = np.mean(
+            [
+                (case.seed + case.length) % 3 / 2
+                for case in CASES
+                if case.length == cell["Num. Frame"] and 100 * case.depth == cell["Frame Depth"]
+            ]
+        )
+        assert cell["Score"] == pytest.approx(mean)
+
+
+def test_the_heat_map_shows_each_cell_in_its_place():
+    scores = {(64, 0): 0.0, (64, 100): 0.5, (10_000, 0): 1.0}
+    image = heat_map(
+        [{"Num. Frame": n, "Frame Depth": d, "Score": s} for (n, d), s in scores.items()], "test"
+    )
+    pixels = np.asarray(image).reshape(-1, 3)
+    red, yellow, green = (236, 112, 99), (253, 219, 120), (88, 186, 112)
+    places = {}
+    for colour in (red, yellow, green):
+        hits = np.flatnonzero((pixels == colour).all(1))
+        assert len(hits) > 1000
+        places[colour] = (hits // image.width).mean(), (hits % image.width).mean()
+    assert places[red][0] == pytest.approx(places[green][0], abs=3)  # one row: the same depth
+    assert places[red][1] == pytest.approx(places[yellow][1], abs=3)  # one column: one length
+    assert places[red][0] < places[yellow][0] and places[red][1] < places[green][1]
+    with pytest.raises(ValueError, match="no cells: a heat map needs at least one score"):
+        heat_map([], "test")
+
+
+@pytest.fixture
+def niah():
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command)
+
+    def invoke(*words: str):
+        return CliRunner().invoke(app, list(words))
+
+    return invoke
+
+
+UNIFORM = ("--selector", "uniform", "--keyframes", "8", "--depths", "2", "--cases", "2")
+
+
+def test_the_command_writes_results_and_a_heat_map(niah, tmp_path):
+    words = ("--out", str(tmp_path / "out"), "--lengths", "40,64", *UNIFORM)
+    ended = niah(*words)
+    assert ended.exit_code == 0, ended.output
+    cells = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(cells) == 4 and (tmp_path / "out" / "heatmap.png").stat().st_size > 1000
+    line = f"     40 frames, depth   0 %: {100 * cells[0]['Score']:>3.0f}"
+    assert line in ended.stdout.splitlines()
+    again = niah(*words, "--json")
+    assert json.loads(again.stdout) == cells
+    own = niah(
+        "--case-file",
+        str(tmp_path / "out" / "cases.jsonl"),
+        "--out",
+        str(tmp_path / "own"),
+        *UNIFORM[:4],
+        "--json",
+    )
+    assert json.loads(own.stdout) == cells
+
+
+def test_the_command_asks_a_model(niah, tmp_path, model, processor):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    ended = niah(
+        "--out",
+        str(tmp_path / "out"),
+        "--lengths",
+        "20",
+        *UNIFORM,
+        "--model",
+        str(tmp_path / "model"),
+        "--merger",
+        "mean_pool",
+        "--max-new-tokens",
+        "2",
+        "--json",
+    )
+    assert ended.exit_code == 0, ended.output
+    settings_ = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings_["merger"] == {"name": "mean_pool"}
+    assert settings_["selector"] == {"name": "uniform", "keyframes": 8}
+    records = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+    assert len(records) == 4 and all("text" in json.loads(line) for line in records)
+
+
+def test_the_command_is_registered():
+    from vtc_recipes.plugin import vtc_register_commands
+
+    assert vtc_register_commands()["niah"] == f"{command.__module__}:{command.__name__}"
+
+
+def test_the_command_refuses_what_are_no_lengths(niah, tmp_path):
+    ended = niah("--out", str(tmp_path), "--lengths", "64,many")
+    assert isinstance(ended.exception, ValueError)
+    assert str(ended.exception) == "lengths='64,many': write whole numbers, such as 64,256"
+
+
+def test_the_documentation_names_options_that_there_are():
+    page = (Path(__file__).parents[1] / "docs" / "niah.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--([a-z][a-z-]+)", page))
+    known = {name.replace("_", "-") for name in signature(command).parameters}
+    assert len(named) > 8 and named <= known
+
+
+def test_the_python_of_the_documentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "niah.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.S | re.M)
+    space: dict = {}
+    exec(code, space)
+    for line in code.splitlines():
+        expression, _, printed = line.partition("  # ")
+        if printed and not printed.startswith("["):
+            assert printed.split(":")[0].strip() in str(eval(expression, space)), line
+    assert VideoSource(tmp_path / "example.mp4", fps=None).info.frame_count == 16

@@ -1,0 +1,401 @@
+"""Scenes, videos and questions of the synthetic world."""
+
+from __future__ import annotations
+
+import doctest
+import hashlib
+import importlib
+import subprocess
+import sys
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vtc.video import VideoSource
+from vtc_recipes.synthetic import (
+    COLOURS,
+    KINDS,
+    SHAPES,
+    SPLITS,
+    Question,
+    Scene,
+    Segment,
+    SyntheticVideo,
+    caption,
+    covers,
+    make_example,
+    random_video,
+    vocabulary,
+    words,
+)
+
+seeds = st.integers(0, 10**6)
+
+FINGERPRINT = """
+import hashlib
+from vtc_recipes.synthetic import Scene, make_example, random_video
+example = make_example(11, frames=20, split="test")
+parts = [Scene(5, "validation").frames(3, start=9), random_video(2, 30).frames(range(30)),
+         example.video.frames(range(20))]
+facts = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+facts += repr(example.question)
+"""
+
+
+def test_another_process_draws_the_same():
+    here: dict = {}
+    exec(FINGERPRINT, here)
+    there = subprocess.run(
+        [sys.executable, "-c", FINGERPRINT + "print(facts)"], capture_output=True, text=True
+    )
+    assert there.stdout.strip() == here["facts"], there.stderr
+
+
+def test_splits_share_no_scene():
+    frames = {
+        split: {Scene(seed, split, 16).frame(0).tobytes() for seed in range(100)}
+        for split in SPLITS
+    }
+    assert all(len(found) == 100 for found in frames.values())
+    assert len(set.union(*frames.values())) == 300
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_examples_keep_to_their_split(split):
+    for kind in KINDS:
+        segments = make_example(3, frames=30, kind=kind, split=split).video.segments
+        assert {segment.scene.split for segment in segments} == {split}
+
+
+@given(seed=seeds)
+@settings(max_examples=60, deadline=None)
+def test_scenes_hold_two_or_three_different_objects(seed):
+    scene = Scene(seed)
+    assert len(scene.objects) in (2, 3)
+    for names in (
+        [thing.shape for thing in scene.objects],
+        [thing.colour for thing in scene.objects],
+        [thing.quarter for thing in scene.objects] + ([scene.spark.quarter] if scene.spark else []),
+    ):
+        assert len(set(names)) == len(names)
+
+
+def test_frames_of_a_scene_are_near_duplicates_that_move():
+    for seed in range(20):
+        frames = Scene(seed).frames(12).astype(float)
+        step = np.abs(frames[1:] - frames[:-1]).mean()
+        other = np.abs(frames[0] - Scene(seed + 100).frame(0)).mean()
+        assert 0 < step < other / 2
+        tracks = Scene(seed).centres(range(12))
+        moves = np.abs(np.diff(tracks, axis=0))
+        assert moves.max() < 1 and moves.sum() > 0.5
+
+
+def test_any_frame_comes_by_its_number():
+    scene = Scene(4, size=(20, 36))
+    some = scene.render([7, 2, 7])
+    assert some.shape == (3, 20, 36, 3) and some.dtype == np.uint8
+    np.testing.assert_array_equal(some, scene.frames(8)[[7, 2, 7]])
+    np.testing.assert_array_equal(scene.frame(7), some[0])
+
+
+def test_long_stacks_are_drawn_in_blocks_that_do_not_show():
+    scene = Scene(3, size=(320, 640))
+    np.testing.assert_array_equal(scene.frames(12), np.stack([scene.frame(k) for k in range(12)]))
+
+
+def test_a_scene_looks_alike_at_every_size():
+    for seed in range(8):
+        small, large = Scene(seed, size=48).frame(0), Scene(seed, size=192).frame(0)
+        shrunk = large.reshape(48, 4, 48, 4, 3).mean((1, 3))
+        assert np.abs(small - shrunk).mean() < 10
+
+
+def test_the_centres_are_where_the_paint_is():
+    scene = Scene(9, size=96)
+    for thing, centre in zip(scene.objects, scene.centres([0])[0], strict=True):
+        near = np.abs(scene.frame(0) - np.array(COLOURS[thing.colour], float)).sum(-1) < 40
+        if thing.shape in ("circle", "square", "diamond", "cross", "ring"):
+            rows, columns = np.nonzero(near)
+            assert abs(columns.mean() + 0.5 - centre[0]) < 2
+            assert abs(rows.mean() + 0.5 - centre[1]) < 2
+
+
+@pytest.mark.parametrize("size", [48, (60, 90)])
+def test_objects_never_leave_their_quarters(size):
+    for seed in range(60):
+        scene = Scene(seed, size=size)
+        half = np.array([scene.width, scene.height]) / 2
+        for thing, track in zip(
+            scene.objects, scene.centres(range(0, 400, 5)).swapaxes(0, 1), strict=True
+        ):
+            corner = half * [thing.quarter % 2, thing.quarter // 2]
+            reach = thing.radius * min(scene.height, scene.width)
+            assert (track - reach >= corner).all() and (track + reach <= corner + half).all()
+
+
+@given(seed=seeds, kind=st.sampled_from(tuple(KINDS)), frames=st.integers(8, 60))
+@settings(max_examples=80, deadline=None)
+def test_questions_have_one_answer(seed, kind, frames):
+    example = make_example(seed, frames=frames, kind=kind)
+    question, video = example.question, example.video
+    assert len(video) == frames and question.answer in question.choices
+    shown = []  # by frame: {shape: colour}, spark, scene number
+    for number, (segment, (first, end)) in enumerate(
+        zip(video.segments, video.ranges(), strict=True)
+    ):
+        scene = segment.scene
+        for frame in range(first, end):
+            inside = frame - first + segment.start
+            lit = scene.spark and 0 <= inside - scene.spark.start < scene.spark.length
+            objects = {thing.shape: thing.colour for thing in scene.objects}
+            shown.append((objects, scene.spark.colour if lit else None, number))
+    if kind == "spark":
+        bearing = [k for k, (_, spark, _) in enumerate(shown) if spark]
+        answers = {spark for _, spark, _ in shown if spark}
+    else:
+        asked = [k for k, (objects, _, _) in enumerate(shown) if question.shape in objects]
+        scenes = sorted({shown[k][2] for k in asked})
+        bearing = asked
+        if kind == "after":
+            (scene,) = scenes
+            following = [k for k, (_, _, number) in enumerate(shown) if number == scene + 1]
+            bearing = asked + following
+            answers = {
+                shape
+                for k in following
+                for shape, colour in shown[k][0].items()
+                if colour == question.colour
+            }
+        else:
+            assert len(scenes) == (1 if kind == "colour" else 2)
+            chosen = scenes[-1] if kind == "last" else scenes[0]
+            answers = {
+                objects[question.shape]
+                for objects, _, number in shown
+                if number == chosen and question.shape in objects
+            }
+    assert answers == {question.answer}
+    assert [k for first, end in question.evidence for k in range(first, end)] == bearing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_balanced(kind):
+    count = 600
+    found = Counter(
+        make_example(seed, frames=8, kind=kind, scenes=4000).question.answer
+        for seed in range(count)
+    )
+    choices = len(SHAPES) if kind == "after" else len(COLOURS)
+    assert len(found) == choices
+    deviation = (count / choices * (1 - 1 / choices)) ** 0.5
+    assert all(abs(n - count / choices) < 4.5 * deviation for n in found.values()), found
+
+
+def test_chance_is_one_of_the_choices():
+    assert make_example(0, frames=16, kind="colour").question.chance == pytest.approx(1 / 6)
+    after = make_example(0, frames=16, kind="after").question
+    assert after.chance == pytest.approx(1 / 7) and after.shape not in after.choices
+
+
+def test_the_vocabulary_is_closed():
+    known = set(vocabulary())
+    assert len(known) == len(vocabulary()) < 80
+    for seed in range(200):
+        example = make_example(seed, frames=16)
+        scene = example.video.segments[0].scene
+        texts = [example.question.text, *example.question.choices]
+        for text in (*texts, caption(scene), caption(scene, places=True)):
+            assert set(words(text)) <= known, text
+
+
+def test_captions_say_what_there_is():
+    scene = Scene(7, "test")
+    first, second = scene.objects
+    places = ("top left", "top right", "bottom left", "bottom right")
+    assert caption(scene) == f"{first.colour} {first.shape}, {second.colour} {second.shape} on " + (
+        scene.backdrop.texture
+    )
+    assert f"{first.shape} {places[first.quarter]}, " in caption(scene, places=True)
+
+
+@given(
+    frames=st.lists(st.integers(0, 30), max_size=8, unique=True).map(sorted),
+    starts=st.lists(st.integers(0, 25), min_size=1, max_size=3),
+)
+def test_covers_asks_for_a_frame_of_every_range(frames, starts):
+    evidence = [(start, start + 4) for start in starts]
+    wanted = all(set(frames) & set(range(*pair)) for pair in evidence)
+    assert covers(frames, evidence) is wanted
+
+
+def test_videos_give_any_frames_in_any_order():
+    video = random_video(8, 40, segments=6)
+    whole = np.concatenate([s.scene.frames(s.length, s.start) for s in video.segments])
+    np.testing.assert_array_equal(video.frames([39, 0, 13, 13]), whole[[39, 0, 13, 13]])
+    np.testing.assert_array_equal(np.stack([*video.read(np.arange(40))]), whole)
+    source = video.source(fps=2.0)
+    assert isinstance(source, VideoSource) and source.duration == 20
+    np.testing.assert_array_equal(source.timestamps[:3], [0, 0.5, 1])
+    np.testing.assert_array_equal(source.frames([3, 30]), whole[[3, 30]])
+
+
+def test_files_hold_the_same_frames(tmp_path):
+    video = random_video(1, 30, size=(64, 96), segments=30)
+    video.write(tmp_path / "video.mp4", fps=5)
+    source = VideoSource(tmp_path / "video.mp4", fps=None)
+    assert (len(source), source.height, source.width, source.duration) == (30, 64, 96, 6.0)
+    read, drawn = source.frames().astype(float), video.frames(range(30)).astype(float)
+    distance = np.abs(read[:, None] - drawn[None]).mean((2, 3, 4))
+    assert distance.argmin(1).tolist() == [*range(30)]  # each scene lasts one frame
+    assert distance.diagonal().max() < 12
+
+
+def test_ten_thousand_frames_need_no_more_memory_than_a_thousand():
+    def peak(frames: int) -> int:
+        video = random_video(0, frames, segments=20)
+        tracemalloc.start()
+        seen = sum(len(chunk.indices) for chunk in video.source().chunks(prefetch=0))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert seen == frames
+        return peak
+
+    peak(64)  # what is loaded once
+    short, long = peak(1000), peak(10_000)
+    assert long < short + 2**20  # the frames themselves are 66 MB
+
+
+def test_ranges_and_sparks_of_segments():
+    scene = next(
+        scene for scene in map(Scene, range(100)) if scene.spark and scene.spark.start >= 2
+    )
+    spark = scene.spark
+    assert Segment(scene, spark.start - 2, 5).spark == (2, min(5, 2 + spark.length))
+    assert Segment(scene, spark.start + 1, 40).spark == (0, spark.length - 1)
+    assert Segment(scene, spark.start + spark.length, 40).spark is None
+    assert Segment(scene, 0, spark.start).spark is None
+    assert SyntheticVideo([Segment(scene, 0, 4), Segment(scene, 1, 3)]).ranges() == [(0, 4), (4, 7)]
+
+
+def test_scenes_from_a_small_bank():
+    used = {
+        segment.scene.seed
+        for seed in range(40)
+        for segment in make_example(seed, frames=24, scenes=500).video.segments
+    }
+    assert max(used) < 500 and len(used) > 50
+
+
+def test_a_question_tells_which_scenes_leave_it_alone():
+    plain = Question("colour", "red", ((0, 1),), shape="star")
+    sparkling = Question("spark", "red", ((0, 1),))
+    for seed in range(50):
+        scene = Scene(seed)
+        assert plain.left_alone_by(scene) is ("star" not in [o.shape for o in scene.objects])
+        assert sparkling.left_alone_by(scene) is (scene.spark is None)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Scene(-1), ValueError, r"^seed=-1: allowed is a whole number from 0$"),
+        (lambda: Scene(1.5), TypeError, r"^seed=1\.5: a whole number is needed$"),
+        (lambda: Scene(0, "dev"), ValueError, "split='dev': allowed are 'train', 'validation', "),
+        (lambda: Scene(0, size=8), ValueError, "size=8: allowed is at least 16 pixels a side"),
+        (lambda: Scene(0, size=(48,)), TypeError, r"size=\(48,\): a whole number is needed, or "),
+        (lambda: Scene(0).frame(-1), ValueError, "frame -1: the first frame of a scene is numb"),
+        (lambda: SyntheticVideo([]), ValueError, "a video without segments: at least one is"),
+        (
+            lambda: SyntheticVideo([Segment(Scene(0), 0, 2), Segment(Scene(0, size=32), 0, 2)]),
+            ValueError,
+            r"scenes of the sizes \[\(32, 32\), \(48, 48\)\]: all must be of one size",
+        ),
+        (
+            lambda: SyntheticVideo([Segment(Scene(0), 0, 0)]),
+            ValueError,
+            "a segment starts at frame 0 or later and holds at least one frame",
+        ),
+        (lambda: random_video(0, 9).frames([9]), ValueError, "frames 9 to 9: allowed are 0 to 8"),
+        (lambda: random_video(0, 4, segments=5), ValueError, "5 segments of 4 frames: each needs"),
+        (lambda: random_video(0, 4, split="dev"), ValueError, "split='dev': allowed are"),
+        (lambda: random_video(0, 2, size=17).write("x.mp4"), ValueError, "17x17: H.264 needs an"),
+        (lambda: make_example(0, 9, kind="who"), ValueError, "kind='who': allowed are 'colour', "),
+        (
+            lambda: make_example(0, 9, kind="after", segments=1),
+            ValueError,
+            "segments=1: a question of the kind 'after' needs at least 2",
+        ),
+        (
+            lambda: make_example(0, 9, kind="spark", scenes=1),
+            ValueError,
+            "none of 100000 draws from 1 scenes of the split 'train' is as wanted: allow more",
+        ),
+    ],
+)
+def test_what_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("module", ["examples", "questions", "scenes", "splice", "videos"])
+def test_what_the_documentation_prints_is_true(module):
+    found = doctest.testmod(importlib.import_module(f"vtc_recipes.synthetic.{module}"))
+    assert found.attempted and not found.failed
+
+
+class Countdown:
+    """Frames whose pixels all hold their number, counted down."""
+
+    height, width = 4, 6
+
+    def __init__(self, count: int, shape: tuple[int, ...] = (4, 6, 3), dtype: str = "uint8"):
+        self.count, self.shape, self.dtype = count, shape, dtype
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices):
+        for index in indices:
+            yield np.full(self.shape, self.count - index, self.dtype)
+
+
+def test_a_source_takes_what_gives_frames_by_number():
+    source = VideoSource(Countdown(200), fps=4)
+    assert source.name == "Countdown of 200 frames" and source.duration == 50
+    assert source.frames([0, 7, 199])[:, 0, 0, 0].tolist() == [200, 193, 1]
+    chunks = [*source.chunks(size=64)]
+    assert [len(chunk.frames) for chunk in chunks] == [64, 64, 64, 8]
+    assert all(chunk.ok.all() for chunk in chunks)
+    assert len(VideoSource(Countdown(200), max_frames=10)) == 10
+
+
+@pytest.mark.parametrize(
+    ("video", "fps", "message"),
+    [
+        (Countdown(0), 1.0, "^the Countdown is empty; at least one frame is needed$"),
+        (Countdown(2), None, "^fps=None: a Countdown has no timestamps; say how many make a seco"),
+        (Countdown(2, (4, 5, 3)), 1.0, r"frame 0 has shape \[4, 5, 3\] and dtype uint8; it must"),
+        (Countdown(2, dtype="float32"), 1.0, r"dtype float32; it must be \[4, 6, 3\] uint8$"),
+    ],
+)
+def test_a_source_refuses_what_gives_no_frames(video, fps, message):
+    with pytest.raises(ValueError, match=message):
+        VideoSource(video, fps=fps).frames()
+
+
+def test_a_file_of_frames_that_are_drawn_one_by_one(tmp_path):
+    from vtc.testing import write_video
+
+    video = random_video(4, 12, size=32)
+    write_video(tmp_path / "stack.mp4", video.frames(range(12)))
+    write_video(tmp_path / "one-by-one.mp4", video.read(np.arange(12)))
+    digest = [
+        hashlib.sha256(VideoSource(tmp_path / name, fps=None).frames().tobytes()).hexdigest()
+        for name in ("stack.mp4", "one-by-one.mp4")
+    ]
+    assert digest[0] == digest[1]

@@ -1,0 +1,75 @@
+"""Frames that something else gives by number: drawn, spliced, or fetched when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.video.reader import Picture, VideoInfo
+
+
+@runtime_checkable
+class FrameSequence(Protocol):
+    """A video that is no file and is never stored: an object that gives frames by number.
+
+    ``VideoSource`` takes one wherever it takes an array, and reads it in chunks, so that a video
+    of any length needs the memory of a few frames. A list of sentences ``warnings``, which may grow
+    while frames are read, is passed on where there is one.
+    """
+
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        """How many frames there are."""
+
+    def read(self, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames ``[height, width, 3]`` uint8 RGB at ``indices``, which ascend."""
+
+
+class SequenceReader:
+    """Reads a `FrameSequence`, ``fps`` of whose frames make a second.
+
+    Raises:
+        ValueError: There is no frame, or ``fps`` is None.
+    """
+
+    in_memory = False
+
+    def __init__(self, video: FrameSequence, fps: float | None) -> None:
+        count = len(video)
+        kind = type(video).__name__
+        if fps is None:
+            raise ValueError(f"fps=None: a {kind} has no timestamps; say how many make a second")
+        if count == 0:
+            raise ValueError(f"the {kind} is empty; at least one frame is needed")
+        self._video = video
+        self.name = f"{kind} of {count} frame{'s' if count > 1 else ''}"
+        self.warnings: list[str] = getattr(video, "warnings", [])
+        self.times: NDArray[np.float64] = np.arange(count) / fps
+        self.info = VideoInfo(
+            width=video.width,
+            height=video.height,
+            duration=count / fps,
+            frame_count=count,
+            native_fps=fps,
+            codec="sequence",
+            container="memory",
+        )
+
+    def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
+        shape = (self.info.height, self.info.width, 3)
+        frames = self._video.read(positions)
+        for position, frame in zip(positions.tolist(), frames, strict=True):
+            if frame.shape != shape or frame.dtype != np.uint8:
+                raise ValueError(
+                    f"{self.name}: frame {position} has shape {list(frame.shape)} and dtype "
+                    f"{frame.dtype}; it must be {list(shape)} uint8"
+                )
+            yield Picture(position, frame, True)
+
+    def decodable(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.ones(len(positions), dtype=bool)
