@@ -19,6 +19,8 @@ class IdeficsAdapter(WrappedStillsAdapter):
     """Families with ``pixel_values`` ``[B, P, 3, H, W]`` and a mask of their pixels."""
 
     video_inputs = ("pixel_values", "pixel_attention_mask")
+    projectors = ("model.connector",)
+    vision_towers = ("model.vision_model",)
     marks = (2, 1)
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:

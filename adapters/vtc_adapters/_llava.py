@@ -16,6 +16,9 @@ from vtc_adapters._pixels import pack_tensor, to_rgb
 class LlavaAdapter(VideoAdapter):
     """Families whose processor gives ``pixel_values_videos`` as ``[B, N, 3, H, W]``."""
 
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
+
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
         grid, tail = self.slice_grid(model, inputs), self.tail_length()
         slots = grid[0] * grid[1]

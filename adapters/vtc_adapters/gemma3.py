@@ -21,6 +21,9 @@ class Gemma3Adapter(WrappedStillsAdapter):
     one another, also to later ones.
     """
 
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
+
     def settings(self, processor: Any) -> Any:
         return processor.image_processor
 

@@ -18,6 +18,8 @@ class InternVLAdapter(WrappedStillsAdapter):
     """InternVL: each frame a still image with its number before it."""
 
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
 
     def settings(self, processor: Any) -> Any:
         return processor.video_processor

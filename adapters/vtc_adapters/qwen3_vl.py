@@ -50,6 +50,7 @@ class Qwen3VLAdapter(QwenAdapter):
 
     config: Config
     placeholder_per_slice = True
+    projectors = ("model.visual.merger", "model.visual.deepstack_merger_list")
 
     def wrapping(self, slots: Tensor) -> tuple[Tensor, ...]:
         return text_around(slots, opening=1, closing=1)
