@@ -125,7 +125,7 @@ def _json(text: str, where: str) -> Any:
 
 
 def _llava_sample(entry: Mapping[str, Any], folder: Path, source: Source) -> Sample:
-    """``{"video": "a.mp4", "conversations": [{"from": "human", "value": "<video>\\nWhy?"}, ...]}``"""
+    """``{"video": "a.mp4", "conversations": [{"from": "human", "value": "<video> Why?"}, ...]}``"""
     turns = []
     for turn in _expected(entry.get("conversations"), list, "conversations"):
         role = _expected(turn, dict, "a turn").get("from")
@@ -145,7 +145,7 @@ def _llava_sample(entry: Mapping[str, Any], folder: Path, source: Source) -> Sam
 
 
 def _messages_sample(entry: Mapping[str, Any], folder: Path, source: Source) -> Sample:
-    """``{"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}, ...]}]}``"""
+    """``{"messages": [{"role": "user", "content": [{"type": "video", "video": FILE}]}, ...]}``"""
     turns, video = [], None
     for number, message in enumerate(_expected(entry.get("messages"), list, "messages")):
         role = _expected(message, dict, "a message").get("role")
