@@ -136,6 +136,14 @@ def test_what_cannot_train_is_refused(smoke, squares, settings, message):
         train(smoke(*(s for s in settings if s != "--resume")), resume=resume)
 
 
+def test_fsdp_that_accelerate_would_leave_out_is_refused(smoke, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    if torch.cuda.is_available():
+        pytest.skip("here it would not be left out")
+    with pytest.raises(ValueError, match="FSDP was asked for, but accelerate divides weights on"):
+        train(smoke())
+
+
 def test_a_placeholder_in_a_text_is_refused(smoke, squares, tmp_path):
     entries = json.loads(squares.read_text())
     entries[1]["conversations"][3]["value"] = "The <video> one."

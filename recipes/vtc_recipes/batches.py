@@ -51,7 +51,7 @@ class Collator:
         for row, (row_ids, row_labels) in enumerate(rows):
             start = length - len(row_ids)
             ids[row, start:], labels[row, start:], mask[row, start:] = row_ids, row_labels, 1
-        batch = {
+        batch: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask,
             "labels": labels,

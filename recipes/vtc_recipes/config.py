@@ -221,7 +221,7 @@ def parse_recipe(values: Mapping[str, Any], label: str = "the recipe") -> Recipe
     recipe = read(Recipe, values, "", errors)
     if recipe is not None:
         errors += _contradictions(recipe)
-    if errors:
+    if recipe is None or errors:
         raise RecipeError(label, errors)
     return recipe
 

@@ -196,6 +196,6 @@ def _check_turns(turns: Sequence[Turn]) -> None:
 
 def _expected(value: Any, kind: type, name: str) -> Any:
     if not isinstance(value, kind):
-        wanted = {dict: "a mapping", list: "a list", str: "a text"}[kind]
-        raise ValueError(f"{name}: {value!r:.60}: allowed is {wanted}")
+        kinds: dict[type, str] = {dict: "a mapping", list: "a list", str: "a text"}
+        raise ValueError(f"{name}: {value!r:.60}: allowed is {kinds[kind]}")
     return value

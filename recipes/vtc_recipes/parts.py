@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -85,7 +85,7 @@ def parameter_groups(model: nn.Module, train: Train, weight_decay: float) -> lis
     ]
 
 
-def _with_lora(model: Any, toolkit: Toolkit, train: Train, ways: dict[str, str]) -> Any:
+def _with_lora(model: Any, toolkit: Toolkit, train: Train, ways: Mapping[str, str]) -> Any:
     import peft
 
     linear = {

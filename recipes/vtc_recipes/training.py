@@ -26,6 +26,8 @@ from vtc_recipes.parts import parameter_groups, set_training
 class VideoTrainer(Trainer):  # type: ignore[misc]
     """The stock Trainer; parts have learning rates of their own, checkpoints hold ``vtc.json``."""
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(self, recipe: Recipe, **settings: Any) -> None:
         self.recipe = recipe
         super().__init__(**settings)
@@ -90,6 +92,11 @@ def train(
         processing_class=processor,
         callbacks=list(callbacks),
     )
+    if _asked_for("ACCELERATE_USE_FSDP") and not trainer.is_fsdp_enabled:
+        raise ValueError(
+            "FSDP was asked for, but accelerate divides weights on GPUs only and would train "
+            "without it here; launch with torchrun instead"
+        )
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         settings = yaml.safe_dump(asdict(recipe), sort_keys=False)
@@ -126,6 +133,11 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         remove_unused_columns=False,
         report_to=[],
     )
+
+
+def _asked_for(variable: str) -> bool:
+    """Whether ``accelerate launch`` set a switch."""
+    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
