@@ -133,7 +133,7 @@ def test_fsdp2_of_the_language_models_layers_gives_the_same_gradients(squares, t
 
 def test_the_settings_for_fsdp2_divide_the_language_model_alone():
     """A layer of the vision tower would gather its weights once a chunk, and processes whose
-    videos differ in length would wait for one another for ever."""
+    videos differ in length would get out of step."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(find_config("fsdp2.yaml", "accelerate")))
