@@ -22,6 +22,7 @@ SHIPPED = [
     claim
     for plugin in load_plugins()
     for claim in plugin.claims
+    if claim.kind in INTERFACES
     if plugin.distribution == "video-token-compression"
 ]
 

@@ -40,26 +40,41 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
         toolkit.processor.save_pretrained(folder)
 
 
+def described(toolkit: Toolkit) -> dict[str, Any]:
+    """What ``vtc.json`` says of a toolkit: all but its tensors.
+
+    Raises:
+        ValueError: A part is not registered under a name.
+    """
+    return {
+        "format": FORMAT,
+        "selector": registry.spec_of(toolkit.selector),
+        "merger": registry.spec_of(plain(toolkit.merger)),
+        "connector": "stock" if toolkit.connector is None else "separate",
+        "encoder": None if toolkit.encoder.given_object else toolkit.encoder.name,
+        "chunk_frames": toolkit.chunk_frames,
+        "adapter": config_values(toolkit.adapter),
+    }
+
+
+def write_config(toolkit: Toolkit, folder: str | os.PathLike[str]) -> None:
+    """Write ``vtc.json`` into a folder that exists."""
+    text = json.dumps(described(toolkit), indent=2) + "\n"
+    Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
 def save_wrapped(
     model: Any, stock: Callable[..., Any], folder: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """``model.save_pretrained`` of a wrapped model: the stock one, and ``vtc.json``."""
     toolkit = toolkit_of(model)
-    described = {
-        "format": FORMAT,
-        "selector": registry.spec_of(toolkit.selector),
-        "merger": registry.spec_of(plain(toolkit.merger)),
-        "encoder": None if toolkit.encoder.given_object else toolkit.encoder.name,
-        "chunk_frames": toolkit.chunk_frames,
-        "adapter": config_values(toolkit.adapter),
-    }
+    described(toolkit)  # raises before anything is written
     push = kwargs.pop("push_to_hub", False)
     # The names in memory: the stock converter to old names loses them on resuming a Trainer.
     kwargs.setdefault("save_original_format", False)
     result = stock(model, folder, *args, **kwargs)
     if kwargs.get("is_main_process", True):
-        text = json.dumps(described, indent=2) + "\n"
-        Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
+        write_config(toolkit, folder)
     if push:  # by way of this function, so that vtc.json goes along
         model.push_to_hub(kwargs.get("repo_id") or Path(folder).name)
     return result
@@ -88,30 +103,32 @@ def from_pretrained(
     for name in ("variant", "output_loading_info"):
         if name in kwargs:
             raise ValueError(f"{name} is not supported by vtc.from_pretrained; leave it out")
-    described = json.loads(_file(folder, CONFIG_NAME, kwargs).read_text(encoding="utf-8"))
-    if described.get("format") != FORMAT:
+    saved = json.loads(_file(folder, CONFIG_NAME, kwargs).read_text(encoding="utf-8"))
+    if saved.get("format") != FORMAT:
         raise ValueError(
-            f"{CONFIG_NAME} in {folder} is of format {described.get('format')!r}; this version "
+            f"{CONFIG_NAME} in {folder} is of format {saved.get('format')!r}; this version "
             f"of vtc reads format {FORMAT}; install a newer one"
         )
     config = transformers.AutoConfig.from_pretrained(folder, **_hub(kwargs))
     base = getattr(transformers, config.architectures[0])
-    # The subclass, only while loading, knows that the merger's tensors are no mistake.
+    # The subclass, only while loading, knows that the toolkit's tensors are no mistake.
     model = wrapped_class(base).from_pretrained(folder, **kwargs)
     model.__class__ = base
     try:
         toolkit = splice(
             model,
-            described["selector"],
-            described["merger"],
+            saved["selector"],
+            saved["merger"],
             processor if processor is not None else _processor(folder, kwargs),
-            encoder or described["encoder"] or MissingEncoder(),
+            encoder or saved["encoder"] or MissingEncoder(),
         )
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
-    toolkit.chunk_frames = described["chunk_frames"]
-    toolkit.configure(**described["adapter"])
-    _load_merger(toolkit, folder, kwargs)
+    toolkit.chunk_frames = saved["chunk_frames"]
+    toolkit.configure(**saved["adapter"])
+    if saved.get("connector") == "separate":
+        toolkit.separate_connector()
+    _load_toolkit(toolkit, folder, kwargs)
     return model
 
 
@@ -127,8 +144,8 @@ class MissingEncoder:
     encode_frames = encode_text = _raise
 
 
-def _load_merger(toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
-    """Fill the merger with the saved tensors, all of them and no others."""
+def _load_toolkit(toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+    """Fill the merger and the connector with the saved tensors, all and no others."""
     from safetensors import safe_open
 
     wanted = toolkit.state_dict()
@@ -147,7 +164,7 @@ def _load_merger(toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[
     if found.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - found), sorted(found.keys() - wanted)
         raise ValueError(
-            f"the weights in {folder} do not fit its {CONFIG_NAME}: merger tensors missing: "
+            f"the weights in {folder} do not fit its {CONFIG_NAME}: tensors missing: "
             f"{missing}, unexpected: {extra}"
         )
     toolkit.load_state_dict(found)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vtc.connector import projecting_through
 from vtc.part import blaming
 from vtc.report import Recorder, VideoReport, keyframes_of
 from vtc.selecting import select_frames
@@ -79,12 +80,16 @@ class _Compression:
     ) -> Tensor | None:
         """Put each keyframe's ``[M, D]`` into ``tokens``; their patches ``[K, P, D]``, if kept."""
         patches: list[Tensor] = []
+        shared = self.toolkit.connector is None
         for slices, features in self._encode(keys, "keyframes"):
-            if keep_patches:
+            if keep_patches and shared:
                 patches.append(features.patches)
             wide = torch.cat([features.tokens, *features.extra], dim=-1)
             for index, kept in zip(slices.tolist(), wide, strict=True):
                 tokens[index] = kept
+        if keep_patches and not shared:
+            references = self._encode(keys, "references", through=self.toolkit.connector)
+            patches = [features.patches for _, features in references]
         return torch.cat(patches) if patches else None
 
     def merge(
@@ -95,7 +100,9 @@ class _Compression:
         name = self.toolkit.name_of(merger)
         encoded = (
             (slices, features.patches, *features.extra)
-            for slices, features in self._encode(rest, "other frames")
+            for slices, features in self._encode(
+                rest, "other frames", through=self.toolkit.connector
+            )
         )
         for slices, patches, *extra in _whole_groups(encoded, merger.frames_together):
             with self.recorder.stage("merging") as stage:
@@ -138,8 +145,14 @@ class _Compression:
             widened.append(torch.cat([row, (exact @ deep.to(exact)).to(row)], dim=-1))
         return widened
 
-    def _encode(self, slices: Tensor, what: str) -> Iterator[tuple[Tensor, SliceFeatures]]:
-        """Vision tower and projector over some slices, one chunk at a time."""
+    def _encode(
+        self, slices: Tensor, what: str, through: Any = None
+    ) -> Iterator[tuple[Tensor, SliceFeatures]]:
+        """Vision tower and projector over some slices, one chunk at a time.
+
+        Args:
+            through: A connector of their own, where they do not go through the stock one.
+        """
         if not len(slices):
             return
         done, device = 0, input_device(self.model)
@@ -147,7 +160,8 @@ class _Compression:
         for numbers, pixels in self.recorder.waited("decoding", chunks):
             with self.recorder.stage(f"vision tower ({what})") as stage:
                 on_device = {name: value.to(device) for name, value in pixels.items()}
-                features = self.toolkit.adapter.encode(self.model, on_device)
+                with projecting_through(self.model, plain(through)):
+                    features = self.toolkit.adapter.encode(self.model, on_device)
                 stage.bytes += features.patches.nbytes
             done += len(numbers)
             self.recorder.progress(f"vision tower ({what})", done, len(slices))

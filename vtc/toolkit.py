@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from vtc import registry
 from vtc._options import config_values, make
+from vtc.connector import Connector
 from vtc.frame_encoder import LazyEncoder
 from vtc.part import require
 
@@ -24,6 +27,8 @@ class Toolkit(nn.Module):
 
     Attributes:
         merger: The token merger; its parameters train and are saved with the model.
+        connector: The projector of merged frames, see `separate_connector`; None where they go
+            through the stock one. Trained and saved likewise.
         selector, adapter, encoder, processor: The other parts. Mergers take the query from
             ``encoder``; a selector may have another, `selector_encoder`.
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
@@ -43,6 +48,8 @@ class Toolkit(nn.Module):
         super().__init__()
         self.selector = selector
         self.merger = merger
+        self.connector: nn.Module | None = None
+        self._model: Callable[[], Any] = _no_model
         self.adapter = adapter
         self.encoder = encoder
         self.processor = processor
@@ -81,6 +88,37 @@ class Toolkit(nn.Module):
         """Run the frame encoders on a device from now on; they are not loaded for it."""
         self.encoder.to(device)
         self.selector_encoder.to(device)
+
+    def attach(self, model: Any) -> None:
+        """Belong to a model from now on; weakly, since the model owns its toolkit."""
+        self._model = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled, and a copy belongs to another model.
+        return {**self.__dict__, "_model": _no_model}
+
+    def separate_connector(self) -> None:
+        """Give merged frames a projector of their own (MLP_n of Eq. 11 in ViLAMP).
+
+        It starts as a copy of the stock projector, so that nothing changes before it is trained.
+        Keyframes go on through the stock one. What a merged frame is compared with, the patches
+        of its keyframe, goes through the copy as well, since Eq. 7 compares patches in one space:
+        keyframes run through the vision tower twice. While merged frames are encoded, the copy
+        takes the stock projector's place in the model, so two threads must not share one.
+
+        Raises:
+            ValueError: There is one already, the family names no projector, or the toolkit
+                belongs to no model (peft has copied it: call this before).
+        """
+        if self.connector is not None:
+            raise ValueError("the merged frames have a connector of their own already")
+        model = self._model()
+        if model is None:
+            raise ValueError(
+                "this toolkit belongs to no model; call model.vtc.separate_connector() on the "
+                "wrapped model itself, before peft copies model.vtc"
+            )
+        self.connector = Connector(model, self.adapter.projectors)
 
     def configure(self, **options: Any) -> None:
         """Set options of the adapter: how this family of models reads a compressed video.
@@ -121,6 +159,10 @@ class Toolkit(nn.Module):
             self.merger.build(width, self.encoder.dim if of_encoder else width)
             self.merger.to(table.dtype)
         self.merger.to(input_device(model))
+
+
+def _no_model() -> None:
+    """Stands for the model of a toolkit that belongs to none."""
 
 
 def plain(module: Any) -> Any:

@@ -36,6 +36,11 @@ class VideoAdapter(Part, ABC):
     """How many frames the vision tower turns into one slice."""
     modality: ClassVar[str] = "video"
     """The key of ``mm_encoder_outputs``: ``"image"`` where frames enter as still images."""
+    projectors: ClassVar[tuple[str, ...]] = ()
+    """The names of the model's modules that map the vision tower's features to the language
+    model's, which a separate connector copies; empty where the family has none of its own."""
+    vision_towers: ClassVar[tuple[str, ...]] = ()
+    """The names of the modules before them, which recipes train at a rate of their own."""
     placeholder_per_slice: ClassVar[bool] = False
     """Whether a video that is decoded while it is read has a placeholder for each slice, with the
     text that the stock processor writes around it, rather than one for all."""

@@ -105,6 +105,8 @@ def wrapped_class(base: Any) -> Any:
 
         def __setstate__(self, state: dict[str, Any]) -> None:
             super().__setstate__(state)
+            if isinstance(getattr(self, "vtc", None), nn.Module):
+                toolkit_of(self).attach(self)
             for hook in self.base_model._forward_pre_hooks.values():
                 if isinstance(hook, RawVideoGuard):
                     hook.watch(self)

@@ -107,6 +107,7 @@ def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any)
     wrapped = wrapped_class(stock)
 
     model.vtc = toolkit
+    toolkit.attach(model)
     model.__class__ = wrapped
     _rebind_old_forward(model)
     model.vtc_guard = model.base_model.register_forward_pre_hook(

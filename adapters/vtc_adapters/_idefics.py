@@ -19,6 +19,8 @@ class IdeficsAdapter(WrappedStillsAdapter):
     """Families with ``pixel_values`` ``[B, P, 3, H, W]`` and a mask of their pixels."""
 
     video_inputs = ("pixel_values", "pixel_attention_mask")
+    projectors = ("model.connector",)
+    vision_towers = ("model.vision_model",)
     marks = (2, 1)
     no_tiles = "do_image_splitting=False"
 

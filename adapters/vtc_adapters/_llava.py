@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -15,6 +15,9 @@ from vtc_adapters._pixels import pack_tensor, to_rgb
 
 class LlavaAdapter(VideoAdapter):
     """Families whose processor gives ``pixel_values_videos`` as ``[B, N, 3, H, W]``."""
+
+    projectors = ("model.multi_modal_projector",)
+    vision_towers: ClassVar[tuple[str, ...]] = ("model.vision_tower",)
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
         grid, tail = self.slice_grid(model, inputs), self.tail_length()

@@ -19,6 +19,8 @@ class QwenAdapter(VideoAdapter):
 
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw")
     frames_per_slice = 2
+    projectors: ClassVar[tuple[str, ...]] = ("model.visual.merger",)
+    vision_towers = ("model.visual",)  # but for the projectors in it
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         return self._grid(model, pixels["video_grid_thw"][0])

@@ -23,6 +23,8 @@ class Gemma3Adapter(WrappedStillsAdapter):
     """
 
     no_tiles = "do_pan_and_scan=False"
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
 
     def settings(self, processor: Any) -> Any:
         return processor.image_processor

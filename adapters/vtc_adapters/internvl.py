@@ -20,6 +20,8 @@ class InternVLAdapter(WrappedStillsAdapter):
 
     no_tiles = "crop_to_patches=False"
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
 
     def settings(self, processor: Any) -> Any:
         return processor.video_processor

@@ -18,6 +18,8 @@ from vtc_adapters._stills import StillsAdapter
 class LlavaImageAdapter(StillsAdapter):
     """LLaVA 1.5: frames as still images one after the other, with no text between them."""
 
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
 
     def settings(self, processor: Any) -> Any:

@@ -16,6 +16,9 @@ from vtc_adapters._stills import StillsAdapter
 class PaliGemmaAdapter(StillsAdapter):
     """PaliGemma: all frames before the question, with no text between them."""
 
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
+
     def settings(self, processor: Any) -> Any:
         return processor.image_processor
 

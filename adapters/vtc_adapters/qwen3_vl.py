@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,6 +50,10 @@ class Qwen3VLAdapter(QwenAdapter):
 
     config: Config
     placeholder_per_slice = True
+    projectors: ClassVar[tuple[str, ...]] = (
+        "model.visual.merger",
+        "model.visual.deepstack_merger_list",
+    )
 
     def wrapping(self, slots: Tensor) -> tuple[Tensor, ...]:
         return text_around(slots, opening=1, closing=1)
@@ -129,3 +133,9 @@ class Qwen3VLAdapter(QwenAdapter):
         cells: Tensor,
     ) -> Slices:
         return wrapped_slices(video.span, cells)
+
+
+class Qwen35Adapter(Qwen3VLAdapter):
+    """Qwen3.5: as Qwen3-VL, without deepstack."""
+
+    projectors = ("model.visual.merger",)

@@ -20,6 +20,7 @@ class VideoLlavaAdapter(LlavaAdapter):
     """
 
     fixed_inputs = ("vision_feature_layer",)  # the select strategy is for images only
+    vision_towers = ("model.video_tower", "model.image_tower")
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         return 1, 1 + _patches(model)

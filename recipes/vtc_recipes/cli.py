@@ -1,11 +1,97 @@
-"""The commands ``vtc train`` and ``vtc recipes``."""
+"""The commands ``vtc train`` and ``vtc recipes``; torch is imported inside them only."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Optional
 
-def train(recipe: str) -> None:
-    """Train a wrapped model as a recipe says."""
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vtc_recipes.shipped import find_config, shipped
+
+if TYPE_CHECKING:
+    from vtc_recipes.estimate import PartSize
 
 
-def recipes() -> None:
-    """List the shipped recipes."""
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
+        typer.Argument(help="Other values: optimisation.steps=10 data.sources.0.path=a.json"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would train, and its memory.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a wrapped model as a recipe says: merger, connector, or all of it."""
+    from vtc_recipes.config import load_recipe
+
+    chosen = load_recipe(find_config(recipe, "training"), settings or ())
+    if dry_run:
+        from vtc_recipes.estimate import estimate
+        from vtc_recipes.models import open_model
+        from vtc_recipes.parts import set_training
+
+        model, _ = open_model(chosen, meta=True)
+        sizes = estimate(set_training(model, chosen.train), chosen)
+        _print_sizes(sizes, as_json)
+        return
+    from vtc_recipes.training import train as run
+
+    folder = run(chosen, resume=resume)
+    if as_json:
+        print(json.dumps({"folder": str(folder)}))
+    else:
+        print(f"saved in {folder}; open it with vtc.from_pretrained, or vtc ask --model {folder}")
+
+
+def recipes(
+    paths: Annotated[bool, typer.Option("--paths", help="Show where the files are.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """List the shipped recipes and settings for accelerate."""
+    files = shipped()
+    if as_json:
+        print(json.dumps([{**asdict(file), "path": str(file.path)} for file in files], indent=2))
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for title in ("kind", "name", "path" if paths else "what it is"):
+        table.add_column(title, overflow="fold")
+    for file in files:
+        table.add_row(file.kind, file.name, str(file.path) if paths else file.summary)
+    Console(highlight=False).print(table)
+
+
+def _print_sizes(sizes: list[PartSize], as_json: bool) -> None:
+    total = sum(size.bytes for size in sizes)
+    if as_json:
+        print(json.dumps({"parts": [asdict(size) for size in sizes], "bytes": total}, indent=2))
+        return
+    titles = ("parameters", "trainable", "weights", "gradients", "optimiser")
+    print(f"{'part':<15}{'trains':<7}{'rate':>7}" + "".join(f"{title:>12}" for title in titles))
+    for size in sizes:
+        rate = "" if size.learning_rate is None else f"{size.learning_rate:g}"
+        counts = (_count(number) for number in (size.parameters, size.trainable))
+        memory = (_size(number) for number in (size.weights, size.gradients, size.optimiser))
+        columns = "".join(f"{column:>12}" for column in (*counts, *memory))
+        print(f"{size.part:<15}{size.how:<7}{rate:>7}{columns}")
+    print(
+        f"{_size(total)} in all; ZeRO-3 and FSDP2 divide it by the number of processes. "
+        "Activations come on top."
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e4 else str(number)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"

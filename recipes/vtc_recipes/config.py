@@ -1,0 +1,246 @@
+"""A training recipe: what a YAML file says, as frozen dataclasses with their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from vtc_recipes._reading import RecipeError, apply_overrides, load_yaml, read
+
+Training = Literal["full", "lora", "frozen"]
+
+
+def _option(default: Any, check: Callable[[Any], bool], allowed: str) -> Any:
+    def problem(value: Any) -> str:
+        return "" if check(value) else f"{value!r}: allowed is {allowed}"
+
+    return field(default=default, metadata={"problem": problem})
+
+
+def _part(kind: str, default: str) -> Any:
+    """A selector or merger, as ``vtc.wrap`` takes it."""
+
+    def problem(value: Any) -> str:
+        from vtc.registry import build_part
+
+        try:
+            build_part(kind, value)
+        except (ValueError, TypeError, ImportError) as error:
+            return str(error)
+        return ""
+
+    return field(default=default, metadata={"problem": problem})
+
+
+def _positive(default: Any) -> Any:
+    return _option(default, lambda value: value is None or value > 0, "a number above 0")
+
+
+def _at_least_0(default: Any) -> Any:
+    return _option(default, lambda value: value >= 0, "a number of at least 0")
+
+
+def _fraction(default: float) -> Any:
+    return _option(default, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The stock model.
+
+    Attributes:
+        name: A name on the hub, a folder (one that vtc saved as well), or ``tiny:FAMILY``, a
+            model of ``vtc.testing`` with random weights.
+        dtype: Of the weights in memory. Small learning rates vanish in bfloat16 weights: those
+            that train in full should be float32, with ``precision: bfloat16``.
+        attention: The implementation, as transformers names it.
+    """
+
+    name: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolkit:
+    """What ``vtc.wrap`` adds.
+
+    Attributes:
+        selector, merger: A name, or a mapping ``{name: dks, keyframes: 32}``.
+        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP).
+        encoder: The frame encoder, as for ``vtc.wrap``; or ``tiny``, that of ``vtc.testing``.
+        adapter: Options of the model's family.
+        chunk_frames: Slices that the vision tower sees at a time.
+    """
+
+    selector: Any = _part("selector", "dks")
+    merger: Any = _part("merger", "dfm")
+    connector: Literal["stock", "separate"] = "stock"
+    encoder: str = "open_clip:ViT-B-32/openai"
+    adapter: dict[str, bool | int | float | str | None] = field(default_factory=dict)
+    chunk_frames: int = _positive(16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One data set on disk.
+
+    Attributes:
+        name: What messages call it.
+        path: The JSON or JSONL file; None until the user sets it.
+        format: ``llava_json`` or ``messages``, see docs/training.md.
+        video_folder: Where relative video paths start; None for the folder of ``path``.
+        fps: Frames to sample a second.
+        max_frames: Where ``fps`` gives more, this many are spread evenly instead.
+        share: The part of the samples to take, drawn by the seed; 0 leaves the source out.
+    """
+
+    name: str
+    path: str | None = None
+    format: Literal["llava_json", "messages"] = "llava_json"
+    video_folder: str | None = None
+    fps: float = _positive(1.0)
+    max_frames: int | None = _positive(None)
+    share: float = _fraction(1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data sets, read one after the other and shuffled together."""
+
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """How one part of the model trains."""
+
+    how: Training = "frozen"
+    learning_rate: float = _positive(1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """The low-rank matrices of all parts that train with LoRA."""
+
+    rank: int = _positive(64)
+    alpha: float = _positive(16.0)
+    dropout: float = _fraction(0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Which parts train; what is neither tower, projector nor of vtc is ``language_model``."""
+
+    merger: Part = Part()
+    connector: Part = Part()
+    projector: Part = Part()
+    vision_tower: Part = Part()
+    language_model: Part = Part()
+    lora: Lora = Lora()
+
+    def parts(self) -> Iterator[tuple[str, Part]]:
+        """The parts with their names."""
+        for entry in fields(self):
+            if entry.name != "lora":
+                yield entry.name, getattr(self, entry.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """AdamW and its schedule.
+
+    Attributes:
+        epochs, steps: How long to train; exactly one of them.
+        schedule: Of the learning rates, after the warm-up.
+        warmup: The part of all steps in which the learning rates rise.
+        batch_size: Samples a process reads at a time.
+        accumulation: Batches for one step.
+        precision: Of the computation, where it differs from that of the weights.
+    """
+
+    epochs: float | None = _positive(None)
+    steps: int | None = _positive(None)
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup: float = _option(0.03, lambda value: 0 <= value < 1, "a number from 0, below 1")
+    weight_decay: float = _at_least_0(0.0)
+    max_gradient_norm: float = _positive(1.0)
+    batch_size: int = _positive(1)
+    accumulation: int = _positive(1)
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    gradient_checkpointing: bool = True
+    seed: int = _at_least_0(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where results go.
+
+    Attributes:
+        folder: The trained model, and checkpoints in ``checkpoint-STEP``.
+        save_steps: Steps from checkpoint to checkpoint.
+        keep: Checkpoints kept; None for all.
+        log_steps: Steps from one line of the log to the next.
+    """
+
+    folder: str
+    save_steps: int = _positive(500)
+    keep: int | None = _positive(2)
+    log_steps: int = _positive(10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole recipe; docs/training.md has an example."""
+
+    model: Model
+    vtc: Toolkit = Toolkit()
+    data: Data
+    train: Train
+    optimisation: Optimisation
+    output: Output
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    Args:
+        overrides: ``"optimisation.steps=10"``; a number stands for an entry of a list.
+
+    Raises:
+        RecipeError: All that is wrong with it.
+    """
+    return parse_recipe(apply_overrides(load_yaml(path), overrides), str(path))
+
+
+def parse_recipe(values: Mapping[str, Any], label: str = "the recipe") -> Recipe:
+    """Make a recipe of plain values; see `load_recipe`."""
+    errors: list[str] = []
+    recipe = read(Recipe, values, "", errors)
+    if recipe is not None:
+        errors += _contradictions(recipe)
+    if recipe is None or errors:
+        raise RecipeError(label, errors)
+    return recipe
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with values that are all right one by one."""
+    if not recipe.data.sources:
+        yield "data.sources: it is empty; name at least one"
+    if (recipe.optimisation.epochs is None) == (recipe.optimisation.steps is None):
+        yield "optimisation: set either epochs or steps, and the other one to null"
+    ways = {name: part.how for name, part in recipe.train.parts()}
+    if set(ways.values()) == {"frozen"}:
+        yield "train: every part is frozen; set train.merger.how=full or another one"
+    if ways["merger"] == "lora":
+        yield "train.merger.how: 'lora': allowed is full or frozen, a merger is small"
+    if ways["connector"] != "frozen" and recipe.vtc.connector == "stock":
+        yield "train.connector.how: there is none to train; set vtc.connector=separate"
+    if "lora" in ways.values() and ways["language_model"] == "full":
+        yield (
+            "train.language_model.how: 'full' beside LoRA elsewhere would hold the language model "
+            "twice; train it with lora, or the other parts in full"
+        )

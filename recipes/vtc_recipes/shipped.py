@@ -1,0 +1,58 @@
+"""The YAML files that come with the recipes, by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtc._plugins import suggestion
+
+CONFIGS = Path(__file__).with_name("configs")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One shipped file.
+
+    Attributes:
+        name: What users type, without folder and ending.
+        kind: Its folder: ``training``, ``accelerate``.
+        summary: The first line of its comment.
+        path: Where it is.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    path: Path
+
+
+def shipped(kind: str | None = None) -> list[Shipped]:
+    """The shipped files of one kind, or all, sorted by kind and name."""
+    return [file for file in _files() if kind in (None, file.kind)]
+
+
+def find_config(name: str, kind: str) -> Path:
+    """The file that a user means: a shipped one by its name, or a path.
+
+    Raises:
+        ValueError: No shipped file has this name, and there is no such file here.
+    """
+    if os.sep not in name and "/" not in name:
+        for file in shipped(kind):
+            if name in (file.name, file.path.name):
+                return file.path
+    if os.path.isfile(name):
+        return Path(name)
+    known = [file.name for file in shipped(kind)]
+    guess = suggestion(name, known)
+    raise ValueError(f"there is no recipe {name!r}; shipped: {', '.join(known)}.{guess}")
+
+
+def _files() -> Iterator[Shipped]:
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        kind = path.relative_to(CONFIGS).parts[0]
+        yield Shipped(path.stem, kind, first.removeprefix("#").strip(), path)

@@ -1,0 +1,49 @@
+"""A projector of their own for merged frames: the second stream of Eq. 11 in ViLAMP."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+class Connector(nn.Module):
+    """Copies of a model's projector modules, which take their places while frames are merged.
+
+    Attributes:
+        names: The modules of the model that are replaced, by their names.
+        projectors: The copies, in the same order.
+    """
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        if not names:
+            raise ValueError(
+                f"the adapter of {type(model).__name__} names no projector, so there is nothing "
+                "to copy; set its class attribute `projectors`"
+            )
+        self.names = tuple(names)
+        stock = [model.get_submodule(name) for name in names]
+        self.projectors = nn.ModuleList(copy.deepcopy(module) for module in stock)
+
+
+@contextmanager
+def projecting_through(model: Any, connector: Connector | None) -> Iterator[None]:
+    """A context in which a model's projectors are those of a connector; None changes nothing."""
+    if connector is None:
+        yield
+        return
+    stock = []
+    try:
+        for name, module in zip(connector.names, connector.projectors, strict=True):
+            parent, _, leaf = name.rpartition(".")
+            modules = model.get_submodule(parent)._modules
+            stock.append((modules, leaf, modules[leaf]))
+            modules[leaf] = module
+        yield
+    finally:
+        for modules, leaf, module in stock:
+            modules[leaf] = module
