@@ -52,7 +52,7 @@ export NO_STRAYS
 # The wrapped models on the oldest transformers that pyproject.toml allows, and on the newest.
 MATRIX_TESTS := test_adapters.py test_wrapped_model.py test_generation.py test_training.py \
 	test_checkpoint.py test_asking.py test_qwen2_vl.py test_llava_family.py \
-	test_family_options.py
+	test_family_options.py test_connector.py test_recipe_training.py
 test-matrix: $(VENV)/.installed
 	for version in ==5.18.0 ""; do \
 		site=$$PWD/build/transformers$$version && \
