@@ -83,6 +83,14 @@ def test_the_contracts_alone_need_pytest():
     assert run.stdout.split() == ["False", "True"]
 
 
+@pytest.mark.parametrize("name", ["SelectorContract", "MergerContract", "AdapterContract"])
+def test_contracts_say_that_they_need_pytest(name):
+    code = f"import sys; sys.modules['pytest'] = None; from vtc.testing import {name}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = f"ModuleNotFoundError: vtc.testing.{name} needs pytest: pip install pytest"
+    assert run.stderr.splitlines()[-1] == said
+
+
 def test_an_unknown_name_of_testing():
     with pytest.raises(AttributeError, match=r"'vtc\.testing' has no attribute 'Contract'"):
         vtc.testing.Contract  # noqa: B018
