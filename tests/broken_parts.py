@@ -225,6 +225,32 @@ class TestDrawsLots(SelectorDefect):
             return vtc.Selection(torch.randperm(len(video[0]))[:4].sort().values, None)
 
 
+class TestCountsSelectors(SelectorDefect):
+    """same_input: two selectors of the same options gave different results"""
+
+    class broken(Sound):
+        made = 0
+
+        def __init__(self, config=None):
+            super().__init__(config)
+            type(self).made += 1
+            self.shift = self.made
+
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes, selection.relevance + self.shift)
+
+
+class TestRanksOnlyOnce(SelectorDefect):
+    """same_input: relevance is None in one of them"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            self.relevance, shown = None, getattr(self, "relevance", selection.relevance)
+            return vtc.Selection(selection.keyframes, shown)
+
+
 class TestRemembersTheFirstVideo(SelectorDefect):
     """other_videos: the result of a video depends on the videos before it"""
 
@@ -313,6 +339,14 @@ class TestRanksNaN(SelectorDefect):
     class broken(Sound):
         def select(self, embeddings, query=None, timestamps=None):
             return super().select(embeddings.nan_to_num(), query)
+
+
+class TestAsksNaN(SelectorDefect):
+    """not_finite: a query of nan must be refused with a ValueError"""
+
+    class broken(Sound):
+        def select(self, embeddings, query=None, timestamps=None):
+            return super().select(embeddings, None if query is None else query.nan_to_num())
 
 
 class TestTakesAnyShape(SelectorDefect):
@@ -503,6 +537,30 @@ class TestWeightsOfAnotherSum(MergerDefect):
             return super().forward(*frames) * 2
 
 
+class TestWeightsOfOneToken(MergerDefect):
+    """weights_give: weights must be [T, M] a frame, [(1, 9), (1, 9), (1, 9), (1, 9), (1, 9)]"""
+
+    class broken(Weighted):
+        def forward(self, *frames):
+            weights = super().weights(*frames)
+            return (weights @ frames[0].to(weights.dtype)).to(frames[0].dtype)
+
+        def weights(self, *frames):
+            return super().weights(*frames)[:, 0]
+
+
+class TestNoWeightsOfHalf(MergerDefect):
+    """weights_give: weights returns a result for float64 and None for bfloat16"""
+
+    class broken(Weighted):
+        def forward(self, *frames):
+            weights = super().weights(*frames)
+            return (weights @ frames[0].to(weights.dtype)).to(frames[0].dtype)
+
+        def weights(self, *frames):
+            return None if frames[0].dtype == torch.bfloat16 else super().weights(*frames)
+
+
 class TestHalfWeights(MergerDefect):
     """weights_give: weights of bfloat16 patches must be in at least float32, got torch.bfloat16"""
 
@@ -530,6 +588,14 @@ class TestCentresTheChunk(MergerDefect):
         def forward(self, *frames):
             tokens = super().forward(*frames)
             return tokens - tokens.mean(0) if len(tokens) else tokens
+
+
+class TestKeepsMoreOfTheLast(MergerDefect):
+    """chunks: has 2 and 1 tokens"""
+
+    class broken(Mean):
+        def forward(self, patches, *rest):
+            return [*patches[:-1, :1], *patches[-1:, :2]]
 
 
 class TestMultipliesByAMask(MergerDefect):
@@ -603,6 +669,15 @@ class TestDetachesPatches(MergerDefect):
     class broken(Weighted):
         def forward(self, patches, *rest):
             return super().forward(patches.detach(), *rest)
+
+
+class TestTracksNothing(MergerDefect):
+    """gradients_reach: no gradient leaves the tokens"""
+
+    class broken(Mean):
+        @torch.no_grad()
+        def forward(self, *frames):
+            return super().forward(*frames)
 
 
 class TestNeverUsesAParameter(MergerDefect):
