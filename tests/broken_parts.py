@@ -1,7 +1,7 @@
 """Selectors and mergers with one defect each, run by test_part_suites.py.
 
-The classes called `TestSound...` pass everything; each other class changes one thing, and must fail
-the checks whose names hold a word of its docstring.
+The classes called `TestSound...` pass everything; each other class changes one thing. Its docstring
+holds words, a colon and a part of a sentence: the checks whose names hold a word must fail with it.
 """
 
 from __future__ import annotations
@@ -76,19 +76,50 @@ class TestSoundSelector(_Registered, vtc.testing.SelectorContract):
 class SelectorDefect(_Registered, vtc.testing.SelectorContract):
     """Checks the class `broken` that is written in the body of a subclass."""
 
+    broken: type | None = None
+
     def __init_subclass__(cls):
-        cls.part = cls.broken()
+        cls.part = cls.broken and cls.broken()
+
+
+class TestSetsNoSelector(SelectorDefect):
+    """made: set part = ... in the class TestSetsNoSelector"""
+
+
+class TestReturnsABareTensor(SelectorDefect):
+    """keyframes_and_relevance: must return vtc.Selection(keyframes, relevance), got Tensor"""
+
+    class broken(Sound):
+        def select(self, *video):
+            return super().select(*video).keyframes
+
+
+class TestReturnsAList(SelectorDefect):
+    """keyframes_and_relevance: keyframes must be a tensor [K'] of int64, got list"""
+
+    class broken(Sound):
+        def select(self, *video):
+            return vtc.Selection(super().select(*video).keyframes.tolist(), None)
+
+
+class TestRanksInAnArray(SelectorDefect):
+    """keyframes_and_relevance: relevance must be a tensor [N] of float32, or None, got ndarray"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes, selection.relevance.numpy())
 
 
 class TestForgetsToRegister(SelectorDefect):
-    """registered_name"""
+    """registered_name: Sound is registered by no plug-in"""
 
     broken = Sound
     registered = Steps
 
 
 class TestChangesItsOptions(SelectorDefect):
-    """registered_name"""
+    """registered_name: must keep its options as they were given"""
 
     class broken(Sound):
         def __init__(self, config=None):
@@ -96,16 +127,16 @@ class TestChangesItsOptions(SelectorDefect):
 
 
 class TestOptionsAreNotPlain(SelectorDefect):
-    """registered_name"""
+    """registered_name: has options that are no plain JSON"""
 
     class broken(Sound):
         @dataclass(frozen=True, kw_only=True)
-        class Config:
-            keyframes: torch.dtype = torch.float32
+        class Config(Options):
+            dtype: torch.dtype = torch.float32
 
 
 class TestDescending(SelectorDefect):
-    """keyframes_and_relevance"""
+    """keyframes_and_relevance: keyframes must be ascending and unique, got ["""
 
     class broken(Sound):
         def select(self, *video):
@@ -114,7 +145,7 @@ class TestDescending(SelectorDefect):
 
 
 class TestRepeatsFrames(SelectorDefect):
-    """keyframes_and_relevance"""
+    """keyframes_and_relevance: keyframes must be ascending and unique, got [0, 0]"""
 
     class broken(Sound):
         def select(self, *video):
@@ -123,7 +154,7 @@ class TestRepeatsFrames(SelectorDefect):
 
 
 class TestCountsFromOne(SelectorDefect):
-    """keyframes_and_relevance"""
+    """keyframes_and_relevance: keyframes of 1 frames must lie in 0 ... 0, got [1]"""
 
     class broken(Sound):
         def select(self, *video):
@@ -132,7 +163,7 @@ class TestCountsFromOne(SelectorDefect):
 
 
 class TestInt32Keyframes(SelectorDefect):
-    """keyframes_and_relevance"""
+    """keyframes_and_relevance: keyframes must be [K'] of int64, got [1] of torch.int32"""
 
     class broken(Sound):
         def select(self, *video):
@@ -141,17 +172,25 @@ class TestInt32Keyframes(SelectorDefect):
 
 
 class TestKeyframesElsewhere(SelectorDefect):
-    """keyframes_and_relevance cuda"""
+    """keyframes_and_relevance: keyframes must be on the inputs' device, cpu, got meta"""
 
     class broken(Sound):
         def select(self, *video):
             selection = super().select(*video)
-            elsewhere = "cpu" if video[0].is_cuda else "meta"
-            return vtc.Selection(selection.keyframes.to(elsewhere), selection.relevance)
+            return vtc.Selection(selection.keyframes.to("meta"), selection.relevance)
+
+
+class TestKeyframesOnTheCpu(SelectorDefect):
+    """cuda: keyframes must be on the inputs' device, cuda:0, got cpu"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes.cpu(), selection.relevance)
 
 
 class TestRelevanceOfKeyframesOnly(SelectorDefect):
-    """keyframes_and_relevance"""
+    """keyframes_and_relevance: relevance of 7 frames must be [7] of float32, got [4]"""
 
     class broken(Sound):
         def select(self, *video):
@@ -160,7 +199,7 @@ class TestRelevanceOfKeyframesOnly(SelectorDefect):
 
 
 class TestRelevanceOfTheInputsDtype(SelectorDefect):
-    """every_dtype"""
+    """every_dtype: relevance of 40 frames must be [40] of float32, got [40] of"""
 
     class broken(Sound):
         def select(self, *video):
@@ -169,7 +208,7 @@ class TestRelevanceOfTheInputsDtype(SelectorDefect):
 
 
 class TestOneTooMany(SelectorDefect):
-    """budget"""
+    """budget: at most 4 keyframes are asked for, got 5 of 5 frames"""
 
     class broken(Sound):
         def select(self, *video):
@@ -178,7 +217,7 @@ class TestOneTooMany(SelectorDefect):
 
 
 class TestDrawsLots(SelectorDefect):
-    """same_input"""
+    """same_input: the same video gave another result at the second call"""
 
     class broken(Sound):
         def select(self, *video):
@@ -186,8 +225,34 @@ class TestDrawsLots(SelectorDefect):
             return vtc.Selection(torch.randperm(len(video[0]))[:4].sort().values, None)
 
 
+class TestCountsSelectors(SelectorDefect):
+    """same_input: two selectors of the same options gave different results"""
+
+    class broken(Sound):
+        made = 0
+
+        def __init__(self, config=None):
+            super().__init__(config)
+            type(self).made += 1
+            self.shift = self.made
+
+        def select(self, *video):
+            selection = super().select(*video)
+            return vtc.Selection(selection.keyframes, selection.relevance + self.shift)
+
+
+class TestRanksOnlyOnce(SelectorDefect):
+    """same_input: relevance is None in one of them"""
+
+    class broken(Sound):
+        def select(self, *video):
+            selection = super().select(*video)
+            self.relevance, shown = None, getattr(self, "relevance", selection.relevance)
+            return vtc.Selection(selection.keyframes, shown)
+
+
 class TestRemembersTheFirstVideo(SelectorDefect):
-    """other_videos"""
+    """other_videos: the result of a video depends on the videos before it"""
 
     class broken(Sound):
         def select(self, *video):
@@ -197,7 +262,7 @@ class TestRemembersTheFirstVideo(SelectorDefect):
 
 
 class TestNormalisesInPlace(SelectorDefect):
-    """inputs_are_not_modified"""
+    """inputs_are_not_modified: select changed its argument embeddings in place"""
 
     class broken(Sound):
         def select(self, *video):
@@ -206,7 +271,7 @@ class TestNormalisesInPlace(SelectorDefect):
 
 
 class TestReadsStorage(SelectorDefect):
-    """memory_layout"""
+    """memory_layout: embeddings that are not contiguous gave another result"""
 
     class broken(Sound):
         def select(self, embeddings, *rest):
@@ -216,7 +281,7 @@ class TestReadsStorage(SelectorDefect):
 
 
 class TestDividesByZero(SelectorDefect):
-    """degenerate"""
+    """degenerate: relevance must be finite, but is not at frames [0, 1, 2, 3, 4] and 25 more"""
 
     class broken(Sound):
         def select(self, embeddings, query=None, timestamps=None):
@@ -227,7 +292,7 @@ class TestDividesByZero(SelectorDefect):
 
 
 class TestTrustsTimestamps(SelectorDefect):
-    """unknown_timestamps"""
+    """unknown_timestamps: timestamps=None must work or raise a ValueError that says 'timestamps'"""
 
     class broken(Sound):
         def select(self, embeddings, query=None, timestamps=None):
@@ -236,7 +301,7 @@ class TestTrustsTimestamps(SelectorDefect):
 
 
 class TestGuessesTheQuery(SelectorDefect):
-    """a_query_is_needed"""
+    """a_query_is_needed: query=None, as uses_query is True, must be refused"""
 
     class broken(Sound):
         def select(self, embeddings, query=None, timestamps=None):
@@ -244,7 +309,7 @@ class TestGuessesTheQuery(SelectorDefect):
 
 
 class TestPromisesToIgnoreTheQuery(SelectorDefect):
-    """a_query_is_needed"""
+    """a_query_is_needed: uses_query is False, yet the result depends on the query"""
 
     class broken(Sound):
         uses_query = False
@@ -254,14 +319,14 @@ class TestPromisesToIgnoreTheQuery(SelectorDefect):
 
 
 class TestNeedsAQueryThatItNeverGets(SelectorDefect):
-    """a_query_is_needed"""
+    """a_query_is_needed: no query is given to a selector without embeddings"""
 
     class broken(Steps):
         uses_query = True
 
 
 class TestPromisesToIgnoreEmbeddings(SelectorDefect):
-    """embeddings_make_no_difference"""
+    """embeddings_make_no_difference: uses_embeddings is False, yet the result depends"""
 
     class broken(Steps):
         def select(self, embeddings, query=None, timestamps=None):
@@ -269,15 +334,23 @@ class TestPromisesToIgnoreEmbeddings(SelectorDefect):
 
 
 class TestRanksNaN(SelectorDefect):
-    """not_finite"""
+    """not_finite: embeddings with a row of nan must be refused with a ValueError"""
 
     class broken(Sound):
         def select(self, embeddings, query=None, timestamps=None):
             return super().select(embeddings.nan_to_num(), query)
 
 
+class TestAsksNaN(SelectorDefect):
+    """not_finite: a query of nan must be refused with a ValueError"""
+
+    class broken(Sound):
+        def select(self, embeddings, query=None, timestamps=None):
+            return super().select(embeddings, None if query is None else query.nan_to_num())
+
+
 class TestTakesAnyShape(SelectorDefect):
-    """wrong_shapes"""
+    """wrong_shapes: embeddings of the shape [1, 40, 16] in place of [N, d]"""
 
     class broken(Sound):
         def select(self, embeddings, query=None, timestamps=None):
@@ -285,7 +358,7 @@ class TestTakesAnyShape(SelectorDefect):
 
 
 class TestTakesNoKeyframes(SelectorDefect):
-    """0_keyframes"""
+    """0_keyframes: the option keyframes=0 must be refused"""
 
     class broken(Sound):
         @dataclass(frozen=True, kw_only=True)
@@ -361,12 +434,50 @@ class TestSoundWithoutEmbeddings(_Registered, vtc.testing.SelectorContract):
 class MergerDefect(_Registered, vtc.testing.MergerContract):
     """Checks the class `broken` that is written in the body of a subclass."""
 
+    broken: type | None = None
+
     def __init_subclass__(cls):
-        cls.part = cls.broken()
+        cls.part = cls.broken and cls.broken()
+
+
+class TestSetsNoMerger(MergerDefect):
+    """made: set part = ... in the class TestSetsNoMerger"""
+
+
+class TestReturnsAnArray(MergerDefect):
+    """tokens_are_as_promised: a list of tensors [T_i, D], got ndarray"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return super().forward(*frames).numpy()
+
+
+class TestReturnsLists(MergerDefect):
+    """tokens_are_as_promised: a list of tensors [T_i, D], got a list of list"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return super().forward(*frames).tolist()
+
+
+class TestLosesTheFirstFrame(MergerDefect):
+    """tokens_are_as_promised: 1 frames were given and 0 came back"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return super().forward(*frames)[1:]
+
+
+class TestForgetsTheWidth(MergerDefect):
+    """tokens_are_as_promised: the tokens of a frame must be [T, 16], got [16] for frame 0"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return [frame.mean(0) for frame in frames[0]]
 
 
 class TestMoreTokensThanSaid(MergerDefect):
-    """tokens_are_as_promised"""
+    """tokens_are_as_promised: tokens_per_frame is 1, so a tensor of tokens must be [n, 1, D]"""
 
     class broken(Mean):
         def forward(self, *frames):
@@ -374,7 +485,7 @@ class TestMoreTokensThanSaid(MergerDefect):
 
 
 class TestVanishesButDoesNot(MergerDefect):
-    """tokens_are_as_promised"""
+    """tokens_are_as_promised: tokens_per_frame is 0, yet frame 0 has 9 tokens"""
 
     class broken(Mean):
         tokens_per_frame = 0
@@ -384,15 +495,23 @@ class TestVanishesButDoesNot(MergerDefect):
 
 
 class TestTokensElsewhere(MergerDefect):
-    """tokens_are_as_promised cuda"""
+    """tokens_are_as_promised: tokens must be on the inputs' device, cpu, got meta"""
 
     class broken(Mean):
         def forward(self, *frames):
-            return super().forward(*frames).to("cpu" if frames[0].is_cuda else "meta")
+            return super().forward(*frames).to("meta")
+
+
+class TestTokensOnTheCpu(MergerDefect):
+    """cuda: tokens must be on the inputs' device, cuda:0, got cpu"""
+
+    class broken(Mean):
+        def forward(self, *frames):
+            return super().forward(*frames).cpu()
 
 
 class TestAlwaysFloat32(MergerDefect):
-    """every_dtype"""
+    """every_dtype: tokens must have the dtype of the patches"""
 
     class broken(Mean):
         def forward(self, *frames):
@@ -400,7 +519,7 @@ class TestAlwaysFloat32(MergerDefect):
 
 
 class TestParametersOfOneDtype(MergerDefect):
-    """every_dtype"""
+    """every_dtype: RuntimeError: mat1 and mat2 must have the same dtype"""
 
     class broken(Mean):
         def build(self, patch_dim, query_dim):
@@ -411,15 +530,39 @@ class TestParametersOfOneDtype(MergerDefect):
 
 
 class TestWeightsOfAnotherSum(MergerDefect):
-    """weights_give"""
+    """weights_give: weights(...) @ patches must be what forward returns"""
 
     class broken(Weighted):
         def forward(self, *frames):
             return super().forward(*frames) * 2
 
 
+class TestWeightsOfOneToken(MergerDefect):
+    """weights_give: weights must be [T, M] a frame, [(1, 9), (1, 9), (1, 9), (1, 9), (1, 9)]"""
+
+    class broken(Weighted):
+        def forward(self, *frames):
+            weights = super().weights(*frames)
+            return (weights @ frames[0].to(weights.dtype)).to(frames[0].dtype)
+
+        def weights(self, *frames):
+            return super().weights(*frames)[:, 0]
+
+
+class TestNoWeightsOfHalf(MergerDefect):
+    """weights_give: weights returns a result for float64 and None for bfloat16"""
+
+    class broken(Weighted):
+        def forward(self, *frames):
+            weights = super().weights(*frames)
+            return (weights @ frames[0].to(weights.dtype)).to(frames[0].dtype)
+
+        def weights(self, *frames):
+            return None if frames[0].dtype == torch.bfloat16 else super().weights(*frames)
+
+
 class TestHalfWeights(MergerDefect):
-    """weights_give"""
+    """weights_give: weights of bfloat16 patches must be in at least float32, got torch.bfloat16"""
 
     class broken(Weighted):
         def weights(self, *frames):
@@ -427,7 +570,7 @@ class TestHalfWeights(MergerDefect):
 
 
 class TestKeepsTheLastFrame(MergerDefect):
-    """same_input"""
+    """same_input: the tokens depend on the calls before"""
 
     class broken(Mean):
         last = 0.0
@@ -439,7 +582,7 @@ class TestKeepsTheLastFrame(MergerDefect):
 
 
 class TestCentresTheChunk(MergerDefect):
-    """chunks depends_on_its_group"""
+    """chunks depends_on_its_group: a frame's tokens may depend on its group"""
 
     class broken(Mean):
         def forward(self, *frames):
@@ -447,8 +590,16 @@ class TestCentresTheChunk(MergerDefect):
             return tokens - tokens.mean(0) if len(tokens) else tokens
 
 
+class TestKeepsMoreOfTheLast(MergerDefect):
+    """chunks: has 2 and 1 tokens"""
+
+    class broken(Mean):
+        def forward(self, patches, *rest):
+            return [*patches[:-1, :1], *patches[-1:, :2]]
+
+
 class TestMultipliesByAMask(MergerDefect):
-    """unknown_reference"""
+    """unknown_reference: the tokens depend on a reference whose has_reference is False"""
 
     class broken(Mean):
         def forward(self, patches, reference, has_reference, query):
@@ -456,7 +607,7 @@ class TestMultipliesByAMask(MergerDefect):
 
 
 class TestLooksAtTheNextFrame(MergerDefect):
-    """depends_on_its_group"""
+    """depends_on_its_group: NaN in frame 0, or its group of frames_together = 1, changed"""
 
     class broken(Mean):
         def forward(self, patches, *rest):
@@ -464,7 +615,7 @@ class TestLooksAtTheNextFrame(MergerDefect):
 
 
 class TestMakesAQueryUp(MergerDefect):
-    """a_query_is_needed"""
+    """a_query_is_needed: query=None, as query_source is 'language_model', must be refused"""
 
     class broken(Weighted):
         def weights(self, *frames):
@@ -473,7 +624,7 @@ class TestMakesAQueryUp(MergerDefect):
 
 
 class TestPromisesNoQuery(MergerDefect):
-    """a_query_is_needed"""
+    """a_query_is_needed: query_source is None, yet the tokens depend on the query"""
 
     class broken(Mean):
         def forward(self, *frames):
@@ -481,7 +632,7 @@ class TestPromisesNoQuery(MergerDefect):
 
 
 class TestStacksNothing(MergerDefect):
-    """no_frames"""
+    """no_frames: n = 0 frames must give no tokens, got RuntimeError: stack expects"""
 
     class broken(Mean):
         def forward(self, *frames):
@@ -489,7 +640,7 @@ class TestStacksNothing(MergerDefect):
 
 
 class TestDividesByNorms(MergerDefect):
-    """degenerate"""
+    """degenerate: tokens must be finite, but 16 numbers of frame 0 are not"""
 
     class broken(Mean):
         def forward(self, patches, *rest):
@@ -497,7 +648,7 @@ class TestDividesByNorms(MergerDefect):
 
 
 class TestDividesBySpread(MergerDefect):
-    """degenerate"""
+    """degenerate: tokens must be finite, but 16 numbers of frame 0 are not"""
 
     class broken(Mean):
         def forward(self, patches, *rest):
@@ -505,7 +656,7 @@ class TestDividesBySpread(MergerDefect):
 
 
 class TestScalesInPlace(MergerDefect):
-    """inputs_are_not_modified"""
+    """inputs_are_not_modified: forward changed its argument patches in place"""
 
     class broken(Mean):
         def forward(self, patches, *rest):
@@ -513,15 +664,24 @@ class TestScalesInPlace(MergerDefect):
 
 
 class TestDetachesPatches(MergerDefect):
-    """gradients_reach"""
+    """gradients_reach: no gradient reaches patches"""
 
     class broken(Weighted):
         def forward(self, patches, *rest):
             return super().forward(patches.detach(), *rest)
 
 
+class TestTracksNothing(MergerDefect):
+    """gradients_reach: no gradient leaves the tokens"""
+
+    class broken(Mean):
+        @torch.no_grad()
+        def forward(self, *frames):
+            return super().forward(*frames)
+
+
 class TestNeverUsesAParameter(MergerDefect):
-    """gradients_reach"""
+    """gradients_reach: no gradient reaches spare"""
 
     class broken(Weighted):
         def build(self, patch_dim, query_dim):
@@ -530,7 +690,7 @@ class TestNeverUsesAParameter(MergerDefect):
 
 
 class TestWorksWithoutParameters(MergerDefect):
-    """missed_before_build"""
+    """missed_before_build: a call before build must be refused with a RuntimeError"""
 
     class broken(Weighted):
         def forward(self, *frames):
@@ -538,14 +698,14 @@ class TestWorksWithoutParameters(MergerDefect):
 
 
 class TestHasNothingToTrain(MergerDefect):
-    """missed_before_build"""
+    """missed_before_build: needs_training is True, yet there are no parameters"""
 
     class broken(Mean):
         needs_training = True
 
 
 class TestDropsOutInTraining(MergerDefect):
-    """training_mode"""
+    """training_mode: the tokens in train() and in eval() differ"""
 
     class broken(Mean):
         def forward(self, patches, *rest):
@@ -553,7 +713,7 @@ class TestDropsOutInTraining(MergerDefect):
 
 
 class TestHidesAParameter(MergerDefect):
-    """state_dict"""
+    """state_dict: tensors that build makes must be parameters or buffers"""
 
     class broken(Mean):
         def build(self, patch_dim, query_dim):
@@ -564,7 +724,7 @@ class TestHidesAParameter(MergerDefect):
 
 
 class TestHoldsALambda(MergerDefect):
-    """copies"""
+    """copies: a merger must be copied by pickle, got"""
 
     class broken(Mean):
         def __init__(self, config=None):
@@ -573,7 +733,7 @@ class TestHoldsALambda(MergerDefect):
 
 
 class TestMergerForgetsToRegister(MergerDefect):
-    """registered_name"""
+    """registered_name: Mean is registered by no plug-in"""
 
     broken = Mean
     registered = Weighted

@@ -95,6 +95,18 @@ def test_nothing_to_list(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stdout) == (0, "nothing to list of the kind plug-in\n")
 
 
+def test_a_clash_is_shown_once_and_a_list_of_plug_ins_points_at_it(site: Path) -> None:
+    (site / "bad.py").write_text(PLUGIN)
+    named = {"PYTHONPATH": str(site), "COLUMNS": "200"}
+    shown = run_vtc("parts", "selector", **named).stdout
+    both = "selector even (acme, acme-vtc 1.5) (bad, bad-vtc 1.5)\n  selector 'even' is claimed by"
+    assert both in shown and shown.count("'even' is claimed by") == 1
+    listed = json.loads(run_vtc("parts", "selector", "--json", **named).stdout)
+    assert [part["plugin"] for part in listed if part["name"] == "even"] == ["acme", "bad"]
+    pointer = "Some parts of plug-ins in use are not usable either: see 'vtc parts'.\n"
+    assert run_vtc("parts", "plug-in", **named).stdout.endswith(pointer)
+
+
 def test_version() -> None:
     assert run_vtc("--version").stdout == f"vtc {vtc.__version__}\n"
 

@@ -335,7 +335,16 @@ def test_a_keyboard_interrupt_passes(install: Install) -> None:
         ),
         (
             "def vtc_register_selectors():\n    return {}",
-            "ValueError: it has no hook: mark its vtc_register_* functions with vtc.hookimpl",
+            "ValueError: these need @vtc.hookimpl above them: vtc_register_selectors",
+        ),
+        (
+            registering("{}") + "\ndef vtc_register_mergers():\n    return {}\n",
+            "ValueError: these need @vtc.hookimpl above them: vtc_register_mergers",
+        ),
+        (
+            "import vtc",
+            "ValueError: it has no hook; hooks: vtc_register_selectors, vtc_register_mergers, "
+            "vtc_register_adapters, each under @vtc.hookimpl",
         ),
         (registering("1 / 0"), "ZeroDivisionError: division by zero"),
         (
@@ -493,9 +502,24 @@ def test_plugins_can_be_switched_off(install: Install, monkeypatch: pytest.Monke
         registry.get_class("merger", "dfm")
 
 
-def test_switching_off_what_is_not_there_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VTC_DISABLED_PLUGINS", "acne")
-    with pytest.warns(UserWarning, match=r"names plug-ins that are not installed: \['acne'\]"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "beta_part",
+            r"no plug-in 'beta_part' is installed; installed: beta_parts, vtc_adapters, .*"
+            r"vtc_selectors\. Did you mean 'beta_parts'\?$",
+        ),
+        ("beta-vtc", r"'beta-vtc' is a distribution, not a plug-in\. Did you mean 'beta_parts'\?$"),
+        ("zzz", r"no plug-in 'zzz' is installed; installed: beta_parts, .*vtc_selectors\.$"),
+    ],
+)
+def test_switching_off_what_is_not_there_warns(
+    install: Install, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    install("beta-vtc", "beta_parts", registering("{}"))
+    monkeypatch.setenv("VTC_DISABLED_PLUGINS", name)
+    with pytest.warns(UserWarning, match=f"^VTC_DISABLED_PLUGINS: {message}"):
         Registry().parts()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isroutine
 from typing import Any
 
 import pluggy
@@ -118,9 +119,11 @@ def _claims(plugin: Plugin, module: Any) -> Iterator[Claim]:
     manager = pluggy.PluginManager("vtc")
     manager.add_hookspecs(hookspecs)
     manager.register(module)
+    if forgotten := _unmarked(manager, module):
+        raise ValueError(f"these need @vtc.hookimpl above them: {', '.join(forgotten)}")
     callers = manager.get_hookcallers(module) or []
     if not callers:
-        raise ValueError("it has no hook: mark its vtc_register_* functions with vtc.hookimpl")
+        raise ValueError(f"it has no hook; hooks: {', '.join(_HOOKS)}, each under @vtc.hookimpl")
     for caller in callers:
         # One by one and not through the manager, which drops the None of a forgotten return.
         for implementation in caller.get_hookimpls():
@@ -132,6 +135,17 @@ def _claims(plugin: Plugin, module: Any) -> Iterator[Claim]:
                 known = ", ".join(_HOOKS)
                 hint = suggestion(caller.name, list(_HOOKS))
                 raise ValueError(f"there is no hook {caller.name!r}; hooks: {known}.{hint}")
+
+
+def _unmarked(manager: pluggy.PluginManager, module: Any) -> list[str]:
+    """Functions that are named as hooks are, but that pluggy would pass over in silence."""
+    return [
+        name
+        for name in dir(module)
+        if name.startswith("vtc_register_")
+        and isroutine(getattr(module, name))
+        and manager.parse_hookimpl_opts(module, name) is None
+    ]
 
 
 def _checked(hook: str, parts: object) -> Mapping[str, type | str]:

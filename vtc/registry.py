@@ -196,8 +196,8 @@ class Registry:
             if plugin.error and plugin.name not in disabled:
                 message = f"{plugin}, {plugin.target}, is skipped: {plugin.error}"
                 warnings.warn(message, UserWarning, stacklevel=2)
-        if unknown := sorted(disabled - {plugin.name for plugin in plugins}):
-            message = f"{DISABLED_VARIABLE} names plug-ins that are not installed: {unknown}"
+        for name in sorted(disabled - {plugin.name for plugin in plugins}):
+            message = f"{DISABLED_VARIABLE}: {_no_plugin(name, plugins)}"
             warnings.warn(message, UserWarning, stacklevel=2)
 
 
@@ -286,6 +286,16 @@ def _names(claim: Claim, cls: type) -> bool:
         return claim.target is cls
     module, _, name = claim.target.partition(":")
     return getattr(sys.modules.get(module), name, None) is cls
+
+
+def _no_plugin(name: str, plugins: list[Plugin]) -> str:
+    """Why ``name`` switches nothing off, and what would."""
+    if brought := sorted({p.name for p in plugins if p.distribution == name}):
+        meant = " or ".join(map(repr, brought))
+        return f"{name!r} is a distribution, not a plug-in. Did you mean {meant}?"
+    names = sorted({p.name for p in plugins})
+    listed = ", ".join(names) or "none"
+    return f"no plug-in {name!r} is installed; installed: {listed}.{suggestion(name, names)}"
 
 
 def _skipped(plugin: Plugin) -> PartInfo:

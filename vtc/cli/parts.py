@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
+from itertools import groupby
 from typing import Annotated, Optional
 
 import typer
@@ -48,9 +49,7 @@ def parts(
         _check_markdown(kind, as_json)
     elif at:
         raise ValueError(f"--at {at} gives sizes for the tables of --markdown; write both")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the listing itself says which plug-ins are broken
-        found = list_parts(kind.value if kind else None)
+    found = _listed(kind)
     if as_json:
         print(json.dumps([asdict(part) for part in found], indent=2))
         return
@@ -69,6 +68,14 @@ def parts(
         _print_broken(console, broken)
     if not found:
         console.print(f"nothing to list{f' of the kind {kind.value}' if kind else ''}")
+    if kind is Kind.plugin and any(p.error for p in _listed(None) if p.kind != kind.value):
+        console.print("Some parts of plug-ins in use are not usable either: see 'vtc parts'.")
+
+
+def _listed(kind: Kind | None) -> list[PartInfo]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the listing itself says which plug-ins are broken
+        return list_parts(kind.value if kind else None)
 
 
 def _check_markdown(kind: Kind | None, as_json: bool) -> None:
@@ -121,10 +128,10 @@ def _origins(found: Sequence[PartInfo]) -> Table:
 
 def _print_broken(console: Console, broken: Sequence[PartInfo]) -> None:
     console.print(Text("Not usable", style="bold red"))
-    for part in broken:
+    # A name that several plug-ins claim has one line for each of them, and the same error.
+    for (kind, name, error), claims in groupby(broken, lambda p: (p.kind, p.name, p.error)):
+        origins = [f"({part.plugin}, {part.distribution} {part.version})" for part in claims]
         console.print(
-            Text(part.kind),
-            Text(part.name, style="cyan"),
-            Text(f"({part.plugin}, {part.distribution} {part.version})", style="dim"),
+            Text(kind), Text(name, style="cyan"), *(Text(origin, style="dim") for origin in origins)
         )
-        console.print(Padding(Text(part.error or ""), (0, 0, 0, 2), expand=False))
+        console.print(Padding(Text(error or ""), (0, 0, 0, 2), expand=False))

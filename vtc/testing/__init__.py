@@ -54,9 +54,12 @@ def __getattr__(name: str) -> Any:
     if name not in _CONTRACTS:
         raise AttributeError(f"module 'vtc.testing' has no attribute {name!r}")
     module = _CONTRACTS[name]
-    if not {module, "vtc.testing.part_suite"} & sys.modules.keys():
-        import pytest
-
+    if module not in sys.modules:
+        try:
+            import pytest
+        except ModuleNotFoundError as error:
+            message = f"vtc.testing.{name} needs pytest: pip install pytest"
+            raise ModuleNotFoundError(message, name=error.name) from error
         # So that a failing check shows the values, as in a test file.
-        pytest.register_assert_rewrite(module, "vtc.testing.part_suite")
+        pytest.register_assert_rewrite(module)
     return getattr(import_module(module), name)

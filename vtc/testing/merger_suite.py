@@ -16,7 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtc.testing.part_suite import DTYPES, PartContract, needs_cuda
+from vtc._plugins import cause
+from vtc.testing._demands import (
+    PURITY,
+    demand,
+    demand_device,
+    demand_untouched,
+    fail,
+    refused,
+)
+from vtc.testing.part_suite import DTYPES, PartContract, needs_basics, needs_cuda
 from vtc.token_merger import TokenMerger
 
 Frames = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -24,6 +33,10 @@ Frames = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 TOLERANCE = 1e-6
 """Between calls of other sizes, in float64: matrix products may add up in another order."""
+
+FORWARD = "see vtc.TokenMerger.forward"
+WEIGHTS = "see vtc.TokenMerger.weights"
+GRADIENT = "training needs it: no detach, no_grad or argmax on the way, no parameter without use"
 
 
 class MergerContract(PartContract):
@@ -37,13 +50,19 @@ class MergerContract(PartContract):
     """
 
     kind: ClassVar[str] = "merger"
+    basics: ClassVar[tuple[str, ...]] = (
+        *PartContract.basics,
+        "test_tokens_are_as_promised",
+        "test_inputs_are_not_modified",
+        "test_same_input_same_tokens",
+    )
     patch_dim: ClassVar[int] = 16
     query_dim: ClassVar[int] = 12
     patches_per_frame: ClassVar[int] = 9
     fewest_patches: ClassVar[int] = 1
 
     @pytest.fixture
-    def merger(self) -> TokenMerger:
+    def merger(self, basics_hold: None) -> TokenMerger:
         return self.built()
 
     def built(self, seed: int = 0) -> TokenMerger:
@@ -85,30 +104,89 @@ class MergerContract(PartContract):
     def _query_dim(self, merger: TokenMerger) -> int:
         return self.query_dim if merger.query_source == "frame_encoder" else self.patch_dim
 
-    def check(self, merger: TokenMerger, frames: Frames) -> list[Tensor]:
-        """Merge; the result must be as the interface says. Returns ``[T_i, D]`` of each frame.
+    def merge(self, merger: TokenMerger, frames: Frames) -> list[Tensor]:
+        """Merge; the result must be of the kind that the interface says.
 
-        A frame of fewer patches than ``tokens_per_frame`` may keep those.
+        Returns:
+            The tokens ``[T_i, D]`` of each frame. One of fewer patches than ``tokens_per_frame``
+            may keep those.
         """
-        patches = frames[0]
         merged = merger(*frames)
+        n, patches, _ = frames[0].shape
         if isinstance(merged, Tensor):
             said = merger.tokens_per_frame
-            assert merged.shape[1] in (said, min(said, patches.shape[1])), "see tokens_per_frame"
-        assert len(merged) == len(patches)
-        for tokens in merged:
-            assert tokens.ndim == 2 and tokens.shape[1] == self.patch_dim
-            assert tokens.dtype == patches.dtype
-            assert tokens.device == patches.device
-            assert bool(tokens.isfinite().all())
-            assert merger.tokens_per_frame or not len(tokens), "tokens_per_frame says none"
+            demand(
+                merged.ndim == 3 and merged.shape[1] in (said, min(said, patches)),
+                f"tokens_per_frame is {said}, so a tensor of tokens must be "
+                f"[n, {min(said, patches)}, D], got {list(merged.shape)}; set tokens_per_frame to "
+                f"what is returned, or return a list; {FORWARD}",
+            )
+        else:
+            demand(
+                isinstance(merged, list) and all(isinstance(each, Tensor) for each in merged),
+                f"tokens must be a tensor [n, T, D] or a list of tensors [T_i, D], got "
+                f"{_kinds(merged)}; {FORWARD}",
+            )
+        demand(len(merged) == n, f"{n} frames were given and {len(merged)} came back; {FORWARD}")
         return list(merged)
 
-    # --- the result
+    def check(self, merger: TokenMerger, frames: Frames) -> list[Tensor]:
+        """Merge; the result, which is returned as by `merge`, must be as the interface says."""
+        patches, said = frames[0], merger.tokens_per_frame
+        merged = self.merge(merger, frames)
+        for n, tokens in enumerate(merged):
+            demand(
+                tokens.ndim == 2 and tokens.shape[1] == self.patch_dim,
+                f"the tokens of a frame must be [T, {self.patch_dim}], got {list(tokens.shape)} "
+                f"for frame {n}; {FORWARD}",
+            )
+            demand(
+                tokens.dtype == patches.dtype,
+                f"tokens must have the dtype of the patches, {patches.dtype}, got {tokens.dtype}; "
+                "end with .to(patches.dtype)",
+            )
+            demand_device("tokens", tokens, patches.device)
+            wrong = int((~tokens.isfinite()).sum())
+            demand(not wrong, f"tokens must be finite, but {wrong} numbers of frame {n} are not")
+            demand(
+                bool(said) or not len(tokens),
+                f"tokens_per_frame is 0, yet frame {n} has {len(tokens)} tokens; set "
+                "tokens_per_frame to what is returned",
+            )
+        return merged
 
-    @pytest.mark.parametrize("count", [1, 2, 5, None])
-    def test_tokens_are_as_promised(self, merger: TokenMerger, count: int | None) -> None:
-        self.check(merger, self.frames(merger, count))
+    # --- the basics
+
+    @needs_basics
+    def test_tokens_are_as_promised(self) -> None:
+        merger = self.built()
+        for count in (1, 2, 5, None):
+            self.check(merger, self.frames(merger, count))
+
+    @needs_basics
+    def test_inputs_are_not_modified(self) -> None:
+        for dtype in (torch.float32, torch.float64):
+            merger = self.built().to(dtype)
+            frames = self.frames(merger, dtype=dtype)
+            before = copy.deepcopy(frames)
+            merger(*frames)
+            demand_untouched("forward", "patches reference has_reference query", frames, before)
+
+    @needs_basics
+    def test_same_input_same_tokens(self) -> None:
+        merger = self.built()
+        frames, others = self.frames(merger), self.frames(merger, seed=1)
+        expected = self.merge(merger, frames)
+        unspoilt = self.merge(self.built(), others)
+        for again, first in ((others, unspoilt), (frames, expected)):
+            _demand_equal(
+                self.merge(merger, again),
+                first,
+                "the tokens depend on the calls before; there must be no chance and no state "
+                f"between calls besides parameters {PURITY}",
+            )
+
+    # --- the result
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_every_dtype(self, merger: TokenMerger, dtype: torch.dtype) -> None:
@@ -118,11 +196,9 @@ class MergerContract(PartContract):
 
     @needs_cuda
     def test_cuda(self, merger: TokenMerger) -> None:
-        patches, reference, known, query = (
-            value if value is None else value.cuda() for value in self.frames(merger)
-        )
-        assert patches is not None and reference is not None and known is not None
-        self.check(merger.cuda(), (patches, reference, known, query))
+        patches, reference, known, query = self.frames(merger)
+        on_gpu = None if query is None else query.cuda()
+        self.check(merger.cuda(), (patches.cuda(), reference.cuda(), known.cuda(), on_gpu))
 
     def test_weights_give_the_tokens(self, merger: TokenMerger) -> None:
         frames = self.frames(merger, dtype=torch.float64)
@@ -130,75 +206,101 @@ class MergerContract(PartContract):
         if weights is None:
             pytest.skip("the tokens are no weighted sums of patches")
         tokens = self.check(merger, frames)
-        if isinstance(weights, Tensor):
-            assert weights.shape == (len(tokens), len(tokens[0]), self.patches_per_frame)
-        sums = [w @ patches for w, patches in zip(weights, frames[0], strict=True)]
-        _assert_close(sums, tokens)
+        wanted = [(len(own), self.patches_per_frame) for own in tokens]
+        shapes = [tuple(own.shape) for own in weights]
+        demand(
+            shapes == wanted, f"weights must be [T, M] a frame, {wanted}, got {shapes}; {WEIGHTS}"
+        )
+        sums = [own @ patches for own, patches in zip(weights, frames[0], strict=True)]
+        _demand_equal(
+            sums,
+            tokens,
+            f"weights(...) @ patches must be what forward returns, and is not; {WEIGHTS}",
+            TOLERANCE,
+        )
         half = merger.bfloat16().weights(*self.frames(merger, dtype=torch.bfloat16))
-        assert half is not None
-        assert all(w.dtype in (torch.float32, torch.float64) for w in half)
+        for own in () if half is None else half:
+            demand(
+                own.dtype in (torch.float32, torch.float64),
+                f"weights of bfloat16 patches must be in at least float32, got {own.dtype}",
+            )
+        demand(half is not None, "weights returns a result for float64 and None for bfloat16")
 
     # --- what a frame's tokens may depend on
-
-    def test_same_input_same_tokens(self, merger: TokenMerger) -> None:
-        frames, others = self.frames(merger), self.frames(merger, seed=1)
-        expected = self.check(merger, frames)
-        unspoilt = self.check(self.built(), others)
-        _assert_equal(self.check(merger, others), unspoilt)
-        _assert_equal(self.check(merger, frames), expected)
 
     @pytest.mark.parametrize("groups", [1, 2, 3])
     def test_chunks_do_not_matter(self, merger: TokenMerger, groups: int) -> None:
         patches, reference, known, query = self.frames(merger, dtype=torch.float64)
-        whole = self.check(merger.double(), (patches, reference, known, query))
+        whole = self.merge(merger.double(), (patches, reference, known, query))
         size = groups * merger.frames_together
         chunks = []
         for start in range(0, len(whole), size):
             part = slice(start, start + size)
-            chunks += self.check(merger, (patches[part], reference[part], known[part], query))
-        _assert_close(chunks, whole)
+            chunks += self.merge(merger, (patches[part], reference[part], known[part], query))
+        _demand_equal(
+            chunks,
+            whole,
+            f"the tokens change when {len(patches)} frames come in chunks of {size}; a frame's "
+            f"tokens may depend on its group of frames_together = {merger.frames_together} alone "
+            "(Chunks, docs/plugins.md)",
+            TOLERANCE,
+        )
 
     @pytest.mark.parametrize("fill", ["other numbers", "NaN"])
     def test_a_frame_depends_on_its_group_alone(self, merger: TokenMerger, fill: str) -> None:
         patches, reference, known, query = self.frames(merger, dtype=torch.float64)
-        expected = self.check(merger.double(), (patches, reference, known, query))
+        expected = self.merge(merger.double(), (patches, reference, known, query))
         size = merger.frames_together
         for start in range(0, len(patches), size):
             group = slice(start, start + size)
             changed = patches.clone(), reference.clone()
             for tensor in changed:
                 tensor[group] = torch.nan if fill == "NaN" else tensor[group].flip(-1)
-            merged = list(merger(*changed, known, query))
-            del merged[group]
-            _assert_close(merged, expected[:start] + expected[start + size :])
+            merged = self.merge(merger, (*changed, known, query))
+            merged[group] = expected[group]
+            _demand_equal(
+                merged,
+                expected,
+                f"{fill} in frame {start}, or its group of frames_together = {size}, changed the "
+                "tokens of others; a frame's tokens may depend on its group alone (Chunks, "
+                "docs/plugins.md)",
+                TOLERANCE,
+            )
 
     def test_an_unknown_reference_is_not_looked_at(self, merger: TokenMerger) -> None:
         patches, reference, known, query = self.frames(merger)
         for has_reference in (known, torch.zeros_like(known)):
             blank = reference.clone()
             blank[~has_reference] = torch.nan
-            _assert_equal(
-                self.check(merger, (patches, blank, has_reference, query)),
-                self.check(merger, (patches, reference, has_reference, query)),
+            _demand_equal(
+                self.merge(merger, (patches, blank, has_reference, query)),
+                self.merge(merger, (patches, reference, has_reference, query)),
+                "the tokens depend on a reference whose has_reference is False, which may hold "
+                "anything, NaN too; blank it with torch.where, as NaN * 0 is NaN",
             )
 
     def test_a_query_is_needed_or_makes_no_difference(self, merger: TokenMerger) -> None:
-        *frames, query = self.frames(merger)
+        patches, reference, known, query = self.frames(merger)
         if merger.query_source is not None:
-            with pytest.raises(ValueError, match="query"):
-                merger(*frames, None)
+            with refused(f"query=None, as query_source is {merger.query_source!r},", word="query"):
+                merger(patches, reference, known, None)
         else:
-            patches, reference, known = frames
             asked = torch.ones(self.patch_dim)
-            _assert_equal(
-                self.check(merger, (patches, reference, known, asked)),
-                self.check(merger, (patches, reference, known, None)),
+            _demand_equal(
+                self.merge(merger, (patches, reference, known, asked)),
+                self.merge(merger, (patches, reference, known, None)),
+                "query_source is None, yet the tokens depend on the query; say in query_source "
+                "where it comes from, or leave it alone",
             )
 
     # --- odd frames
 
     def test_no_frames(self, merger: TokenMerger) -> None:
-        assert self.check(merger, self.frames(merger, count=0)) == []
+        frames = self.frames(merger, count=0)
+        try:
+            self.check(merger, frames)
+        except Exception as error:  # a third party's code may raise anything
+            fail(f"n = 0 frames must give no tokens, got {cause(error)}; {FORWARD}")
 
     @pytest.mark.parametrize("case", ["one patch", "zeros", "equal patches", "equal to reference"])
     def test_degenerate_frames(self, merger: TokenMerger, case: str) -> None:
@@ -212,59 +314,86 @@ class MergerContract(PartContract):
             reference = patches.clone()
         self.check(merger, (patches, reference, known, query))
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    def test_inputs_are_not_modified(self, merger: TokenMerger, dtype: torch.dtype) -> None:
-        frames = self.frames(merger, dtype=dtype)
-        before = copy.deepcopy(frames)
-        self.check(merger, frames)
-        torch.testing.assert_close(frames, before, rtol=0, atol=0)
-
     # --- parameters
 
     def test_gradients_reach_patches_and_parameters(self, merger: TokenMerger) -> None:
         frames = self.frames(merger, dtype=torch.float64)
         patches = frames[0].requires_grad_()
-        merged = merger.double().train()(*frames)
-        tokens = torch.cat(list(merged))
+        tokens = torch.cat(self.merge(merger.double().train(), frames))
         if not len(tokens):
             pytest.skip("the merger leaves no tokens")
+        demand(tokens.requires_grad, f"no gradient leaves the tokens; {GRADIENT}")
         # A plain sum would hide what a norm takes out.
         score = (tokens * torch.arange(tokens.numel()).view_as(tokens).cos()).sum()
         torch.autograd.backward(score)
-        assert patches.grad is not None and bool((patches.grad != 0).any())
-        for name, parameter in merger.named_parameters():
-            assert parameter.grad is not None and bool((parameter.grad != 0).any()), name
+        for name, tensor in (("patches", patches), *merger.named_parameters()):
+            reached = tensor.grad is not None and bool((tensor.grad != 0).any())
+            demand(reached, f"no gradient reaches {name}; {GRADIENT}")
 
     def test_parameters_are_missed_before_build(self, merger: TokenMerger) -> None:
         names = {name for name, _ in merger.named_parameters()}
         unbuilt: TokenMerger = self.make()
         if names == {name for name, _ in unbuilt.named_parameters()}:
-            assert names or not merger.needs_training, "there is nothing to train"
+            demand(
+                bool(names) or not merger.needs_training,
+                "needs_training is True, yet there are no parameters; create them in build",
+            )
             pytest.skip("the merger creates no parameters")
-        with pytest.raises(RuntimeError, match="build"):
+        with refused("a call before build", word="build", error=RuntimeError):
             unbuilt(*self.frames(merger))
 
     def test_training_mode_makes_no_difference(self, merger: TokenMerger) -> None:
         frames = self.frames(merger)
-        expected = self.check(merger.eval(), frames)
-        _assert_equal(self.check(merger.train(), frames), expected)
+        expected = self.merge(merger.eval(), frames)
+        _demand_equal(
+            self.merge(merger.train(), frames),
+            expected,
+            f"the tokens in train() and in eval() differ; leave dropout and the like out {PURITY}",
+        )
 
     def test_state_dict_holds_all(self, merger: TokenMerger) -> None:
         frames = self.frames(merger)
         other = self.built(seed=1)
         other.load_state_dict(merger.state_dict())
-        _assert_equal(self.check(other, frames), self.check(merger, frames))
+        _demand_equal(
+            self.merge(other, frames),
+            self.merge(merger, frames),
+            "a merger that loaded the state_dict of another gives other tokens; tensors that "
+            "build makes must be parameters or buffers",
+        )
 
     def test_copies_do_the_same(self, merger: TokenMerger) -> None:
         frames = self.frames(merger)
-        expected = self.check(merger, frames)
-        _assert_equal(self.check(copy.deepcopy(merger), frames), expected)
-        _assert_equal(self.check(pickle.loads(pickle.dumps(merger)), frames), expected)
+        expected = self.merge(merger, frames)
+        for how, copied in (("copy.deepcopy", copy.deepcopy), ("pickle", _pickled)):
+            try:
+                other = copied(merger)
+            except Exception as error:  # a third party's code may raise anything
+                fail(f"a merger must be copied by {how}, got {cause(error)}; keep no lambda in it")
+            tokens = self.merge(other, frames)
+            _demand_equal(tokens, expected, f"a merger copied by {how} gives other tokens")
 
 
-def _assert_equal(one: list[Tensor], other: list[Tensor]) -> None:
-    torch.testing.assert_close(one, other, rtol=0, atol=0)
+def _pickled(merger: TokenMerger) -> TokenMerger:
+    copied: TokenMerger = pickle.loads(pickle.dumps(merger))
+    return copied
 
 
-def _assert_close(one: list[Tensor], other: list[Tensor]) -> None:
-    torch.testing.assert_close(one, other, rtol=TOLERANCE, atol=TOLERANCE)
+def _kinds(merged: object) -> str:
+    """What a wrong result is, for an error: ``a list of ndarray``."""
+    if not isinstance(merged, list):
+        return type(merged).__name__
+    return "a list of " + ", ".join(sorted({type(each).__name__ for each in merged}))
+
+
+def _demand_equal(
+    one: list[Tensor], other: list[Tensor], sentence: str, tolerance: float = 0.0
+) -> None:
+    """Tokens ``[T_i, D]`` of the same frames must be equal; ``sentence`` says why."""
+    for n, (mine, yours) in enumerate(zip(one, other, strict=True)):
+        if mine.shape != yours.shape:
+            fail(f"{sentence}: frame {n} has {len(mine)} and {len(yours)} tokens")
+        near = torch.isclose(mine, yours, rtol=tolerance, atol=tolerance)
+        if not near.all():
+            apart = (mine - yours)[~near].abs().max()
+            fail(f"{sentence}: frame {n} differs by up to {apart:.3g}")

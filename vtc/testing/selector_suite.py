@@ -17,8 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vtc._plugins import cause
 from vtc.frame_selector import FrameSelector, Selection
-from vtc.testing.part_suite import DTYPES, PartContract, needs_cuda
+from vtc.testing._demands import (
+    PURITY,
+    demand,
+    demand_device,
+    demand_untouched,
+    fail,
+    listed,
+    refused,
+)
+from vtc.testing.part_suite import DTYPES, PartContract, needs_basics, needs_cuda
 
 Video = tuple[Tensor, Tensor | None, Tensor]
 """The arguments of ``select``: embeddings, query, timestamps."""
@@ -35,10 +45,16 @@ class SelectorContract(PartContract):
     """
 
     kind: ClassVar[str] = "selector"
+    basics: ClassVar[tuple[str, ...]] = (
+        *PartContract.basics,
+        "test_keyframes_and_relevance_are_as_promised",
+        "test_inputs_are_not_modified",
+        "test_same_input_same_result",
+    )
     budget: ClassVar[int | None] = None
 
     @pytest.fixture
-    def selector(self) -> FrameSelector:
+    def selector(self, basics_hold: None) -> FrameSelector:
         made: FrameSelector = self.make()
         return made
 
@@ -60,75 +76,147 @@ class SelectorContract(PartContract):
             return torch.empty(frames, 0, dtype=dtype), None, timestamps
         return embeddings, query if selector.uses_query else None, timestamps
 
-    def check(self, selection: Selection, embeddings: Tensor) -> None:
-        """A selection of a video of these embeddings ``[N, d]`` must be as the interface says."""
+    def select(
+        self,
+        selector: FrameSelector,
+        embeddings: Tensor,
+        query: Tensor | None,
+        timestamps: Tensor | None,
+    ) -> Selection:
+        """Select; the result must be of the kinds that the interface says."""
+        selection = selector.select(embeddings, query, timestamps)
+        where = "vtc.Selection(keyframes, relevance)"
+        demand(
+            isinstance(selection, Selection),
+            f"select must return {where}, got {_kind(selection)}",
+        )
         keyframes, relevance = selection.keyframes, selection.relevance
-        assert keyframes.dtype == torch.int64
-        assert keyframes.ndim == 1
-        assert keyframes.device == embeddings.device
+        demand(
+            isinstance(keyframes, Tensor),
+            f"keyframes must be a tensor [K'] of int64, got {_kind(keyframes)}; see {where}",
+        )
+        demand(
+            relevance is None or isinstance(relevance, Tensor),
+            f"relevance must be a tensor [N] of float32, or None, got {_kind(relevance)}; "
+            f"see {where}",
+        )
+        return selection
+
+    def check(
+        self,
+        selector: FrameSelector,
+        embeddings: Tensor,
+        query: Tensor | None,
+        timestamps: Tensor | None,
+    ) -> None:
+        """Select; the result must be as the interface says."""
+        selection = self.select(selector, embeddings, query, timestamps)
+        keyframes, relevance = selection.keyframes, selection.relevance
+        frames, device = len(embeddings), embeddings.device
+        demand(
+            keyframes.ndim == 1 and keyframes.dtype == torch.int64,
+            f"keyframes must be [K'] of int64, got {list(keyframes.shape)} of {keyframes.dtype}; "
+            "see vtc.Selection",
+        )
+        demand_device("keyframes", keyframes, device)
         chosen = keyframes.tolist()
-        assert chosen == sorted(set(chosen)), "keyframes must be ascending and unique"
-        assert set(chosen) <= set(range(len(embeddings))), "keyframes outside the video"
+        demand(
+            chosen == sorted(set(chosen)), f"keyframes must be ascending and unique, got {chosen}"
+        )
+        demand(
+            set(chosen) <= set(range(frames)),
+            f"keyframes of {frames} frames must lie in 0 ... {frames - 1}, got {chosen}",
+        )
         if relevance is not None:
-            assert relevance.dtype == torch.float32
-            assert relevance.shape == (len(embeddings),)
-            assert bool(relevance.isfinite().all())
+            demand(
+                relevance.shape == (frames,) and relevance.dtype == torch.float32,
+                f"relevance of {frames} frames must be [{frames}] of float32, got "
+                f"{list(relevance.shape)} of {relevance.dtype}; see vtc.Selection",
+            )
+            demand_device("relevance", relevance, device)
+            wrong = (~relevance.isfinite()).nonzero().flatten()
+            demand(
+                not len(wrong), f"relevance must be finite, but is not at frames {listed(wrong)}"
+            )
+
+    # --- the basics
+
+    @needs_basics
+    def test_keyframes_and_relevance_are_as_promised(self) -> None:
+        for frames in (1, 2, 3, 7, 40):
+            self.check(self.make(), *self.video(frames, seed=frames))
+
+    @needs_basics
+    def test_inputs_are_not_modified(self) -> None:
+        for dtype in (torch.float32, torch.float64):
+            video = self.video(dtype=dtype)
+            before = copy.deepcopy(video)
+            self.make().select(*video)
+            demand_untouched("select", "embeddings query timestamps", video, before)
+
+    @needs_basics
+    def test_same_input_same_result(self) -> None:
+        video, selector = self.video(), self.make()
+        expected = self.select(selector, *video)
+        _demand_same(
+            self.select(selector, *video),
+            expected,
+            "the same video gave another result at the second call; there must be no chance and "
+            f"no state between calls {PURITY}",
+        )
+        _demand_same(
+            self.select(self.make(), *video),
+            expected,
+            "two selectors of the same options gave different results; there must be no chance "
+            f"and no state that selectors share {PURITY}",
+        )
 
     # --- the result
-
-    @pytest.mark.parametrize("frames", [1, 2, 3, 7, 40])
-    def test_keyframes_and_relevance_are_as_promised(
-        self, selector: FrameSelector, frames: int
-    ) -> None:
-        video = self.video(frames, seed=frames)
-        self.check(selector.select(*video), video[0])
 
     def test_budget_is_kept(self, selector: FrameSelector) -> None:
         budget = self.budget or getattr(selector.config, "keyframes", None)
         if budget is None:
             pytest.skip("the selector has no option 'keyframes', and no budget is set")
         for frames in (1, budget, budget + 1, 10 * budget):
-            assert len(selector.select(*self.video(frames)).keyframes) <= budget
+            count = len(self.select(selector, *self.video(frames)).keyframes)
+            demand(
+                count <= budget,
+                f"at most {budget} keyframes are asked for, got {count} of {frames} frames; set "
+                "budget in the class where the option keyframes is no bound",
+            )
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_every_dtype(self, selector: FrameSelector, dtype: torch.dtype) -> None:
-        video = self.video(dtype=dtype)
-        self.check(selector.select(*video), video[0])
+        self.check(selector, *self.video(dtype=dtype))
 
     @needs_cuda
     def test_cuda(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
-        on_gpu = embeddings.cuda(), None if query is None else query.cuda(), timestamps.cuda()
-        self.check(selector.select(*on_gpu), on_gpu[0])
+        on_gpu = None if query is None else query.cuda()
+        self.check(selector, embeddings.cuda(), on_gpu, timestamps.cuda())
 
     # --- the same input, the same result
 
-    def test_same_input_same_result(self, selector: FrameSelector) -> None:
-        video = self.video()
-        expected = selector.select(*video)
-        _assert_same(selector.select(*video), expected)
-        _assert_same(self.make().select(*video), expected)
-
     def test_other_videos_leave_no_trace(self, selector: FrameSelector) -> None:
         video, other = self.video(), self.video(frames=23, seed=1)
-        expected = selector.select(*video)
-        unspoilt = self.make().select(*other)
-        _assert_same(selector.select(*other), unspoilt)
-        _assert_same(selector.select(*video), expected)
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    def test_inputs_are_not_modified(self, selector: FrameSelector, dtype: torch.dtype) -> None:
-        video = self.video(dtype=dtype)
-        before = copy.deepcopy(video)
-        selector.select(*video)
-        torch.testing.assert_close(video, before, rtol=0, atol=0)
+        expected = self.select(selector, *video)
+        unspoilt = self.select(self.make(), *other)
+        for again, first in ((other, unspoilt), (video, expected)):
+            _demand_same(
+                self.select(selector, *again),
+                first,
+                "the result of a video depends on the videos before it; keep nothing in self "
+                f"between calls {PURITY}",
+            )
 
     def test_memory_layout_does_not_matter(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
         scattered = embeddings.T.contiguous().T.repeat_interleave(2, 0)[::2]
-        _assert_same(
-            selector.select(scattered, query, timestamps.repeat_interleave(2)[::2]),
-            selector.select(embeddings, query, timestamps),
+        _demand_same(
+            self.select(selector, scattered, query, timestamps.repeat_interleave(2)[::2]),
+            self.select(selector, embeddings, query, timestamps),
+            "embeddings that are not contiguous gave another result than the same numbers in "
+            "order; use reshape, not view or as_strided",
         )
 
     # --- odd videos
@@ -145,36 +233,45 @@ class SelectorContract(PartContract):
             embeddings = torch.zeros_like(embeddings)
         elif query is not None:
             query = torch.zeros_like(query)
-        self.check(selector.select(embeddings, query, timestamps), embeddings)
+        self.check(selector, embeddings, query, timestamps)
 
     def test_unknown_timestamps_are_fine_or_named(self, selector: FrameSelector) -> None:
         embeddings, query, _ = self.video()
+        wanted = "timestamps=None must work or raise a ValueError that says 'timestamps'"
         try:
-            selection = selector.select(embeddings, query, None)
+            self.check(selector, embeddings, query, None)
         except ValueError as error:
-            assert "timestamps" in str(error)
-        else:
-            self.check(selection, embeddings)
+            demand("timestamps" in str(error), f"{wanted}, got {cause(error)}")
+        except Exception as error:  # a third party's code may raise anything
+            fail(f"{wanted}, got {cause(error)}")
 
     def test_a_query_is_needed_or_makes_no_difference(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
         if selector.uses_query:
-            assert selector.uses_embeddings, "without embeddings no query is given either"
-            with pytest.raises(ValueError, match="query"):
+            demand(
+                selector.uses_embeddings,
+                "uses_query is True and uses_embeddings is False, but no query is given to a "
+                "selector without embeddings; set uses_query = False",
+            )
+            with refused("query=None, as uses_query is True,", word="query"):
                 selector.select(embeddings, None, timestamps)
         else:
-            _assert_same(
-                selector.select(embeddings, torch.ones(embeddings.shape[1]), timestamps),
-                selector.select(embeddings, query, timestamps),
+            _demand_same(
+                self.select(selector, embeddings, torch.ones(embeddings.shape[1]), timestamps),
+                self.select(selector, embeddings, query, timestamps),
+                "uses_query is False, yet the result depends on the query; set uses_query = True "
+                "or leave it alone",
             )
 
     def test_embeddings_make_no_difference_where_not_used(self, selector: FrameSelector) -> None:
         if selector.uses_embeddings:
             pytest.skip("the selector looks at embeddings")
         _, _, timestamps = self.video()
-        _assert_same(
-            selector.select(torch.randn(len(timestamps), DIM), None, timestamps),
-            selector.select(torch.empty(len(timestamps), 0), None, timestamps),
+        _demand_same(
+            self.select(selector, torch.randn(len(timestamps), DIM), None, timestamps),
+            self.select(selector, torch.empty(len(timestamps), 0), None, timestamps),
+            "uses_embeddings is False, yet the result depends on the embeddings; set "
+            "uses_embeddings = True or look at their number alone",
         )
 
     def test_numbers_that_are_not_finite_are_refused(self, selector: FrameSelector) -> None:
@@ -183,32 +280,47 @@ class SelectorContract(PartContract):
         for bad in (torch.nan, torch.inf):
             embeddings, query, timestamps = self.video()
             if query is not None:
-                with pytest.raises(ValueError):
+                with refused(f"a query of {bad}"):
                     selector.select(embeddings, torch.full_like(query, bad), timestamps)
             embeddings[7] = bad
-            with pytest.raises(ValueError):
+            with refused(f"embeddings with a row of {bad}"):
                 selector.select(embeddings, query, timestamps)
 
     def test_wrong_shapes_are_refused(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
         for wrong in (embeddings.sum(1), embeddings[None], embeddings[:0]):
-            with pytest.raises(ValueError):
+            with refused(
+                f"embeddings of the shape {list(wrong.shape)} in place of [N, d], N >= 1,"
+            ):
                 selector.select(wrong, query, timestamps[: len(wrong)])
         for wrong in () if query is None else (query[:-1], query[None]):
-            with pytest.raises(ValueError):
+            shapes = f"{list(wrong.shape)} beside embeddings {list(embeddings.shape)}"
+            with refused(f"a query of the shape {shapes}"):
                 selector.select(embeddings, wrong, timestamps)
 
     def test_0_keyframes_are_refused(self, selector: FrameSelector) -> None:
         if not hasattr(selector.config, "keyframes"):
             pytest.skip("the selector has no option 'keyframes'")
         for wrong in (0, -1):
-            with pytest.raises(ValueError, match="keyframes"):
+            with refused(f"the option keyframes={wrong}", word="keyframes"):
                 replace(selector.config, keyframes=wrong)
 
 
-def _assert_same(one: Selection, other: Selection) -> None:
-    assert one.keyframes.tolist() == other.keyframes.tolist()
+def _kind(value: object) -> str:
+    """What a value is, for an error: ``list``."""
+    return type(value).__name__
+
+
+def _demand_same(one: Selection, other: Selection, sentence: str) -> None:
+    """Two selections must be equal, relevance up to rounding; ``sentence`` says why."""
+    chosen, before = listed(one.keyframes), listed(other.keyframes)
+    same = torch.equal(one.keyframes, other.keyframes)
+    demand(same, f"{sentence}: keyframes {chosen} and {before}")
     if one.relevance is None or other.relevance is None:
-        assert one.relevance is other.relevance is None
+        demand(one.relevance is other.relevance, f"{sentence}: relevance is None in one of them")
     else:
-        torch.testing.assert_close(one.relevance, other.relevance, rtol=1e-6, atol=1e-6)
+        lengths = len(one.relevance), len(other.relevance)
+        demand(len(set(lengths)) == 1, f"{sentence}: relevance of {lengths} frames")
+        near = torch.isclose(one.relevance, other.relevance, rtol=1e-6, atol=1e-6)
+        frames = (~near).nonzero().flatten()
+        demand(not len(frames), f"{sentence}: relevance differs at frames {listed(frames)}")
