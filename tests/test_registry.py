@@ -344,7 +344,7 @@ def test_a_keyboard_interrupt_passes(install: Install) -> None:
         (
             "import vtc",
             "ValueError: it has no hook; hooks: vtc_register_selectors, vtc_register_mergers, "
-            "vtc_register_adapters, each under @vtc.hookimpl",
+            "vtc_register_adapters, vtc_register_commands, each under @vtc.hookimpl",
         ),
         (registering("1 / 0"), "ZeroDivisionError: division by zero"),
         (
