@@ -1,0 +1,227 @@
+"""Stages 3 and 4: the language model learns to tell what it sees, then to answer questions.
+
+``python -m vtc_recipes.tiny.vlm captions --out runs/tiny``
+``torchrun --nproc-per-node 2 -m vtc_recipes.tiny.vlm answers --out runs/tiny``
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional as F
+
+import vtc
+from vtc import registry
+from vtc_recipes.synthetic import make_example
+from vtc_recipes.tiny.asking import KINDS, choose_questions, describe
+from vtc_recipes.tiny.bank import build_bank
+from vtc_recipes.tiny.dual_encoder import embed_texts
+from vtc_recipes.tiny.features import FeatureBank, encode_bank, rows_of
+from vtc_recipes.tiny.running import Run, require_gate, write_metrics
+from vtc_recipes.tiny.sequences import Dialogue, forward
+
+BEFORE = {"captions": "pretext", "answers": "captions"}
+"""The stage whose weights each of these starts from."""
+GATES = {"captions": 0.9, "answers": 0.5}
+"""The least accuracy: of words of captions at 8 frames, of answers at 64."""
+LENGTHS = ((0.08, (8,)), (0.2, (8, 16)), (0.4, (16, 32)), (1.0, (32, 64, 64)))
+"""Until which share of the run videos are of which numbers of frames."""
+TOKENS_A_BATCH = 1600
+"""About how many tokens of videos and questions make a batch."""
+
+
+@dataclass
+class World:
+    """Where dialogues about videos of one bank of scenes come from."""
+
+    features: FeatureBank
+    scenes: int
+    split: str
+    dual_encoder: Any
+    texts: Any
+    """The tokenizer of the dual encoder."""
+
+    def __post_init__(self) -> None:
+        self._queries: dict[str, Tensor] = {}
+
+    def dialogue(self, rng: np.random.Generator, frames: int, captions: bool) -> Dialogue:
+        """A random video with a caption to write or with questions to answer."""
+        kind = KINDS[int(rng.integers(len(KINDS)))]
+        example = make_example(
+            int(rng.integers(2**31)), frames, kind=kind, split=self.split, scenes=self.scenes
+        )
+        query = example.question.text
+        selector = registry.build_part(
+            "selector", vtc.selector("dks", keyframes=len(example.video.segments))
+        )
+        rows = rows_of(example.video)
+        chosen = selector.select(self.features.embeddings[rows], self._query(query)).keyframes
+        turns = [("", describe(example.video))]
+        if not captions:
+            asked = choose_questions(rng, example, each=2 if frames < 32 else 3)
+            turns = [(question.text, question.answer) for question in asked]
+        return Dialogue(rows, chosen, query, turns)
+
+    @torch.no_grad()
+    def _query(self, text: str) -> Tensor:
+        if text not in self._queries:
+            self._queries[text] = embed_texts(self.dual_encoder, self.texts, [text])[0]
+        return self._queries[text]
+
+
+def frames_of_batch(rng: np.random.Generator, done: float) -> int:
+    """How long the videos of the next batch are, when so much of the run is over."""
+    lengths = next(lengths for end, lengths in LENGTHS if done <= end)
+    return lengths[int(rng.integers(len(lengths)))]
+
+
+def batch_size(frames: int) -> int:
+    """Videos in a batch, so that all batches cost about the same."""
+    return max(4, TOKENS_A_BATCH // (3 * frames + 30))
+
+
+@torch.no_grad()
+def score(
+    vlm: Any, tokenizer: Any, world: World, frames: int, captions: bool, videos: int = 128
+) -> dict[str, float]:
+    """Share of right words (captions) or right answers to the examples' own questions, by kind."""
+    rng = np.random.default_rng(0)
+    right: dict[str, list[bool]] = {}
+    for _ in range(0, videos, 16):
+        dialogues = [world.dialogue(rng, frames, captions) for _ in range(16)]
+        if not captions:
+            dialogues = [
+                Dialogue(one.rows, one.keyframes, one.query, one.turns[:1]) for one in dialogues
+            ]
+        logits, labels, texts = forward(
+            vlm, tokenizer, world.features.patches, dialogues, merger_options()
+        )
+        hits = (logits.argmax(-1) == labels).tolist()
+        rows = (texts.labels != -100).nonzero()[:, 0].tolist()
+        seen: set[int] = set()
+        for hit, row in zip(hits, rows, strict=True):
+            if captions or row not in seen:  # the end behind an answer is no answer
+                kind = "words" if captions else _kind(dialogues[row].query)
+                right.setdefault(kind, []).append(hit)
+                right.setdefault("all", []).append(hit)
+            seen.add(row)
+    return {kind: sum(found) / len(found) for kind, found in sorted(right.items())}
+
+
+def merger_options() -> Any:
+    """The options of ``dfm``, by default the paper's."""
+    return registry.build_part("merger", "dfm").config
+
+
+def train(
+    stage: str,
+    out: Path,
+    *,
+    steps: int,
+    scenes: int,
+    rate: float,
+    minutes: float,
+    seed: int,
+    start: Path | None = None,
+) -> dict[str, Any]:
+    """Train the projector and the language model; write ``<stage>/`` and ``<stage>.json``.
+
+    Raises:
+        ValueError: A stage before was not run or failed its gate.
+    """
+    from transformers import AutoTokenizer, CLIPModel, LlavaOnevisionForConditionalGeneration
+
+    captions = stage == "captions"
+    require_gate(out, BEFORE[stage])
+    require_gate(out, "dual_encoder")
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    torch.manual_seed(seed)
+    rng = np.random.default_rng((seed, rank))
+    vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(start or out / BEFORE[stage])
+    vlm.model.vision_tower.requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(out / BEFORE[stage])
+    dual_encoder = CLIPModel.from_pretrained(out / "dual_encoder")
+    texts = AutoTokenizer.from_pretrained(out / "dual_encoder")
+    worlds = []
+    for split, count in (("train", scenes), ("validation", 600)):
+        features = encode_bank(vlm, dual_encoder, build_bank(split, count))
+        worlds.append(World(features, count, split, dual_encoder, texts))
+    seen, unseen = worlds
+    run = Run(vlm.parameters(), steps, rate, minutes)
+    while not run.over():
+        frames = 8 if captions else frames_of_batch(rng, run.done)
+        count = batch_size(frames)
+        dialogues = [seen.dialogue(rng, frames, captions) for _ in range(count)]
+        if not captions and frames <= 16:
+            dialogues += [seen.dialogue(rng, frames, True) for _ in range(count // 4)]
+        logits, labels, _ = forward(
+            vlm, tokenizer, seen.features.patches, dialogues, merger_options()
+        )
+        loss = F.cross_entropy(logits, labels)
+        run.update(loss)
+        if run.step % 100 == 0 and rank == 0:
+            line = [run.step, frames, round(loss.item(), 3), f"{run.cpu_seconds:.0f} s"]
+            if run.step % 500 == 0 or captions:
+                for length in (8,) if captions else (16, 64):
+                    line.append(_rounded(score(vlm, tokenizer, unseen, length, captions)))
+            print(*line, flush=True)
+            if run.step % 500 == 0:
+                vlm.save_pretrained(out / f"{stage}_latest")
+    found = score(vlm, tokenizer, unseen, 8 if captions else 64, captions, videos=400)
+    metrics = {
+        "stage": stage,
+        "gate": f"all >= {GATES[stage]} at {8 if captions else 64} frames",
+        "passed": found["all"] >= GATES[stage],
+        **_rounded(found),
+        "steps": run.step,
+        "scenes": scenes,
+        "seed": seed,
+        "ranks": distributed.get_world_size() if distributed.is_initialized() else 1,
+        "cpu_seconds_a_rank": round(run.cpu_seconds),
+    }
+    if rank == 0:
+        from transformers import AutoProcessor
+
+        vlm.save_pretrained(out / stage)
+        AutoProcessor.from_pretrained(out / BEFORE[stage]).save_pretrained(out / stage)
+        write_metrics(out, stage, metrics)
+    return metrics
+
+
+def _kind(query: str) -> str:
+    return next((kind for kind in ("first", "last", "after") if kind in query.split()), "colour")
+
+
+def _rounded(found: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a stage from the command line, or as one of the ranks that torchrun starts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=sorted(BEFORE))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--start", type=Path, help="weights to go on from, of the same stage")
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--scenes", type=int, default=6000, help="of the training split")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--minutes", type=float, default=30.0, help="stop after so many")
+    parser.add_argument("--seed", type=int, default=0)
+    given = vars(parser.parse_args(arguments))
+    if "WORLD_SIZE" in os.environ:
+        distributed.init_process_group("gloo")
+    print(train(**given))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
