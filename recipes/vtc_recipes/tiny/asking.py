@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vtc_recipes.synthetic import Example, Question, SyntheticVideo, caption
+from vtc_recipes.synthetic import Example, Question, SyntheticVideo
 from vtc_recipes.synthetic.scenes import Scene
 
 KINDS = ("colour", "first", "last", "after")
@@ -22,7 +22,8 @@ def fair_questions(video: SyntheticVideo) -> dict[str, list[Question]]:
     for shape, found in places.items():
         evidence = tuple(ranges[place] for place in found)
         if len(found) == 1:
-            fair["colour"].append(Question("colour", _colour(scenes[found[0]], shape), evidence, shape))
+            answer = _colour(scenes[found[0]], shape)
+            fair["colour"].append(Question("colour", answer, evidence, shape))
             fair["after"].extend(_after(scenes, ranges, shape, found[0]))
         else:
             for kind, place in (("first", found[0]), ("last", found[-1])):
@@ -42,8 +43,14 @@ def choose_questions(rng: np.random.Generator, example: Example, each: int) -> l
 
 
 def describe(video: SyntheticVideo) -> str:
-    """The captions of a video's scenes, in order."""
-    return ", ".join(caption(segment.scene) for segment in video.segments)
+    """What the scenes of a video show, in order; objects row by row, so that one text is right."""
+    return ", ".join(_caption(segment.scene) for segment in video.segments)
+
+
+def _caption(scene: Scene) -> str:
+    things = sorted(scene.objects, key=lambda thing: thing.quarter)
+    listed = " ".join(f"{thing.colour} {thing.shape}" for thing in things)
+    return f"{listed} on {scene.backdrop.texture}"
 
 
 def _after(

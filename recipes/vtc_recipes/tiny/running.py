@@ -25,9 +25,7 @@ class Run:
         minutes: Stop early when so much time is up; the schedule then runs by the clock.
     """
 
-    def __init__(
-        self, parameters: Any, steps: int, rate: float, minutes: float = math.inf
-    ) -> None:
+    def __init__(self, parameters: Any, steps: int, rate: float, minutes: float = math.inf) -> None:
         kept = [weight for weight in parameters if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
             [
@@ -89,6 +87,15 @@ class Run:
         flat /= distributed.get_world_size()
         for gradient, part in zip(kept, flat.split([g.numel() for g in kept]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def mean_over_ranks(value: torch.Tensor) -> float:
+    """A number's mean over the ranks; the number itself where there is but one process."""
+    if distributed.is_initialized():
+        value = value.clone()
+        distributed.all_reduce(value)
+        value /= distributed.get_world_size()
+    return value.item()
 
 
 def write_metrics(folder: Path, stage: str, metrics: dict[str, Any]) -> None:

@@ -108,12 +108,12 @@ def merge_batch(
 
 
 def video_tokens(
-    vlm: Any, patches: Tensor, is_key: Tensor, queries: Tensor, temperature: float, weight: float
+    vlm: Any, dense: Tensor, is_key: Tensor, queries: Tensor, temperature: float, weight: float
 ) -> tuple[Tensor, Tensor]:
     """The visual tokens of a batch of videos, in the order of time, padded on the left.
 
     Args:
-        patches: ``[B, N, 36, 96]`` float, what the projector takes.
+        dense: ``[B, N, 36, D]``, what the projector returns.
         is_key: ``[B, N]`` bool.
         queries: ``[B, D]``, the mean input embedding of each query.
 
@@ -121,13 +121,10 @@ def video_tokens(
         ``[B, V, D]``, and which are padding, ``[B, V]`` bool.
     """
     inner = vlm.model
-    dense = inner.multi_modal_projector(patches)
     merged = merge_batch(dense, is_key, queries, temperature, weight)
     pooled = inner.apply_pooling(dense[is_key])
     # One table of all tokens, and an index into it for each place of each row.
-    table = torch.cat(
-        [pooled.flatten(0, 1), merged.flatten(0, 1), inner.image_newline[None]]
-    )
+    table = torch.cat([pooled.flatten(0, 1), merged.flatten(0, 1), inner.image_newline[None]])
     rows, starts, frames = [], 0, is_key.shape[1]
     for number, keys in enumerate(is_key):
         lengths = torch.where(keys, _POOLED, 1)
@@ -156,13 +153,15 @@ def forward(
         Logits ``[L, vocabulary]`` of the learned places, their labels ``[L]``, and the texts.
     """
     embed = vlm.get_input_embeddings()
-    patches = torch.stack([features[dialogue.rows] for dialogue in dialogues]).float()
-    is_key = torch.zeros(patches.shape[:2], dtype=torch.bool)
+    # Frames that follow one another share a row of the bank, which is projected once.
+    rows, of_frames = torch.stack([one.rows for one in dialogues]).unique(return_inverse=True)
+    dense = vlm.model.multi_modal_projector(features[rows].float())[of_frames]
+    is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
     for row, dialogue in zip(is_key, dialogues, strict=True):
         row[dialogue.keyframes] = True
     queries = torch.stack([_query(tokenizer, embed, d.query) for d in dialogues])
     visual, padding = video_tokens(
-        vlm, patches, is_key, queries, merger.temperature, merger.redundancy_weight
+        vlm, dense, is_key, queries, merger.temperature, merger.redundancy_weight
     )
     texts = collate_texts(tokenizer, dialogues)
     user = embed(torch.tensor([tokenizer.convert_tokens_to_ids(USER)]))

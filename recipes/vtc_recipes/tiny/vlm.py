@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +21,38 @@ from torch.nn import functional as F
 
 import vtc
 from vtc import registry
-from vtc_recipes.synthetic import make_example
+from vtc_recipes.synthetic import SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import KINDS, choose_questions, describe
-from vtc_recipes.tiny.bank import build_bank
+from vtc_recipes.tiny.bank import Bank, build_bank
+from vtc_recipes.tiny.curriculum import Curriculum, batch_size
 from vtc_recipes.tiny.dual_encoder import embed_texts
-from vtc_recipes.tiny.features import FeatureBank, encode_bank, rows_of
-from vtc_recipes.tiny.running import Run, require_gate, write_metrics
+from vtc_recipes.tiny.features import embeddings_of, kept, patches_of, rows_of
+from vtc_recipes.tiny.running import Run, mean_over_ranks, require_gate, write_metrics
 from vtc_recipes.tiny.sequences import Dialogue, forward
 
 BEFORE = {"captions": "pretext", "answers": "captions"}
 """The stage whose weights each of these starts from."""
 GATES = {"captions": 0.9, "answers": 0.5}
 """The least accuracy: of words of captions at 8 frames, of answers at 64."""
-LENGTHS = ((0.08, (8,)), (0.2, (8, 16)), (0.4, (16, 32)), (1.0, (32, 64, 64)))
-"""Until which share of the run videos are of which numbers of frames."""
-TOKENS_A_BATCH = 1600
-"""About how many tokens of videos and questions make a batch."""
+Select = Callable[[SyntheticVideo, Tensor, str], Tensor]
+"""Keyframes ``[K]`` of a video, given its rows in the bank and the query."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class World:
-    """Where dialogues about videos of one bank of scenes come from."""
+    """Where dialogues about videos of one bank of scenes come from.
 
-    features: FeatureBank
+    Attributes:
+        patches: Of the bank, as `patches_of` gives them.
+        scenes: How many are in the bank.
+        split: Theirs.
+        select: Chooses keyframes.
+    """
+
+    patches: Tensor
     scenes: int
     split: str
-    dual_encoder: Any
-    texts: Any
-    """The tokenizer of the dual encoder."""
-
-    def __post_init__(self) -> None:
-        self._queries: dict[str, Tensor] = {}
+    select: Select
 
     def dialogue(self, rng: np.random.Generator, frames: int, captions: bool) -> Dialogue:
         """A random video with a caption to write or with questions to answer."""
@@ -58,34 +60,38 @@ class World:
         example = make_example(
             int(rng.integers(2**31)), frames, kind=kind, split=self.split, scenes=self.scenes
         )
-        query = example.question.text
-        selector = registry.build_part(
-            "selector", vtc.selector("dks", keyframes=len(example.video.segments))
-        )
-        rows = rows_of(example.video)
-        chosen = selector.select(self.features.embeddings[rows], self._query(query)).keyframes
-        turns = [("", describe(example.video))]
-        if not captions:
+        video, query, rows = example.video, example.question.text, rows_of(example.video)
+        if captions:
+            turns = [("", describe(video))]
+        else:
             asked = choose_questions(rng, example, each=2 if frames < 32 else 3)
             turns = [(question.text, question.answer) for question in asked]
-        return Dialogue(rows, chosen, query, turns)
+        return Dialogue(rows, self.select(video, rows, query), query, turns)
 
+
+def middle_of_scenes(video: SyntheticVideo, rows: Tensor, query: str) -> Tensor:
+    """The middle frame of each scene, for stages that need no selector yet."""
+    return torch.tensor([(first + end) // 2 for first, end in video.ranges()])
+
+
+def by_dks(embeddings: Tensor, dual_encoder: Any, tokenizer: Any) -> Select:
+    """The toolkit's ``dks`` over a bank's embeddings, with a keyframe for every scene."""
+
+    @cache
     @torch.no_grad()
-    def _query(self, text: str) -> Tensor:
-        if text not in self._queries:
-            self._queries[text] = embed_texts(self.dual_encoder, self.texts, [text])[0]
-        return self._queries[text]
+    def embedded(query: str) -> Tensor:
+        return embed_texts(dual_encoder, tokenizer, [query])[0]
 
+    @cache
+    def selector(keyframes: int) -> Any:
+        return registry.build_part("selector", vtc.selector("dks", keyframes=keyframes))
 
-def frames_of_batch(rng: np.random.Generator, done: float) -> int:
-    """How long the videos of the next batch are, when so much of the run is over."""
-    lengths = next(lengths for end, lengths in LENGTHS if done <= end)
-    return lengths[int(rng.integers(len(lengths)))]
+    def select(video: SyntheticVideo, rows: Tensor, query: str) -> Tensor:
+        chosen = selector(len(video.segments)).select(embeddings[rows], embedded(query))
+        keyframes: Tensor = chosen.keyframes
+        return keyframes
 
-
-def batch_size(frames: int) -> int:
-    """Videos in a batch, so that all batches cost about the same."""
-    return max(4, TOKENS_A_BATCH // (3 * frames + 30))
+    return select
 
 
 @torch.no_grad()
@@ -101,9 +107,7 @@ def score(
             dialogues = [
                 Dialogue(one.rows, one.keyframes, one.query, one.turns[:1]) for one in dialogues
             ]
-        logits, labels, texts = forward(
-            vlm, tokenizer, world.features.patches, dialogues, merger_options()
-        )
+        logits, labels, texts = forward(vlm, tokenizer, world.patches, dialogues, merger_options())
         hits = (logits.argmax(-1) == labels).tolist()
         rows = (texts.labels != -100).nonzero()[:, 0].tolist()
         seen: set[int] = set()
@@ -137,43 +141,45 @@ def train(
     Raises:
         ValueError: A stage before was not run or failed its gate.
     """
-    from transformers import AutoTokenizer, CLIPModel, LlavaOnevisionForConditionalGeneration
+    from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
     captions = stage == "captions"
     require_gate(out, BEFORE[stage])
-    require_gate(out, "dual_encoder")
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, rank))
     vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(start or out / BEFORE[stage])
     vlm.model.vision_tower.requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(out / BEFORE[stage])
-    dual_encoder = CLIPModel.from_pretrained(out / "dual_encoder")
-    texts = AutoTokenizer.from_pretrained(out / "dual_encoder")
     worlds = []
     for split, count in (("train", scenes), ("validation", 600)):
-        features = encode_bank(vlm, dual_encoder, build_bank(split, count))
-        worlds.append(World(features, count, split, dual_encoder, texts))
+        bank = cache(lambda split=split, count=count: build_bank(split, count))
+        file = out / f"patches_{split}_{count}.safetensors"
+        patches = kept(file, lambda bank=bank: patches_of(vlm, bank()))
+        select = middle_of_scenes if captions else _dks_of_stage_2(out, split, count, bank)
+        worlds.append(World(patches, count, split, select))
     seen, unseen = worlds
-    run = Run(vlm.parameters(), steps, rate, minutes)
+    run, curriculum = Run(vlm.parameters(), steps, rate, minutes), Curriculum(seed)
+    end = tokenizer.eos_token_id
     while not run.over():
-        frames = 8 if captions else frames_of_batch(rng, run.done)
+        frames = 8 if captions else curriculum.frames(run.step)
         count = batch_size(frames)
         dialogues = [seen.dialogue(rng, frames, captions) for _ in range(count)]
         if not captions and frames <= 16:
             dialogues += [seen.dialogue(rng, frames, True) for _ in range(count // 4)]
-        logits, labels, _ = forward(
-            vlm, tokenizer, seen.features.patches, dialogues, merger_options()
-        )
+        logits, labels, _ = forward(vlm, tokenizer, seen.patches, dialogues, merger_options())
         loss = F.cross_entropy(logits, labels)
         run.update(loss)
-        if run.step % 100 == 0 and rank == 0:
-            line = [run.step, frames, round(loss.item(), 3), f"{run.cpu_seconds:.0f} s"]
-            if run.step % 500 == 0 or captions:
+        hits = (logits.argmax(-1) == labels)[labels != end].float().mean()
+        curriculum.note(mean_over_ranks(hits), run.done)
+        if run.step % 50 == 0 and rank == 0:
+            line: list[Any] = [run.step, frames, round(loss.item(), 3), round(hits.item(), 3)]
+            line.append(f"{run.cpu_seconds:.0f} s")
+            if run.step % (100 if captions else 400) == 0:
                 for length in (8,) if captions else (16, 64):
                     line.append(_rounded(score(vlm, tokenizer, unseen, length, captions)))
             print(*line, flush=True)
-            if run.step % 500 == 0:
+            if run.step % 400 == 0:
                 vlm.save_pretrained(out / f"{stage}_latest")
     found = score(vlm, tokenizer, unseen, 8 if captions else 64, captions, videos=400)
     metrics = {
@@ -194,6 +200,16 @@ def train(
         AutoProcessor.from_pretrained(out / BEFORE[stage]).save_pretrained(out / stage)
         write_metrics(out, stage, metrics)
     return metrics
+
+
+def _dks_of_stage_2(out: Path, split: str, scenes: int, bank: Callable[[], Bank]) -> Select:
+    from transformers import AutoTokenizer, CLIPModel
+
+    require_gate(out, "dual_encoder")
+    dual_encoder = CLIPModel.from_pretrained(out / "dual_encoder")
+    file = out / f"embeddings_{split}_{scenes}.safetensors"
+    embeddings = kept(file, lambda: embeddings_of(dual_encoder, bank()))
+    return by_dks(embeddings, dual_encoder, AutoTokenizer.from_pretrained(out / "dual_encoder"))
 
 
 def _kind(query: str) -> str:
