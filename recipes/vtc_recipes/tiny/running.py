@@ -60,7 +60,7 @@ class Run:
             FloatingPointError: The loss is not finite.
         """
         if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}")
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}")
         cosine = 0.55 + 0.45 * math.cos(math.pi * self.done)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate * cosine * min(1.0, (self.step + 1) / 100)
