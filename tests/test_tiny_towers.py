@@ -240,7 +240,7 @@ def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
     rates = []
     while run.done < 1:
         run.update((weight**2).sum())
-        rates.append(run.optimizer.param_groups[0]["lr"])
+        rates.append(run.optimizers[0].param_groups[0]["lr"])
     assert len(rates) == 400
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(0.55 + 0.45 * math.cos(math.pi / 4), abs=0.01)

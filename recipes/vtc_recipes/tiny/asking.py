@@ -36,8 +36,7 @@ def choose_questions(rng: np.random.Generator, example: Example, each: int) -> l
     chosen = []
     for questions in fair_questions(example.video).values():
         others = [question for question in questions if question.text != example.question.text]
-        picked = rng.permutation(len(others))[:each]
-        chosen += [others[number] for number in picked.tolist()]
+        chosen += [others[number] for number in rng.permutation(len(others))[:each].tolist()]
     order = rng.permutation(len(chosen)).tolist()
     return [example.question, *(chosen[number] for number in order)]
 

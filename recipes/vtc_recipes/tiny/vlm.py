@@ -64,7 +64,7 @@ class World:
         if captions:
             turns = [("", describe(video))]
         else:
-            asked = choose_questions(rng, example, each=2 if frames < 32 else 3)
+            asked = choose_questions(rng, example, each=4)
             turns = [(question.text, question.answer) for question in asked]
         return Dialogue(rows, self.select(video, rows, query), query, turns)
 
@@ -120,6 +120,15 @@ def score(
     return {kind: sum(found) / len(found) for kind, found in sorted(right.items())}
 
 
+def split_weights(vlm: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices of the projector and of the language model's layers, and all other weights."""
+    inner = vlm.model
+    modules = (inner.multi_modal_projector, inner.language_model.layers)
+    inside = [weight for module in modules for weight in module.parameters() if weight.ndim == 2]
+    taken = {id(weight) for weight in inside}
+    return inside, [weight for weight in vlm.parameters() if id(weight) not in taken]
+
+
 def merger_options() -> Any:
     """The options of ``dfm``, by default the paper's."""
     return registry.build_part("merger", "dfm").config
@@ -134,7 +143,7 @@ def train(
     rate: float,
     minutes: float,
     seed: int,
-    start: Path | None = None,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
     """Train the projector and the language model; write ``<stage>/`` and ``<stage>.json``.
 
@@ -148,7 +157,7 @@ def train(
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, rank))
-    vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(start or out / BEFORE[stage])
+    vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(weights or out / BEFORE[stage])
     vlm.model.vision_tower.requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(out / BEFORE[stage])
     worlds = []
@@ -159,7 +168,8 @@ def train(
         select = middle_of_scenes if captions else _dks_of_stage_2(out, split, count, bank)
         worlds.append(World(patches, count, split, select))
     seen, unseen = worlds
-    run, curriculum = Run(vlm.parameters(), steps, rate, minutes), Curriculum(seed)
+    matrices, others = split_weights(vlm)
+    run, curriculum = Run(others, steps, rate, minutes, matrices), Curriculum(seed)
     end = tokenizer.eos_token_id
     while not run.over():
         frames = 8 if captions else curriculum.frames(run.step)
@@ -225,10 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=sorted(BEFORE))
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--start", type=Path, help="weights to go on from, of the same stage")
+    parser.add_argument("--weights", type=Path, help="weights to go on from, of the same stage")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--scenes", type=int, default=6000, help="of the training split")
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after so many")
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args(arguments))
