@@ -163,6 +163,7 @@ def test_the_probe_counts_objects_by_their_quarter(monkeypatch: pytest.MonkeyPat
 
 def test_the_warm_start_sees_the_patches_that_the_tower_sees() -> None:
     model, clip = build_vlm(seed=1)[0], build_dual_encoder(seed=2)[0]
+    torch.nn.init.normal_(model.model.vision_tower.embeddings.patch_embedding.bias)
     copy_tower(model, clip)
     pixels = to_pixels(torch.from_numpy(Scene(1).frames(2)))
     tower = model.model.vision_tower

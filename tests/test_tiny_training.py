@@ -28,12 +28,14 @@ from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenize
 from vtc_recipes.tiny.pretext import encode_patches
 from vtc_recipes.tiny.running import Run
 from vtc_recipes.tiny.sequences import Dialogue, collate_texts, forward, merge_batch
+from vtc_recipes.tiny.trained import WEIGHTS, load_trained
 from vtc_recipes.tiny.vlm import (
     World,
     by_dks,
     merger_options,
     middle_of_scenes,
     score,
+    split_weights,
     train,
 )
 
@@ -177,6 +179,7 @@ def test_batches_of_longer_videos_are_smaller() -> None:
     assert min(sizes) == 4
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9")
 def test_two_steps_of_answering_and_captions_lower_the_loss() -> None:
     vlm, processor = build_vlm(seed=1)
     vlm.model.vision_tower.requires_grad_(False)
@@ -185,7 +188,9 @@ def test_two_steps_of_answering_and_captions_lower_the_loss() -> None:
     rng = np.random.default_rng(0)
     dialogues = [world.dialogue(rng, 16, captions) for captions in (False, True)]
     assert len(dialogues[0].turns) > 1
-    run = Run(vlm.parameters(), 2, 0.1)
+    matrices, others = split_weights(vlm)
+    before = [weight.detach().clone() for weight in matrices]
+    run = Run(others, 2, 0.1, matrices=matrices)
     losses = []
     for _ in range(3):
         logits, labels, _ = forward(vlm, processor.tokenizer, patches, dialogues, merger_options())
@@ -193,9 +198,27 @@ def test_two_steps_of_answering_and_captions_lower_the_loss() -> None:
         run.update(losses[-1])
     assert losses[0].item() == pytest.approx(np.log(len(processor.tokenizer)), rel=0.1)
     assert losses[2] < losses[0]
+    assert not any(torch.equal(*pair) for pair in zip(before, matrices, strict=True))
     found = score(vlm, processor.tokenizer, world, 16, captions=False, videos=16)
     assert set(found) <= {*KINDS, "all"}
     assert 0 <= found["all"] <= 1
+
+
+def test_every_weight_has_one_optimizer() -> None:
+    vlm, _ = build_vlm(seed=1)
+    matrices, others = split_weights(vlm)
+    assert {id(weight) for weight in vlm.parameters()} == {id(w) for w in [*matrices, *others]}
+    assert len(matrices) + len(others) == len(list(vlm.parameters()))
+    assert len(matrices) == 2 + 4 * 7  # the projector's, and seven in each layer
+    assert any(weight is vlm.get_input_embeddings().weight for weight in others)
+
+
+def test_torch_without_muon_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    Run([weight], 1, 0.1)
+    with pytest.raises(RuntimeError, match="has no Muon: this stage needs 2.9 or newer"):
+        Run([], 1, 0.1, matrices=[weight])
 
 
 def test_keyframes_in_training_are_those_of_the_wrapped_model() -> None:
@@ -272,3 +295,14 @@ def test_the_model_is_asked_through_the_toolkit() -> None:
 def test_answers_need_captions_first(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run the stage 'captions' first"):
         train("answers", tmp_path, steps=1, scenes=1, rate=1e-3, minutes=1, seed=0)
+
+
+def test_the_shipped_model_answers_questions_about_unseen_videos() -> None:
+    model, processor, encoder = load_trained()
+    selector = vtc.selector("dks", keyframes=8)
+    vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+    found = evaluate(asking(model, processor), examples(32, 64))
+    assert found["all"]["coverage"] >= 0.9
+    assert found["all"]["accuracy"] >= 0.7  # chance is 0.16
+    files = [file for file in WEIGHTS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 10e6

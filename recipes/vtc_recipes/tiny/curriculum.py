@@ -23,10 +23,11 @@ class Curriculum:
 
     Args:
         seed: Draws the lengths of a level.
+        level: Where to start, for weights that understand the levels before.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.level, self._seed = 0, seed
+    def __init__(self, seed: int, level: int = 0) -> None:
+        self.level, self._seed = level, seed
         self._accuracy, self._steps = 0.0, 0
 
     def frames(self, step: int) -> int:

@@ -96,10 +96,10 @@ def retrieval(model: Any, tokenizer: Any, bank: Bank) -> dict[str, float]:
     """
     with torch.no_grad():
         frames = torch.cat(
-            [embed_frames(model, to_pixels(part)) for part in bank.frames[:, 2].split(128)]
+            [embed_frames(model, to_pixels(part)) for part in torch.split(bank.frames[:, 2], 128)]
         )
         later = torch.cat(
-            [embed_frames(model, to_pixels(part)) for part in bank.frames[:, 5].split(128)]
+            [embed_frames(model, to_pixels(part)) for part in torch.split(bank.frames[:, 5], 128)]
         )
         texts = embed_texts(model, tokenizer, [_TEXTS[0].format(shape=shape) for shape in SHAPES])
     matches = (bank.shapes[None] == 1 + torch.arange(len(SHAPES))[:, None, None]).any(-1)

@@ -24,14 +24,14 @@ def patches_of(vlm: Any, bank: Bank) -> Tensor:
 
     Frame f of scene s is row ``s * FRAMES + f``, as in all features of a bank.
     """
-    parts = bank.frames.flatten(0, 1).split(_TOGETHER)
+    parts = torch.split(bank.frames.flatten(0, 1), _TOGETHER)
     return torch.cat([encode_patches(vlm, to_pixels(part)).half() for part in parts])
 
 
 @torch.no_grad()
 def embeddings_of(dual_encoder: Any, bank: Bank) -> Tensor:
     """``[S * FRAMES, 64]`` float32 of length one, what the selector takes."""
-    parts = bank.frames.flatten(0, 1).split(_TOGETHER)
+    parts = torch.split(bank.frames.flatten(0, 1), _TOGETHER)
     return torch.cat([embed_frames(dual_encoder, to_pixels(part)) for part in parts])
 
 

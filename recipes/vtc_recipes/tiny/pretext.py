@@ -32,7 +32,7 @@ class PatchHead(nn.Module):
 
     def forward(self, patches: Tensor) -> tuple[Tensor, ...]:
         """``[n, 36, 96]`` to logits ``[n, 36, 9]``, ``[n, 36, 7]`` and ``[n, 36, 6]``."""
-        return self.linear(patches).split(self.sizes, dim=-1)
+        return torch.split(self.linear(patches), self.sizes, dim=-1)
 
 
 def encode_patches(vlm: Any, pixels: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def probe(vlm: Any, head: PatchHead, bank: Bank) -> dict[str, float]:
     """Accuracy over the objects of one frame of each scene, by the patches of its quarter."""
     numbers = torch.arange(len(bank)) % FRAMES
     pixels = to_pixels(bank.frames[torch.arange(len(bank)), numbers])
-    logits = head(torch.cat([encode_patches(vlm, part) for part in pixels.split(128)]))
+    logits = head(torch.cat([encode_patches(vlm, part) for part in torch.split(pixels, 128)]))
     quarters = F.one_hot(patch_quarters(), 4).float() / (len(patch_quarters()) / 4)
     shapes, colours = (
         torch.einsum("npc,pq->nqc", guess.log_softmax(-1), quarters)[..., 1:].argmax(-1) + 1

@@ -95,7 +95,9 @@ class Run:
         flat = torch.cat([gradient.flatten() for gradient in kept])
         distributed.all_reduce(flat)
         flat /= distributed.get_world_size()
-        for gradient, part in zip(kept, flat.split([g.numel() for g in kept]), strict=True):
+        for gradient, part in zip(
+            kept, torch.split(flat, [one.numel() for one in kept]), strict=True
+        ):
             gradient.copy_(part.view_as(gradient))
 
 

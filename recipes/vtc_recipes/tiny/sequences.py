@@ -154,7 +154,9 @@ def forward(
     """
     embed = vlm.get_input_embeddings()
     # Frames that follow one another share a row of the bank, which is projected once.
-    rows, of_frames = torch.stack([one.rows for one in dialogues]).unique(return_inverse=True)
+    rows, of_frames = torch.unique(
+        torch.stack([one.rows for one in dialogues]), return_inverse=True
+    )
     dense = vlm.model.multi_modal_projector(features[rows].float())[of_frames]
     is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
     for row, dialogue in zip(is_key, dialogues, strict=True):

@@ -23,7 +23,7 @@ import vtc
 from vtc import registry
 from vtc_recipes.synthetic import SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import KINDS, choose_questions, describe
-from vtc_recipes.tiny.bank import Bank, build_bank
+from vtc_recipes.tiny.bank import build_bank
 from vtc_recipes.tiny.curriculum import Curriculum, batch_size
 from vtc_recipes.tiny.dual_encoder import embed_texts
 from vtc_recipes.tiny.features import embeddings_of, kept, patches_of, rows_of
@@ -34,6 +34,9 @@ BEFORE = {"captions": "pretext", "answers": "captions"}
 """The stage whose weights each of these starts from."""
 GATES = {"captions": 0.9, "answers": 0.5}
 """The least accuracy: of words of captions at 8 frames, of answers at 64."""
+UNSEEN = 600
+"""Scenes of the validation split that a stage is examined on."""
+
 Select = Callable[[SyntheticVideo, Tensor, str], Tensor]
 """Keyframes ``[K]`` of a video, given its rows in the bank and the query."""
 
@@ -144,6 +147,7 @@ def train(
     minutes: float,
     seed: int,
     weights: Path | None = None,
+    level: int = 0,
 ) -> dict[str, Any]:
     """Train the projector and the language model; write ``<stage>/`` and ``<stage>.json``.
 
@@ -160,16 +164,10 @@ def train(
     vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(weights or out / BEFORE[stage])
     vlm.model.vision_tower.requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(out / BEFORE[stage])
-    worlds = []
-    for split, count in (("train", scenes), ("validation", 600)):
-        bank = cache(lambda split=split, count=count: build_bank(split, count))
-        file = out / f"patches_{split}_{count}.safetensors"
-        patches = kept(file, lambda bank=bank: patches_of(vlm, bank()))
-        select = middle_of_scenes if captions else _dks_of_stage_2(out, split, count, bank)
-        worlds.append(World(patches, count, split, select))
-    seen, unseen = worlds
+    seen = _world(out, vlm, "train", scenes, captions)
+    unseen = _world(out, vlm, "validation", UNSEEN, captions)
     matrices, others = split_weights(vlm)
-    run, curriculum = Run(others, steps, rate, minutes, matrices), Curriculum(seed)
+    run, curriculum = Run(others, steps, rate, minutes, matrices), Curriculum(seed, level)
     end = tokenizer.eos_token_id
     while not run.over():
         frames = 8 if captions else curriculum.frames(run.step)
@@ -212,14 +210,24 @@ def train(
     return metrics
 
 
-def _dks_of_stage_2(out: Path, split: str, scenes: int, bank: Callable[[], Bank]) -> Select:
+def _world(out: Path, vlm: Any, split: str, scenes: int, captions: bool) -> World:
+    """The first scenes of a split with their features, which are computed where they are not kept.
+
+    Raises:
+        ValueError: The dual encoder, which captions do without, was not trained or failed its gate.
+    """
     from transformers import AutoTokenizer, CLIPModel
 
+    bank = cache(lambda: build_bank(split, scenes))  # not rendered where features are kept
+    name = f"{split}_{scenes}.safetensors"
+    patches = kept(out / f"patches_{name}", lambda: patches_of(vlm, bank()))
+    if captions:
+        return World(patches, scenes, split, middle_of_scenes)
     require_gate(out, "dual_encoder")
-    dual_encoder = CLIPModel.from_pretrained(out / "dual_encoder")
-    file = out / f"embeddings_{split}_{scenes}.safetensors"
-    embeddings = kept(file, lambda: embeddings_of(dual_encoder, bank()))
-    return by_dks(embeddings, dual_encoder, AutoTokenizer.from_pretrained(out / "dual_encoder"))
+    clip = CLIPModel.from_pretrained(out / "dual_encoder")
+    embeddings = kept(out / f"embeddings_{name}", lambda: embeddings_of(clip, bank()))
+    texts = AutoTokenizer.from_pretrained(out / "dual_encoder")
+    return World(patches, scenes, split, by_dks(embeddings, clip, texts))
 
 
 def _kind(query: str) -> str:
@@ -236,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("stage", choices=sorted(BEFORE))
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--weights", type=Path, help="weights to go on from, of the same stage")
+    parser.add_argument("--level", type=int, default=0, help="of the curriculum, to start at")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--scenes", type=int, default=6000, help="of the training split")
     parser.add_argument("--rate", type=float, default=1.5e-3)
