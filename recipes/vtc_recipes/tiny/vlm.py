@@ -34,6 +34,8 @@ BEFORE = {"captions": "pretext", "answers": "captions"}
 """The stage whose weights each of these starts from."""
 GATES = {"captions": 0.9, "answers": 0.5}
 """The least accuracy: of words of captions at 8 frames, of answers at 64."""
+STEPS = {"captions": 400, "answers": 2000}
+"""Unless the command line says otherwise."""
 UNSEEN = 600
 """Scenes of the validation split that a stage is examined on."""
 
@@ -245,12 +247,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--weights", type=Path, help="weights to go on from, of the same stage")
     parser.add_argument("--level", type=int, default=0, help="of the curriculum, to start at")
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, help=f"by default {STEPS}")
     parser.add_argument("--scenes", type=int, default=6000, help="of the training split")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after so many")
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args(arguments))
+    given["steps"] = given["steps"] or STEPS[given["stage"]]
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo")
     print(train(**given))
