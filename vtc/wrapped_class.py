@@ -87,10 +87,10 @@ def wrapped_class(base: Any) -> Any:
             if not _generating.get():
                 start = cached_length(inputs.get("past_key_values"))
                 _check_call(self, toolkit, inputs, start)
+                toolkit.report = None  # an earlier call's would be taken for this one's
             with _while_generating():
                 if is_enabled(self) and has_video(toolkit, inputs):
                     return generate_compressed(self, base.generate, toolkit, inputs)
-                toolkit.report = None
                 return base.generate(self, **_without_ours(inputs))
 
         @functools.wraps(base.save_pretrained)

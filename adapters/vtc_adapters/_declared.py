@@ -13,13 +13,13 @@ _ALLOWED = (
 )
 
 
-def declared_videos(given: Any, pictures: list[int], no_tiles: str) -> list[list[tuple[int, int]]]:
+def declared_videos(given: Any, pictures: list[int], tiling: str) -> list[list[tuple[int, int]]]:
     """For each row its videos, as (the first picture, the number of frames).
 
     Args:
         given: ``vtc_frames`` of a call.
         pictures: How many pictures each row has.
-        no_tiles: What keeps the processor from cutting pictures into tiles, for errors.
+        tiling: The switch by which the processor cuts pictures into tiles, for errors.
 
     Raises:
         ValueError: It does not fit the pictures, or is something else.
@@ -33,15 +33,15 @@ def declared_videos(given: Any, pictures: list[int], no_tiles: str) -> list[list
             f"vtc_frames={given!r} has {len(rows)} entries for {len(pictures)} rows; {_ALLOWED}"
         )
     entries = enumerate(zip(rows, pictures, strict=True))
-    return [_videos(given, row, entry, count, no_tiles) for row, (entry, count) in entries]
+    return [_videos(given, row, entry, count, tiling) for row, (entry, count) in entries]
 
 
-def _videos(
-    given: Any, row: int, entry: Any, pictures: int, no_tiles: str
-) -> list[tuple[int, int]]:
+def _videos(given: Any, row: int, entry: Any, pictures: int, tiling: str) -> list[tuple[int, int]]:
     if _is_count(entry):
         if entry not in (0, pictures):
-            tiles = f" (pictures cut into tiles count as more: {no_tiles})" if no_tiles else ""
+            tiles = (
+                f" (an image cut into tiles may count as several: {tiling}=False)" if tiling else ""
+            )
             raise ValueError(
                 f"vtc_frames says {entry} frames for row {row}, which has {pictures} "
                 f"pictures{tiles}; where still images stand beside a video, give (first picture, "

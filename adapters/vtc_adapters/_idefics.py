@@ -22,7 +22,7 @@ class IdeficsAdapter(WrappedStillsAdapter):
     projectors = ("model.connector",)
     vision_towers = ("model.vision_model",)
     marks = (2, 1)
-    no_tiles = "do_image_splitting=False"
+    tiling = "do_image_splitting"
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         vision = model.config.vision_config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -15,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.toolkit import input_device
 from vtc.video_adapter import VideoAdapter
-from vtc.video_span import Layout, VideoSpan
+from vtc.video_span import Layout, SliceFeatures, VideoSpan
 from vtc_adapters._declared import declared_videos
 from vtc_adapters._pixels import pack_tensor, to_rgb
 from vtc_adapters._wrapping import keeps_text, require_keeps, text_around
@@ -31,15 +30,17 @@ class StillsAdapter(VideoAdapter):
 
     modality = "image"
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    no_tiles: ClassVar[str] = ""
-    """What keeps the processor from cutting pictures into tiles; empty where it never does."""
+    projectors = ("model.multi_modal_projector",)
+    vision_towers = ("model.vision_tower",)
+    tiling: ClassVar[str] = ""
+    """The switch by which the processor cuts pictures into tiles; empty where it never does."""
 
     def video_token_id(self, model: Any) -> int:
         return int(model.config.image_token_id)
 
-    @abstractmethod
     def settings(self, processor: Any) -> Any:
-        """The image or video processor whose mean and standard deviation frames have."""
+        """The image or video processor that frames go through."""
+        return processor.image_processor
 
     def pictures(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[list[Tensor]]:
         """For each row its pictures: the positions ``[tiles, M]`` of their placeholders.
@@ -69,9 +70,8 @@ class StillsAdapter(VideoAdapter):
         return rows
 
     def runs(self, places: Tensor, each: int) -> list[Tensor]:
-        """The placeholders of a row, picture by picture: those with text between them."""
-        ends = (places.diff() != 1).nonzero().flatten() + 1
-        return [run for run in places.tensor_split(ends.cpu()) if len(run)]
+        """The placeholders of a row, picture by picture, where no text stands between them."""
+        return list(torch.split(places, each))
 
     def count(self, inputs: Mapping[str, Any]) -> int:
         """The pictures and tiles in ``pixel_values``."""
@@ -91,8 +91,8 @@ class StillsAdapter(VideoAdapter):
                     if len(picture) != 1:
                         raise ValueError(
                             f"vtc_frames says that picture {place} of row {row} is a frame, but "
-                            f"it was cut into {len(picture)} tiles; give {self.no_tiles} to the "
-                            "processor"
+                            f"it was cut into {len(picture)} tiles; give {self.tiling}=False to "
+                            "the processor"
                         )
                 before = sum(map(len, pictures[:first]))
                 at = torch.cat(chosen)
@@ -105,13 +105,23 @@ class StillsAdapter(VideoAdapter):
     ) -> Iterator[tuple[list[Tensor], int, list[tuple[int, int]]]]:
         """Each row's pictures, the number of the first one, and which are videos."""
         rows = self.pictures(model, inputs, start)
-        declared = declared_videos(inputs["vtc_frames"], list(map(len, rows)), self.no_tiles)
+        declared = declared_videos(inputs["vtc_frames"], list(map(len, rows)), self.tiling)
         return zip(rows, self.numbers(inputs, rows), declared, strict=True)
 
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
     ) -> dict[str, Tensor]:
         return {"pixel_values": inputs["pixel_values"][[video + number for number in slices]]}
+
+    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        whole = {self.tiling: False} if self.tiling else {}
+        images = list(frames.permute(0, 3, 1, 2))
+        batch = processor.image_processor(images, return_tensors="pt", **whole)
+        return {name: batch[name] for name in self.video_inputs}
+
+    def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        encoded = model.get_image_features(pixels["pixel_values"], return_dict=True)
+        return SliceFeatures(torch.stack(list(encoded.pooler_output)))
 
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
         return to_rgb(self.settings(processor), pixels["pixel_values"])
@@ -144,11 +154,8 @@ class StillsAdapter(VideoAdapter):
         return pack_tensor(rows)
 
     def could_be_frames(self, model: Any, inputs: Mapping[str, Any]) -> bool:
-        if inputs.get("pixel_values") is None:
-            return False
-        visual = inputs["input_ids"] == self.video_token_id(model)
-        runs = visual[:, 1:] & ~visual[:, :-1]  # no prompt begins with a picture's own tokens
-        return bool((runs.sum(1) > 1).any())
+        pictures = inputs.get("pixel_values")
+        return pictures is not None and len(pictures) > len(inputs["input_ids"])
 
 
 class WrappedStillsAdapter(StillsAdapter):
@@ -175,6 +182,17 @@ class WrappedStillsAdapter(StillsAdapter):
 
     def wrapping(self, slots: Tensor) -> tuple[Tensor, ...]:
         return text_around(slots, *self.marks)
+
+    def runs(self, places: Tensor, each: int) -> list[Tensor]:
+        ends = (places.diff() != 1).nonzero().flatten() + 1
+        return [run for run in places.tensor_split(ends.cpu()) if len(run)]
+
+    def could_be_frames(self, model: Any, inputs: Mapping[str, Any]) -> bool:
+        if inputs.get("pixel_values") is None:
+            return False
+        visual = inputs["input_ids"] == self.video_token_id(model)
+        runs = visual[:, 1:] & ~visual[:, :-1]  # marks stand before every picture
+        return bool((runs.sum(1) > 1).any())
 
     def keeps_wrapping(self, is_keyframe: Tensor) -> Tensor:
         return keeps_text(self.config.wrapping, is_keyframe)

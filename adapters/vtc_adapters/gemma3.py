@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vtc.video import VideoSource
 from vtc.video_adapter import chat_prompt
-from vtc.video_span import SliceFeatures
 from vtc_adapters._stills import WrappedStillsAdapter
 from vtc_adapters._wrapping import written_out
 
@@ -22,25 +21,11 @@ class Gemma3Adapter(WrappedStillsAdapter):
     one another, also to later ones.
     """
 
-    no_tiles = "do_pan_and_scan=False"
-    projectors = ("model.multi_modal_projector",)
-    vision_towers = ("model.vision_tower",)
-
-    def settings(self, processor: Any) -> Any:
-        return processor.image_processor
+    tiling = "do_pan_and_scan"
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         side = isqrt(model.config.mm_tokens_per_image)
         return side, side
-
-    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        images = list(frames.permute(0, 3, 1, 2))
-        batch = processor.image_processor(images, do_pan_and_scan=False, return_tensors="pt")
-        return {"pixel_values": batch["pixel_values"]}
-
-    def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
-        encoded = model.get_image_features(pixels["pixel_values"], return_dict=True)
-        return SliceFeatures(encoded.pooler_output)
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         token = processor.tokenizer.image_token

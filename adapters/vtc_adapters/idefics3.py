@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from vtc.video import VideoSource
 from vtc.video_adapter import chat_prompt
 from vtc_adapters._idefics import IdeficsAdapter
@@ -15,14 +13,6 @@ from vtc_adapters._wrapping import written_out
 
 class Idefics3Adapter(IdeficsAdapter):
     """Idefics3: each frame a still image, which is not split into tiles."""
-
-    def settings(self, processor: Any) -> Any:
-        return processor.image_processor
-
-    def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        images = list(frames.permute(0, 3, 1, 2))
-        batch = processor.image_processor(images, do_image_splitting=False, return_tensors="pt")
-        return {name: batch[name] for name in self.video_inputs}
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         brief = one_token_each(processor, "image_seq_len")

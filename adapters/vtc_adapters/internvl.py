@@ -18,10 +18,8 @@ from vtc_adapters._wrapping import written_out
 class InternVLAdapter(WrappedStillsAdapter):
     """InternVL: each frame a still image with its number before it."""
 
-    no_tiles = "crop_to_patches=False"
+    tiling = "crop_to_patches"
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
-    projectors = ("model.multi_modal_projector",)
-    vision_towers = ("model.vision_tower",)
 
     def settings(self, processor: Any) -> Any:
         return processor.video_processor
