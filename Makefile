@@ -60,7 +60,7 @@ test-matrix: $(VENV)/.installed
 			"transformers$$version" && \
 		PYTHONPATH="$$site" $(BIN)/python -c \
 			"import transformers; print('transformers', transformers.__version__)" && \
-		PYTHONPATH="$$site" $(BIN)/python -m pytest -q $(addprefix tests/,$(MATRIX_TESTS)) \
+		PYTHONPATH="$$site" $(BIN)/python -m pytest -q -n auto $(addprefix tests/,$(MATRIX_TESTS)) \
 		|| exit 1; \
 	done
 
