@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 from transformers import CLIPModel
 
 import vtc
@@ -20,25 +18,16 @@ from vtc._hf_clip import HFClipEncoder
 from vtc.frame_encoder import EncoderOptions
 from vtc_recipes.synthetic import Example, Scene, Segment, SyntheticVideo, make_example
 from vtc_recipes.synthetic.questions import solve
-from vtc_recipes.tiny.asking import KINDS, choose_questions, describe, fair_questions
+from vtc_recipes.tiny.asking import KINDS, choose_turns, describe, fair_questions, scene_requests
 from vtc_recipes.tiny.bank import build_bank, to_pixels
-from vtc_recipes.tiny.curriculum import LEVELS, Curriculum, batch_size
+from vtc_recipes.tiny.curriculum import SHARES, draw_format
 from vtc_recipes.tiny.evaluate import asking, evaluate, examples, wilson
-from vtc_recipes.tiny.features import embeddings_of, patches_of, rows_of
+from vtc_recipes.tiny.features import embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
 from vtc_recipes.tiny.pretext import encode_patches
-from vtc_recipes.tiny.running import Run
-from vtc_recipes.tiny.sequences import Dialogue, collate_texts, forward, merge_batch
+from vtc_recipes.tiny.sequences import Dialogue, collate_texts, forward, lay_out, merge_frames
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
-from vtc_recipes.tiny.vlm import (
-    World,
-    by_dks,
-    merger_options,
-    middle_of_scenes,
-    score,
-    split_weights,
-    train,
-)
+from vtc_recipes.tiny.world import Format, World
 
 
 def lively_vlm() -> tuple[Any, Any]:
@@ -70,7 +59,8 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes() -> None:
         keyframes = [frame.index for frame in vtc.last_report(vlm).videos[0].keyframes]
         vtc.unwrap(vlm)
         frames = torch.from_numpy(example.video.frames(range(16)))
-        patches.append(encode_patches(vlm, to_pixels(frames)))
+        layer = vlm.config.vision_feature_layer
+        patches.append(encode_patches(vlm.model.vision_tower, layer, to_pixels(frames)))
         # Questions of the same video must not see one another.
         others = [("What colour is the star?", "blue")] * number
         dialogues.append(
@@ -81,37 +71,43 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes() -> None:
                 turns=[*others, (example.question.text, "red")],
             )
         )
-    logits, labels, _ = forward(
-        vlm, processor.tokenizer, torch.cat(patches), dialogues, merger_options()
-    )
+    logits, labels, _ = forward(vlm, processor.tokenizer, torch.cat(patches), dialogues, options())
     ours = logits[labels == processor.tokenizer.convert_tokens_to_ids("red")]
     torch.testing.assert_close(ours, torch.stack(wrapped), rtol=1e-4, atol=1e-4)
     assert (wrapped[0] - wrapped[1]).abs().max() > 0.1
 
 
+def options() -> Any:
+    return registry.build_part("merger", "dfm").config
+
+
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 999), frames=st.integers(2, 6), weight=st.floats(0, 2))
-def test_merging_a_batch_is_the_toolkit_s_merging(seed: int, frames: int, weight: float) -> None:
+@given(seed=st.integers(0, 999), weight=st.floats(0, 2))
+def test_merging_many_frames_is_the_toolkit_s_merging(seed: int, weight: float) -> None:
     draw = torch.Generator().manual_seed(seed)
-    patches = torch.randn(2, frames, 4, 5, generator=draw, dtype=torch.float64)
-    queries = torch.randn(2, 5, generator=draw, dtype=torch.float64)
-    is_key = torch.rand(2, frames, generator=draw) < 0.4
-    ours = merge_batch(patches, is_key, queries, temperature=0.1, weight=weight)
+    patches, references = torch.randn(2, 5, 4, 3, generator=draw, dtype=torch.float64)
+    queries = torch.randn(5, 3, generator=draw, dtype=torch.float64)
+    known = torch.rand(5, generator=draw) < 0.6
     merger = registry.build_part(
         "merger", vtc.merger("dfm", temperature=0.1, redundancy_weight=weight)
     )
-    for row in range(2):
-        for frame in (~is_key[row]).nonzero().flatten().tolist():
-            before = is_key[row, :frame].nonzero().flatten()
-            known = len(before) > 0
-            reference = patches[row, before[-1]] if known else torch.zeros(4, 5)
-            expected = merger(
-                patches[row, frame][None],
-                reference[None].double(),
-                torch.tensor([known]),
-                queries[row],
-            )
-            torch.testing.assert_close(ours[row, frame], expected[0, 0])
+    ours = merge_frames(patches, references, known, queries, merger.config)
+    for n in range(5):
+        one = slice(n, n + 1)
+        expected = merger(patches[one], references[one], known[one], queries[n])
+        torch.testing.assert_close(ours[n], expected[0, 0])
+
+
+def test_gaps_move_what_comes_after_them() -> None:
+    is_key = torch.tensor([[True, False, False], [False, True, False]])
+    places = torch.tensor([[0, 18, 19], [20, 9, 21]])
+    gaps = [torch.tensor([0, 5, 0]), torch.tensor([0, 0, 100])]
+    index, positions = lay_out(places, is_key, gaps, last=22)
+    assert index.tolist() == [[*range(9), 18, 19, 22], [20, *range(9, 18), 21, 22]]
+    assert positions.tolist() == [[*range(1, 10), 15, 16, 17], [*range(1, 11), 111, 112]]
+    few = torch.tensor([[False] * 3, [True, False, False]])
+    shorter, _ = lay_out(places, few, gaps, last=22)
+    assert shorter[0].tolist() == [-1] * 8 + [0, 18, 19, 22]  # padding is on the left
 
 
 def test_only_answers_and_their_ends_are_learned() -> None:
@@ -134,13 +130,44 @@ def test_only_answers_and_their_ends_are_learned() -> None:
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
 def test_questions_about_one_video_have_one_right_answer(seed: int, kind: str) -> None:
     example = make_example(seed, 48, kind=kind, scenes=500)
-    questions = choose_questions(np.random.default_rng(seed), example, each=3)
-    assert questions[0] == example.question
-    assert len({question.text for question in questions}) == len(questions)
-    for question in questions:
+    questions = fair_questions(example.video)
+    assert example.question in questions[kind]
+    for question in sum(questions.values(), []):
         assert solve(question, example.video) == {question.answer}
-    same_kind = fair_questions(example.video)[kind]
-    assert example.question in same_kind
+
+
+def test_other_turns_are_about_what_keyframes_show() -> None:
+    example = make_example(3, 64, kind="colour")
+    ranges = example.video.ranges()
+    everything = [first for first, _ in ranges]
+    turns = choose_turns(np.random.default_rng(0), example, everything)
+    assert turns[0] == (example.question.text, example.question.answer)
+    assert len({text for text, _ in turns}) == len(turns) > 10
+    assert choose_turns(np.random.default_rng(0), example, []) == turns[:1]
+    there, after = scene_requests(example.video, everything[:1])
+    assert there and not after  # the second scene is not seen
+
+
+def test_scene_requests_tell_of_the_right_scene() -> None:
+    video = make_example(3, 64, kind="colour").video
+    scenes = [segment.scene for segment in video.segments]
+    there, after = scene_requests(video, range(64))
+    assert len(after) > len(there) > 8
+    for (text, answer), step in [*((t, 0) for t in there), *((t, 1) for t in after)]:
+        key = text.partition(" the scene after the " if step else " the scene the ")[2]
+        key = key.removesuffix("?").removesuffix(" is in")
+        colour, _, shape = key.rpartition(" ")
+        places = [
+            n
+            for n, s in enumerate(scenes)
+            if s.colour_of(shape) and colour in ("", s.colour_of(shape))
+        ]
+        assert len(places) == 1
+        told = scenes[places[0] + step]
+        if text.startswith("Which"):
+            assert told.shape_of(text.split()[3]) == answer
+        else:
+            assert answer == describe(SyntheticVideo([Segment(told, 0, 1)]))
 
 
 def test_captions_list_objects_row_by_row() -> None:
@@ -156,70 +183,13 @@ def test_captions_list_objects_row_by_row() -> None:
     assert word_tokenizer().unk_token_id not in word_tokenizer()(text)["input_ids"]
 
 
-def test_the_curriculum_goes_on_when_a_level_is_understood() -> None:
-    curriculum = Curriculum(seed=0)
-    assert curriculum.frames(0) == 8
-    for _ in range(19):
-        curriculum.note(1.0, done=0.0)
-    assert curriculum.level == 0
-    curriculum.note(1.0, done=0.0)
-    assert curriculum.level == 1
-    assert {curriculum.frames(step) for step in range(50)} == set(LEVELS[1])
-    curriculum.note(0.0, done=0.29)
-    assert curriculum.level == 1
-    curriculum.note(0.0, done=0.31)
-    assert curriculum.level == 2
-    for _ in range(500):
-        curriculum.note(1.0, done=1.0)
-    assert curriculum.level == len(LEVELS) - 1
-
-
-def test_batches_of_longer_videos_are_smaller() -> None:
-    sizes = [batch_size(frames) for frames in (8, 16, 32, 64, 1000)]
-    assert sizes == sorted(sizes, reverse=True)
-    assert min(sizes) == 4
-
-
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9")
-def test_two_steps_of_answering_and_captions_lower_the_loss() -> None:
-    vlm, processor = build_vlm(seed=1)
-    vlm.model.vision_tower.requires_grad_(False)
-    patches = patches_of(vlm, build_bank("train", 300))
-    world = World(patches, 300, "train", middle_of_scenes)
-    rng = np.random.default_rng(0)
-    dialogues = [world.dialogue(rng, 16, captions) for captions in (False, True)]
-    assert len(dialogues[0].turns) > 1
-    matrices, others = split_weights(vlm)
-    before = [weight.detach().clone() for weight in matrices]
-    run = Run(others, 2, 0.1, matrices=matrices)
-    losses = []
-    for _ in range(3):
-        logits, labels, _ = forward(vlm, processor.tokenizer, patches, dialogues, merger_options())
-        losses.append(F.cross_entropy(logits, labels))
-        run.update(losses[-1])
-    assert losses[0].item() == pytest.approx(np.log(len(processor.tokenizer)), rel=0.1)
-    assert losses[2] < losses[0]
-    assert not any(torch.equal(*pair) for pair in zip(before, matrices, strict=True))
-    found = score(vlm, processor.tokenizer, world, 16, captions=False, videos=16)
-    assert set(found) <= {*KINDS, "all"}
-    assert 0 <= found["all"] <= 1
-
-
-def test_every_weight_has_one_optimizer() -> None:
-    vlm, _ = build_vlm(seed=1)
-    matrices, others = split_weights(vlm)
-    assert {id(weight) for weight in vlm.parameters()} == {id(w) for w in [*matrices, *others]}
-    assert len(matrices) + len(others) == len(list(vlm.parameters()))
-    assert len(matrices) == 2 + 4 * 7  # the projector's, and seven in each layer
-    assert any(weight is vlm.get_input_embeddings().weight for weight in others)
-
-
-def test_torch_without_muon_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    Run([weight], 1, 0.1)
-    with pytest.raises(RuntimeError, match="has no Muon: this stage needs 2.9 or newer"):
-        Run([], 1, 0.1, matrices=[weight])
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000), done=st.floats(0, 1, exclude_max=True))
+def test_formats_can_be_drawn_and_grow(seed: int, done: float) -> None:
+    form = draw_format(np.random.default_rng(seed), done)
+    assert 2 <= form.scenes <= form.frames and 1 <= form.keyframes <= 32
+    assert form.frames <= (16 if done < 0.1 else 1024)
+    assert sum(SHARES) == pytest.approx(1)
 
 
 @torch.no_grad()
@@ -231,8 +201,10 @@ def test_keyframes_in_training_are_those_of_the_wrapped_model() -> None:
     # Only frames that are in the bank, so that nothing is stood for by a neighbour.
     scenes = [segment.scene for segment in example.video.segments]
     video = SyntheticVideo([Segment(scene, at, 1) for scene in scenes for at in (6, 12)])
-    select = by_dks(embeddings_of(clip, bank), clip, word_tokenizer(end_texts=True))
-    chosen = select(video, rows_of(video), example.question.text)
+    embeddings, words = embeddings_of(clip, bank), word_tokenizer(end_texts=True)
+    world = World("train", 300, torch.zeros(0), embeddings, clip, words)
+    form = Format(len(scenes) * 2, len(scenes), 6)
+    chosen = world.select(np.random.default_rng(0), rows_of(video), example.question.text, form)
     vtc.wrap(model, vtc.selector("dks", keyframes=6), "dfm", processor=processor, encoder=encoder)
     report = vtc.ask(model, processor, video, example.question.text, max_new_tokens=1).report
     assert chosen.tolist() == [frame.index for frame in report.videos[0].keyframes]
@@ -291,11 +263,6 @@ def test_the_model_is_asked_through_the_toolkit() -> None:
     text, keyframes = asking(vlm, processor)(next(iter(examples(1, 16))))
     assert isinstance(text, str)
     assert 1 <= len(keyframes) <= 3
-
-
-def test_answers_need_captions_first(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="run the stage 'captions' first"):
-        train("answers", tmp_path, steps=1, scenes=1, rate=1e-3, minutes=1, seed=0)
 
 
 def test_the_shipped_model_answers_questions_about_unseen_videos() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from inspect import formatannotation
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -50,6 +50,30 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
+
+
+def option(default: Any, check: Callable[[Any], bool], allowed: str) -> Any:
+    """A field whose values are checked while they are read; `allowed` says what is."""
+
+    def problem(value: Any) -> str:
+        return "" if check(value) else f"{value!r}: allowed is {allowed}"
+
+    return field(default=default, metadata={"problem": problem})
+
+
+def positive(default: Any = MISSING) -> Any:
+    """A field for a number above 0, or None where that is the default."""
+    return option(default, lambda value: value is None or value > 0, "a number above 0")
+
+
+def at_least_0(default: Any) -> Any:
+    """A field for a number of at least 0."""
+    return option(default, lambda value: value >= 0, "a number of at least 0")
+
+
+def fraction(default: float) -> Any:
+    """A field for a number from 0 to 1."""
+    return option(default, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich import box
@@ -31,26 +32,57 @@ def train(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a wrapped model as a recipe says: merger, connector, or all of it."""
-    from vtc_recipes.config import load_recipe
+    """Train as a recipe says: a wrapped model, its merger, connector or all of it."""
+    from vtc_recipes._reading import apply_overrides, load_yaml
 
-    chosen = load_recipe(find_config(recipe, "training"), settings or ())
+    path = find_config(recipe, "training")
+    values = apply_overrides(load_yaml(path), settings or ())
+    # Stages that each train something of its own, or one model that is wrapped.
+    run = _stages if "stages" in values else _wrapped
+    run(values, str(path), dry_run=dry_run, resume=resume, as_json=as_json)
+
+
+def _wrapped(
+    values: dict[str, Any], label: str, *, dry_run: bool, resume: bool, as_json: bool
+) -> None:
+    from vtc_recipes.config import parse_recipe
+
+    chosen = parse_recipe(values, label)
     if dry_run:
         from vtc_recipes.estimate import estimate
         from vtc_recipes.models import open_model
         from vtc_recipes.parts import set_training
 
         model, _ = open_model(chosen, meta=True)
-        sizes = estimate(set_training(model, chosen.train), chosen)
-        _print_sizes(sizes, as_json)
+        _print_sizes(estimate(set_training(model, chosen.train), chosen), as_json)
         return
     from vtc_recipes.training import train as run
 
     folder = run(chosen, resume=resume)
-    if as_json:
-        print(json.dumps({"folder": str(folder)}))
-    else:
-        print(f"saved in {folder}; open it with vtc.from_pretrained, or vtc ask --model {folder}")
+    hint = f"open it with vtc.from_pretrained, or vtc ask --model {folder}"
+    _print_folder(folder, hint, as_json)
+
+
+def _stages(
+    values: dict[str, Any], label: str, *, dry_run: bool, resume: bool, as_json: bool
+) -> None:
+    from vtc_recipes.tiny.config import parse_tiny
+
+    chosen = parse_tiny(values, label)
+    if dry_run:
+        from vtc_recipes.tiny.sizes import stage_sizes
+
+        _print_sizes(stage_sizes(chosen), as_json)
+        return
+    from vtc_recipes.tiny.stages import train as run
+
+    folder = run(chosen, resume=resume)
+    option = "encoder" if folder.name == "dual_encoder" else "model"
+    _print_folder(folder, f"give it to vtc ask --{option}", as_json)
+
+
+def _print_folder(folder: Path, hint: str, as_json: bool) -> None:
+    print(json.dumps({"folder": str(folder)}) if as_json else f"saved in {folder}; {hint}")
 
 
 def recipes(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from vtc_recipes._reading import RecipeError, apply_overrides, load_yaml, read
+from vtc_recipes._reading import (
+    RecipeError,
+    apply_overrides,
+    at_least_0,
+    fraction,
+    load_yaml,
+    option,
+    positive,
+    read,
+)
 
 Training = Literal["full", "lora", "frozen"]
-
-
-def _option(default: Any, check: Callable[[Any], bool], allowed: str) -> Any:
-    def problem(value: Any) -> str:
-        return "" if check(value) else f"{value!r}: allowed is {allowed}"
-
-    return field(default=default, metadata={"problem": problem})
 
 
 def _part(kind: str, default: str) -> Any:
@@ -32,18 +34,6 @@ def _part(kind: str, default: str) -> Any:
         return ""
 
     return field(default=default, metadata={"problem": problem})
-
-
-def _positive(default: Any) -> Any:
-    return _option(default, lambda value: value is None or value > 0, "a number above 0")
-
-
-def _at_least_0(default: Any) -> Any:
-    return _option(default, lambda value: value >= 0, "a number of at least 0")
-
-
-def _fraction(default: float) -> Any:
-    return _option(default, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +70,7 @@ class Toolkit:
     connector: Literal["stock", "separate"] = "stock"
     encoder: str = "open_clip:ViT-B-32/openai"
     adapter: dict[str, bool | int | float | str | None] = field(default_factory=dict)
-    chunk_frames: int = _positive(16)
+    chunk_frames: int = positive(16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +91,9 @@ class Source:
     path: str | None = None
     format: Literal["llava_json", "messages"] = "llava_json"
     video_folder: str | None = None
-    fps: float = _positive(1.0)
-    max_frames: int | None = _positive(None)
-    share: float = _fraction(1.0)
+    fps: float = positive(1.0)
+    max_frames: int | None = positive(None)
+    share: float = fraction(1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +108,16 @@ class Part:
     """How one part of the model trains."""
 
     how: Training = "frozen"
-    learning_rate: float = _positive(1e-5)
+    learning_rate: float = positive(1e-5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
     """The low-rank matrices of all parts that train with LoRA."""
 
-    rank: int = _positive(64)
-    alpha: float = _positive(16.0)
-    dropout: float = _fraction(0.05)
+    rank: int = positive(64)
+    alpha: float = positive(16.0)
+    dropout: float = fraction(0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,17 +151,17 @@ class Optimisation:
         precision: Of the computation, where it differs from that of the weights.
     """
 
-    epochs: float | None = _positive(None)
-    steps: int | None = _positive(None)
+    epochs: float | None = positive(None)
+    steps: int | None = positive(None)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    warmup: float = _option(0.03, lambda value: 0 <= value < 1, "a number from 0, below 1")
-    weight_decay: float = _at_least_0(0.0)
-    max_gradient_norm: float = _positive(1.0)
-    batch_size: int = _positive(1)
-    accumulation: int = _positive(1)
+    warmup: float = option(0.03, lambda value: 0 <= value < 1, "a number from 0, below 1")
+    weight_decay: float = at_least_0(0.0)
+    max_gradient_norm: float = positive(1.0)
+    batch_size: int = positive(1)
+    accumulation: int = positive(1)
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     gradient_checkpointing: bool = True
-    seed: int = _at_least_0(0)
+    seed: int = at_least_0(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +176,9 @@ class Output:
     """
 
     folder: str
-    save_steps: int = _positive(500)
-    keep: int | None = _positive(2)
-    log_steps: int = _positive(10)
+    save_steps: int = positive(500)
+    keep: int | None = positive(2)
+    log_steps: int = positive(10)
 
 
 @dataclass(frozen=True, kw_only=True)

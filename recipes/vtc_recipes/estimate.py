@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from vtc.wrapped_class import toolkit_of
 from vtc_recipes.config import Recipe
 from vtc_recipes.parts import PARTS, part_of
@@ -32,6 +34,16 @@ class PartSize:
     gradients: int = 0
     optimiser: int = 0
 
+    def add(self, parameter: nn.Parameter) -> None:
+        """Count one more parameter."""
+        count, held = parameter.numel(), parameter.numel() * parameter.element_size()
+        self.parameters += count
+        self.weights += held
+        if parameter.requires_grad:
+            self.trainable += count
+            self.gradients += held
+            self.optimiser += 2 * held
+
     @property
     def bytes(self) -> int:
         """All of it."""
@@ -50,12 +62,5 @@ def estimate(model: Any, recipe: Recipe) -> list[PartSize]:
         for name, part in recipe.train.parts()
     }
     for name, parameter in model.named_parameters():
-        size = sizes[part_of(name, toolkit)]
-        count, held = parameter.numel(), parameter.numel() * parameter.element_size()
-        size.parameters += count
-        size.weights += held
-        if parameter.requires_grad:
-            size.trainable += count
-            size.gradients += held
-            size.optimiser += 2 * held
+        sizes[part_of(name, toolkit)].add(parameter)
     return [sizes[part] for part in PARTS]

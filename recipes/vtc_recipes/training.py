@@ -149,19 +149,23 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
 
 
 def _checkpoint(folder: Path, resume: bool) -> Path | None:
-    """The last checkpoint that was written to its end, where there is one to resume from."""
+    """The checkpoint to resume from, which there must be; None for a run from the start."""
+    checkpoint = last_checkpoint(folder)
+    if not resume and checkpoint is not None:
+        raise ValueError(
+            f"{folder} holds checkpoints of another run: go on from them with --resume, or "
+            "set another output.folder"
+        )
+    if resume and checkpoint is None:
+        raise ValueError(f"{folder} holds no complete checkpoint; train without --resume")
+    return checkpoint
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end; None where there is none."""
     # The Trainer writes its state last: a run that was killed before left half a checkpoint.
     complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    if not resume:
-        if complete:
-            raise ValueError(
-                f"{folder} holds checkpoints of another run: go on from them with --resume, or "
-                "set another output.folder"
-            )
-        return None
-    if not complete:
-        raise ValueError(f"{folder} holds no complete checkpoint; train without --resume")
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]))
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _refuse_other_toolkit(toolkit: Any, checkpoint: Path) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
-from vtc_recipes.synthetic import Example, Question, SyntheticVideo
+from vtc_recipes.synthetic import Example, Question, SyntheticVideo, covers
 from vtc_recipes.synthetic.scenes import Scene
+
+T = TypeVar("T")
 
 KINDS = ("colour", "first", "last", "after")
 """The kinds of questions that the tiny models learn: all but the spark, which is too short."""
+_EACH, _SCENES_THERE, _SCENES_AFTER = 4, 3, 8
+"""Most further questions of each kind about a video, and most requests about its scenes."""
 
 
 def fair_questions(video: SyntheticVideo) -> dict[str, list[Question]]:
     """All questions of each kind that have one right answer, as `make_example` would ask them."""
     scenes, ranges = [segment.scene for segment in video.segments], video.ranges()
-    places: dict[str, list[int]] = {}
-    for place, scene in enumerate(scenes):
-        for thing in scene.objects:
-            places.setdefault(thing.shape, []).append(place)
     fair: dict[str, list[Question]] = {kind: [] for kind in KINDS}
-    for shape, found in places.items():
+    for shape, found in _places(scenes).items():
         evidence = tuple(ranges[place] for place in found)
         if len(found) == 1:
             answer = _colour(scenes[found[0]], shape)
@@ -31,14 +34,55 @@ def fair_questions(video: SyntheticVideo) -> dict[str, list[Question]]:
     return fair
 
 
-def choose_questions(rng: np.random.Generator, example: Example, each: int) -> list[Question]:
-    """The example's own question, then up to ``each`` others of every kind, in random order."""
+def choose_turns(
+    rng: np.random.Generator, example: Example, keyframes: Sequence[int]
+) -> list[tuple[str, str]]:
+    """Questions about a video and their answers, the example's own first.
+
+    The others are fair questions of every kind and `scene_requests`. The keyframes must show what
+    they are about, since the frames between are merged for the example's own question.
+    """
+    video, own = example.video, example.question
     chosen = []
-    for questions in fair_questions(example.video).values():
-        others = [question for question in questions if question.text != example.question.text]
-        chosen += [others[number] for number in rng.permutation(len(others))[:each].tolist()]
-    order = rng.permutation(len(chosen)).tolist()
-    return [example.question, *(chosen[number] for number in order)]
+    for questions in fair_questions(video).values():
+        turns = [
+            (question.text, question.answer)
+            for question in questions
+            if question.text != own.text and covers(keyframes, question.evidence)
+        ]
+        chosen += _some(rng, turns, _EACH)
+    there, after = scene_requests(video, keyframes)
+    chosen += _some(rng, there, _SCENES_THERE) + _some(rng, after, _SCENES_AFTER)
+    return [(own.text, own.answer), *_some(rng, chosen, len(chosen))]
+
+
+def scene_requests(
+    video: SyntheticVideo, keyframes: Sequence[int]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Requests about the scene with a shape or a coloured shape, and about the scene after it.
+
+    Nobody asks them in the end. With many words to an answer, and coloured shapes that hardly ever
+    come twice, they teach to find a scene, and the next one, far sooner than fair questions do.
+    """
+    scenes, ranges = [segment.scene for segment in video.segments], video.ranges()
+    seen = [covers(keyframes, [where]) for where in ranges]
+    there: list[tuple[str, str]] = []
+    after: list[tuple[str, str]] = []
+    for name, places in {**_places(scenes), **_places(scenes, coloured=True)}.items():
+        place = places[0]
+        if len(places) > 1 or not seen[place]:
+            continue
+        there.append((f"What is in the scene the {name} is in?", _caption(scenes[place])))
+        if place + 1 == len(scenes) or not seen[place + 1]:
+            continue
+        following = scenes[place + 1]
+        after.append((f"What is in the scene after the {name}?", _caption(following)))
+        if " " in name:  # with a shape alone it is a fair question
+            after += [
+                (f"Which shape is {thing.colour} in the scene after the {name}?", thing.shape)
+                for thing in following.objects
+            ]
+    return there, after
 
 
 def describe(video: SyntheticVideo) -> str:
@@ -50,6 +94,21 @@ def _caption(scene: Scene) -> str:
     things = sorted(scene.objects, key=lambda thing: thing.quarter)
     listed = " ".join(f"{thing.colour} {thing.shape}" for thing in things)
     return f"{listed} on {scene.backdrop.texture}"
+
+
+def _places(scenes: Sequence[Scene], coloured: bool = False) -> dict[str, list[int]]:
+    """Which scenes show each shape, or each shape of a colour."""
+    places: dict[str, list[int]] = {}
+    for place, scene in enumerate(scenes):
+        for thing in scene.objects:
+            name = f"{thing.colour} {thing.shape}" if coloured else thing.shape
+            places.setdefault(name, []).append(place)
+    return places
+
+
+def _some(rng: np.random.Generator, items: Sequence[T], most: int) -> list[T]:
+    """Up to ``most`` of some items, in random order."""
+    return [items[number] for number in rng.permutation(len(items))[:most].tolist()]
 
 
 def _after(

@@ -1,52 +1,46 @@
-"""From short videos to long ones, as soon as the short ones are understood."""
+"""From short videos to long ones, and from keyframes that show everything to fewer."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-LEVELS = ((8,), (8, 16), (16, 32), (32, 64, 64))
-"""Numbers of frames of the videos of each level."""
-PASS = 0.8
-"""The running accuracy from which a level is left."""
-LATEST = (0.15, 0.3, 0.45)
-"""The share of a run after which a level is left in any case."""
-TOKENS = 1600
-"""About how many tokens of videos and questions make a batch."""
-_MEMORY = 0.95
-_FIRST_STEPS = 20
+from vtc_recipes.tiny.asking import KINDS
+from vtc_recipes.tiny.world import Format
+
+SHARES = tuple(0.4 if kind == "after" else 0.2 for kind in KINDS)
+"""How often a video is about each kind of question: twice for the one that is hardest."""
+MOST_KEYFRAMES = 32
+SPREAD = 10_000
+"""Positions that the longest videos take, and over which half of the short ones are spread."""
 
 
-class Curriculum:
-    """How long the videos of the next batch are.
-
-    All ranks of a run are told the same accuracies, so they are on one level.
-
-    Args:
-        seed: Draws the lengths of a level.
-        level: Where to start, for weights that understand the levels before.
-    """
-
-    def __init__(self, seed: int, level: int = 0) -> None:
-        self.level, self._seed = level, seed
-        self._accuracy, self._steps = 0.0, 0
-
-    def frames(self, step: int) -> int:
-        """Frames of the videos of a step."""
-        lengths = LEVELS[self.level]
-        return lengths[int(np.random.default_rng((self._seed, step)).integers(len(lengths)))]
-
-    def note(self, accuracy: float, done: float) -> None:
-        """Take note of a batch's accuracy when a share of the run is over; perhaps go on."""
-        self._steps += 1
-        memory = min(_MEMORY, 1 - 1 / self._steps)  # a plain mean at first
-        self._accuracy = memory * self._accuracy + (1 - memory) * accuracy
-        if self.level == len(LEVELS) - 1:
-            return
-        understood = self._accuracy >= PASS and self._steps >= _FIRST_STEPS
-        if understood or done >= LATEST[self.level]:
-            self.level, self._accuracy, self._steps = self.level + 1, 0.0, 0
+def draw_format(rng: np.random.Generator, done: float) -> Format:
+    """The format of a batch, when a share of the run is over."""
+    if done < 0.15:
+        frames, scenes = _pick(rng, 8, 16), _between(rng, 2, 4)
+    elif done < 0.3:
+        frames, scenes = _pick(rng, 16, 24, 32), _between(rng, 3, 8)
+    elif done < 0.5:
+        frames, scenes = _pick(rng, 32, 64), _between(rng, 4, 12)
+    elif done < 0.85:
+        frames = _pick(rng, 32, 64, 64, 128, 256)
+        scenes = _between(rng, frames // 12, frames // 6)
+    else:
+        frames = _pick(rng, 64, 64, 256, 1024)
+        scenes = _between(rng, frames // 12, frames // 6)
+    keyframes, selector = min(scenes, MOST_KEYFRAMES), "dks"
+    if rng.random() < 0.4:  # too few for all scenes, so that merged tokens have to be read
+        keyframes = _between(rng, min(2, keyframes), keyframes)
+        selector = _pick(rng, "dks", "random")
+    spread = SPREAD if rng.random() < 0.5 else 0
+    return Format(frames, scenes, keyframes, selector, spread)
 
 
-def batch_size(frames: int) -> int:
-    """Videos in a batch, so that all batches cost about the same."""
-    return max(4, TOKENS // (3 * frames + 30))
+def _between(rng: np.random.Generator, least: int, most: int) -> int:
+    return int(rng.integers(least, most + 1))
+
+
+def _pick(rng: np.random.Generator, *values: Any) -> Any:
+    return values[int(rng.integers(len(values)))]

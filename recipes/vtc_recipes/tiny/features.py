@@ -1,13 +1,10 @@
-"""What the frozen towers make of a bank of scenes, kept, so that no later step needs them."""
+"""What the frozen towers make of a bank of scenes, once, so that no later step needs them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vtc_recipes.synthetic import SyntheticVideo
@@ -24,24 +21,20 @@ def patches_of(vlm: Any, bank: Bank) -> Tensor:
 
     Frame f of scene s is row ``s * FRAMES + f``, as in all features of a bank.
     """
-    parts = torch.split(bank.frames.flatten(0, 1), _TOGETHER)
-    return torch.cat([encode_patches(vlm, to_pixels(part)).half() for part in parts])
+    tower, layer = vlm.model.vision_tower, vlm.config.vision_feature_layer
+    parts = (to_pixels(part).to(vlm.device) for part in _parts(bank))
+    return torch.cat([encode_patches(tower, layer, part).half().cpu() for part in parts])
 
 
 @torch.no_grad()
 def embeddings_of(dual_encoder: Any, bank: Bank) -> Tensor:
     """``[S * FRAMES, 64]`` float32 of length one, what the selector takes."""
-    parts = torch.split(bank.frames.flatten(0, 1), _TOGETHER)
-    return torch.cat([embed_frames(dual_encoder, to_pixels(part)) for part in parts])
+    parts = (to_pixels(part).to(dual_encoder.device) for part in _parts(bank))
+    return torch.cat([embed_frames(dual_encoder, part).cpu() for part in parts])
 
 
-def kept(file: Path, compute: Callable[[], Tensor]) -> Tensor:
-    """Features from a file, or computed and written to it."""
-    if not file.is_file():
-        partial = file.with_suffix(".partial")
-        save_file({"features": compute()}, partial)
-        partial.rename(file)
-    return load_file(file)["features"]
+def _parts(bank: Bank) -> tuple[Tensor, ...]:
+    return torch.split(bank.frames.flatten(0, 1), _TOGETHER)
 
 
 def rows_of(video: SyntheticVideo) -> Tensor:

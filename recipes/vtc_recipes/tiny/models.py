@@ -90,6 +90,7 @@ def build_vlm(seed: int = 0) -> tuple[Any, Any]:
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=65536,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

@@ -1,66 +1,110 @@
-"""Stage 1: the vision tower learns what each of its patches shows.
-
-``python -m vtc_recipes.tiny.pretext --out runs/tiny``
-"""
+"""Stage 1: the vision tower learns what each of its patches shows."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtc_recipes.synthetic import COLOURS, SHAPES, TEXTURES
 from vtc_recipes.tiny.bank import FRAMES, Bank, build_bank, patch_quarters, to_pixels
+from vtc_recipes.tiny.config import StageSettings
 from vtc_recipes.tiny.models import WIDTH, build_vlm
-from vtc_recipes.tiny.running import Run, write_metrics
+from vtc_recipes.tiny.stage import Stage
 
-GATE = 0.9
-"""The least accuracy on the shapes of unseen scenes."""
+UNSEEN = 512
+"""Scenes of the validation split that the towers are examined on."""
 
 
-class PatchHead(nn.Module):
-    """Reads the shape and the colour in a patch's quarter, and the texture, off a patch."""
+class PatchReader(nn.Module):
+    """A vision tower, and a head that reads off each patch what is in its quarter.
 
-    def __init__(self) -> None:
+    Args:
+        vlm: Whose tower it is.
+    """
+
+    def __init__(self, vlm: Any) -> None:
         super().__init__()
+        self.tower, self.layer = vlm.model.vision_tower, vlm.config.vision_feature_layer
         self.sizes = [1 + len(SHAPES), 1 + len(COLOURS), len(TEXTURES)]
-        self.linear = nn.Linear(WIDTH, sum(self.sizes))
+        self.head = nn.Linear(WIDTH, sum(self.sizes))
 
-    def forward(self, patches: Tensor) -> tuple[Tensor, ...]:
-        """``[n, 36, 96]`` to logits ``[n, 36, 9]``, ``[n, 36, 7]`` and ``[n, 36, 6]``."""
-        return torch.split(self.linear(patches), self.sizes, dim=-1)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """``[n, 3, 48, 48]`` to logits of shape, colour, texture: ``[n, 36, 9]``, 7, 6."""
+        patches = encode_patches(self.tower, self.layer, pixels)
+        return torch.split(self.head(patches), self.sizes, dim=-1)
 
 
-def encode_patches(vlm: Any, pixels: Tensor) -> Tensor:
+class Pretext(Stage):
+    """Mean cross-entropy of shapes, colours and textures over all patches of some frames."""
+
+    name = "pretext"
+    gated = ("shape", "colour", "texture")
+    model: PatchReader
+
+    def __init__(self, settings: StageSettings, seed: int, folder: Path) -> None:
+        super().__init__(settings, seed, folder)
+        self.vlm, self.processor = build_vlm(seed)
+        self.model = PatchReader(self.vlm).to(self.device)
+        self.seen, self.unseen = (
+            build_bank("train", settings.scenes),
+            build_bank("validation", UNSEEN),
+        )
+
+    def batch(self, number: int) -> Mapping[str, Any]:
+        """Frames ``[n, 3, 48, 48]``, what their patches show ``[n, 36]`` and their textures."""
+        rng = np.random.default_rng((self.seed, number))
+        scenes = torch.from_numpy(rng.integers(len(self.seen), size=self.settings.batch))
+        numbers = torch.from_numpy(rng.integers(FRAMES, size=self.settings.batch))
+        return read_batch(self.seen, scenes, numbers)
+
+    def loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The sum of the three losses."""
+        found = self.model(batch["pixels"])
+        losses = [
+            F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+            for logits, labels in zip(found, batch["labels"], strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def measure(self) -> dict[str, float]:
+        """Accuracy over the objects of one frame of each unseen scene."""
+        return probe(self.model, self.unseen, self.device)
+
+    def save(self, folder: Path) -> None:
+        """The VLM, whose language model is as it was drawn."""
+        self.vlm.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+def encode_patches(tower: Any, layer: int, pixels: Tensor) -> Tensor:
     """What the projector of the VLM takes: ``[n, 3, 48, 48]`` to ``[n, 36, 96]``."""
-    states = vlm.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-    patches: Tensor = states[vlm.config.vision_feature_layer]
+    patches: Tensor = tower(pixels, output_hidden_states=True).hidden_states[layer]
     return patches
 
 
-def pretext_loss(vlm: Any, head: PatchHead, bank: Bank, scenes: Tensor, numbers: Tensor) -> Tensor:
-    """Mean cross-entropy of shapes, colours and textures over all patches of some frames."""
-    logits = head(encode_patches(vlm, to_pixels(bank.frames[scenes, numbers])))
+def read_batch(bank: Bank, scenes: Tensor, numbers: Tensor) -> dict[str, Any]:
+    """Frames of a bank by scene and number, ``[n]`` each, with the labels of their patches."""
     quarters = patch_quarters()
     textures = bank.textures[scenes, None].expand(-1, len(quarters))
-    labels = (bank.shapes[scenes][:, quarters], bank.colours[scenes][:, quarters], textures)
-    losses = [
-        F.cross_entropy(guess.flatten(0, 1), label.flatten())
-        for guess, label in zip(logits, labels, strict=True)
-    ]
-    return torch.stack(losses).sum()
+    return {
+        "pixels": to_pixels(bank.frames[scenes, numbers]),
+        "labels": (bank.shapes[scenes][:, quarters], bank.colours[scenes][:, quarters], textures),
+    }
 
 
 @torch.no_grad()
-def probe(vlm: Any, head: PatchHead, bank: Bank) -> dict[str, float]:
+def probe(reader: PatchReader, bank: Bank, device: torch.device) -> dict[str, float]:
     """Accuracy over the objects of one frame of each scene, by the patches of its quarter."""
     numbers = torch.arange(len(bank)) % FRAMES
     pixels = to_pixels(bank.frames[torch.arange(len(bank)), numbers])
-    logits = head(torch.cat([encode_patches(vlm, part) for part in torch.split(pixels, 128)]))
+    parts = [reader(part.to(device)) for part in torch.split(pixels, 128)]
+    logits = [torch.cat(kind).cpu() for kind in zip(*parts, strict=True)]
     quarters = F.one_hot(patch_quarters(), 4).float() / (len(patch_quarters()) / 4)
     shapes, colours = (
         torch.einsum("npc,pq->nqc", guess.log_softmax(-1), quarters)[..., 1:].argmax(-1) + 1
@@ -73,55 +117,3 @@ def probe(vlm: Any, head: PatchHead, bank: Bank) -> dict[str, float]:
         "colour": (colours == bank.colours)[there].float().mean().item(),
         "texture": (textures == bank.textures).float().mean().item(),
     }
-
-
-def train(
-    out: Path, *, steps: int, batch: int, scenes: int, rate: float, minutes: float, seed: int
-) -> dict[str, Any]:
-    """Train the tower of a new VLM, and write ``pretext/`` and ``pretext.json``."""
-    torch.manual_seed(seed)
-    vlm, processor = build_vlm(seed)
-    head = PatchHead()
-    bank, unseen = build_bank("train", scenes), build_bank("validation", 512)
-    run = Run([*vlm.model.vision_tower.parameters(), *head.parameters()], steps, rate, minutes)
-    while run.done < 1:
-        chosen = torch.randint(len(bank), (batch,)), torch.randint(FRAMES, (batch,))
-        loss = pretext_loss(vlm, head, bank, *chosen)
-        run.update(loss)
-        if run.step % 200 == 0:
-            found = {name: round(value, 3) for name, value in probe(vlm, head, unseen).items()}
-            print(run.step, round(loss.item(), 3), found, f"{run.cpu_seconds:.0f} s", flush=True)
-    found = probe(vlm, head, unseen)
-    metrics = {
-        "stage": "pretext",
-        "gate": f"shape >= {GATE}",
-        "passed": found["shape"] >= GATE,
-        **found,
-        "steps": run.step,
-        "batch": batch,
-        "scenes": scenes,
-        "seed": seed,
-        "cpu_seconds": round(run.cpu_seconds),
-    }
-    vlm.save_pretrained(out / "pretext")
-    processor.save_pretrained(out / "pretext")
-    write_metrics(out, "pretext", metrics)
-    return metrics
-
-
-def main() -> None:
-    """Run the stage from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--scenes", type=int, default=8000, help="of the training split")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--minutes", type=float, default=15.0, help="stop after so many")
-    parser.add_argument("--seed", type=int, default=0)
-    given = vars(parser.parse_args())
-    print(train(**given))
-
-
-if __name__ == "__main__":
-    main()

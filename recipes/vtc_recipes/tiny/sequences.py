@@ -29,12 +29,15 @@ class Dialogue:
         keyframes: ``[K]`` int64, ascending.
         query: What the video is read for, as the merger takes it.
         turns: Questions and their answers.
+        gaps: ``[N]`` int64, positions that are left out before each frame, so that a short video
+            is as far spread as a long one; None for none.
     """
 
     rows: Tensor
     keyframes: Tensor
     query: str
     turns: Sequence[tuple[str, str]]
+    gaps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,110 +84,152 @@ def _turn(tokenizer: Any, question: str, answer: str) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def merge_batch(
-    patches: Tensor, is_key: Tensor, queries: Tensor, temperature: float, weight: float
+def merge_frames(
+    patches: Tensor, references: Tensor, known: Tensor, queries: Tensor, options: Any
 ) -> Tensor:
-    """Differential feature merging (Eq. 5-10 of ViLAMP) of whole batches.
+    """Differential feature merging (Eq. 5-10 of ViLAMP) of frames of many videos at once.
 
     Args:
-        patches: ``[B, N, P, D]``, in the language model's space.
-        is_key: ``[B, N]`` bool.
-        queries: ``[B, D]``.
-        temperature: alpha.
-        weight: lambda.
+        patches: ``[n, P, D]``, in the language model's space.
+        references: ``[n, P, D]``, the patches of each frame's keyframe before it.
+        known: ``[n]`` bool: there is such a keyframe.
+        queries: ``[n, D]``.
+        options: Of ``dfm``: ``temperature`` (alpha) and ``redundancy_weight`` (lambda).
 
     Returns:
-        ``[B, N, D]``; rows of keyframes mean nothing.
+        ``[n, D]``.
     """
-    numbers = torch.arange(patches.shape[1])
-    before = torch.where(is_key, numbers, -1).cummax(1).values
-    relevance = F.cosine_similarity(patches, queries[:, None, None], dim=-1)
-    unit = F.normalize(patches, dim=-1)
-    batch = torch.arange(len(patches))[:, None]
-    likeness = (unit * unit[batch, before.clamp(min=0)]).sum(-1)
-    saliency = relevance - weight * likeness * (before >= 0)[..., None]
-    shares = (saliency / temperature).softmax(-1)
-    return (shares[..., None] * patches).sum(2)
+    relevance = F.cosine_similarity(patches, queries[:, None], dim=-1)
+    likeness = F.cosine_similarity(patches, references, dim=-1) * known[:, None]
+    saliency = relevance - options.redundancy_weight * likeness
+    shares = (saliency / options.temperature).softmax(-1)
+    return torch.einsum("np,npd->nd", shares, patches)
 
 
 def video_tokens(
-    vlm: Any, dense: Tensor, is_key: Tensor, queries: Tensor, temperature: float, weight: float
+    vlm: Any, dense: Tensor, of_frames: Tensor, is_key: Tensor, queries: Tensor, options: Any
 ) -> tuple[Tensor, Tensor]:
-    """The visual tokens of a batch of videos, in the order of time, padded on the left.
+    """The visual tokens of a batch of videos, each once, and where they stand.
+
+    Frames that share a row of the bank share their tokens: keyframes always, others where they
+    have the query and the keyframe before them in common. So most are computed but once.
 
     Args:
-        dense: ``[B, N, 36, D]``, what the projector returns.
+        dense: ``[U, 36, D]``, what the projector makes of the rows of the bank that occur.
+        of_frames: ``[B, N]`` int64, each frame's place among those rows.
         is_key: ``[B, N]`` bool.
         queries: ``[B, D]``, the mean input embedding of each query.
+        options: Of ``dfm``.
 
     Returns:
-        ``[B, V, D]``, and which are padding, ``[B, V]`` bool.
+        A table of tokens ``[T, D]``, and for each frame its first place in it, ``[B, N]``:
+        keyframes have nine places that follow one another, others one.
     """
-    inner = vlm.model
-    merged = merge_batch(dense, is_key, queries, temperature, weight)
-    pooled = inner.apply_pooling(dense[is_key])
-    # One table of all tokens, and an index into it for each place of each row.
-    table = torch.cat([pooled.flatten(0, 1), merged.flatten(0, 1), inner.image_newline[None]])
-    rows, starts, frames = [], 0, is_key.shape[1]
-    for number, keys in enumerate(is_key):
+    numbers = torch.arange(is_key.shape[1])
+    before = torch.where(is_key, numbers, -1).cummax(1).values
+    reference = torch.where(before >= 0, of_frames.gather(1, before.clamp(min=0)), -1)
+    video = torch.arange(len(is_key))[:, None].expand_as(is_key)
+    merges = torch.stack([video, of_frames, reference], -1)[~is_key]
+    (row, frame, key), of_merges = _unique(merges)
+    merged = merge_frames(dense[frame], dense[key.clamp(min=0)], key >= 0, queries[row], options)
+    (kept,), of_kept = _unique(of_frames[is_key][:, None])
+    pooled = vlm.model.apply_pooling(dense[kept]).flatten(0, 1)
+    places = torch.empty_like(of_frames)
+    places[is_key] = of_kept * _POOLED
+    places[~is_key] = of_merges + len(pooled)
+    return torch.cat([pooled, merged.to(pooled.dtype)]), places
+
+
+def _unique(rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The columns of the different rows ``[n, c]``, and which of them each row is."""
+    different, which = torch.unique(rows, dim=0, return_inverse=True)
+    return different.unbind(-1), which
+
+
+def lay_out(
+    places: Tensor, is_key: Tensor, gaps: Sequence[Tensor], last: int
+) -> tuple[Tensor, Tensor]:
+    """The tokens of each video in the order of time, padded on the left, and their positions.
+
+    Args:
+        places: ``[B, N]`` int64, as `video_tokens` gives them.
+        is_key: ``[B, N]`` bool.
+        gaps: ``[N]`` int64 for each video: positions that are left out before each frame.
+        last: The place of the token behind every video.
+
+    Returns:
+        Places ``[B, V]`` int64, -1 for padding, and positions ``[B, V]`` from 1; 0 for padding.
+    """
+    rows, positions = [], []
+    for keys, first, gap in zip(is_key, places, gaps, strict=True):
         lengths = torch.where(keys, _POOLED, 1)
-        slots = torch.repeat_interleave(torch.arange(frames), lengths)
-        first_pooled = starts + (keys.long().cumsum(0) - 1) * _POOLED
-        within = torch.arange(len(slots)) - (lengths.cumsum(0) - lengths)[slots]
-        of_merged = len(pooled) * _POOLED + number * frames + slots
-        index = torch.where(keys[slots], first_pooled[slots] + within, of_merged)
-        rows.append(torch.cat([index, torch.tensor([len(table) - 1])]).flip(0))
-        starts += int(keys.sum()) * _POOLED
+        starts = lengths.cumsum(0) - lengths
+        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths)
+        row = torch.repeat_interleave(first, lengths) + within
+        position = torch.repeat_interleave(starts + gap.cumsum(0) + 1, lengths) + within
+        rows.append(torch.cat([row, torch.tensor([last])]).flip(0))
+        positions.append(torch.cat([position, position[-1:] + 1]).flip(0))
     # Padding on the left keeps every row's text at the same columns.
-    index = pad_sequence(rows, batch_first=True, padding_value=-1).flip(1)
-    return table[index.clamp(min=0)], index < 0
+    return (
+        pad_sequence(rows, batch_first=True, padding_value=-1).flip(1),
+        pad_sequence(positions, batch_first=True, padding_value=0).flip(1),
+    )
 
 
 def forward(
-    vlm: Any, tokenizer: Any, features: Tensor, dialogues: Sequence[Dialogue], merger: Any
+    vlm: Any, tokenizer: Any, features: Tensor, dialogues: Sequence[Dialogue], options: Any
 ) -> tuple[Tensor, Tensor, TextBatch]:
-    """Run the language model over a batch.
+    """Run the language model over a batch of videos that are all equally long.
 
     Args:
         features: ``[rows, 36, 96]``, the patches of a feature bank.
-        merger: The options of ``dfm``: ``temperature`` and ``redundancy_weight``.
+        options: Of ``dfm``.
 
     Returns:
         Logits ``[L, vocabulary]`` of the learned places, their labels ``[L]``, and the texts.
     """
-    embed = vlm.get_input_embeddings()
-    # Frames that follow one another share a row of the bank, which is projected once.
+    device, embed = vlm.device, vlm.get_input_embeddings()
     rows, of_frames = torch.unique(
         torch.stack([one.rows for one in dialogues]), return_inverse=True
     )
-    dense = vlm.model.multi_modal_projector(features[rows].float())[of_frames]
     is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
     for row, dialogue in zip(is_key, dialogues, strict=True):
         row[dialogue.keyframes] = True
+    dense = vlm.model.multi_modal_projector(features[rows].to(device, torch.float32))
     queries = torch.stack([_query(tokenizer, embed, d.query) for d in dialogues])
-    visual, padding = video_tokens(
-        vlm, dense, is_key, queries, merger.temperature, merger.redundancy_weight
-    )
+    with torch.autocast(device.type, enabled=False):  # temperature 0.01 leaves bfloat16 no digits
+        table, places = video_tokens(
+            vlm, dense.float(), of_frames, is_key, queries.float(), options
+        )
+    gaps = [d.gaps if d.gaps is not None else torch.zeros_like(d.rows) for d in dialogues]
+    index, positions = lay_out(places, is_key, gaps, last=len(table))
+    table = torch.cat([table, vlm.model.image_newline[None]])
     texts = collate_texts(tokenizer, dialogues)
-    user = embed(torch.tensor([tokenizer.convert_tokens_to_ids(USER)]))
-    # The user's mark stands before the video; left padding lies before both and is masked.
-    start = user.expand(len(dialogues), 1, -1)
-    inputs = torch.cat([start, visual, embed(texts.ids)], dim=1)
-    counted = (~padding).long().cumsum(1)
-    places = F.pad(torch.cat([counted, 1 + counted[:, -1:] + texts.places], 1), (1, 0))
+    user = embed(torch.tensor([tokenizer.convert_tokens_to_ids(USER)], device=device))
+    # The user's mark stands before the video; left padding lies between the two and is masked.
+    inputs = torch.cat(
+        [
+            user.expand(len(dialogues), 1, -1),
+            table[index.clamp(min=0).to(device)],
+            embed(texts.ids.to(device)),
+        ],
+        dim=1,
+    )
+    positions = torch.cat([positions, 1 + positions[:, -1:] + texts.places], 1)
+    mask = _mask(F.pad(index < 0, (1, 0)), texts.turns).to(device)
     states = vlm.model.language_model(
         inputs_embeds=inputs,
-        position_ids=places,
-        attention_mask={"full_attention": _mask(F.pad(padding, (1, 0)), texts.turns)},
+        position_ids=F.pad(positions, (1, 0)).to(device),
+        attention_mask={"full_attention": mask},
         use_cache=False,
-    ).last_hidden_state[:, inputs.shape[1] - texts.ids.shape[1] :]
+    ).last_hidden_state[:, index.shape[1] + 1 :]
     learned = texts.labels != -100
-    return vlm.lm_head(states[learned]), texts.labels[learned], texts
+    return vlm.lm_head(states[learned.to(device)]), texts.labels[learned].to(device), texts
 
 
 def _query(tokenizer: Any, embed: Any, text: str) -> Tensor:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    mean: Tensor = embed(torch.tensor(ids)).mean(0)
+    mean: Tensor = embed(torch.tensor(ids, device=embed.weight.device)).mean(0)
     return mean
 
 

@@ -1,0 +1,78 @@
+"""The recipe of the tiny models: stages one after another, and the gates between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vtc_recipes._reading import RecipeError, at_least_0, fraction, positive, read
+from vtc_recipes.config import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """One stage.
+
+    Attributes:
+        name: Which one.
+        steps: How many, each of a batch.
+        batch: Frames in a batch of a tower's stage, tokens (about) in one of the language model's.
+        learning_rate: The highest: a linear warm-up leads there, a cosine down to a tenth.
+        warmup: The part of all steps in which it rises.
+        scenes: How many of the training split are learned from.
+        gates: The least of what is measured in the end, as shares of one; without it the stages
+            behind do not start.
+    """
+
+    name: Literal["pretext", "dual_encoder", "captions", "answers"]
+    steps: int = positive()
+    batch: int = positive()
+    learning_rate: float = positive()
+    warmup: float = fraction(0.03)
+    scenes: int = positive(6000)
+    gates: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyRecipe:
+    """The whole: ``stages`` in their order, the seed of all of them, and where results go."""
+
+    stages: tuple[StageSettings, ...]
+    seed: int = at_least_0(0)
+    output: Output
+
+
+def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
+    """Make a recipe of plain values.
+
+    Raises:
+        RecipeError: All that is wrong with them.
+    """
+    errors: list[str] = []
+    recipe = read(TinyRecipe, values, "", errors)
+    if recipe is not None:
+        errors += _contradictions(recipe)
+    if recipe is None or errors:
+        raise RecipeError(label, errors)
+    return recipe
+
+
+def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
+    from vtc_recipes.tiny.stages import STAGES
+
+    before: list[str] = []
+    for number, stage in enumerate(recipe.stages):
+        kind = STAGES[stage.name]
+        if stage.name in before:
+            yield f"stages.{number}.name: {stage.name!r} stands twice"
+        missing = [name for name in kind.needs if name not in before]
+        if missing:
+            yield f"stages.{number}: {stage.name!r} needs the stage {missing[0]!r} before it"
+        for name in stage.gates:
+            if name not in kind.gated:
+                allowed = ", ".join(kind.gated)
+                yield f"stages.{number}.gates.{name} is unknown; known: {allowed}"
+        before.append(stage.name)
+    if not before:
+        yield "stages: it is empty; name at least one"

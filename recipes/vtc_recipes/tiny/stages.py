@@ -1,0 +1,203 @@
+"""Trains the stages of a recipe one after another, each with the Trainer of transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from vtc_recipes.tiny.config import StageSettings, TinyRecipe
+from vtc_recipes.tiny.dual_encoder import DualEncoder
+from vtc_recipes.tiny.optimiser import AdamWAndMuon
+from vtc_recipes.tiny.pretext import Pretext
+from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
+from vtc_recipes.tiny.vlm import Answers, Captions
+from vtc_recipes.training import last_checkpoint
+
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage for stage in (Pretext, DualEncoder, Captions, Answers)
+}
+
+
+class Batches(Dataset[Mapping[str, Any]]):
+    """All batches of a stage by number, drawn when they are asked for."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def __len__(self) -> int:
+        return self.stage.settings.steps
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        return self.stage.batch(number)
+
+
+class StageTrainer(Trainer):  # type: ignore[misc]
+    """The stock Trainer; batches come in their order, and matrices may be Muon's."""
+
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(self, stage: Stage, **settings: Any) -> None:
+        self.stage = stage
+        super().__init__(
+            model=stage.model,
+            train_dataset=Batches(stage),
+            data_collator=lambda batches: batches[0],
+            **settings,
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW and, for what the stage says, Muon."""
+        if self.optimizer is None:
+            self.optimizer = AdamWAndMuon(
+                self.stage.model.parameters(),
+                self.stage.matrices(),
+                self.stage.settings.learning_rate,
+            )
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
+        """The stage's own.
+
+        Raises:
+            FloatingPointError: It is not finite.
+        """
+        loss = self.stage.loss(inputs)
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(
+                f"the loss of the stage {self.stage.name!r} is {loss.item()} at step "
+                f"{self.state.global_step}; lower its learning_rate"
+            )
+        return loss
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+def train(
+    recipe: TinyRecipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()
+) -> Path:
+    """Train all stages of a recipe.
+
+    Each leaves a folder of its name and ``<name>.json``: its settings, what was measured, the
+    seconds it took and its log.
+
+    Args:
+        resume: Keep the stages that are done, and go on from the last checkpoint of the one that
+            is not, with the bits of an unbroken run.
+        callbacks: Of the Trainer of each stage.
+
+    Returns:
+        The folder of the last stage.
+
+    Raises:
+        ValueError: There are results in the folder and ``resume`` is not asked for, they are of
+            other settings, or a stage failed its gate.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("the tiny models train in one process; start it without torchrun")
+    folder = Path(recipe.output.folder)
+    done = {name: metrics for name in STAGES if (metrics := read_metrics(folder, name))}
+    if not resume and (done or any(folder.glob("*/checkpoint-*"))):
+        raise ValueError(
+            f"{folder} holds results already: go on from them with --resume, or set another "
+            "output.folder"
+        )
+    for settings in recipe.stages:
+        if settings.name in done:
+            metrics = done[settings.name]
+            _require_same(folder, settings, recipe.seed, metrics)
+        else:
+            metrics = _train_stage(recipe, settings, folder, resume, callbacks)
+        require_gates(settings, metrics["measured"])
+    return folder / recipe.stages[-1].name
+
+
+def _train_stage(
+    recipe: TinyRecipe,
+    settings: StageSettings,
+    folder: Path,
+    resume: bool,
+    callbacks: Sequence[TrainerCallback],
+) -> dict[str, Any]:
+    target = folder / settings.name
+    checkpoint = last_checkpoint(target) if resume else None
+    print(f"stage {settings.name}: {settings.steps} steps", flush=True)
+    began, cpu_began = time.perf_counter(), time.process_time()
+    set_seed(recipe.seed)
+    stage = STAGES[settings.name](settings, recipe.seed, folder)
+    arguments = _arguments(recipe, settings, target)
+    trainer = StageTrainer(stage, args=arguments, callbacks=list(callbacks))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    stage.model.eval()
+    measured = stage.measure()
+    stage.save(target)
+    metrics = {
+        "stage": settings.name,
+        "seed": recipe.seed,
+        "settings": asdict(settings),
+        "measured": {name: round(value, 4) for name, value in measured.items()},
+        "seconds": round(time.perf_counter() - began),
+        "cpu_seconds": round(time.process_time() - cpu_began),
+        "resumed_from": None if checkpoint is None else checkpoint.name,
+        "torch": torch.__version__,
+        "device": str(stage.device),
+        "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
+    (folder / f"{settings.name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    for finished in target.glob("checkpoint-*"):
+        shutil.rmtree(finished)
+    print(f"stage {settings.name}: {metrics['measured']}, {metrics['cpu_seconds']} CPU seconds")
+    return metrics
+
+
+def _arguments(recipe: TinyRecipe, settings: StageSettings, target: Path) -> TrainingArguments:
+    return TrainingArguments(
+        os.fspath(target),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,  # of batches
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        warmup_steps=settings.warmup,  # below one it is the part of all steps
+        max_grad_norm=1.0,
+        seed=recipe.seed,
+        save_strategy="steps",
+        save_steps=recipe.output.save_steps,
+        save_total_limit=recipe.output.keep,
+        logging_steps=recipe.output.log_steps,
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to=[],
+    )
+
+
+def _require_same(
+    folder: Path, settings: StageSettings, seed: int, metrics: Mapping[str, Any]
+) -> None:
+    """Refuse to go on from a stage that was trained otherwise; gates may be others.
+
+    Raises:
+        ValueError: The seed or a setting differs.
+    """
+    wanted, found = (
+        {"seed": s, **rest}
+        for s, rest in ((seed, asdict(settings)), (metrics["seed"], metrics["settings"]))
+    )
+    for name in wanted.keys() - {"gates"}:
+        if found.get(name) != wanted[name]:
+            raise ValueError(
+                f"{folder} holds the stage {settings.name!r} trained with {name}="
+                f"{found.get(name)!r}, the recipe has {wanted[name]!r}: set another "
+                "output.folder, or the same value"
+            )

@@ -1,0 +1,121 @@
+"""Where dialogues about synthetic videos come from: a bank of scenes, and who chooses keyframes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import vtc
+from vtc import registry
+from vtc_recipes.synthetic import Example, make_example
+from vtc_recipes.tiny.asking import choose_turns, describe
+from vtc_recipes.tiny.dual_encoder import embed_texts
+from vtc_recipes.tiny.features import rows_of
+from vtc_recipes.tiny.sequences import Dialogue
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a video is like, and how it is read.
+
+    Attributes:
+        frames: How many.
+        scenes: How many follow one another in it.
+        keyframes: How many at most.
+        selector: ``dks``, or ``random`` for any frames.
+        spread: By how many positions, at most, the video is drawn apart.
+    """
+
+    frames: int
+    scenes: int
+    keyframes: int
+    selector: str = "dks"
+    spread: int = 0
+
+
+class World:
+    """The first scenes of a split, as the towers see them.
+
+    Args:
+        split: Of the scenes.
+        scenes: How many.
+        patches: As `features.patches_of` gives them.
+        embeddings: As `features.embeddings_of` gives them.
+        dual_encoder: What made them, for the queries, and its tokenizer.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        scenes: int,
+        patches: Tensor,
+        embeddings: Tensor,
+        dual_encoder: Any,
+        tokenizer: Any,
+    ) -> None:
+        self.split, self.scenes, self.patches = split, scenes, patches
+        self._embeddings = embeddings
+        self._embedded = cache(lambda text: _embed(dual_encoder, tokenizer, text))
+
+    def caption(self, rng: np.random.Generator, form: Format) -> Dialogue:
+        """A random video and the description of all its scenes, each seen in a keyframe."""
+        example = self._example(rng, form, "colour")
+        video, query = example.video, example.question.text
+        keyframes = torch.tensor([(first + end) // 2 for first, end in video.ranges()])
+        return Dialogue(rows_of(video), keyframes, query, [("", describe(video))])
+
+    def questions(
+        self, rng: np.random.Generator, form: Format, kind: str, *, alone: bool = False
+    ) -> tuple[Dialogue, Example]:
+        """A random video with a question of a kind and, unless it shall be alone, many others."""
+        example = self._example(rng, form, kind)
+        own, rows = example.question, rows_of(example.video)
+        keyframes = self.select(rng, rows, own.text, form)
+        turns = (
+            [(own.text, own.answer)] if alone else choose_turns(rng, example, keyframes.tolist())
+        )
+        gaps = _draw_gaps(rng, form) if form.spread else None
+        return Dialogue(rows, keyframes, own.text, turns, gaps), example
+
+    def _example(self, rng: np.random.Generator, form: Format, kind: str) -> Example:
+        return make_example(
+            int(rng.integers(2**31)),
+            form.frames,
+            kind=kind,
+            split=self.split,
+            segments=form.scenes,
+            scenes=self.scenes,
+        )
+
+    def select(self, rng: np.random.Generator, rows: Tensor, query: str, form: Format) -> Tensor:
+        """The keyframes ``[K]`` of a video, given its rows in the bank ``[N]`` and a query."""
+        count = min(form.keyframes, len(rows))
+        if form.selector == "random":
+            return torch.from_numpy(np.sort(rng.choice(len(rows), count, replace=False)))
+        selector = _selector(form.selector, count)
+        keyframes: Tensor = selector.select(self._embeddings[rows], self._embedded(query)).keyframes
+        return keyframes
+
+
+@cache
+def _selector(name: str, keyframes: int) -> Any:
+    return registry.build_part("selector", vtc.selector(name, keyframes=keyframes))
+
+
+@torch.no_grad()
+def _embed(dual_encoder: Any, tokenizer: Any, text: str) -> Tensor:
+    return embed_texts(dual_encoder, tokenizer, [text])[0].cpu()
+
+
+def _draw_gaps(rng: np.random.Generator, form: Format) -> Tensor:
+    """Positions left out before some of the frames; as often tens as thousands in all."""
+    total = int(np.exp(rng.uniform(0, np.log(form.spread))))
+    places = rng.choice(form.frames, int(rng.integers(1, min(form.frames, 16) + 1)), replace=False)
+    shares = np.zeros(form.frames)
+    shares[places] = rng.dirichlet(np.ones(len(places)))
+    return torch.from_numpy(rng.multinomial(total, shares / shares.sum()))

@@ -1,0 +1,233 @@
+"""The recipes of the tiny models: stages, gates, and runs that go on where they were stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from vtc_recipes._reading import RecipeError, apply_overrides, load_yaml
+from vtc_recipes.shipped import find_config
+from vtc_recipes.tiny import dual_encoder, pretext, vlm
+from vtc_recipes.tiny.config import StageSettings, TinyRecipe, parse_tiny
+from vtc_recipes.tiny.optimiser import AdamWAndMuon
+from vtc_recipes.tiny.stage import read_metrics
+from vtc_recipes.tiny.stages import STAGES, StageTrainer, _arguments, train
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9"
+)
+BASICS = [
+    *(f"stages.{n}.{what}" for n in range(4) for what in ("steps=4", "scenes=300", "gates={}")),
+    *(f"stages.{n}.batch={size}" for n, size in enumerate((4, 8, 100, 200))),
+    "output.save_steps=2",
+    "output.log_steps=1",
+]
+KILLED_IN_THE_LAST_STAGE = """
+import os, signal, sys
+from transformers import TrainerCallback
+from vtc_recipes._reading import apply_overrides, load_yaml
+from vtc_recipes.shipped import find_config
+from vtc_recipes.tiny.config import parse_tiny
+from vtc_recipes.tiny.stages import train
+
+class Kill(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if "answers" in args.output_dir and state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+values = apply_overrides(load_yaml(find_config("tiny_vlm", "training")), sys.argv[1:])
+train(parse_tiny(values, "killed"), resume=True, callbacks=[Kill()])
+"""
+
+
+def recipe(*settings: str, name: str = "tiny_vlm") -> TinyRecipe:
+    values = load_yaml(find_config(name, "training"))
+    basics = [
+        one
+        for one in BASICS
+        if int((one + "..0").split(".")[1] if one.startswith("stages") else 0)
+        < len(values["stages"])
+    ]
+    return parse_tiny(apply_overrides(values, [*basics, *settings]), name)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examine on few scenes."""
+    for module in (pretext, dual_encoder):
+        monkeypatch.setattr(module, "UNSEEN", 40)
+    monkeypatch.setattr(vlm, "EXAMINED", 16)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four steps a stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (pretext, dual_encoder):
+            patch.setattr(module, "UNSEEN", 40)
+        patch.setattr(vlm, "EXAMINED", 16)
+        folder = tmp_path_factory.mktemp("tiny") / "run"
+        assert train(recipe(f"output.folder={folder}")) == folder / "answers"
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_each_stage_goes_on_from_the_one_before_and_says_what_it_reached(whole: Path) -> None:
+    for name, stage in STAGES.items():
+        metrics = read_metrics(whole, name)
+        assert metrics is not None and set(stage.gated) <= metrics["measured"].keys()
+        assert [entry["step"] for entry in metrics["log"]] == [1, 2, 3, 4]
+        assert metrics["cpu_seconds"] >= 0 and metrics["settings"]["steps"] == 4
+        assert not list((whole / name).glob("checkpoint-*"))
+    first, captions, answers = (weights(whole / n) for n in ("pretext", "captions", "answers"))
+    tower = [name for name in first if "vision_tower" in name]
+    layer = next(name for name in first if name.endswith("layers.0.mlp.up_proj.weight"))
+    assert tower and all(torch.equal(first[name], answers[name]) for name in tower)
+    assert not torch.equal(first[layer], captions[layer])
+    assert not torch.equal(captions[layer], answers[layer])
+
+
+def test_a_killed_run_goes_on_with_the_bits_of_an_unbroken_one(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("pretext", "dual_encoder", "captions"):
+        (folder / name).symlink_to(whole / name)
+        (folder / f"{name}.json").symlink_to(whole / f"{name}.json")
+    settings = [*BASICS, f"output.folder={folder}"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_THE_LAST_STAGE, *settings],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in (folder / "answers").glob("checkpoint-*")] == ["checkpoint-2"]
+    train(recipe(f"output.folder={folder}"), resume=True)
+    metrics = read_metrics(folder, "answers")
+    assert metrics is not None and metrics["resumed_from"] == "checkpoint-2"
+    expected, found = weights(whole / "answers"), weights(folder / "answers")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_seed_makes_the_result(whole: Path, tmp_path: Path) -> None:
+    name = "dual_encoder"
+    for seed, same in ((0, True), (1, False)):
+        folder = tmp_path / str(seed)
+        settings = (f"seed={seed}", f"output.folder={folder}")
+        assert train(recipe(*settings, name="tiny_clip")) == folder / name
+        expected, found = weights(whole / name), weights(folder / name)
+        assert all(torch.equal(found[key], expected[key]) for key in expected) == same
+
+
+def test_a_failed_gate_stops_what_comes_after(tmp_path: Path) -> None:
+    settings = (f"output.folder={tmp_path}", "stages.0.gates.shape=0.99", "stages.0.steps=1")
+    for resume in (False, True):  # going on does not help, and trains nothing again
+        with pytest.raises(ValueError, match="'pretext' failed its gates: shape is 0.* 0.99;"):
+            train(recipe(*settings, name="tiny_clip"), resume=resume)
+    assert not (tmp_path / "dual_encoder").exists()
+    # A gate is no setting of the training: a lower one lets the others start.
+    lower = (settings[0], "stages.0.steps=1", "stages.1.steps=1")
+    train(recipe(*lower, name="tiny_clip"), resume=True)
+
+
+def test_results_are_kept_unless_they_are_of_other_settings(whole: Path) -> None:
+    here = f"output.folder={whole}"
+    with pytest.raises(ValueError, match="holds results already: go on .* --resume, or set anoth"):
+        train(recipe(here))
+    before = (whole / "answers.json").stat().st_mtime_ns
+    assert train(recipe(here), resume=True) == whole / "answers"
+    assert (whole / "answers.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="'captions' trained with steps=4, the recipe has 5"):
+        train(recipe(here, "stages.2.steps=5"), resume=True)
+    with pytest.raises(ValueError, match="trained with seed=0, the recipe has 3"):
+        train(recipe(here, "seed=3"), resume=True)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="train in one process; start it without torchrun"):
+        train(recipe(f"output.folder={tmp_path}"))
+
+
+def test_all_errors_of_a_recipe_come_at_once() -> None:
+    values = apply_overrides(
+        load_yaml(find_config("tiny_vlm", "training")),
+        ["stages.0.name=captions", "stages.1.gates.fond=0.9", "stages.3.name=pretext"],
+    )
+    with pytest.raises(RecipeError) as caught:
+        parse_tiny(values, "bad")
+    text = "\n".join(caught.value.problems)
+    assert "stages.0: 'captions' needs the stage 'pretext' before it" in text
+    assert "stages.1.gates.fond is unknown; known: found, same_scene, other_scene" in text
+    assert "stages.2.name: 'captions' stands twice" in text
+    with pytest.raises(RecipeError, match="stages.0.step is unknown.*Did you mean 'steps'"):
+        recipe("stages.0.step=3")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    settings = recipe(name="tiny_clip").stages[0]
+    stage = STAGES["pretext"](settings, 0, tmp_path)
+    nn.init.constant_(stage.model.head.weight, torch.nan)
+    trainer = StageTrainer(stage, args=_arguments(recipe(), settings, tmp_path))
+    with pytest.raises(FloatingPointError, match="of the stage 'pretext' is nan at step 0; lower"):
+        trainer.train()
+
+
+def quadratic(optimiser: torch.optim.Optimizer, weight: nn.Parameter, steps: int) -> None:
+    for _ in range(steps):
+        optimiser.zero_grad()
+        ((weight - torch.eye(3)) ** 2).sum().backward()
+        optimiser.step()
+
+
+def test_muon_and_adamw_train_what_they_are_given_and_go_on_from_their_state() -> None:
+    def fresh() -> tuple[nn.Parameter, nn.Parameter, AdamWAndMuon]:
+        torch.manual_seed(0)
+        square, vector = nn.Parameter(torch.randn(3, 3)), nn.Parameter(torch.randn(3))
+        return square, vector, AdamWAndMuon([square, vector], [square], rate=0.1)
+
+    square, vector, optimiser = fresh()
+    assert [type(part).__name__ for part in optimiser.parts] == ["AdamW", "Muon"]
+    owned = [weight for group in optimiser.param_groups for weight in group["params"]]
+    assert {id(weight) for weight in owned} == {id(square), id(vector)} and len(owned) == 2
+    before = square.detach().clone()
+    quadratic(optimiser, square, 3)
+    # Muon's updates are orthogonal: all singular values alike, whatever the gradient's are.
+    assert torch.linalg.svdvals(square.detach() - before).std() < 0.3
+    halfway, state = square.detach().clone(), deepcopy(optimiser.state_dict())
+    quadratic(optimiser, square, 3)
+    again, _, other = fresh()
+    with torch.no_grad():
+        again.copy_(halfway)
+    other.load_state_dict(state)
+    for group in other.param_groups:  # what a schedule sets reaches both parts
+        group["lr"] = 0.1
+    assert all(group["lr"] == 0.1 for part in other.parts for group in part.param_groups)
+    quadratic(other, again, 3)
+    assert torch.equal(again, square)
+
+
+def test_torch_without_muon_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    weight = nn.Parameter(torch.zeros(2, 2))
+    AdamWAndMuon([weight], [], 0.1)
+    with pytest.raises(RuntimeError, match="has no Muon: torch 2.9 or newer is needed"):
+        AdamWAndMuon([], [weight], 0.1)
+
+
+def test_settings_are_plain_json() -> None:
+    settings = recipe().stages[0]
+    assert isinstance(settings, StageSettings)
+    assert json.loads(json.dumps(settings.gates)) == settings.gates
