@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from vtc_recipes.tiny.evaluate import asking, evaluate, examples, wilson
 from vtc_recipes.tiny.features import embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
 from vtc_recipes.tiny.pretext import encode_patches
-from vtc_recipes.tiny.sequences import Dialogue, collate_texts, forward, lay_out, merge_frames
+from vtc_recipes.tiny.sequences import Dialogue, Merges, collate_texts, forward, lay_out, merge
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
 from vtc_recipes.tiny.world import Format, World
 
@@ -45,19 +46,39 @@ def clip_encoder(seed: int = 1) -> HFClipEncoder:
     return HFClipEncoder(clip, image_processor, tokenizer, name="tiny", options=EncoderOptions())
 
 
+@pytest.mark.parametrize(
+    ("merger", "connector"),
+    [
+        ("dfm", "stock"),
+        ({"name": "dfm", "projection": "learned"}, "separate"),
+        ("mean_pool", "separate"),
+        ({"name": "q_former", "tokens": 2}, "stock"),
+        ("drop", "stock"),
+    ],
+)
 @torch.no_grad()
-def test_training_sees_the_logits_that_a_wrapped_model_computes() -> None:
+def test_training_sees_the_logits_that_a_wrapped_model_computes(
+    merger: Any, connector: str
+) -> None:
     vlm, processor = lively_vlm()
     encoder = clip_encoder()
     wrapped, patches, dialogues = [], [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nobody has trained them
+        vtc.wrap(vlm, "uniform", merger, processor=processor, encoder=encoder)
+    if connector == "separate":
+        vlm.vtc.separate_connector()
+    for weight in vlm.vtc.parameters():
+        weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
     for number, seed in enumerate((3, 4)):
         example = make_example(seed, 16, kind="first")
-        selector = vtc.selector("uniform", keyframes=2 + number)  # rows of different lengths
-        vtc.wrap(vlm, selector, "dfm", processor=processor, encoder=encoder)
+        # Rows of different lengths.
+        vlm.vtc.selector = registry.build_part(
+            "selector", vtc.selector("uniform", keyframes=2 + number)
+        )
         inputs = vtc.prepare_inputs(vlm, processor, example.video, example.question.text)
         wrapped.append(vlm(**inputs).logits[0, -1])
         keyframes = [frame.index for frame in vtc.last_report(vlm).videos[0].keyframes]
-        vtc.unwrap(vlm)
         frames = torch.from_numpy(example.video.frames(range(16)))
         layer = vlm.config.vision_feature_layer
         patches.append(encode_patches(vlm.model.vision_tower, layer, to_pixels(frames)))
@@ -68,53 +89,63 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes() -> None:
                 rows=torch.arange(16) + 16 * number,
                 keyframes=torch.tensor(keyframes),
                 query=example.question.text,
+                embedding=encoder.encode_text(example.question.text),
                 turns=[*others, (example.question.text, "red")],
             )
         )
-    logits, labels, _ = forward(vlm, processor.tokenizer, torch.cat(patches), dialogues, options())
+    logits, labels, _ = forward(vlm, processor.tokenizer, torch.cat(patches), dialogues)
     ours = logits[labels == processor.tokenizer.convert_tokens_to_ids("red")]
-    torch.testing.assert_close(ours, torch.stack(wrapped), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, torch.stack(wrapped), rtol=1e-3, atol=1e-3)
     assert (wrapped[0] - wrapped[1]).abs().max() > 0.1
 
 
-def options() -> Any:
-    return registry.build_part("merger", "dfm").config
-
-
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 999), weight=st.floats(0, 2))
-def test_merging_many_frames_is_the_toolkit_s_merging(seed: int, weight: float) -> None:
+@given(seed=st.integers(0, 999), learned=st.booleans(), weight=st.floats(0, 2))
+def test_merging_many_frames_is_the_toolkit_s_merging(
+    seed: int, learned: bool, weight: float
+) -> None:
     draw = torch.Generator().manual_seed(seed)
     patches, references = torch.randn(2, 5, 4, 3, generator=draw, dtype=torch.float64)
-    queries = torch.randn(5, 3, generator=draw, dtype=torch.float64)
-    known = torch.rand(5, generator=draw) < 0.6
-    merger = registry.build_part(
-        "merger", vtc.merger("dfm", temperature=0.1, redundancy_weight=weight)
+    queries = torch.randn(2, 3, generator=draw, dtype=torch.float64)
+    merges = Merges(
+        videos=torch.tensor([0, 0, 0, 1, 1]),
+        patches=patches,
+        references=references,
+        known=torch.rand(5, generator=draw) < 0.6,
+        queries=queries,
     )
-    ours = merge_frames(patches, references, known, queries, merger.config)
-    for n in range(5):
+    spec = vtc.merger(
+        "dfm",
+        temperature=0.1,
+        redundancy_weight=weight,
+        projection="learned" if learned else "none",
+    )
+    merger = registry.build_part("merger", spec)
+    merger.build(3, 3)
+    merger.double()
+    tokens = merge(merger, merges)
+    for n, video in enumerate(merges.videos.tolist()):
         one = slice(n, n + 1)
-        expected = merger(patches[one], references[one], known[one], queries[n])
-        torch.testing.assert_close(ours[n], expected[0, 0])
+        expected = merger(patches[one], references[one], merges.known[one], queries[video])
+        torch.testing.assert_close(tokens[n], expected[0])
 
 
 def test_gaps_move_what_comes_after_them() -> None:
-    is_key = torch.tensor([[True, False, False], [False, True, False]])
+    lengths = torch.tensor([[9, 1, 0], [1, 9, 1]])
     places = torch.tensor([[0, 18, 19], [20, 9, 21]])
     gaps = [torch.tensor([0, 5, 0]), torch.tensor([0, 0, 100])]
-    index, positions = lay_out(places, is_key, gaps, last=22)
-    assert index.tolist() == [[*range(9), 18, 19, 22], [20, *range(9, 18), 21, 22]]
-    assert positions.tolist() == [[*range(1, 10), 15, 16, 17], [*range(1, 11), 111, 112]]
-    few = torch.tensor([[False] * 3, [True, False, False]])
-    shorter, _ = lay_out(places, few, gaps, last=22)
-    assert shorter[0].tolist() == [-1] * 8 + [0, 18, 19, 22]  # padding is on the left
+    index, positions = lay_out(places, lengths, gaps, last=22)
+    assert index.tolist() == [[-1, *range(9), 18, 22], [20, *range(9, 18), 21, 22]]
+    assert positions.tolist() == [[0, *range(1, 10), 15, 16], [*range(1, 11), 111, 112]]
+    _, plain = lay_out(places, lengths, [None, None], last=22)
+    assert plain.tolist() == [[0, *range(1, 12)], [*range(1, 13)]]
 
 
 def test_only_answers_and_their_ends_are_learned() -> None:
     tokenizer = word_tokenizer()
     turns = [("What colour is the star?", "red"), ("", "blue ring on dots")]
     empty = torch.zeros(0, dtype=torch.int64)
-    texts = collate_texts(tokenizer, [Dialogue(empty, empty, "", turns)])
+    texts = collate_texts(tokenizer, [Dialogue(empty, empty, "", torch.zeros(0), turns)])
     learned = texts.labels[0] != -100
     assert tokenizer.decode(texts.labels[0][learned]) == "red <|end|> blue ring on dots <|end|>"
     # Each label is what comes next.

@@ -40,8 +40,10 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
         toolkit.processor.save_pretrained(folder)
 
 
-def described(toolkit: Toolkit) -> dict[str, Any]:
-    """What ``vtc.json`` says of a toolkit: all but its tensors.
+def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What ``vtc.json`` in a folder says of a toolkit: all but its tensors.
+
+    A frame encoder that is a folder beside this one is named by ``../``, so that both can move.
 
     Raises:
         ValueError: A part is not registered under a name.
@@ -51,7 +53,7 @@ def described(toolkit: Toolkit) -> dict[str, Any]:
         "selector": registry.spec_of(toolkit.selector),
         "merger": registry.spec_of(plain(toolkit.merger)),
         "connector": "stock" if toolkit.connector is None else "separate",
-        "encoder": None if toolkit.encoder.given_object else toolkit.encoder.name,
+        "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
         "chunk_frames": toolkit.chunk_frames,
         "adapter": config_values(toolkit.adapter),
     }
@@ -59,7 +61,7 @@ def described(toolkit: Toolkit) -> dict[str, Any]:
 
 def write_config(toolkit: Toolkit, folder: str | os.PathLike[str]) -> None:
     """Write ``vtc.json`` into a folder that exists."""
-    text = json.dumps(described(toolkit), indent=2) + "\n"
+    text = json.dumps(described(toolkit, folder), indent=2) + "\n"
     Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
 
 
@@ -68,7 +70,7 @@ def save_wrapped(
 ) -> Any:
     """``model.save_pretrained`` of a wrapped model: the stock one, and ``vtc.json``."""
     toolkit = toolkit_of(model)
-    described(toolkit)  # raises before anything is written
+    described(toolkit, folder)  # raises before anything is written
     push = kwargs.pop("push_to_hub", False)
     # The names in memory: the stock converter to old names loses them on resuming a Trainer.
     kwargs.setdefault("save_original_format", False)
@@ -120,7 +122,7 @@ def from_pretrained(
             saved["selector"],
             saved["merger"],
             processor if processor is not None else _processor(folder, kwargs),
-            encoder or saved["encoder"] or MissingEncoder(),
+            encoder or _from_beside(saved["encoder"], folder) or MissingEncoder(),
         )
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
@@ -130,6 +132,17 @@ def from_pretrained(
         toolkit.separate_connector()
     _load_toolkit(toolkit, folder, kwargs)
     return model
+
+
+def _beside(encoder: str, folder: str | os.PathLike[str]) -> str:
+    same_parent = Path(encoder).absolute().parent == Path(folder).absolute().parent
+    return f"../{Path(encoder).name}" if same_parent and Path(encoder).is_dir() else encoder
+
+
+def _from_beside(encoder: str | None, folder: str | os.PathLike[str]) -> str | None:
+    if encoder is None or not encoder.startswith("../"):
+        return encoder
+    return str(Path(folder).parent / encoder.removeprefix("../"))
 
 
 class MissingEncoder:

@@ -21,8 +21,8 @@ from vtc_recipes._reading import (
 Training = Literal["full", "lora", "frozen"]
 
 
-def _part(kind: str, default: str) -> Any:
-    """A selector or merger, as ``vtc.wrap`` takes it."""
+def part(kind: str, default: str) -> Any:
+    """A field for a selector or merger, as ``vtc.wrap`` takes it."""
 
     def problem(value: Any) -> str:
         from vtc.registry import build_part
@@ -65,8 +65,8 @@ class Toolkit:
         chunk_frames: Slices that the vision tower sees at a time.
     """
 
-    selector: Any = _part("selector", "dks")
-    merger: Any = _part("merger", "dfm")
+    selector: Any = part("selector", "dks")
+    merger: Any = part("merger", "dfm")
     connector: Literal["stock", "separate"] = "stock"
     encoder: str = "open_clip:ViT-B-32/openai"
     adapter: dict[str, bool | int | float | str | None] = field(default_factory=dict)

@@ -170,7 +170,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def _refuse_other_toolkit(toolkit: Any, checkpoint: Path) -> None:
     saved = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))
-    if saved != json.loads(json.dumps(described(toolkit))):
+    if saved != json.loads(json.dumps(described(toolkit, checkpoint))):
         raise ValueError(
             f"the recipe's vtc section is not the one that {checkpoint} was trained with, which "
             f"its {CONFIG_NAME} says; resume with the same recipe, or train anew elsewhere"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vtc_recipes._reading import RecipeError, at_least_0, fraction, positive, read
-from vtc_recipes.config import Output
+from vtc_recipes.config import Output, part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,26 @@ class StageSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What ``vtc.wrap`` adds to the language model; its frame encoder is the dual encoder.
+
+    Attributes:
+        selector: Saved with the model; it is trained with other numbers of keyframes as well.
+        merger: Trained with the model, where it has parameters.
+        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP).
+    """
+
+    selector: Any = part("selector", "dks")
+    merger: Any = part("merger", "dfm")
+    connector: Literal["stock", "separate"] = "stock"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TinyRecipe:
     """The whole: ``stages`` in their order, the seed of all of them, and where results go."""
 
     stages: tuple[StageSettings, ...]
+    vtc: Parts = Parts()
     seed: int = at_least_0(0)
     output: Output
 

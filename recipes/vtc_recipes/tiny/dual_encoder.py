@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vtc_recipes.synthetic import COLOURS, SHAPES
 from vtc_recipes.tiny.bank import FRAMES, Bank, build_bank, to_pixels
-from vtc_recipes.tiny.config import StageSettings
+from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.models import CONTEXT, build_dual_encoder, copy_tower
 from vtc_recipes.tiny.pretext import UNSEEN
 from vtc_recipes.tiny.stage import Stage
@@ -128,11 +128,11 @@ class DualEncoder(Stage):
     gated = ("found", "same_scene", "other_scene")
     model: Any
 
-    def __init__(self, settings: StageSettings, seed: int, folder: Path) -> None:
+    def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:
         from transformers import LlavaOnevisionForConditionalGeneration
 
-        super().__init__(settings, seed, folder)
-        self.model, *self.processors = build_dual_encoder(seed)
+        super().__init__(settings, recipe, folder)
+        self.model, *self.processors = build_dual_encoder(recipe.seed)
         vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(folder / "pretext")
         copy_tower(vlm, self.model)
         self.model.to(self.device)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vtc_recipes.synthetic import COLOURS, SHAPES, TEXTURES
 from vtc_recipes.tiny.bank import FRAMES, Bank, build_bank, patch_quarters, to_pixels
-from vtc_recipes.tiny.config import StageSettings
+from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.models import WIDTH, build_vlm
 from vtc_recipes.tiny.stage import Stage
 
@@ -47,9 +47,9 @@ class Pretext(Stage):
     gated = ("shape", "colour", "texture")
     model: PatchReader
 
-    def __init__(self, settings: StageSettings, seed: int, folder: Path) -> None:
-        super().__init__(settings, seed, folder)
-        self.vlm, self.processor = build_vlm(seed)
+    def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:
+        super().__init__(settings, recipe, folder)
+        self.vlm, self.processor = build_vlm(recipe.seed)
         self.model = PatchReader(self.vlm).to(self.device)
         self.seen, self.unseen = (
             build_bank("train", settings.scenes),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from vtc import registry
+from vtc.wrapped_class import toolkit_of
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
 
 _POOLED = 9
@@ -27,7 +29,8 @@ class Dialogue:
     Attributes:
         rows: ``[N]`` int64, a row of the feature bank for each frame.
         keyframes: ``[K]`` int64, ascending.
-        query: What the video is read for, as the merger takes it.
+        query: What the video is read for.
+        embedding: ``[d]`` of length one, the query as the frame encoder embeds it.
         turns: Questions and their answers.
         gaps: ``[N]`` int64, positions that are left out before each frame, so that a short video
             is as far spread as a long one; None for none.
@@ -36,6 +39,7 @@ class Dialogue:
     rows: Tensor
     keyframes: Tensor
     query: str
+    embedding: Tensor
     turns: Sequence[tuple[str, str]]
     gaps: Tensor | None = None
 
@@ -84,60 +88,101 @@ def _turn(tokenizer: Any, question: str, answer: str) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def merge_frames(
-    patches: Tensor, references: Tensor, known: Tensor, queries: Tensor, options: Any
-) -> Tensor:
-    """Differential feature merging (Eq. 5-10 of ViLAMP) of frames of many videos at once.
+@dataclass(frozen=True)
+class Merges:
+    """Frames of several videos to merge, each once.
 
-    Args:
+    Attributes:
+        videos: ``[n]`` int64, the video of each, ascending.
         patches: ``[n, P, D]``, in the language model's space.
         references: ``[n, P, D]``, the patches of each frame's keyframe before it.
         known: ``[n]`` bool: there is such a keyframe.
-        queries: ``[n, D]``.
-        options: Of ``dfm``: ``temperature`` (alpha) and ``redundancy_weight`` (lambda).
-
-    Returns:
-        ``[n, D]``.
+        queries: ``[B, Dq]`` of the videos, or None for mergers that take none.
     """
-    relevance = F.cosine_similarity(patches, queries[:, None], dim=-1)
-    likeness = F.cosine_similarity(patches, references, dim=-1) * known[:, None]
+
+    videos: Tensor
+    patches: Tensor
+    references: Tensor
+    known: Tensor
+    queries: Tensor | None
+
+
+def merge(merger: Any, merges: Merges) -> list[Tensor]:
+    """The tokens ``[T_i, D]`` of each frame, as the merger makes them."""
+    if registry.spec_of(merger)["name"] == "dfm":
+        return list(merge_dfm(merger, merges)[:, None])
+    tokens: list[Tensor] = []
+    for video in sorted(set(merges.videos.tolist())):
+        own = merges.videos == video
+        query = None if merges.queries is None else merges.queries[video]
+        tokens += merger(merges.patches[own], merges.references[own], merges.known[own], query)
+    return tokens
+
+
+def merge_dfm(merger: Any, merges: Merges) -> Tensor:
+    """Differential feature merging (Eq. 5-10 of ViLAMP) of all frames at once: ``[n, D]``.
+
+    The toolkit's own goes frame by frame, so that chunks change no bit: slow for training.
+    """
+    options, queries = merger.config, cast(Tensor, merges.queries)
+    views = [merges.patches, merges.patches, merges.references]
+    if options.projection == "learned":
+        maps = (merger.linear_iq, merger.linear_ik, merger.linear_k)
+        views = [linear(view) for linear, view in zip(maps, views, strict=True)]
+        queries = merger.linear_q(queries)
+    asked = queries[merges.videos][:, None]
+    relevance = F.cosine_similarity(views[0], asked, dim=-1)
+    likeness = F.cosine_similarity(views[1], views[2], dim=-1) * merges.known[:, None]
     saliency = relevance - options.redundancy_weight * likeness
     shares = (saliency / options.temperature).softmax(-1)
-    return torch.einsum("np,npd->nd", shares, patches)
+    return torch.einsum("np,npd->nd", shares, merges.patches)
 
 
 def video_tokens(
-    vlm: Any, dense: Tensor, of_frames: Tensor, is_key: Tensor, queries: Tensor, options: Any
-) -> tuple[Tensor, Tensor]:
+    vlm: Any, features: Tensor, dialogues: Sequence[Dialogue], queries: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The visual tokens of a batch of videos, each once, and where they stand.
 
     Frames that share a row of the bank share their tokens: keyframes always, others where they
     have the query and the keyframe before them in common. So most are computed but once.
 
     Args:
-        dense: ``[U, 36, D]``, what the projector makes of the rows of the bank that occur.
-        of_frames: ``[B, N]`` int64, each frame's place among those rows.
-        is_key: ``[B, N]`` bool.
-        queries: ``[B, D]``, the mean input embedding of each query.
-        options: Of ``dfm``.
+        vlm: Wrapped.
+        features: ``[rows, 36, 96]``, the patches of a feature bank.
+        dialogues: Of videos that are all equally long, N frames.
+        queries: ``[B, Dq]``, as the merger takes them.
 
     Returns:
-        A table of tokens ``[T, D]``, and for each frame its first place in it, ``[B, N]``:
-        keyframes have nine places that follow one another, others one.
+        A table of tokens ``[T, D]``; for each frame, its first place in it and how many places
+        from there are its own, ``[B, N]`` int64 each.
     """
+    toolkit, device = toolkit_of(vlm), vlm.device
+    projector = vlm.model.multi_modal_projector
+    own: Any = toolkit.connector
+    connector = projector if own is None else own.projectors[0]
+    rows, of_frames = torch.unique(torch.stack([d.rows for d in dialogues]), return_inverse=True)
+    is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
+    for row, dialogue in zip(is_key, dialogues, strict=True):
+        row[dialogue.keyframes] = True
+    patches = features[rows].to(device, torch.float32)
+    (kept,), of_kept = _unique(of_frames[is_key][:, None])
+    pooled = vlm.model.apply_pooling(projector(patches[kept])).flatten(0, 1)
     numbers = torch.arange(is_key.shape[1])
     before = torch.where(is_key, numbers, -1).cummax(1).values
     reference = torch.where(before >= 0, of_frames.gather(1, before.clamp(min=0)), -1)
-    video = torch.arange(len(is_key))[:, None].expand_as(is_key)
-    merges = torch.stack([video, of_frames, reference], -1)[~is_key]
-    (row, frame, key), of_merges = _unique(merges)
-    merged = merge_frames(dense[frame], dense[key.clamp(min=0)], key >= 0, queries[row], options)
-    (kept,), of_kept = _unique(of_frames[is_key][:, None])
-    pooled = vlm.model.apply_pooling(dense[kept]).flatten(0, 1)
-    places = torch.empty_like(of_frames)
-    places[is_key] = of_kept * _POOLED
-    places[~is_key] = of_merges + len(pooled)
-    return torch.cat([pooled, merged.to(pooled.dtype)]), places
+    videos = torch.arange(len(is_key))[:, None].expand_as(is_key)
+    different = torch.stack([videos, of_frames, reference], -1)[~is_key]
+    (video, frame, key), of_merges = _unique(different)
+    with torch.autocast(device.type, enabled=False):  # temperature 0.01 leaves bfloat16 no digits
+        dense = connector(patches)
+        found = Merges(video, dense[frame], dense[key.clamp(min=0)], (key >= 0).to(device), queries)
+        merged = merge(toolkit.merger, found)
+    counts = torch.tensor([len(tokens) for tokens in merged])
+    first = len(pooled) + counts.cumsum(0) - counts
+    places, lengths = torch.empty_like(of_frames), torch.full_like(of_frames, _POOLED)
+    places[is_key], places[~is_key] = of_kept * _POOLED, first[of_merges]
+    lengths[~is_key] = counts[of_merges]
+    return torch.cat([pooled.float(), *merged]), places, lengths
 
 
 def _unique(rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -147,13 +192,12 @@ def _unique(rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
 
 
 def lay_out(
-    places: Tensor, is_key: Tensor, gaps: Sequence[Tensor], last: int
+    places: Tensor, lengths: Tensor, gaps: Sequence[Tensor | None], last: int
 ) -> tuple[Tensor, Tensor]:
     """The tokens of each video in the order of time, padded on the left, and their positions.
 
     Args:
-        places: ``[B, N]`` int64, as `video_tokens` gives them.
-        is_key: ``[B, N]`` bool.
+        places: ``[B, N]`` int64, as `video_tokens` gives them; so is ``lengths``.
         gaps: ``[N]`` int64 for each video: positions that are left out before each frame.
         last: The place of the token behind every video.
 
@@ -161,14 +205,15 @@ def lay_out(
         Places ``[B, V]`` int64, -1 for padding, and positions ``[B, V]`` from 1; 0 for padding.
     """
     rows, positions = [], []
-    for keys, first, gap in zip(is_key, places, gaps, strict=True):
-        lengths = torch.where(keys, _POOLED, 1)
-        starts = lengths.cumsum(0) - lengths
-        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths)
-        row = torch.repeat_interleave(first, lengths) + within
-        position = torch.repeat_interleave(starts + gap.cumsum(0) + 1, lengths) + within
+    for first, length, gap in zip(places, lengths, gaps, strict=True):
+        starts = length.cumsum(0) - length
+        within = torch.arange(int(length.sum())) - torch.repeat_interleave(starts, length)
+        row = torch.repeat_interleave(first, length) + within
+        moved = starts + 1 if gap is None else starts + 1 + gap.cumsum(0)
+        position = torch.repeat_interleave(moved, length) + within
+        end = position[-1:] + 1 if len(position) else torch.ones(1, dtype=torch.int64)
         rows.append(torch.cat([row, torch.tensor([last])]).flip(0))
-        positions.append(torch.cat([position, position[-1:] + 1]).flip(0))
+        positions.append(torch.cat([position, end]).flip(0))
     # Padding on the left keeps every row's text at the same columns.
     return (
         pad_sequence(rows, batch_first=True, padding_value=-1).flip(1),
@@ -177,32 +222,21 @@ def lay_out(
 
 
 def forward(
-    vlm: Any, tokenizer: Any, features: Tensor, dialogues: Sequence[Dialogue], options: Any
+    vlm: Any, tokenizer: Any, features: Tensor, dialogues: Sequence[Dialogue]
 ) -> tuple[Tensor, Tensor, TextBatch]:
     """Run the language model over a batch of videos that are all equally long.
 
     Args:
+        vlm: Wrapped; its merger and connector make the tokens of merged frames.
         features: ``[rows, 36, 96]``, the patches of a feature bank.
-        options: Of ``dfm``.
 
     Returns:
         Logits ``[L, vocabulary]`` of the learned places, their labels ``[L]``, and the texts.
     """
     device, embed = vlm.device, vlm.get_input_embeddings()
-    rows, of_frames = torch.unique(
-        torch.stack([one.rows for one in dialogues]), return_inverse=True
-    )
-    is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
-    for row, dialogue in zip(is_key, dialogues, strict=True):
-        row[dialogue.keyframes] = True
-    dense = vlm.model.multi_modal_projector(features[rows].to(device, torch.float32))
-    queries = torch.stack([_query(tokenizer, embed, d.query) for d in dialogues])
-    with torch.autocast(device.type, enabled=False):  # temperature 0.01 leaves bfloat16 no digits
-        table, places = video_tokens(
-            vlm, dense.float(), of_frames, is_key, queries.float(), options
-        )
-    gaps = [d.gaps if d.gaps is not None else torch.zeros_like(d.rows) for d in dialogues]
-    index, positions = lay_out(places, is_key, gaps, last=len(table))
+    queries = _queries(vlm, tokenizer, dialogues)
+    table, places, lengths = video_tokens(vlm, features, dialogues, queries)
+    index, positions = lay_out(places, lengths, [d.gaps for d in dialogues], last=len(table))
     table = torch.cat([table, vlm.model.image_newline[None]])
     texts = collate_texts(tokenizer, dialogues)
     user = embed(torch.tensor([tokenizer.convert_tokens_to_ids(USER)], device=device))
@@ -227,10 +261,16 @@ def forward(
     return vlm.lm_head(states[learned.to(device)]), texts.labels[learned].to(device), texts
 
 
-def _query(tokenizer: Any, embed: Any, text: str) -> Tensor:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    mean: Tensor = embed(torch.tensor(ids, device=embed.weight.device)).mean(0)
-    return mean
+def _queries(vlm: Any, tokenizer: Any, dialogues: Sequence[Dialogue]) -> Tensor | None:
+    """What the merger takes for the queries, ``[B, Dq]``; None where it takes none."""
+    source = toolkit_of(vlm).merger.query_source
+    if source is None:
+        return None
+    if source == "frame_encoder":
+        return torch.stack([dialogue.embedding for dialogue in dialogues]).to(vlm.device)
+    table = vlm.get_input_embeddings()
+    ids = [tokenizer(d.query, add_special_tokens=False)["input_ids"] for d in dialogues]
+    return torch.stack([table(torch.tensor(row, device=vlm.device)).mean(0) for row in ids])
 
 
 def _mask(padding: Tensor, turns: Tensor) -> Tensor:

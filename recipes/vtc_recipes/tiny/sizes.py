@@ -10,13 +10,10 @@ from vtc_recipes.estimate import PartSize
 from vtc_recipes.tiny.config import TinyRecipe
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm
 from vtc_recipes.tiny.pretext import PatchReader
-from vtc_recipes.tiny.vlm import Reader
 
 _MODELS: dict[str, Callable[[], nn.Module]] = {
     "pretext": lambda: PatchReader(build_vlm()[0]),
     "dual_encoder": lambda: build_dual_encoder()[0],
-    "captions": lambda: Reader(build_vlm()[0]),
-    "answers": lambda: Reader(build_vlm()[0]),
 }
 
 

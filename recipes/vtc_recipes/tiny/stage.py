@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vtc_recipes.tiny.config import StageSettings
+from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 
 
 class Stage(ABC):
@@ -20,8 +20,8 @@ class Stage(ABC):
     A batch depends on the seed and its number alone, so a run that was stopped goes on exactly.
 
     Args:
-        settings: Of the recipe.
-        seed: Of everything that is drawn.
+        settings: Of this stage.
+        recipe: The whole; its seed makes everything that is drawn.
         folder: Of the run; each stage saves in a folder of its name there.
 
     Attributes:
@@ -36,10 +36,10 @@ class Stage(ABC):
     gated: ClassVar[tuple[str, ...]]
     model: nn.Module
 
-    def __init__(self, settings: StageSettings, seed: int, folder: Path) -> None:
-        self.settings, self.seed, self.folder = settings, seed, folder
+    def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:
+        self.settings, self.seed, self.folder = settings, recipe.seed, folder
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(seed)
+        torch.manual_seed(recipe.seed)
 
     def matrices(self) -> list[nn.Parameter]:
         """The weights that Muon trains, none by default; AdamW trains all others."""

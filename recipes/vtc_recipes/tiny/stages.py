@@ -116,7 +116,7 @@ def train(
     for settings in recipe.stages:
         if settings.name in done:
             metrics = done[settings.name]
-            _require_same(folder, settings, recipe.seed, metrics)
+            _require_same(folder, recipe, settings, metrics)
         else:
             metrics = _train_stage(recipe, settings, folder, resume, callbacks)
         require_gates(settings, metrics["measured"])
@@ -135,7 +135,7 @@ def _train_stage(
     print(f"stage {settings.name}: {settings.steps} steps", flush=True)
     began, cpu_began = time.perf_counter(), time.process_time()
     set_seed(recipe.seed)
-    stage = STAGES[settings.name](settings, recipe.seed, folder)
+    stage = STAGES[settings.name](settings, recipe, folder)
     arguments = _arguments(recipe, settings, target)
     trainer = StageTrainer(stage, args=arguments, callbacks=list(callbacks))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -146,6 +146,7 @@ def _train_stage(
         "stage": settings.name,
         "seed": recipe.seed,
         "settings": asdict(settings),
+        "vtc": asdict(recipe.vtc),
         "measured": {name: round(value, 4) for name, value in measured.items()},
         "seconds": round(time.perf_counter() - began),
         "cpu_seconds": round(time.process_time() - cpu_began),
@@ -183,17 +184,15 @@ def _arguments(recipe: TinyRecipe, settings: StageSettings, target: Path) -> Tra
 
 
 def _require_same(
-    folder: Path, settings: StageSettings, seed: int, metrics: Mapping[str, Any]
+    folder: Path, recipe: TinyRecipe, settings: StageSettings, metrics: Mapping[str, Any]
 ) -> None:
     """Refuse to go on from a stage that was trained otherwise; gates may be others.
 
     Raises:
-        ValueError: The seed or a setting differs.
+        ValueError: The seed, the parts or a setting differ.
     """
-    wanted, found = (
-        {"seed": s, **rest}
-        for s, rest in ((seed, asdict(settings)), (metrics["seed"], metrics["settings"]))
-    )
+    wanted = {"seed": recipe.seed, "vtc": asdict(recipe.vtc), **asdict(settings)}
+    found = {"seed": metrics["seed"], "vtc": metrics["vtc"], **metrics["settings"]}
     for name in wanted.keys() - {"gates"}:
         if found.get(name) != wanted[name]:
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vtc import registry
+import vtc
+from vtc.wrapped_class import toolkit_of
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.bank import build_bank
-from vtc_recipes.tiny.config import StageSettings
+from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
 from vtc_recipes.tiny.curriculum import SHARES, draw_format
 from vtc_recipes.tiny.features import embeddings_of, patches_of
 from vtc_recipes.tiny.sequences import Dialogue, forward
@@ -28,36 +31,29 @@ EXAMINED = 400
 
 
 class Reader(nn.Module):
-    """What of a VLM is trained: all but its vision tower."""
+    """What of a wrapped VLM is trained: all but its vision tower."""
 
     def __init__(self, vlm: Any) -> None:
         super().__init__()
         vlm.model.vision_tower.requires_grad_(False)
         self.projector, self.newline = vlm.model.multi_modal_projector, vlm.model.image_newline
         self.language_model = vlm.model.language_model
+        self.toolkit = toolkit_of(vlm)
 
 
 class LanguageStage(Stage):
-    """Trains the projector and the language model."""
+    """Trains the projector, the language model, and what the toolkit adds."""
 
-    start: str
-    """The stage whose weights this one goes on from."""
     model: Reader
 
-    def __init__(self, settings: StageSettings, seed: int, folder: Path) -> None:
-        from transformers import (
-            AutoProcessor,
-            AutoTokenizer,
-            CLIPModel,
-            LlavaOnevisionForConditionalGeneration,
-        )
+    def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:
+        from transformers import AutoProcessor, AutoTokenizer, CLIPModel
 
-        super().__init__(settings, seed, folder)
-        stock = LlavaOnevisionForConditionalGeneration
-        self.vlm = stock.from_pretrained(folder / self.start).to(self.device)
+        super().__init__(settings, recipe, folder)
+        start = folder / self.needs[-1]
+        self.processor = AutoProcessor.from_pretrained(start)
+        self.vlm = self.open(start, recipe.vtc).to(self.device)
         self.model = Reader(self.vlm)
-        self.processor = AutoProcessor.from_pretrained(folder / self.start)
-        self.options = registry.build_part("merger", "dfm").config
         clip = CLIPModel.from_pretrained(folder / "dual_encoder").to(self.device)
         tokenizer = AutoTokenizer.from_pretrained(folder / "dual_encoder")
 
@@ -68,10 +64,16 @@ class LanguageStage(Stage):
 
         self.seen, self.unseen = world("train", settings.scenes), world("validation", UNSEEN)
 
+    @abstractmethod
+    def open(self, start: Path, parts: Parts) -> Any:
+        """The wrapped VLM, with the weights of the stage before."""
+
     def matrices(self) -> list[nn.Parameter]:
-        """Those of the projector and of the language model's layers."""
-        modules = (self.model.projector, self.model.language_model.layers)
-        return [weight for part in modules for weight in part.parameters() if weight.ndim == 2]
+        """Those of the projectors and of the language model's layers."""
+        connector = self.model.toolkit.connector
+        hidden = [self.model.projector, self.model.language_model.layers]
+        hidden += [] if connector is None else [connector]
+        return [weight for part in hidden for weight in part.parameters() if weight.ndim == 2]
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
         """Cross-entropy of the answers' words and ends."""
@@ -79,15 +81,14 @@ class LanguageStage(Stage):
         return F.cross_entropy(logits, labels)
 
     def save(self, folder: Path) -> None:
-        """A folder of a stock model and its processor."""
-        self.vlm.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        """A folder for ``vtc.from_pretrained``."""
+        vtc.save_pretrained(self.vlm, folder)
 
     def _forward(self, world: World, dialogues: list[Dialogue]) -> tuple[Tensor, Tensor]:
         # Half the time and no worse on CPUs and GPUs that multiply bfloat16.
         with torch.autocast(self.device.type, torch.bfloat16):
             tokenizer = self.processor.tokenizer
-            logits, labels, _ = forward(self.vlm, tokenizer, world.patches, dialogues, self.options)
+            logits, labels, _ = forward(self.vlm, tokenizer, world.patches, dialogues)
         return logits.float(), labels
 
 
@@ -95,9 +96,26 @@ class Captions(LanguageStage):
     """Descriptions of short videos, each of whose scenes is seen in a keyframe."""
 
     name = "captions"
-    start = "pretext"
-    needs = ("pretext", "dual_encoder")
+    needs = ("dual_encoder", "pretext")
     gated = ("words",)
+
+    def open(self, start: Path, parts: Parts) -> Any:
+        """A stock model, wrapped anew."""
+        from transformers import LlavaOnevisionForConditionalGeneration
+
+        vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(start)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "merger .* has parameters that nobody has trained")
+            vtc.wrap(
+                vlm,
+                parts.selector,
+                parts.merger,
+                processor=self.processor,
+                encoder=str(self.folder / "dual_encoder"),
+            )
+        if parts.connector == "separate":
+            toolkit_of(vlm).separate_connector()
+        return vlm
 
     def batch(self, number: int) -> Mapping[str, Any]:
         """Videos of one to four scenes."""
@@ -121,9 +139,12 @@ class Answers(LanguageStage):
     """Answers to many questions about each video."""
 
     name = "answers"
-    start = "captions"
     needs = ("dual_encoder", "captions")
     gated = ("64", "1024")
+
+    def open(self, start: Path, parts: Parts) -> Any:
+        """A wrapped model, as the stage before left it."""
+        return vtc.from_pretrained(start)
 
     def batch(self, number: int) -> Mapping[str, Any]:
         """Videos of one length and format."""

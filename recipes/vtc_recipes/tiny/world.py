@@ -67,7 +67,8 @@ class World:
         example = self._example(rng, form, "colour")
         video, query = example.video, example.question.text
         keyframes = torch.tensor([(first + end) // 2 for first, end in video.ranges()])
-        return Dialogue(rows_of(video), keyframes, query, [("", describe(video))])
+        turns = [("", describe(video))]
+        return Dialogue(rows_of(video), keyframes, query, self._embedded(query), turns)
 
     def questions(
         self, rng: np.random.Generator, form: Format, kind: str, *, alone: bool = False
@@ -80,7 +81,8 @@ class World:
             [(own.text, own.answer)] if alone else choose_turns(rng, example, keyframes.tolist())
         )
         gaps = _draw_gaps(rng, form) if form.spread else None
-        return Dialogue(rows, keyframes, own.text, turns, gaps), example
+        embedding = self._embedded(own.text)
+        return Dialogue(rows, keyframes, own.text, embedding, turns, gaps), example
 
     def _example(self, rng: np.random.Generator, form: Format, kind: str) -> Example:
         return make_example(
