@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VIDEO ?=
-QUESTION ?= Where is the red square?
+QUESTION ?=
 # Through the environment, so that the shell takes nothing in them for its own.
 export VTC_DEMO_VIDEO = $(value VIDEO)
 export VTC_DEMO_QUESTION = $(value QUESTION)

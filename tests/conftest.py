@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny stock model, inputs made by its own processor, the folder of clips."""
+"""Shared fixtures: a tiny stock model, inputs made by its own processor, clips, commands."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ def make_video():
 def make_inputs(processor):
     """What the stock processor makes of videos (of one length), images and questions."""
     return functools.partial(vtc.testing.stock_inputs, processor)
+
+
+@pytest.fixture
+def command(capfd):
+    """Run `vtc ...` in this process; gives exit code, output and error output."""
+    from vtc.cli import app
+
+    def run(*words) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            app([str(word) for word in words], prog_name="vtc")
+        out, err = capfd.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run

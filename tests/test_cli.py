@@ -25,20 +25,6 @@ def folders(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def command(capfd):
-    """Run `vtc ...` in this process; gives exit code, output and error output."""
-    from vtc.cli import app
-
-    def run(*words) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            app([str(word) for word in words], prog_name="vtc")
-        out, err = capfd.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
-
-
 def ask(folders, *more):
     video, model, clip = folders / "video.mp4", folders / "model", folders / "clip"
     basics = ("--model", model, "--encoder", clip, "--max-new-tokens", 3)
@@ -178,14 +164,6 @@ def test_every_odd_file_works_or_is_named_in_one_line(command, folders, clips):
             lines = [line for line in err.splitlines() if line.startswith("vtc: error: ")]
             assert code == 1 and len(lines) == 1 and file.name in lines[0], (file, err)
     assert 10 < readable < len(files)
-
-
-def test_the_demo_runs_end_to_end(command, tmp_path):
-    code, out, _ = command("demo", "--folder", tmp_path / "demo")
-    assert code == 0
-    for word in ("random weights", "$ vtc ask", "60 read, 8 keyframes", "241 -> 85"):
-        assert word in out.replace("\n", " "), word
-    assert (tmp_path / "demo" / "squares.mp4").is_file()
 
 
 def test_help_answers_at_once_and_names_every_command():

@@ -73,7 +73,7 @@ def test_a_command_runs_with_its_options(vtc_command):
 
 
 def test_commands_of_vtc_do_not_wait_for_plug_ins(vtc_command):
-    ended = vtc_command("demo", "--help")
+    ended = vtc_command("ask", "--help")
     assert ended.returncode == 0 and ended.stderr == ""
 
 

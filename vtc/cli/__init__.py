@@ -17,7 +17,7 @@ import typer
 from safetensors import SafetensorError
 from typer.core import TyperGroup
 
-from vtc.cli import ask, demo, keyframes, new_plugin, parts
+from vtc.cli import ask, keyframes, new_plugin, parts
 from vtc.cli._plugin_commands import plugin_commands
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
@@ -106,7 +106,6 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 
 # Commands, in the order in which --help lists them.
-app.command()(demo.demo)
 app.command()(ask.ask)
 app.command()(keyframes.select)
 app.command()(parts.parts)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from vtc.asking import Answer
     from vtc.report import Keyframe, Report
 
 
@@ -67,6 +68,17 @@ def facts(report: Report, source: Any) -> Table:
     for warning in report.warnings:
         table.add_row("[yellow]note[/]", escape(warning))
     return table
+
+
+def ask_result(video: str, question: str, answer: Answer) -> dict[str, Any]:
+    """What ``--json`` prints of an answer."""
+    return {
+        "video": video,
+        "question": question,
+        "answer": answer.text,
+        "report": answer.report.to_dict(),
+        "peak_memory_bytes": peak_memory(),
+    }
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from vtc.cli._models import load_model, part_choice, read_options
-from vtc.cli._show import facts, peak_memory, printable, progress_bars
+from vtc.cli._show import ask_result, facts, printable, progress_bars
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
@@ -66,14 +66,7 @@ def ask(
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:
         answer = vtc.ask(loaded, processor, source, question, max_new_tokens=max_new_tokens)
     if as_json:
-        result = {
-            "video": video,
-            "question": question,
-            "answer": answer.text,
-            "report": answer.report.to_dict(),
-            "peak_memory_bytes": peak_memory(),
-        }
-        print(json.dumps(result, indent=2))
+        print(json.dumps(ask_result(video, question, answer), indent=2))
         return
     console = Console(highlight=False)
     console.print(printable(answer.text) or "(nothing)", style="bold", markup=False)

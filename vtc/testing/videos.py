@@ -1,4 +1,4 @@
-"""Small video files made on the spot, for the demo and for tests without any other clip."""
+"""Small video files made on the spot, for examples and tests without any other clip."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def moving_squares(
 def write_video(
     path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]], fps: int = 10
 ) -> None:
-    """Encode frames as H.264 with B-frames.
+    """Encode frames as H.264 with B-frames; the same frames always give the same file.
 
     Args:
         path: The file to write.
@@ -59,6 +59,8 @@ def write_video(
     with av.open(os.fspath(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.pix_fmt = "yuv420p"
+        # x264's macroblock tree differs from call to call, and threads with the number of cores.
+        stream.options = {"threads": "1", "x264-params": "mbtree=0"}
         for number, frame in enumerate(frames):
             if number == 0:
                 stream.height, stream.width = frame.shape[:2]

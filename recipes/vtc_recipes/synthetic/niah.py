@@ -92,10 +92,19 @@ def accuracy(
         asked = prompt.format(question=case.question, choices=", ".join(case.choices))
         source = case.video()
         text = vtc.ask(model, processor, source, asked, **generate_kwargs).text
-        right = _plain(text) == _plain(case.answer)
+        right = is_right(text, case.answer)
         return {"score": float(right), "text": text, "warnings": source.warnings}
 
     return score
+
+
+def is_right(text: str, answer: str) -> bool:
+    """Whether a model's text is the answer, word for word, but for case and signs around it.
+
+    >>> is_right("Red.", "red"), is_right("the red one", "red")
+    (True, False)
+    """
+    return _plain(text) == _plain(answer)
 
 
 def run(

@@ -1,0 +1,152 @@
+"""``vtc demo``: a needle in a long video file, and the shipped tiny model asked about it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vtc.cli._show import ask_result, clock, facts, printable, progress_bars
+
+if TYPE_CHECKING:
+    from vtc.report import Keyframe
+    from vtc.video import VideoSource
+    from vtc_recipes.synthetic.cases import Case
+
+Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+
+SIDE = 192
+"""Height and width of the made video in pixels: enough to watch it; the model sees 48."""
+MADE = "The video that is made"
+REAL_MODEL = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+
+
+def demo(
+    video: Annotated[Text, typer.Option(help="A video file; without one, it is made.")] = None,
+    question: Annotated[
+        Text, typer.Option(help="What to ask; by default about the needle that is made.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("demo"),
+    keyframes: Annotated[int, typer.Option(help="Keyframes at most.")] = 32,
+    frames: Annotated[
+        int, typer.Option(help="Its length, at one frame a second.", rich_help_panel=MADE)
+    ] = 1000,
+    depth: Annotated[
+        float, typer.Option(help="Where its needle is: 0 front, 1 end.", rich_help_panel=MADE)
+    ] = 0.6,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Makes another video.", rich_help_panel=MADE)
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Hide a needle in a long video file, and ask a tiny trained model about it.
+
+    Model and video are of one synthetic world, so the answer means something.
+    With --video it is about your own file, and means nothing.
+    """
+    import transformers
+
+    import vtc
+    from vtc.contact_sheet import check_target, contact_sheet
+    from vtc.video import VideoSource
+    from vtc.wrapped_class import toolkit_of
+    from vtc_recipes.synthetic.cases import make_cases
+    from vtc_recipes.synthetic.niah import is_right
+    from vtc_recipes.tiny.trained import load_trained
+
+    # What is wrong with the command should not wait for the work.
+    selector = vtc.selector("dks", keyframes=keyframes)
+    [case] = make_cases(
+        [frames], [depth], 1, spread=0.0, kinds=["colour"], seed=seed, size=(SIDE, SIDE)
+    )
+    asked = (question or "").strip() or case.question
+    path = str(folder / "needle.mp4") if video is None else video
+    source = None if video is None else VideoSource(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from error
+    sheet = folder / "keyframes.png"
+    check_target(str(sheet))
+
+    transformers.utils.logging.disable_progress_bar()
+    model, processor, encoder = load_trained()
+    vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+    with progress_bars(quiet=as_json) as show:
+        if source is None:
+            vtc.testing.write_video(path, _pictures(case.video(), show), fps=1)
+            source = VideoSource(path)
+        toolkit_of(model).progress = show
+        answer = vtc.ask(model, processor, source, asked, max_new_tokens=8)
+    found = answer.report.keyframes
+    contact_sheet(source.frames([frame.index for frame in found]), found).save(sheet)
+
+    known = case if video is None and asked == case.question else None
+    right = known and is_right(answer.text, known.answer)
+    if as_json:
+        result = {
+            **ask_result(path, asked, answer),
+            "truth": known and known.answer,
+            "right": right,
+            "needle": known and [known.start, known.start + known.needle_frames],
+            "sheet": str(sheet),
+        }
+        print(json.dumps(result, indent=2))
+        return
+    told = Table.grid(padding=(0, 2))
+    told.add_column(style="bold", no_wrap=True, min_width=len("keyframes"))  # as in the facts
+    told.add_column()
+    told.add_row("question", escape(printable(asked)))
+    told.add_row("answer", escape(printable(answer.text)) or "(nothing)")
+    if known is None:
+        told.add_row("truth", f"not known: the {'question' if video is None else 'video'} is yours")
+    else:
+        verdict = "[bold green]right[/]" if right else "[bold red]wrong[/]"
+        told.add_row("truth", f"{known.answer}, so the answer is {verdict}")
+        for row in _around_the_needle(known, found, source):
+            told.add_row(*row)
+    console = Console(highlight=False)
+    console.print(told)
+    console.print()
+    console.print(facts(answer.report, source))
+    console.print(f"\nThe video is {path}, its keyframes are in {sheet}.", markup=False)
+    note = "This was a tiny model on synthetic video."
+    if video is not None:
+        note = (
+            "The tiny model and its frame encoder know only a synthetic world: what it answers "
+            "about your video, and which frames it finds relevant, means nothing; the rest is real."
+        )
+    command = f"vtc ask {shlex.quote(path)} {shlex.quote(asked)} --model {REAL_MODEL}"
+    console.print(f"{note} A real one: {command}", markup=False, soft_wrap=True)
+
+
+def _pictures(source: VideoSource, show: Any) -> Iterator[Any]:
+    for chunk in source.chunks():
+        yield from chunk.frames
+        show("making the video", int(chunk.indices[-1]) + 1, len(source))
+
+
+def _around_the_needle(
+    case: Case, keyframes: Sequence[Keyframe], source: VideoSource
+) -> Iterator[tuple[str, str]]:
+    """Where the needle is, and which keyframes lie in it and next to it."""
+    first, end = case.start, case.start + case.needle_frames
+
+    def listed(numbers: Sequence[int]) -> str:
+        named = [f"{number} ({clock(float(source.timestamps[number]))})" for number in numbers]
+        return ", ".join(named) or "none"
+
+    yield "needle", f"frames {listed([first])} to {listed([end - 1])} of {len(source)}"
+    found = [frame.index for frame in keyframes]
+    inside = [number for number in found if first <= number < end]
+    yield "in it", f"{len(inside)} of {len(found)} keyframes: {listed(inside)}"
+    before = listed([number for number in found if number < first][-1:])
+    after = listed([number for number in found if number >= end][:1])
+    yield "around it", f"keyframe {before} before, {after} after"
