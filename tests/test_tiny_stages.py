@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import vtc
 from vtc_recipes._reading import RecipeError, apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
+from vtc_recipes.synthetic import make_example
 from vtc_recipes.tiny import dual_encoder, pretext, vlm
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe, parse_tiny
+from vtc_recipes.tiny.models import build_vlm
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.stage import read_metrics
 from vtc_recipes.tiny.stages import STAGES, StageTrainer, _arguments, train
@@ -92,12 +96,26 @@ def test_each_stage_goes_on_from_the_one_before_and_says_what_it_reached(whole: 
         assert [entry["step"] for entry in metrics["log"]] == [1, 2, 3, 4]
         assert metrics["cpu_seconds"] >= 0 and metrics["settings"]["steps"] == 4
         assert not list((whole / name).glob("checkpoint-*"))
-    first, captions, answers = (weights(whole / n) for n in ("pretext", "captions", "answers"))
-    tower = [name for name in first if "vision_tower" in name]
-    layer = next(name for name in first if name.endswith("layers.0.mlp.up_proj.weight"))
-    assert tower and all(torch.equal(first[name], answers[name]) for name in tower)
+    captions, answers = (weights(whole / name) for name in ("captions", "answers"))
+    first = build_vlm(seed=0)[0].state_dict()
+    layer = "model.language_model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(first[layer], captions[layer])
-    assert not torch.equal(captions[layer], answers[layer])
+    changed = {name for name in answers if not torch.equal(captions[name], answers[name])}
+    assert {layer, "vtc.merger.linear_q.weight"} <= changed
+    assert any(name.startswith("vtc.connector") for name in changed)
+    tower = {name for name in answers if "vision_tower" in name}
+    assert tower and not tower & changed
+    assert not torch.equal(first[min(tower)], answers[min(tower)])  # the pretext's
+
+
+def test_the_result_opens_with_the_dual_encoder_beside_it(whole: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(whole, moved)
+    assert json.loads((moved / "answers" / "vtc.json").read_text())["encoder"] == "../dual_encoder"
+    model = vtc.from_pretrained(moved / "answers")
+    assert model.vtc.encoder.name == str(moved / "dual_encoder")
+    example = make_example(0, 8, kind="colour", split="test")
+    vtc.ask(model, model.vtc.processor, example.video, example.question.text, max_new_tokens=1)
 
 
 def test_a_killed_run_goes_on_with_the_bits_of_an_unbroken_one(whole: Path, tmp_path: Path) -> None:
@@ -164,21 +182,21 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_all_errors_of_a_recipe_come_at_once() -> None:
     values = apply_overrides(
         load_yaml(find_config("tiny_vlm", "training")),
-        ["stages.0.name=captions", "stages.1.gates.fond=0.9", "stages.3.name=pretext"],
+        ["stages.2.name=answers", "stages.1.gates.fond=0.9"],
     )
     with pytest.raises(RecipeError) as caught:
         parse_tiny(values, "bad")
     text = "\n".join(caught.value.problems)
-    assert "stages.0: 'captions' needs the stage 'pretext' before it" in text
+    assert "stages.2: 'answers' needs the stage 'captions' before it" in text
     assert "stages.1.gates.fond is unknown; known: found, same_scene, other_scene" in text
-    assert "stages.2.name: 'captions' stands twice" in text
+    assert "stages.3.name: 'answers' stands twice" in text
     with pytest.raises(RecipeError, match="stages.0.step is unknown.*Did you mean 'steps'"):
         recipe("stages.0.step=3")
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     settings = recipe(name="tiny_clip").stages[0]
-    stage = STAGES["pretext"](settings, 0, tmp_path)
+    stage = STAGES["pretext"](settings, recipe(name="tiny_clip"), tmp_path)
     nn.init.constant_(stage.model.head.weight, torch.nan)
     trainer = StageTrainer(stage, args=_arguments(recipe(), settings, tmp_path))
     with pytest.raises(FloatingPointError, match="of the stage 'pretext' is nan at step 0; lower"):

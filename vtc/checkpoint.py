@@ -85,6 +85,8 @@ def save_wrapped(
 def from_pretrained(
     folder: str | os.PathLike[str],
     *,
+    selector: Any = None,
+    merger: Any = None,
     processor: Any = None,
     encoder: Any = None,
     **kwargs: Any,
@@ -93,6 +95,9 @@ def from_pretrained(
 
     Args:
         folder: A folder, or the name of a repository on the hub.
+        selector: Takes the place of the saved one, as ``vtc.wrap`` takes it.
+        merger: Likewise. With other options of the saved merger its weights are kept; those of
+            another merger are new.
         processor: Takes the place of the one in the folder.
         encoder: Takes the place of the saved frame encoder; needed where that was an object.
         **kwargs: Passed to the stock ``from_pretrained`` (``dtype``, ``device_map``, ...).
@@ -105,12 +110,7 @@ def from_pretrained(
     for name in ("variant", "output_loading_info"):
         if name in kwargs:
             raise ValueError(f"{name} is not supported by vtc.from_pretrained; leave it out")
-    saved = json.loads(_file(folder, CONFIG_NAME, kwargs).read_text(encoding="utf-8"))
-    if saved.get("format") != FORMAT:
-        raise ValueError(
-            f"{CONFIG_NAME} in {folder} is of format {saved.get('format')!r}; this version "
-            f"of vtc reads format {FORMAT}; install a newer one"
-        )
+    saved = saved_config(folder, **_hub(kwargs))
     config = transformers.AutoConfig.from_pretrained(folder, **_hub(kwargs))
     base = getattr(transformers, config.architectures[0])
     # The subclass, only while loading, knows that the toolkit's tensors are no mistake.
@@ -119,8 +119,8 @@ def from_pretrained(
     try:
         toolkit = splice(
             model,
-            saved["selector"],
-            saved["merger"],
+            selector or saved["selector"],
+            merger or saved["merger"],
             processor if processor is not None else _processor(folder, kwargs),
             encoder or _from_beside(saved["encoder"], folder) or MissingEncoder(),
         )
@@ -130,8 +130,24 @@ def from_pretrained(
     toolkit.configure(**saved["adapter"])
     if saved.get("connector") == "separate":
         toolkit.separate_connector()
-    _load_toolkit(toolkit, folder, kwargs)
+    _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
     return model
+
+
+def saved_config(folder: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
+    """What ``vtc.json`` in a folder, or in a repository on the hub, says.
+
+    Raises:
+        ValueError: It is of a later format.
+        FileNotFoundError: There is none.
+    """
+    saved: dict[str, Any] = json.loads(_file(folder, CONFIG_NAME, hub).read_text("utf-8"))
+    if saved.get("format") != FORMAT:
+        raise ValueError(
+            f"{CONFIG_NAME} in {folder} is of format {saved.get('format')!r}; this version "
+            f"of vtc reads format {FORMAT}; install a newer one"
+        )
+    return saved
 
 
 def _beside(encoder: str, folder: str | os.PathLike[str]) -> str:
@@ -157,11 +173,15 @@ class MissingEncoder:
     encode_frames = encode_text = _raise
 
 
-def _load_toolkit(toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+def _load_toolkit(
+    toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any], saved_merger: str
+) -> None:
     """Fill the merger and the connector with the saved tensors, all and no others."""
     from safetensors import safe_open
 
-    wanted = toolkit.state_dict()
+    replaced = toolkit.name_of(toolkit.merger) != saved_merger
+    toolkit.merger_is_new = replaced
+    wanted = {k: v for k, v in toolkit.state_dict().items() if not (replaced and _of_merger(k))}
     if not wanted:
         return
     try:
@@ -174,13 +194,18 @@ def _load_toolkit(toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict
         with safe_open(_file(folder, shard, kwargs), framework="pt") as tensors:
             for key in filter(_ours, tensors.keys()):
                 found[key.removeprefix("vtc.")] = tensors.get_tensor(key)
+    found = {key: value for key, value in found.items() if not (replaced and _of_merger(key))}
     if found.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - found), sorted(found.keys() - wanted)
         raise ValueError(
             f"the weights in {folder} do not fit its {CONFIG_NAME}: tensors missing: "
             f"{missing}, unexpected: {extra}"
         )
-    toolkit.load_state_dict(found)
+    toolkit.load_state_dict({**toolkit.state_dict(), **found})
+
+
+def _of_merger(key: str) -> bool:
+    return key.startswith("merger.")
 
 
 def _ours(key: str) -> bool:

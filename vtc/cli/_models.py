@@ -88,9 +88,8 @@ def load_model(
     import transformers
 
     import vtc
-    from vtc.checkpoint import is_saved_by_vtc
-    from vtc.registry import adapter_for, build_part, spec_of
-    from vtc.wrapped_class import toolkit_of
+    from vtc.checkpoint import is_saved_by_vtc, saved_config
+    from vtc.registry import adapter_for, build_part
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -119,30 +118,16 @@ def load_model(
             encoder=encoder or DEFAULT_ENCODER,
         )
         return model, processor
-    model = vtc.from_pretrained(name, processor=processor, encoder=encoder, **weights)
-    model.eval().to(place)
-    toolkit = toolkit_of(model)
-    if selector.given or merger.given:
-        kept, old_merger = toolkit.encoder, toolkit.merger
-        vtc.unwrap(model)
-        if merger.name is not None:
-            new_merger: Any = merger.spec()
-        elif merger.given:  # other options, but the weights that were trained
-            new_merger = build_part("merger", merger.spec(spec_of(old_merger)))
-        else:
-            new_merger = old_merger
-        vtc.wrap(
-            model,
-            selector.spec(spec_of(toolkit.selector)),
-            new_merger,
-            processor=processor,
-            encoder=kept,
-        )
-        rewrapped = toolkit_of(model)
-        rewrapped.chunk_frames = toolkit.chunk_frames
-        if merger.name is None:
-            rewrapped.merger.load_state_dict(old_merger.state_dict())
-    return model, processor
+    saved = saved_config(name)
+    model = vtc.from_pretrained(
+        name,
+        selector=selector.spec(saved["selector"]) if selector.given else None,
+        merger=merger.spec(saved["merger"]) if merger.given else None,
+        processor=processor,
+        encoder=encoder,
+        **weights,
+    )
+    return model.eval().to(place), processor
 
 
 def pick_device(device: str) -> str:

@@ -108,6 +108,11 @@ def _plan(rng: np.random.Generator, kind: str, count: int) -> _Plan:
     if kind == "colour":
         places = [int(rng.integers(count))]
         scenes[places[0]] = lambda scene: scene.colour_of(shape) == answer
+    elif kind == "texture":
+        places = [int(rng.integers(count))]
+        scenes[places[0]] = lambda scene: (
+            scene.colour_of(shape) is not None and scene.backdrop.texture == answer
+        )
     elif kind == "after":
         colour, first = _pick(rng, tuple(COLOURS)), int(rng.integers(count - 1))
         places = [first, first + 1]

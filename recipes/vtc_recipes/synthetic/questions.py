@@ -11,7 +11,7 @@ from vtc_recipes.synthetic.drawing import COLOURS, SHAPES, TEXTURES
 from vtc_recipes.synthetic.scenes import Scene
 from vtc_recipes.synthetic.videos import Segment, SyntheticVideo
 
-KINDS = {"colour": 1, "first": 2, "last": 2, "after": 2, "spark": 1}
+KINDS = {"colour": 1, "first": 2, "last": 2, "after": 2, "spark": 1, "texture": 1}
 """The kinds of questions, and how many scenes each is about."""
 _TEXTS = {
     "colour": "What colour is the {shape}?",
@@ -19,6 +19,7 @@ _TEXTS = {
     "last": "What colour is the last {shape}?",
     "after": "Which shape is {colour} in the scene after the {shape}?",
     "spark": "What colour is the spark?",
+    "texture": "What is behind the {shape}?",
 }
 _PLACES = ("top left", "top right", "bottom left", "bottom right")
 
@@ -31,9 +32,10 @@ class Question:
         kind: One of ``KINDS``.
         answer: One word.
         evidence: Ranges of frames, first and end. One must see a frame of **every** range to
-            know the answer: of the one scene with the shape (``colour``); of both scenes with it
-            (``first``, ``last``: one alone does not tell which it is); of the scene with the
-            shape and of the one after it (``after``); of the frames with the spark (``spark``).
+            know the answer: of the one scene with the shape (``colour``, ``texture``); of both
+            scenes with it (``first``, ``last``: one alone does not tell which it is); of the scene
+            with the shape and of the one after it (``after``); of the frames with the spark
+            (``spark``).
         shape: The shape that is asked for; None for the spark.
         colour: The colour that is asked for, in ``after`` only.
     """
@@ -68,7 +70,7 @@ def answers_to(kind: str, shape: str | None) -> tuple[str, ...]:
     """All possible answers to a kind of question about a shape."""
     if kind == "after":  # a scene with the shape itself would make it ask for two scenes
         return tuple(other for other in SHAPES if other != shape)
-    return tuple(COLOURS)
+    return TEXTURES if kind == "texture" else tuple(COLOURS)
 
 
 def covers(frames: Sequence[int], evidence: Sequence[Sequence[int]]) -> bool:
@@ -93,6 +95,8 @@ def solve(question: Question, video: SyntheticVideo) -> set[str]:
         following = [segments[k + 1].scene for k in places if k + 1 < len(segments)]
         shapes = {scene.shape_of(question.colour or "") for scene in following}
         return {shape for shape in shapes if shape is not None}
+    if question.kind == "texture":
+        return {segments[k].scene.backdrop.texture for k in places}
     if question.kind == "first":
         places = places[:1]
     elif question.kind == "last":

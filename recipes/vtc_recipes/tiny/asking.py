@@ -13,8 +13,9 @@ from vtc_recipes.synthetic.scenes import Scene
 T = TypeVar("T")
 
 KINDS = ("colour", "first", "last", "after")
-"""The kinds of questions that the tiny models learn: all but the spark, which is too short."""
-_EACH, _SCENES_THERE, _SCENES_AFTER = 4, 3, 8
+"""The kinds of questions that the tiny models learn. The spark is too short for them, and the
+texture is left for what is shown of fine-tuning."""
+_EACH = 4
 """Most further questions of each kind about a video, and most requests about its scenes."""
 
 
@@ -51,38 +52,28 @@ def choose_turns(
             if question.text != own.text and covers(keyframes, question.evidence)
         ]
         chosen += _some(rng, turns, _EACH)
-    there, after = scene_requests(video, keyframes)
-    chosen += _some(rng, there, _SCENES_THERE) + _some(rng, after, _SCENES_AFTER)
+    chosen += _some(rng, scene_requests(video, keyframes), _EACH)
     return [(own.text, own.answer), *_some(rng, chosen, len(chosen))]
 
 
-def scene_requests(
-    video: SyntheticVideo, keyframes: Sequence[int]
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Requests about the scene with a shape or a coloured shape, and about the scene after it.
+def scene_requests(video: SyntheticVideo, keyframes: Sequence[int]) -> list[tuple[str, str]]:
+    """Requests to tell what a scene shows, found by a shape in it or in the scene before.
 
-    Nobody asks them in the end. With many words to an answer, and coloured shapes that hardly ever
-    come twice, they teach to find a scene, and the next one, far sooner than fair questions do.
+    Nobody asks them in the end; with many words to an answer they teach to find a scene, and the
+    next one, far sooner than questions of one word do.
     """
     scenes, ranges = [segment.scene for segment in video.segments], video.ranges()
     seen = [covers(keyframes, [where]) for where in ranges]
-    there: list[tuple[str, str]] = []
-    after: list[tuple[str, str]] = []
-    for name, places in {**_places(scenes), **_places(scenes, coloured=True)}.items():
+    requests = []
+    for shape, places in _places(scenes).items():
         place = places[0]
         if len(places) > 1 or not seen[place]:
             continue
-        there.append((f"What is in the scene the {name} is in?", _caption(scenes[place])))
-        if place + 1 == len(scenes) or not seen[place + 1]:
-            continue
-        following = scenes[place + 1]
-        after.append((f"What is in the scene after the {name}?", _caption(following)))
-        if " " in name:  # with a shape alone it is a fair question
-            after += [
-                (f"Which shape is {thing.colour} in the scene after the {name}?", thing.shape)
-                for thing in following.objects
-            ]
-    return there, after
+        requests.append((f"What is in the scene the {shape} is in?", _caption(scenes[place])))
+        if place + 1 < len(scenes) and seen[place + 1]:
+            answer = _caption(scenes[place + 1])
+            requests.append((f"What is in the scene after the {shape}?", answer))
+    return requests
 
 
 def describe(video: SyntheticVideo) -> str:
@@ -96,13 +87,12 @@ def _caption(scene: Scene) -> str:
     return f"{listed} on {scene.backdrop.texture}"
 
 
-def _places(scenes: Sequence[Scene], coloured: bool = False) -> dict[str, list[int]]:
-    """Which scenes show each shape, or each shape of a colour."""
+def _places(scenes: Sequence[Scene]) -> dict[str, list[int]]:
+    """Which scenes show each shape."""
     places: dict[str, list[int]] = {}
     for place, scene in enumerate(scenes):
         for thing in scene.objects:
-            name = f"{thing.colour} {thing.shape}" if coloured else thing.shape
-            places.setdefault(name, []).append(place)
+            places.setdefault(thing.shape, []).append(place)
     return places
 
 

@@ -28,6 +28,7 @@ _TEXTS = (
     "What colour is the first {shape}?",
     "What colour is the last {shape}?",
     "Which shape is {colour} in the scene after the {shape}?",
+    "What is behind the {shape}?",
     "{shape}",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -179,6 +180,7 @@ def _arguments(recipe: TinyRecipe, settings: StageSettings, target: Path) -> Tra
         use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        disable_tqdm=not sys.stderr.isatty(),
         report_to=[],
     )
 

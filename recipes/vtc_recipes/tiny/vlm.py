@@ -18,7 +18,7 @@ from vtc.wrapped_class import toolkit_of
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.bank import build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
-from vtc_recipes.tiny.curriculum import SHARES, draw_format
+from vtc_recipes.tiny.curriculum import draw_format, draw_kinds
 from vtc_recipes.tiny.features import embeddings_of, patches_of
 from vtc_recipes.tiny.sequences import Dialogue, forward
 from vtc_recipes.tiny.stage import Stage
@@ -28,6 +28,8 @@ UNSEEN = 600
 """Scenes of the validation split that a stage is examined on."""
 EXAMINED = 400
 """Videos that it is examined on."""
+_ONE_TURN, _MANY_TURNS = 12, 60
+"""About how many tokens of questions a video counts for in the size of a batch."""
 
 
 class Reader(nn.Module):
@@ -121,7 +123,8 @@ class Captions(LanguageStage):
         """Videos of one to four scenes."""
         rng = np.random.default_rng((self.seed, number))
         frames = (4, 8, 16)[int(rng.integers(3))]
-        form = Format(frames, max(1, frames // (4, 8)[int(rng.integers(2))]), frames)
+        scenes = max(1, frames // (4, 8)[int(rng.integers(2))])
+        form = Format(frames, scenes, scenes)
         count = max(1, self.settings.batch // (tokens_of(form) + 6 * form.scenes))
         return {"dialogues": [self.seen.caption(rng, form) for _ in range(count)]}
 
@@ -150,15 +153,17 @@ class Answers(LanguageStage):
         """Videos of one length and format."""
         rng = np.random.default_rng((self.seed, number))
         form = draw_format(rng, number / self.settings.steps)
-        count = max(1, self.settings.batch // (tokens_of(form) + 60))
-        kinds = rng.choice(KINDS, size=count, p=SHARES).tolist()
-        return {"dialogues": [self.seen.questions(rng, form, kind)[0] for kind in kinds]}
+        text = _ONE_TURN if form.alone else _MANY_TURNS
+        count = max(1, self.settings.batch // (tokens_of(form) + text))
+        kinds = draw_kinds(rng, form, count)
+        return {"dialogues": [self.seen.questions(rng, form, kind) for kind in kinds]}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Share of right answers about videos of 64 and 1,024 frames, in all and by kind."""
         found = {}
-        for form, count in ((Format(64, 8, 8), EXAMINED), (Format(1024, 128, 32), EXAMINED // 4)):
+        short, long = Format(64, 8, 8, alone=True), Format(1024, 128, 32, alone=True)
+        for form, count in ((short, EXAMINED), (long, EXAMINED // 4)):
             right = self._examine(form, count)
             found[f"{form.frames}"] = sum(sum(row) for row in right.values()) / count
             found |= {f"{form.frames}, {kind}": sum(row) / len(row) for kind, row in right.items()}
@@ -170,7 +175,7 @@ class Answers(LanguageStage):
         end = self.processor.tokenizer.eos_token_id
         for number in range(count):
             kind = KINDS[number % len(KINDS)]
-            dialogue, _ = self.unseen.questions(rng, form, kind, alone=True)
+            dialogue = self.unseen.questions(rng, form, kind)
             logits, labels = self._forward(self.unseen, [dialogue])
             words = labels != end
             right[kind].append(bool((logits.argmax(-1) == labels)[words].all()))

@@ -29,6 +29,7 @@ class Format:
         keyframes: How many at most.
         selector: ``dks``, or ``random`` for any frames.
         spread: By how many positions, at most, the video is drawn apart.
+        alone: Whether the video has one question, for which it is merged, and no others.
     """
 
     frames: int
@@ -36,6 +37,7 @@ class Format:
     keyframes: int
     selector: str = "dks"
     spread: int = 0
+    alone: bool = False
 
 
 class World:
@@ -70,19 +72,19 @@ class World:
         turns = [("", describe(video))]
         return Dialogue(rows_of(video), keyframes, query, self._embedded(query), turns)
 
-    def questions(
-        self, rng: np.random.Generator, form: Format, kind: str, *, alone: bool = False
-    ) -> tuple[Dialogue, Example]:
+    def questions(self, rng: np.random.Generator, form: Format, kind: str) -> Dialogue:
         """A random video with a question of a kind and, unless it shall be alone, many others."""
         example = self._example(rng, form, kind)
         own, rows = example.question, rows_of(example.video)
         keyframes = self.select(rng, rows, own.text, form)
         turns = (
-            [(own.text, own.answer)] if alone else choose_turns(rng, example, keyframes.tolist())
+            [(own.text, own.answer)]
+            if form.alone
+            else choose_turns(rng, example, keyframes.tolist())
         )
         gaps = _draw_gaps(rng, form) if form.spread else None
         embedding = self._embedded(own.text)
-        return Dialogue(rows, keyframes, own.text, embedding, turns, gaps), example
+        return Dialogue(rows, keyframes, own.text, embedding, turns, gaps)
 
     def _example(self, rng: np.random.Generator, form: Format, kind: str) -> Example:
         return make_example(
