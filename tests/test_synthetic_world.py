@@ -172,13 +172,16 @@ def test_questions_have_one_answer(seed, kind, frames):
                 if colour == question.colour
             }
         else:
-            assert len(scenes) == (1 if kind == "colour" else 2)
+            assert len(scenes) == KINDS[kind]
             chosen = scenes[-1] if kind == "last" else scenes[0]
             answers = {
                 objects[question.shape]
                 for objects, _, number in shown
                 if number == chosen and question.shape in objects
             }
+    if kind == "texture":
+        (scene,) = scenes
+        answers = {video.segments[scene].scene.backdrop.texture}
     assert answers == {question.answer}
     assert [k for first, end in question.evidence for k in range(first, end)] == bearing
 
