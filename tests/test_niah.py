@@ -21,7 +21,7 @@ import vtc
 from vtc.video import VideoSource
 from vtc_recipes.demo import demo
 from vtc_recipes.niah_cli import niah as command
-from vtc_recipes.synthetic.cases import Case, make_cases, read_cases, write_cases
+from vtc_recipes.synthetic.cases import ASKED, Case, make_cases, read_cases, write_cases
 from vtc_recipes.synthetic.examples import make_example
 from vtc_recipes.synthetic.heatmap import heat_map
 from vtc_recipes.synthetic.niah import accuracy, cell_means, coverage, run
@@ -448,6 +448,11 @@ def test_the_command_is_registered():
     from vtc_recipes.plugin import vtc_register_commands
 
     assert vtc_register_commands()["niah"] == f"{command.__module__}:{command.__name__}"
+
+
+def test_the_command_asks_what_cases_ask_by_default():
+    assert signature(command).parameters["kinds"].default == ",".join(ASKED)
+    assert {case.kind for case in make_cases([40], [0.5], 12)} == set(ASKED)
 
 
 def test_the_command_refuses_what_are_no_lengths(niah, tmp_path):

@@ -19,6 +19,9 @@ from vtc_recipes.synthetic.scenes import Scene
 from vtc_recipes.synthetic.splice import Splice
 from vtc_recipes.synthetic.videos import random_video
 
+ASKED = ("colour", "first", "last", "after", "spark")
+"""The kinds of questions that needles are about, unless others are asked for."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -112,7 +115,7 @@ def make_cases(
     *,
     spread: float = 0.1,
     needle_frames: int = 16,
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[str] = ASKED,
     seed: int = 0,
     split: str = "test",
     size: tuple[int, int] = (48, 48),
