@@ -32,6 +32,7 @@ from vtc_recipes.synthetic import (
     vocabulary,
     words,
 )
+from vtc_recipes.synthetic.examples import fair_questions
 
 seeds = st.integers(0, 10**6)
 
@@ -142,8 +143,17 @@ def test_objects_never_leave_their_quarters(size):
 @settings(max_examples=80, deadline=None)
 def test_questions_have_one_answer(seed, kind, frames):
     example = make_example(seed, frames=frames, kind=kind)
-    question, video = example.question, example.video
-    assert len(video) == frames and question.answer in question.choices
+    assert len(example.video) == frames
+    questions = fair_questions(example.video, kind)
+    assert example.question in questions and len(set(questions)) == len(questions)
+    for question in questions:
+        check_question(question, example.video)
+
+
+def check_question(question, video):
+    """What every single frame shows makes the answer the only one, and the evidence whole."""
+    kind = question.kind
+    assert question.answer in question.choices
     shown = []  # by frame: {shape: colour}, spark, scene number
     for number, (segment, (first, end)) in enumerate(
         zip(video.segments, video.ranges(), strict=True)

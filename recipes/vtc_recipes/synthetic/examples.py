@@ -8,13 +8,13 @@ and an example that has another answer as well is never handed out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vtc_recipes.synthetic.contents import SPLITS, Spark
 from vtc_recipes.synthetic.drawing import COLOURS, SHAPES
-from vtc_recipes.synthetic.questions import KINDS, Question, answers_to, solve
+from vtc_recipes.synthetic.questions import KINDS, Question, answers_to, shows, solve
 from vtc_recipes.synthetic.scenes import SCENES, Scene, check_split, find_scene
 from vtc_recipes.synthetic.videos import Segment, SyntheticVideo, random_lengths, random_segment
 
@@ -85,6 +85,32 @@ def make_example(
             f"{plan.answer!r}; please report this"
         )
     return Example(video, question)
+
+
+def fair_questions(video: SyntheticVideo, kind: str) -> list[Question]:
+    """All questions of a kind about a video that have one right answer, by their shapes.
+
+    They are those that `make_example` asks, but for this: the two colours of ``first`` and
+    ``last`` may be the same.
+
+    >>> video = make_example(3, frames=8).video
+    >>> [question.text for question in fair_questions(video, "texture")]
+    ['What is behind the circle?', 'What is behind the diamond?']
+    """
+    segments, found = video.segments, []
+    for shape in (None,) if kind == "spark" else SHAPES:
+        places = [k for k, segment in enumerate(segments) if shows(shape, segment)]
+        if len(places) != (1 if kind == "after" else KINDS[kind]):
+            continue
+        if kind == "after":
+            places = [k for k in (places[0], places[0] + 1) if k < len(segments)]
+        evidence = tuple(_evidence(video, place, kind) for place in places)
+        for colour in tuple(COLOURS) if kind == "after" else (None,):
+            question = Question(kind, "", evidence, shape, colour)
+            answers = solve(question, video)
+            if len(answers) == 1:
+                found.append(replace(question, answer=answers.pop()))
+    return found
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def solve(question: Question, video: SyntheticVideo) -> set[str]:
     segments = video.segments
     if question.shape is None:
         return {s.scene.spark.colour for s in segments if s.scene.spark and s.spark}
-    places = [k for k, segment in enumerate(segments) if _shows(question.shape, segment)]
+    places = [k for k, segment in enumerate(segments) if shows(question.shape, segment)]
     if question.kind == "after":
         following = [segments[k + 1].scene for k in places if k + 1 < len(segments)]
         shapes = {scene.shape_of(question.colour or "") for scene in following}
@@ -105,8 +105,9 @@ def solve(question: Question, video: SyntheticVideo) -> set[str]:
     return {colour for colour in colours if colour is not None}
 
 
-def _shows(shape: str, segment: Segment) -> bool:
-    return segment.scene.colour_of(shape) is not None
+def shows(shape: str | None, segment: Segment) -> bool:
+    """Whether a segment shows a shape, or a spark where that is None."""
+    return (segment.spark if shape is None else segment.scene.colour_of(shape)) is not None
 
 
 def caption(scene: Scene, places: bool = False) -> str:
