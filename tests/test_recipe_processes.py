@@ -14,26 +14,28 @@ from safetensors.torch import load_file
 
 import vtc
 from vtc_recipes.shipped import find_config
-from vtc_recipes.squares import write_squares
+from vtc_recipes.synthetic.dataset import write_dataset
 
 STEPS = ("optimisation.steps=2", "output.save_steps=2")
 
 
 @pytest.fixture(scope="module")
-def squares(tmp_path_factory):
+def data(tmp_path_factory):
     """Answers of different lengths: a mean of the processes' means would be wrong."""
-    path = write_squares(tmp_path_factory.mktemp("squares"), videos=4)
-    entries = json.loads(path.read_text())
+    folder = tmp_path_factory.mktemp("data")
+    lines = write_dataset(folder, videos=4).read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
     for number, entry in enumerate(entries):
-        entry["conversations"][1]["value"] += " It moves on." * number
+        entry["messages"][1]["content"] += " It moves on." * number
+    path = folder / "longer.json"
     path.write_text(json.dumps(entries))
     return path
 
 
-def train(launcher: list[str], folder: Path, squares: Path, *settings: str) -> tuple[dict, list]:
+def train(launcher: list[str], folder: Path, data: Path, *settings: str) -> tuple[dict, list]:
     """Run the smoke recipe; its trained weights, and the norm of the gradient at each step."""
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
-    basics = (f"data.sources.0.path={squares}", f"output.folder={folder}", *STEPS)
+    basics = (f"data.sources.0.path={data}", f"output.folder={folder}", *STEPS)
     ended = subprocess.run(
         [
             sys.executable,
@@ -56,9 +58,9 @@ def train(launcher: list[str], folder: Path, squares: Path, *settings: str) -> t
 
 
 @pytest.fixture(scope="module")
-def alone(squares, tmp_path_factory):
+def alone(data, tmp_path_factory):
     """One process, two samples a step."""
-    return train([], tmp_path_factory.mktemp("alone"), squares)
+    return train([], tmp_path_factory.mktemp("alone"), data)
 
 
 TWO = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
@@ -66,9 +68,9 @@ TWO += ["--rdzv-endpoint", "localhost:0"]
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(alone, squares, tmp_path):
+def test_two_processes_take_the_steps_of_one(alone, data, tmp_path):
     expected, norms = alone
-    found, norms_of_two = train(TWO, tmp_path / "two", squares, "optimisation.batch_size=1")
+    found, norms_of_two = train(TWO, tmp_path / "two", data, "optimisation.batch_size=1")
     assert norms_of_two == pytest.approx(norms, rel=1e-4)  # AdamW hides a wrong scale
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -94,7 +96,7 @@ model.vtc.separate_connector()
 model.vtc.chunk_frames = 4
 model.train()
 # One video is twice as long as the other, so the vision tower is called more often for it.
-sources = [Source(name="a", path=sys.argv[1], fps=fps) for fps in (0.5, 1.0)]
+sources = [Source(name="a", path=sys.argv[1], format="messages", fps=fps) for fps in (0.5, 1.0)]
 collate = Collator(model, model.vtc, processor)
 batches = [collate(load_samples([source], 0)[:1]) for source in sources]
 
@@ -117,12 +119,12 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_fsdp2_of_the_language_models_layers_gives_the_same_gradients(squares, tmp_path):
+def test_fsdp2_of_the_language_models_layers_gives_the_same_gradients(data, tmp_path):
     """By torch itself: accelerate divides weights on GPUs only."""
     (tmp_path / "script.py").write_text(FSDP2)
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
     ended = subprocess.run(
-        [sys.executable, *TWO, str(tmp_path / "script.py"), str(squares)],
+        [sys.executable, *TWO, str(tmp_path / "script.py"), str(data)],
         capture_output=True,
         text=True,
         timeout=200,

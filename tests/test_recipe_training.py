@@ -19,7 +19,7 @@ from vtc_recipes.estimate import estimate
 from vtc_recipes.models import open_model
 from vtc_recipes.parts import PARTS, parameter_groups, part_of, set_training
 from vtc_recipes.shipped import find_config
-from vtc_recipes.squares import write_squares
+from vtc_recipes.synthetic.dataset import write_dataset
 from vtc_recipes.training import train, training_arguments
 
 pytestmark = pytest.mark.filterwarnings(
@@ -36,6 +36,7 @@ import os, signal, sys
 from transformers import TrainerCallback
 from vtc_recipes.config import load_recipe
 from vtc_recipes.shipped import find_config
+from vtc_recipes.synthetic.dataset import write_dataset
 from vtc_recipes.training import train
 
 class Kill(TrainerCallback):
@@ -47,18 +48,18 @@ train(load_recipe(find_config("smoke", "training"), sys.argv[1:]), callbacks=[Ki
 
 
 @pytest.fixture(scope="session")
-def squares(tmp_path_factory):
-    return write_squares(tmp_path_factory.mktemp("squares"), videos=4)
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"), videos=4, questions=2)
 
 
 @pytest.fixture
-def smoke(squares, tmp_path):
-    """The shipped smoke recipe, on the squares, with settings of a test."""
+def smoke(data, tmp_path):
+    """The shipped smoke recipe, on a few videos, with settings of a test."""
 
     def load(*settings):
         return load_recipe(find_config("smoke", "training"), [*basics, *settings])
 
-    basics = [f"data.sources.0.path={squares}", f"output.folder={tmp_path / 'run'}"]
+    basics = [f"data.sources.0.path={data}", f"output.folder={tmp_path / 'run'}"]
     load.settings = basics
     return load
 
@@ -126,11 +127,11 @@ def test_frozen_parts_stay_and_others_move(smoke):
     [
         (["vtc.merger=mean_pool"], r"train.merger.how: 'full': merger 'mean_pool' has no param"),
         (["train.projector.how=lora", *LORA, "vtc.adapter.wrapping=all"], "takes no options"),
-        (["output.folder={squares}", "--resume"], "holds no complete checkpoint"),
+        (["output.folder={data}", "--resume"], "holds no complete checkpoint"),
     ],
 )
-def test_what_cannot_train_is_refused(smoke, squares, settings, message):
-    settings = [text.format(squares=squares.parent) for text in settings]
+def test_what_cannot_train_is_refused(smoke, data, settings, message):
+    settings = [text.format(data=data.parent) for text in settings]
     resume = "--resume" in settings
     with pytest.raises(ValueError, match=message):
         train(smoke(*(s for s in settings if s != "--resume")), resume=resume)
@@ -144,26 +145,13 @@ def test_fsdp_that_accelerate_would_leave_out_is_refused(smoke, monkeypatch):
         train(smoke())
 
 
-def test_a_placeholder_in_a_text_is_refused(smoke, squares, tmp_path):
-    entries = json.loads(squares.read_text())
-    entries[1]["conversations"][3]["value"] = "The <video> one."
-    path = squares.parent / "marked.jsonl"
-    messages = [
-        {
-            "messages": [
-                {
-                    "role": ("user", "assistant")[n % 2],
-                    "content": turn["value"].replace("<video>\n", ""),
-                }
-                for n, turn in enumerate(entry["conversations"])
-            ]
-        }
-        for entry in entries
-    ]
-    path.write_text("\n".join(map(json.dumps, messages)))
-    recipe = smoke(f"data.sources.0.path={path}", "data.sources.0.format=messages")
-    with pytest.raises(ValueError, match="squares: a text about None holds '<video>'"):
-        train(recipe)
+def test_a_placeholder_in_a_text_is_refused(smoke, data):
+    entries = [json.loads(line) for line in data.read_text().splitlines()]
+    entries[1]["messages"][1]["content"] = "The <video> one."
+    path = data.parent / "marked.json"
+    path.write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match="synthetic: a text about .*00001.mp4 holds '<video>'"):
+        train(smoke(f"data.sources.0.path={path}"))
 
 
 # --- the run
@@ -309,7 +297,7 @@ def test_the_dry_run_of_a_folder_reads_no_weights(smoke, tmp_path):
 
 def test_errors_of_the_command_are_short(tmp_path):
     ended = run_vtc("train", "smoke", cwd=tmp_path)
-    assert ended.returncode == 1 and "squares.json cannot be read" in ended.stderr
+    assert ended.returncode == 1 and "train.jsonl cannot be read" in ended.stderr
     assert "Traceback" not in ended.stderr
     listed = run_vtc("recipes", "--json", cwd=tmp_path)
     names = {file["name"] for file in json.loads(listed.stdout)}

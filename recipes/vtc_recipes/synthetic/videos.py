@@ -108,11 +108,18 @@ class SyntheticVideo:
         """
         from vtc.testing import write_video
 
-        if self.height % 2 or self.width % 2:
-            raise ValueError(
-                f"frames of {self.width}x{self.height}: H.264 needs an even width and height"
-            )
+        check_writable(self.height, self.width)
         write_video(path, self.read(np.arange(len(self))), fps=fps)
+
+
+def check_writable(height: int, width: int) -> None:
+    """Refuse frames that H.264 cannot hold.
+
+    Raises:
+        ValueError: A side has an odd number of pixels.
+    """
+    if height % 2 or width % 2:
+        raise ValueError(f"frames of {width}x{height}: H.264 needs an even width and height")
 
 
 def random_video(
