@@ -120,6 +120,14 @@ def test_all_errors_come_at_once():
         (changed("optimisation", epochs=1), "optimisation: set either epochs or steps"),
         (changed("optimisation", steps=None), "optimisation: set either epochs or steps"),
         (changed("data", sources=[]), "data.sources: it is empty"),
+        (
+            changed("model", name="shipped:clip"),
+            "model.name: 'shipped:clip': allowed is a name on the hub, a folder, or 'shipped:vlm'",
+        ),
+        (
+            changed("vtc", encoder="shipped:vlm"),
+            "vtc.encoder: 'shipped:vlm': allowed is a name on the hub, a folder, or 'shipped:dual",
+        ),
         (changed("train", projector={"how": "frozen"}), "train: every part is frozen"),
         (changed("train", merger={"how": "lora"}), "train.merger.how: 'lora': allowed is full or"),
         (changed("train", connector={"how": "full"}), "train.connector.how: there is none to"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from vtc_recipes._reading import (
 )
 
 Training = Literal["full", "lora", "frozen"]
+SHIPPED = "shipped:"
+"""What the names of the shipped tiny models begin with."""
 
 
 def part(kind: str, default: str) -> Any:
@@ -36,19 +38,29 @@ def part(kind: str, default: str) -> Any:
     return field(default=default, metadata={"problem": problem})
 
 
+def _name(shipped: str, default: Any = MISSING) -> Any:
+    """A field for a name, a folder, or the one shipped model that fits here."""
+    return option(
+        default,
+        lambda name: not name.startswith(SHIPPED) or name == SHIPPED + shipped,
+        f"a name on the hub, a folder, or {SHIPPED + shipped!r}",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The stock model.
 
     Attributes:
-        name: A name on the hub, a folder (one that vtc saved as well), or ``tiny:FAMILY``, a
-            model of ``vtc.testing`` with random weights.
+        name: A name on the hub, a folder (one that vtc saved as well), ``shipped:vlm``, the tiny
+            trained model that comes with vtc, or ``tiny:FAMILY``, a model of ``vtc.testing`` with
+            random weights.
         dtype: Of the weights in memory. Small learning rates vanish in bfloat16 weights: those
             that train in full should be float32, with ``precision: bfloat16``.
         attention: The implementation, as transformers names it.
     """
 
-    name: str
+    name: str = _name("vlm")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
@@ -60,7 +72,8 @@ class Toolkit:
     Attributes:
         selector, merger: A name, or a mapping ``{name: dks, keyframes: 32}``.
         connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP).
-        encoder: The frame encoder, as for ``vtc.wrap``; or ``tiny``, that of ``vtc.testing``.
+        encoder: The frame encoder, as for ``vtc.wrap``; ``shipped:dual_encoder``, which knows
+            what ``shipped:vlm`` knows; or ``tiny``, that of ``vtc.testing``.
         adapter: Options of the model's family.
         chunk_frames: Slices that the vision tower sees at a time.
     """
@@ -68,7 +81,7 @@ class Toolkit:
     selector: Any = part("selector", "dks")
     merger: Any = part("merger", "dfm")
     connector: Literal["stock", "separate"] = "stock"
-    encoder: str = "open_clip:ViT-B-32/openai"
+    encoder: str = _name("dual_encoder", "open_clip:ViT-B-32/openai")
     adapter: dict[str, bool | int | float | str | None] = field(default_factory=dict)
     chunk_frames: int = positive(16)
 

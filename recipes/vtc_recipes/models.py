@@ -11,7 +11,8 @@ import vtc
 from vtc import registry
 from vtc.checkpoint import is_saved_by_vtc
 from vtc.wrapped_class import toolkit_of
-from vtc_recipes.config import Recipe
+from vtc_recipes.config import SHIPPED, Recipe
+from vtc_recipes.tiny.trained import WEIGHTS
 
 TINY = "tiny:"
 """What the name of a model of ``vtc.testing`` begins with; ``tiny`` is also a frame encoder."""
@@ -26,14 +27,14 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
     Raises:
         ValueError: The model was saved with a merger or connector that does not fit the recipe's.
     """
-    name, seed = recipe.model.name, recipe.optimisation.seed
+    name, seed = _place(recipe.model.name), recipe.optimisation.seed
     torch.manual_seed(seed)  # of a merger's new parameters
     saved = None
     if name.startswith(TINY):
         model, processor = vtc.testing.tiny(name.removeprefix(TINY), seed=seed)
         model.to(getattr(torch, recipe.model.dtype))
     else:
-        model, processor, saved = _open(recipe, meta)
+        model, processor, saved = _open(name, recipe, meta)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "merger .* has parameters that nobody has trained")
         vtc.wrap(
@@ -53,11 +54,10 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
     return model, processor
 
 
-def _open(recipe: Recipe, meta: bool) -> tuple[Any, Any, Any]:
+def _open(name: str, recipe: Recipe, meta: bool) -> tuple[Any, Any, Any]:
     """A stock model, its processor, and the toolkit that it was saved with, if any."""
     import transformers
 
-    name = recipe.model.name
     dtype = getattr(torch, recipe.model.dtype)
     processor = transformers.AutoProcessor.from_pretrained(name)
     auto = transformers.AutoModelForImageTextToText
@@ -91,4 +91,9 @@ def _take_over(toolkit: Any, saved: Any, name: str) -> None:
 
 
 def _encoder(name: str) -> Any:
-    return vtc.testing.tiny_encoder() if name == "tiny" else name
+    return vtc.testing.tiny_encoder() if name == "tiny" else _place(name)
+
+
+def _place(name: str) -> str:
+    """The folder of what is shipped; any other name as it is."""
+    return str(WEIGHTS / name.removeprefix(SHIPPED)) if name.startswith(SHIPPED) else name
