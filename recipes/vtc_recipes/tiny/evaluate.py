@@ -98,11 +98,15 @@ def _summary(rows: list[tuple[bool, bool, float]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate from the command line; prints JSON."""
+    from vtc.cli._models import load_model, part_choice
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=str(WEIGHTS / "vlm"), help="folder that vtc saved")
-    parser.add_argument("--encoder", help="folder; by default what the model was saved with")
+    parser.add_argument(
+        "--model", default=str(WEIGHTS / "vlm"), help="folder, stock or saved by vtc"
+    )
+    parser.add_argument("--encoder", help="by default what the model was saved with")
     parser.add_argument("--selector", default="dks")
     parser.add_argument("--merger", help="by default what the model was saved with")
     parser.add_argument("--frames", type=int, default=64)
@@ -111,18 +115,15 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=400)
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, help="write the result to this file too")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     kinds = given.kinds.split(",")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"unknown kinds {', '.join(unknown)}; known: {', '.join(KINDS)}")
-    model = vtc.from_pretrained(
-        given.model,
-        selector=vtc.selector(given.selector, keyframes=given.keyframes),
-        merger=given.merger,
-        encoder=given.encoder,
-    ).eval()
+    selector = part_choice("dks", given.selector, [], given.keyframes)
+    merger = part_choice("dfm", given.merger, [])
+    model, processor = load_model(given.model, selector, merger, given.encoder, "cpu", "auto")
     asked = examples(given.examples, given.frames, given.split, kinds=kinds)
-    found = evaluate(asking(model, model.vtc.processor), asked)
+    found = evaluate(asking(model, processor), asked)
     settings = {
         "selector": registry.spec_of(model.vtc.selector),
         "merger": registry.spec_of(model.vtc.merger),
