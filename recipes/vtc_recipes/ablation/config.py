@@ -54,12 +54,13 @@ class Training:
     Attributes:
         recipe: As ``vtc train`` takes it.
         settings: Likewise: ``stages.0.steps=10``. The grid sets merger, seed and folder.
-        processes: More than one are started with torchrun.
+        launch: What starts it in processes of its own: ``torchrun --nproc-per-node 8``, or
+            ``accelerate launch ...``; without it, the worker trains itself.
     """
 
     recipe: str
     settings: tuple[str, ...] = ()
-    processes: int = positive(1)
+    launch: str = ""
 
 
 def _model_problem() -> Any:

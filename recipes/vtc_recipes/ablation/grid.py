@@ -108,7 +108,7 @@ def shown(value: Any) -> str:
         return f"{value['name']}({options})" if options else str(value["name"])
     if isinstance(value, Mapping) and "recipe" in value:
         return str(value["recipe"])
-    return str(value)
+    return "as saved" if value is None else str(value)
 
 
 def _points(document: Document, errors: list[str]) -> list[Point]:

@@ -12,6 +12,8 @@ from vtc_recipes.synthetic.heatmap import Axis, heat_map
 
 NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', then vtc report."
 _KEYFRAMES = "keyframes"
+_WIDE = 5
+"""Costs that differ by more than this factor are drawn on a logarithmic scale."""
 
 
 def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
@@ -71,13 +73,19 @@ def keyframe_curve(results: Results, axis: str) -> Any:
     for label, rows in lines.items():
         rows = sorted(rows, key=lambda row: float(row.values[axis]))
         across = [float(row.values[axis]) for row in rows]
-        name = f"right answers{f', {label}' if label else ''}"
+        suffix = f", {label}" if label else ""
+        name = f"right answers{suffix}"
         (drawn, *_) = plot.errorbar(
-            across, _per_cent(rows), yerr=_errors(rows), marker="o", capsize=3, label=name
+            across,
+            _per_cent(rows),
+            yerr=_errors(rows),
+            marker="o",
+            capsize=3,
+            label=f"right answers{suffix}",
         )
         covered = [100 * row.coverage.mean for row in rows]
         colour = drawn.get_color()
-        plot.plot(across, covered, "--", color=colour, label=name.replace("right", "covered", 1))
+        plot.plot(across, covered, "--", color=colour, label=f"evidence seen{suffix}")
     plot.set_xscale("log", base=2)
     ticks = sorted({float(row.values[axis]) for row in results.rows})
     plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -121,7 +129,8 @@ def pareto_plot(results: Results, cost: str, title: str) -> Any:
         linewidth=1,
         zorder=0,
     )
-    if all(getattr(row, cost) > 0 for row in results.rows):
+    costs = [getattr(row, cost) for row in results.rows]
+    if max(costs) > _WIDE * min(costs) > 0:
         plot.set_xscale("log")
     return _finished(figure, plot, results)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ from vtc_recipes.shipped import find_config
 MODEL = "model"
 """The folder of a training that its recipe writes to."""
 RESULT = "result.json"
+_COMMAND = ("-m", "vtc.cli", "train")
+_WIDTH = 64
+"""Of patches and queries, to see whether a merger makes parameters."""
 
 
 @dataclass(frozen=True)
@@ -31,36 +34,36 @@ class TrainingJob:
         recipe: Its name, for people.
         values: As ``vtc train`` reads them.
         staged: Whether it has stages, as the tiny models' recipes have.
-        processes: How many take part.
+        launch: See `Training`.
     """
 
     recipe: str
     values: dict[str, Any]
     staged: bool
-    processes: int
+    launch: str
 
     @property
     def id(self) -> str:
         """Its name, by its contents."""
-        return digest({**self.values, "output": None, "processes": self.processes})
+        return digest({**self.values, "output": None, "launch": self.launch})
 
     def run(self, folder: Path, lease: Lease) -> None:
         """Train into ``folder/model``, going on from what is there.
 
         Raises:
             LeaseLost: Another worker has taken over.
-            RuntimeError: A process of several failed.
+            RuntimeError: Processes of its own failed.
         """
         target = folder / MODEL
         values = {**self.values, "output": {**self.values["output"], "folder": os.fspath(target)}}
         file = folder / "recipe.yaml"  # JSON is YAML
         file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         resume = self.staged or _has_checkpoint(target)
-        if self.processes == 1:
-            trained = _train(values, self.staged, resume)
-        else:
+        if self.launch:
             trained = target
-            _launch(file, self.processes, resume, folder, lease)
+            _launch([*shlex.split(self.launch), *_COMMAND, os.fspath(file)], resume, folder, lease)
+        else:
+            trained = _train(values, self.staged, resume)
         lease.check()
         result = json.dumps({"model": os.fspath(trained.relative_to(folder))})
         (folder / RESULT).write_text(result + "\n", encoding="utf-8")
@@ -83,18 +86,21 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
     if staged:
         from vtc_recipes.tiny.config import parse_tiny
 
-        if training.processes > 1:
-            raise ValueError(f"{label} trains in one process; set processes: 1")
-        return TrainingJob(training.recipe, asdict(parse_tiny(values, label)), staged, 1)
+        if training.launch:
+            raise ValueError(f"{label} trains in one process; leave launch out")
+        return TrainingJob(training.recipe, asdict(parse_tiny(values, label)), staged, "")
     from vtc_recipes.config import parse_recipe
 
+    part = registry.build_part("merger", merger)
+    if not _has_parameters(part):  # the recipe may be for one that has
+        values.setdefault("train", {})["merger"] = {"how": "frozen"}
     recipe = parse_recipe(values, label)
-    if registry.build_part("merger", merger).needs_training and recipe.train.merger.how != "full":
+    if part.needs_training and recipe.train.merger.how != "full":
         raise ValueError(
             f"{label} leaves merger {merger['name']!r} untrained; add train.merger.how=full to "
             "its settings"
         )
-    return TrainingJob(training.recipe, asdict(recipe), staged, training.processes)
+    return TrainingJob(training.recipe, asdict(recipe), staged, training.launch)
 
 
 def trained_parts(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,10 +156,13 @@ def _train(values: Mapping[str, Any], staged: bool, resume: bool) -> Path:
     return train(parse_recipe(values), resume=resume)
 
 
-def _launch(file: Path, processes: int, resume: bool, folder: Path, lease: Lease) -> None:
-    """Train with torchrun, until it is done or the lease is lost."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, "-m", *torchrun, "-m", "vtc.cli", "train", os.fspath(file)]
+def _has_parameters(merger: Any) -> bool:
+    merger.build(_WIDTH, _WIDTH)
+    return any(True for _ in merger.parameters())
+
+
+def _launch(command: list[str], resume: bool, folder: Path, lease: Lease) -> None:
+    """Train in other processes, until they are done or the lease is lost."""
     with (folder / "train.log").open("ab") as log:
         running = subprocess.Popen(
             [*command, *(["--resume"] if resume else [])], stdout=log, stderr=log
@@ -169,4 +178,6 @@ def _launch(file: Path, processes: int, resume: bool, folder: Path, lease: Lease
             running.terminate()
             running.wait()
     if running.returncode:
-        raise RuntimeError(f"torchrun failed with {running.returncode}: see {folder / 'train.log'}")
+        raise RuntimeError(
+            f"{command[0]} ended with {running.returncode}: see {folder / 'train.log'}"
+        )
