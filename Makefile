@@ -49,12 +49,13 @@ for name in ("vtc", "vtc_selectors", "vtc_mergers", "vtc_adapters", "vtc_recipes
 endef
 export NO_STRAYS
 
-# The wrapped models on the oldest transformers that pyproject.toml allows, and on the newest.
+# The wrapped models on the oldest transformers that pyproject.toml allows, on the last that calls a
+# cache past_key_values, and on the newest.
 MATRIX_TESTS := test_adapters.py test_wrapped_model.py test_generation.py test_training.py \
 	test_checkpoint.py test_asking.py test_qwen2_vl.py test_llava_family.py \
 	test_family_options.py test_connector.py test_recipe_training.py
 test-matrix: $(VENV)/.installed
-	for version in ==5.18.0 ""; do \
+	for version in ==5.18.0 ==5.23.0 ""; do \
 		site=$$PWD/build/transformers$$version && \
 		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target "$$site" \
 			"transformers$$version" && \

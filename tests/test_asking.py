@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import vtc
+from vtc.cache import returned_cache
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ def test_a_report_is_of_the_last_call(wrapped, processor, make_inputs, make_vide
     with pytest.raises(ValueError, match="its last call brought no video"):
         vtc.last_report(wrapped)
     step = wrapped(**video, use_cache=True)
-    wrapped(input_ids=torch.tensor([[5]]), past_key_values=step.past_key_values)
+    wrapped(input_ids=torch.tensor([[5]]), **vtc.testing.cache_argument(returned_cache(step)))
     assert vtc.last_report(wrapped).frames == 6  # a step of a loop of one's own
 
 

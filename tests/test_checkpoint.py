@@ -52,6 +52,67 @@ def test_the_folder_alone_is_enough(model, processor, tmp_path, inputs):
         assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
+def trained(model, processor, encoder, folder):
+    """A saved model with a merger and a connector whose weights are not those of a new one."""
+    merger = {"name": "dfm", "projection": "learned"}
+    vtc.wrap(model, vtc.selector("dks", keyframes=3), merger, processor=processor, encoder=encoder)
+    model.vtc.separate_connector()
+    with torch.no_grad():
+        for weight in model.vtc.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    vtc.save_pretrained(model, folder)
+    return model.vtc.state_dict()
+
+
+def test_another_selector_and_options_leave_the_trained_weights(
+    model, processor, encoder, tmp_path
+):
+    before = trained(model, processor, encoder, tmp_path)
+    loaded = vtc.from_pretrained(
+        tmp_path,
+        encoder=encoder,
+        selector=vtc.selector("uniform", keyframes=5),
+        merger={"name": "dfm", "projection": "learned", "temperature": 0.5},
+    )
+    assert loaded.vtc.selector.config.keyframes == 5
+    assert loaded.vtc.merger.config.temperature == 0.5
+    after = loaded.vtc.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.filterwarnings("default:merger .* has parameters that nobody has trained")
+def test_another_merger_is_new_and_the_connector_stays(model, processor, encoder, tmp_path):
+    before = trained(model, processor, encoder, tmp_path)
+    with pytest.warns(UserWarning, match="merger 'q_former' has parameters that nobody has train"):
+        loaded = vtc.from_pretrained(tmp_path, encoder=encoder, merger="q_former")
+    after = loaded.vtc.state_dict()
+    connector = [name for name in before if name.startswith("connector.")]
+    assert connector and all(torch.equal(after[name], before[name]) for name in connector)
+    assert loaded.vtc.selector.config.keyframes == 3
+    with pytest.raises(ValueError, match="do not fit its vtc.json: .*unexpected: .*linear_q"):
+        vtc.from_pretrained(tmp_path, encoder=encoder, merger="dfm")  # has no weights
+
+
+def test_an_encoder_beside_the_model_moves_with_it(model, processor, tmp_path, inputs):
+    for name, expected in (("beside", "../clip"), ("deeper/inside", None)):
+        clip, folder = tmp_path / "clip", tmp_path / name
+        vtc.testing.save_tiny_clip(clip)
+        vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=str(clip))
+        vtc.save_pretrained(model, folder)
+        vtc.unwrap(model)
+        saved = json.loads((folder / "vtc.json").read_text())["encoder"]
+        assert saved == (expected or str(clip))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (tmp_path / "clip").rename(moved / "clip")
+    (tmp_path / "beside").rename(moved / "beside")
+    loaded = vtc.from_pretrained(moved / "beside")
+    with torch.no_grad():
+        loaded(**inputs)
+    assert loaded.vtc.encoder.name == str(moved / "clip")
+
+
 def test_an_encoder_object_must_be_given_again(model, processor, encoder, tmp_path, inputs):
     vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
     vtc.save_pretrained(model, tmp_path)

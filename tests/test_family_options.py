@@ -362,7 +362,9 @@ def test_a_second_video_in_a_second_turn(family, encoder):
     two = contract.inputs(processor, [contract.video(6, 2)], ["And now?"])
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "vtc_query": "it"}
     cache = DynamicCache(config=model.config.get_text_config())
-    first = model.generate(**one, past_key_values=cache, vtc_restore_prompt=False, **settings)
+    first = model.generate(
+        **one, **vtc.testing.cache_argument(cache), vtc_restore_prompt=False, **settings
+    )
     new = first[:, -4:]
     talk = torch.cat([first, two["input_ids"]], dim=1)
     along = {}
@@ -372,7 +374,7 @@ def test_a_second_video_in_a_second_turn(family, encoder):
             along[name] = torch.nn.functional.pad(two[name], padded)
     second = model.generate(
         **{**two, **along, "input_ids": talk, "attention_mask": torch.ones_like(talk)},
-        past_key_values=cache,
+        **vtc.testing.cache_argument(cache),
         **settings,
     )
     middle = {"input_ids": new, "attention_mask": torch.ones_like(new)}

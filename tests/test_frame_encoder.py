@@ -16,7 +16,7 @@ import open_clip
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from open_clip.pretrained import _PRETRAINED
 from PIL import Image
@@ -210,6 +210,8 @@ def test_default_encoder_is_known_to_need_quick_gelu():
     interpolation=st.sampled_from(["bicubic", "bilinear"]),
 )
 def test_pixels_are_within_two_levels_of_pillows(size, target, resize_mode, interpolation):
+    # open_clip itself fails where a side rounds to nothing.
+    assume(resize_mode != "longest" or round(min(size) / (max(size) / target)) > 0)
     frames = textured(2, *size)
     config = open_clip.transform.PreprocessCfg(
         size=target, resize_mode=resize_mode, interpolation=interpolation, fill_color=7

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 
 import vtc
+from vtc.cache import CACHE_NAME, given_cache, returned_cache
 
 QUESTIONS = ["What is red?", "And a longer question: who enters the room before the dog?"]
 
@@ -16,6 +17,16 @@ QUESTIONS = ["What is red?", "And a longer question: who enters the room before 
 @pytest.fixture
 def wrapped(model, processor, encoder):
     return vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
+
+
+ALLOWED = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+NAMES = {"past_key_values": pytest.param("past_key_values", marks=ALLOWED), CACHE_NAME: CACHE_NAME}
+
+
+@pytest.fixture(params=NAMES.values())
+def cache_name(request):
+    """Each name under which this transformers takes a cache; the old one may warn the caller."""
+    return request.param
 
 
 @pytest.fixture
@@ -127,13 +138,13 @@ def test_ids_may_come_first_without_a_name(wrapped, make_inputs, make_video):
     assert torch.equal(wrapped.generate(ids, **inputs, max_new_tokens=3, do_sample=False), by_name)
 
 
-def test_several_turns_on_one_cache(wrapped, processor, make_inputs, make_video):
+def test_several_turns_on_one_cache(wrapped, processor, make_inputs, make_video, cache_name):
     """A second question on the cache of the first gives what the whole talk gives at once."""
     inputs = make_inputs([make_video(8)], ["What is it?"])
     cache = DynamicCache(config=wrapped.config.get_text_config())
     first = wrapped.generate(
         **inputs,
-        past_key_values=cache,
+        **{cache_name: cache},
         max_new_tokens=4,
         do_sample=False,
         vtc_restore_prompt=False,
@@ -144,7 +155,7 @@ def test_several_turns_on_one_cache(wrapped, processor, make_inputs, make_video)
     )["input_ids"]
     talk = torch.cat([first, more], dim=1)
     second = wrapped.generate(
-        input_ids=talk, past_key_values=cache, max_new_tokens=4, do_sample=False
+        input_ids=talk, **{cache_name: cache}, max_new_tokens=4, do_sample=False
     )
 
     written = first[:, -4:]
@@ -159,19 +170,19 @@ def test_several_turns_on_one_cache(wrapped, processor, make_inputs, make_video)
     assert new_tokens(at_once, {"input_ids": whole}) == second[:, talk.shape[1] :].tolist()
 
 
-def test_a_second_video_on_the_same_cache(wrapped, processor, make_video):
+def test_a_second_video_on_the_same_cache(wrapped, processor, make_video, cache_name):
     """A later turn brings a video of its own; the first one's tokens stay in the cache."""
     settings = {"max_new_tokens": 3, "do_sample": False, "vtc_restore_prompt": False}
     cache = DynamicCache(config=wrapped.config.get_text_config())
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(8, 1), "What is it?")
-    first = wrapped.generate(**inputs, past_key_values=cache, **settings)
+    first = wrapped.generate(**inputs, **{cache_name: cache}, **settings)
     later = vtc.prepare_inputs(wrapped, processor, make_video(6, 2), "And this?")
     talk = torch.cat([first, later["input_ids"]], dim=1)
     second = wrapped.generate(
         input_ids=talk,
         vtc_videos=later["vtc_videos"],
         vtc_query="And this?",
-        past_key_values=cache,
+        **{cache_name: cache},
         **settings,
     )
     assert vtc.last_report(wrapped).frames == 6
@@ -189,7 +200,7 @@ def test_a_second_video_on_the_same_cache(wrapped, processor, make_video):
     assert [video.frames for video in videos] == [8, 6]
 
 
-def test_a_manual_loop_writes_what_generate_writes(wrapped, make_inputs, make_video):
+def test_a_manual_loop_writes_what_generate_writes(wrapped, make_inputs, make_video, cache_name):
     inputs = make_inputs([make_video(8)], ["What is it?"])
     expected = new_tokens(wrapped.generate(**inputs, max_new_tokens=4, do_sample=False), inputs)
     with torch.no_grad():
@@ -198,7 +209,7 @@ def test_a_manual_loop_writes_what_generate_writes(wrapped, make_inputs, make_vi
         for _ in range(4):
             token = step.logits[:, -1].argmax(-1, keepdim=True)
             written.append(token.item())
-            step = wrapped(input_ids=token, past_key_values=step.past_key_values)
+            step = wrapped(input_ids=token, **{cache_name: returned_cache(step)})
     assert [written] == expected
 
 
@@ -219,11 +230,13 @@ def test_the_prepared_inputs_fit_the_stock_model(
         assert torch.equal(model(**prepared).logits, wrapped_logits)
 
 
-def test_a_second_turn_from_the_restored_prompt_is_refused(wrapped, make_inputs, make_video):
+def test_a_second_turn_from_the_restored_prompt_is_refused(
+    wrapped, make_inputs, make_video, cache_name
+):
     """The cache holds the shortened prompt, so the caller's own would be read from raw ids."""
     inputs = make_inputs([make_video(8)], ["What is it?"])
     cache = DynamicCache(config=wrapped.config.get_text_config())
-    settings = {"past_key_values": cache, "max_new_tokens": 3, "do_sample": False}
+    settings = {cache_name: cache, "max_new_tokens": 3, "do_sample": False}
     first = wrapped.generate(**inputs, **settings)
     with pytest.raises(ValueError, match="needs vtc_restore_prompt=False"):
         wrapped.generate(input_ids=torch.cat([first, first[:, -3:]], dim=1), **settings)
@@ -238,7 +251,9 @@ def test_placeholders_without_a_video_are_refused(wrapped, make_inputs, make_vid
         wrapped(input_ids=inputs["input_ids"])
 
 
-def test_the_mask_of_the_unshortened_prompt_is_refused_on_a_cache(wrapped, make_inputs, make_video):
+def test_the_mask_of_the_unshortened_prompt_is_refused_on_a_cache(
+    wrapped, make_inputs, make_video, cache_name
+):
     inputs = make_inputs([make_video(8)], ["What is it?"])
     with torch.no_grad():
         step = wrapped(**inputs, use_cache=True)
@@ -247,7 +262,7 @@ def test_the_mask_of_the_unshortened_prompt_is_refused_on_a_cache(wrapped, make_
             wrapped(
                 input_ids=torch.tensor([[5]]),
                 attention_mask=longer,
-                past_key_values=step.past_key_values,
+                **{cache_name: returned_cache(step)},
             )
 
 
@@ -323,7 +338,7 @@ def test_what_cannot_be_shortened_is_refused(wrapped, make_inputs, make_video):
         wrapped(input_ids=inputs["input_ids"], vtc_videos=[])
 
 
-def test_a_new_video_in_forward_on_a_cache(model, processor, make_inputs, make_video):
+def test_a_new_video_in_forward_on_a_cache(model, processor, make_inputs, make_video, cache_name):
     """All frames kept, so the stock model says what is right."""
     first = make_inputs([make_video(5, 1)], ["What is it?"])
     later = make_inputs([make_video(4, 2)], ["And this?"])
@@ -333,32 +348,36 @@ def test_a_new_video_in_forward_on_a_cache(model, processor, make_inputs, make_v
             vtc.wrap(model, vtc.selector("uniform", keyframes=5), processor=processor)
         for with_mask in (False, True):
             with torch.no_grad():
-                cache = model(**first, use_cache=True).past_key_values
+                cache = returned_cache(model(**first, use_cache=True))
                 new = dict(later)
                 new["attention_mask"] = torch.ones(
                     1, cache.get_seq_length() + later["input_ids"].shape[1], dtype=torch.int64
                 )
                 if not with_mask:
                     del new["attention_mask"]
-                calls.append(model(**new, past_key_values=cache).logits)
+                calls.append(model(**new, **{cache_name: cache}).logits)
     for other in calls[1:]:
         assert (other - calls[0]).abs().max() < 1e-4
 
 
-def test_an_unshortened_talk_goes_on_as_the_stock_one(model, processor, make_inputs, make_video):
+def test_an_unshortened_talk_goes_on_as_the_stock_one(
+    model, processor, make_inputs, make_video, cache_name
+):
     inputs = make_inputs([make_video(5)], ["What is it?"])
     vtc.wrap(model, vtc.selector("uniform", keyframes=5), processor=processor)
     cache = DynamicCache(config=model.config.get_text_config())
-    settings = {"past_key_values": cache, "max_new_tokens": 3, "do_sample": False}
+    settings = {cache_name: cache, "max_new_tokens": 3, "do_sample": False}
     first = model.generate(**inputs, **settings)
     second = model.generate(input_ids=torch.cat([first, first[:, -3:]], dim=1), **settings)
     assert second.shape[1] == first.shape[1] + 6
 
 
-def test_another_call_between_does_not_hide_a_restored_prompt(wrapped, make_inputs, make_video):
+def test_another_call_between_does_not_hide_a_restored_prompt(
+    wrapped, make_inputs, make_video, cache_name
+):
     inputs = make_inputs([make_video(8)], ["What is it?"])
     cache = DynamicCache(config=wrapped.config.get_text_config())
-    settings = {"past_key_values": cache, "max_new_tokens": 3, "do_sample": False}
+    settings = {cache_name: cache, "max_new_tokens": 3, "do_sample": False}
     first = wrapped.generate(**inputs, **settings)
     wrapped.generate(**make_inputs([make_video(4)], ["Else?"]), max_new_tokens=2)
     with pytest.raises(ValueError, match="needs vtc_restore_prompt=False"):
@@ -370,6 +389,16 @@ def test_an_inner_model_alone_is_not_guarded(wrapped, make_inputs):
     inner = copy.deepcopy(wrapped.model)
     with torch.no_grad():
         assert torch.equal(inner(**inputs)[0], wrapped.model(**inputs)[0])
+
+
+def test_the_cache_is_the_one_that_the_stock_model_takes():
+    old, new = object(), object()
+    assert given_cache({}) is None
+    assert given_cache({"past_key_values": old}) is old
+    known = CACHE_NAME == "cache"  # before transformers 5.24 the stock forward passes it over
+    assert given_cache({"cache": new}) is (new if known else None)
+    assert given_cache({"cache": new, "past_key_values": old}) is (new if known else old)
+    assert given_cache({"cache": None, "past_key_values": old}) is (None if known else old)
 
 
 def test_a_compiled_model_is_still_a_wrapped_one(wrapped):

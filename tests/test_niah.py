@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import vtc
 from vtc.video import VideoSource
+from vtc_recipes.demo import demo
 from vtc_recipes.niah_cli import niah as command
 from vtc_recipes.synthetic.cases import Case, make_cases, read_cases, write_cases
 from vtc_recipes.synthetic.examples import make_example
@@ -278,12 +279,18 @@ def test_an_answer_is_right_word_for_word(monkeypatch, text, right):
 
     def ask(model, processor, video, question, **options):
         asked.update(question=question, frames=len(video), options=options)
-        return SimpleNamespace(text=text.format(CASE.answer.title()))
+        keyframes = [SimpleNamespace(index=first) for first, _ in CASE.evidence]
+        report = SimpleNamespace(keyframes=keyframes)
+        return SimpleNamespace(text=text.format(CASE.answer.title()), report=report)
 
     monkeypatch.setattr(vtc, "ask", ask)
     prompt = "{question} One of {choices}."
     record = accuracy(None, None, prompt, max_new_tokens=3)(CASE)
-    assert record["score"] == right and record["text"] == text.format(CASE.answer.title())
+    assert (
+        record["covered"]
+        and record["score"] == right
+        and record["text"] == text.format(CASE.answer.title())
+    )
     assert asked["question"] == (f"{CASE.question} One of red, green, blue, yellow, purple, cyan.")
     assert asked["frames"] == CASE.length and asked["options"] == {"max_new_tokens": 3}
 
@@ -293,6 +300,8 @@ def test_a_real_model_is_asked(model, processor, encoder):
     record = accuracy(model, processor, max_new_tokens=2)(CASE)
     assert record["score"] in (0.0, 1.0) and isinstance(record["text"], str)
     report = vtc.last_report(model)
+    found = [frame.index for frame in report.keyframes]
+    assert record["covered"] == all(any(a <= k < b for k in found) for a, b in CASE.evidence)
     assert report.frames == CASE.length and report.videos[0].query == CASE.question
 
 
@@ -450,7 +459,8 @@ def test_the_command_refuses_what_are_no_lengths(niah, tmp_path):
 def test_the_documentation_names_options_that_there_are():
     page = (Path(__file__).parents[1] / "docs" / "niah.md").read_text(encoding="utf-8")
     named = set(re.findall(r"--([a-z][a-z-]+)", page))
-    known = {name.replace("_", "-") for name in signature(command).parameters}
+    options = [*signature(command).parameters, *signature(demo).parameters]
+    known = {name.replace("_", "-") for name in options}
     assert len(named) > 8 and named <= known
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vtc
+from vtc.cache import returned_cache
 
 QUESTIONS = ["What is red?", "How many people walk by, and when do they leave the room?"]
 FAMILIES = ["qwen2_vl", "qwen2_5_vl"]
@@ -157,8 +158,8 @@ def test_a_new_video_in_forward_on_a_cache_equals_the_whole_talk(
     with torch.no_grad():
         at_once = model(**whole, use_cache=True)
         delta = model.model.rope_deltas
-        cache = model(**first, use_cache=True).past_key_values
-        step = model(**later, past_key_values=cache, use_cache=True)
+        cache = returned_cache(model(**first, use_cache=True))
+        step = model(**later, **vtc.testing.cache_argument(cache), use_cache=True)
         assert torch.equal(model.model.rope_deltas, delta)
         expected = at_once.logits[:, -step.logits.shape[1] :]
         assert (step.logits - expected).abs().max() / expected.abs().max() < 5e-6

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +172,19 @@ def test_results_are_kept_unless_they_are_of_other_settings(whole: Path) -> None
         train(recipe(here, "stages.2.steps=5"), resume=True)
     with pytest.raises(ValueError, match="trained with seed=0, the recipe has 3"):
         train(recipe(here, "seed=3"), resume=True)
+
+
+def test_a_dry_run_shows_what_each_stage_would_train(whole: Path, command: Any) -> None:
+    code, out, _ = command(
+        "train", "tiny_vlm", "--dry-run", "stages.3.steps=7", "stages.3.gates={}"
+    )
+    assert code == 0 and "answers: 7 steps of 2000, gates: none" in out
+    code, out, _ = command("train", "tiny_vlm", "--dry-run", "--json")
+    parts = {part["part"]: part for part in json.loads(out)["parts"]}
+    assert list(parts) == list(STAGES)
+    trained = weights(whole / "answers")
+    own = sum(weight.numel() for name, weight in trained.items() if "vision_tower" not in name)
+    assert parts["answers"]["trainable"] == own
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

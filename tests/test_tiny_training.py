@@ -28,7 +28,7 @@ from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenize
 from vtc_recipes.tiny.pretext import encode_patches
 from vtc_recipes.tiny.sequences import Dialogue, Merges, collate_texts, forward, lay_out, merge
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
-from vtc_recipes.tiny.world import Format, World
+from vtc_recipes.tiny.world import Format, World, draw_gaps
 
 
 def lively_vlm() -> tuple[Any, Any]:
@@ -216,20 +216,34 @@ def test_formats_can_be_drawn_and_grow(seed: int, done: float) -> None:
     assert set(kinds) <= set(KINDS) and kinds.count("after") > 300
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
+def test_gaps_stand_before_scenes_and_not_within_what_is_asked(seed: int, kind: str) -> None:
+    example = make_example(seed, 48, kind=kind, scenes=500)
+    gaps = draw_gaps(np.random.default_rng(seed), example, spread=10_000)
+    places = gaps.nonzero().flatten().tolist()
+    assert 1 <= len(places) <= 2 and 1 <= int(gaps.max()) < 10_000
+    assert set(places) <= {first for first, _ in example.video.ranges()}
+    if kind == "after":
+        assert example.question.evidence[1][0] not in places
+
+
 @torch.no_grad()
 def test_keyframes_in_training_are_those_of_the_wrapped_model() -> None:
-    model, processor, encoder = load_trained()  # random weights tell no scenes apart
-    clip = CLIPModel.from_pretrained(encoder)
+    model, processor = load_trained(keyframes=6)  # random weights tell no scenes apart
+    clip = CLIPModel.from_pretrained(WEIGHTS / "dual_encoder")
     bank = build_bank("train", 300)
     example = make_example(1, 24, kind="after", scenes=300)
     # Only frames that are in the bank, so that nothing is stood for by a neighbour.
     scenes = [segment.scene for segment in example.video.segments]
     video = SyntheticVideo([Segment(scene, at, 1) for scene in scenes for at in (6, 12)])
-    embeddings, words = embeddings_of(clip, bank), AutoTokenizer.from_pretrained(encoder)
+    embeddings, words = (
+        embeddings_of(clip, bank),
+        AutoTokenizer.from_pretrained(WEIGHTS / "dual_encoder"),
+    )
     world = World("train", 300, torch.zeros(0), embeddings, clip, words)
     form = Format(len(scenes) * 2, len(scenes), 6)
     chosen = world.select(np.random.default_rng(0), rows_of(video), example.question.text, form)
-    vtc.wrap(model, vtc.selector("dks", keyframes=6), "dfm", processor=processor, encoder=encoder)
     report = vtc.ask(model, processor, video, example.question.text, max_new_tokens=1).report
     assert chosen.tolist() == [frame.index for frame in report.videos[0].keyframes]
     assert len(chosen) == len(scenes) == 3
@@ -290,9 +304,7 @@ def test_the_model_is_asked_through_the_toolkit() -> None:
 
 
 def test_the_shipped_model_answers_questions_about_unseen_videos() -> None:
-    model, processor, encoder = load_trained()
-    selector = vtc.selector("dks", keyframes=8)
-    vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+    model, processor = load_trained()
     found = evaluate(asking(model, processor), examples(32, 64))
     assert found["all"]["coverage"] >= 0.9
     assert found["all"]["accuracy"] >= 0.7  # chance is 0.16

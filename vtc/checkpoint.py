@@ -12,7 +12,7 @@ from vtc import registry
 from vtc._options import config_values
 from vtc.toolkit import plain
 from vtc.wrapped_class import toolkit_of, wrapped_class
-from vtc.wrapping import splice
+from vtc.wrapping import splice, warn_of_untrained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,6 +131,7 @@ def from_pretrained(
     if saved.get("connector") == "separate":
         toolkit.separate_connector()
     _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
+    warn_of_untrained(toolkit, stacklevel=3)
     return model
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vtc.preparing import mark_shortened, prepare
+from vtc.cache import given_cache, mark_shortened, returned_cache
+from vtc.preparing import prepare
 from vtc.report import Recorder
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def generate_compressed(
     with Recorder(prepared.report).stage("language model"):
         result = stock(model, **arguments)
     changed = shortened.shape != prompt.shape
-    for cache in (arguments.get("past_key_values"), getattr(result, "past_key_values", None)):
+    for cache in (given_cache(arguments), returned_cache(result)):
         mark_shortened(cache, prompt if restore and changed else None)
     return _with_prompt(result, prompt, shortened.shape[1]) if restore else result
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vtc.cache import cached_length, given_cache
 from vtc.compression import compress_video
 from vtc.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
 from vtc.query import Query, row_texts
@@ -89,7 +90,7 @@ def prepare(
     adapter = toolkit.adapter
     inputs, earlier = _without_cached_mask(inputs, generating)
     _refuse_what_cannot_be_shortened(toolkit, inputs)
-    cached = cached_length(inputs.get("past_key_values"))
+    cached = cached_length(given_cache(inputs))
     start = cached if generating else 0  # forward takes the new ids only
     toolkit.place_encoders(input_device(model))
     feeds, processors = _feeds(model, toolkit, inputs, start)
@@ -152,7 +153,7 @@ def _without_cached_mask(
     inputs: Mapping[str, Any], generating: bool
 ) -> tuple[Mapping[str, Any], Tensor | None]:
     """Part the mask of a cache off, which ``forward`` takes before that of the new tokens."""
-    cached = cached_length(inputs.get("past_key_values"))
+    cached = cached_length(given_cache(inputs))
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if generating or cached == 0 or ids is None:
         return inputs, None
@@ -258,16 +259,6 @@ def _lazy_span(
     )
 
 
-def mark_shortened(cache: Any, restored_prompt: Tensor | None) -> None:
-    """Note on a cache that it holds a shortened prompt, and which prompt the caller was given.
-
-    What goes on from that prompt, or with its mask, does not fit the cache.
-    """
-    if cache is not None and not isinstance(cache, tuple):
-        cache.vtc_is_shortened = True
-        cache.vtc_restored_prompt = restored_prompt
-
-
 def _padding_id(model: Any) -> int:
     text = model.config.get_text_config()
     for config in (model.generation_config, text):
@@ -275,8 +266,3 @@ def _padding_id(model: Any) -> int:
         if token is not None:
             return int(token)
     return 0
-
-
-def cached_length(cache: Any) -> int:
-    """The tokens that a cache holds; 0 without one."""
-    return 0 if cache is None else int(cache.get_seq_length())

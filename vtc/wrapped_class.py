@@ -15,15 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vtc.cache import cached_length, given_cache, mark_shortened, returned_cache
 from vtc.generation import generate_compressed
-from vtc.preparing import (
-    OUR_INPUTS,
-    cached_length,
-    has_video,
-    mark_shortened,
-    packed,
-    prepare,
-)
+from vtc.preparing import OUR_INPUTS, has_video, packed, prepare
 from vtc.toolkit import plain
 
 if TYPE_CHECKING:
@@ -61,7 +55,7 @@ def wrapped_class(base: Any) -> Any:
             if not _generating.get():
                 _check_call(self, toolkit, inputs, start=0)
             if not (is_enabled(self) and has_video(toolkit, inputs)):
-                if not _generating.get() and inputs.get("past_key_values") is None:
+                if not _generating.get() and given_cache(inputs) is None:
                     toolkit.report = None  # an earlier call's would be taken for this one's
                 inputs = _without_ours(inputs)
                 if (encoded := inputs.get("mm_encoder_outputs")) is not None:  # by generate
@@ -74,7 +68,7 @@ def wrapped_class(base: Any) -> Any:
                 encoded["image"] = images
             toolkit.report = prepared.report
             output = base.forward(self, **{**prepared.inputs, "mm_encoder_outputs": encoded})
-            mark_shortened(getattr(output, "past_key_values", None), None)
+            mark_shortened(returned_cache(output), None)
             return output
 
         @functools.wraps(base.generate)
@@ -85,7 +79,7 @@ def wrapped_class(base: Any) -> Any:
                 inputs["input_ids"] = inputs.pop("inputs")
             toolkit = toolkit_of(self)
             if not _generating.get():
-                start = cached_length(inputs.get("past_key_values"))
+                start = cached_length(given_cache(inputs))
                 _check_call(self, toolkit, inputs, start)
                 toolkit.report = None  # an earlier call's would be taken for this one's
             with _while_generating():
@@ -213,7 +207,7 @@ def _check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: 
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if not isinstance(ids, Tensor):
         return
-    cache = inputs.get("past_key_values")
+    cache = given_cache(inputs)
     cached = cached_length(cache)
     if torch.compiler.is_compiling():
         return

@@ -68,13 +68,18 @@ def wrap(
                 "cannot be saved, nor a Trainer's checkpoint; register it with vtc.hookimpl",
                 stacklevel=2,
             )
+    warn_of_untrained(toolkit, stacklevel=3)
+    return model
+
+
+def warn_of_untrained(toolkit: Toolkit, stacklevel: int) -> None:
+    """Say aloud that a merger has new parameters."""
     if toolkit.merger_is_new and toolkit.merger.needs_training:
         warnings.warn(
             f"merger {toolkit.name_of(toolkit.merger)!r} has parameters that nobody has trained: "
             "its tokens mean nothing until they are",
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
-    return model
 
 
 def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any) -> Toolkit:

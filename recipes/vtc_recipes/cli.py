@@ -54,7 +54,10 @@ def _wrapped(
         from vtc_recipes.parts import set_training
 
         model, _ = open_model(chosen, meta=True)
-        _print_sizes(estimate(set_training(model, chosen.train), chosen), as_json)
+        sizes = estimate(set_training(model, chosen.train), chosen)
+        total = sum(size.bytes for size in sizes)
+        note = "in all; ZeRO-3 and FSDP2 divide it by the number of processes."
+        _print_sizes(sizes, total, note, as_json)
         return
     from vtc_recipes.training import train as run
 
@@ -72,7 +75,12 @@ def _stages(
     if dry_run:
         from vtc_recipes.tiny.sizes import stage_sizes
 
-        _print_sizes(stage_sizes(chosen), as_json)
+        sizes = stage_sizes(chosen)
+        total = max(size.bytes for size in sizes)
+        _print_sizes(sizes, total, "in the largest stage.", as_json)
+        for stage in chosen.stages if not as_json else ():
+            gates = ", ".join(f"{name} >= {least:g}" for name, least in stage.gates.items())
+            print(f"{stage.name}: {stage.steps} steps of {stage.batch}, gates: {gates or 'none'}")
         return
     from vtc_recipes.tiny.stages import train as run
 
@@ -102,8 +110,7 @@ def recipes(
     Console(highlight=False).print(table)
 
 
-def _print_sizes(sizes: list[PartSize], as_json: bool) -> None:
-    total = sum(size.bytes for size in sizes)
+def _print_sizes(sizes: list[PartSize], total: int, note: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"parts": [asdict(size) for size in sizes], "bytes": total}, indent=2))
         return
@@ -115,10 +122,7 @@ def _print_sizes(sizes: list[PartSize], as_json: bool) -> None:
         memory = (_size(number) for number in (size.weights, size.gradients, size.optimiser))
         columns = "".join(f"{column:>12}" for column in (*counts, *memory))
         print(f"{size.part:<15}{size.how:<7}{rate:>7}{columns}")
-    print(
-        f"{_size(total)} in all; ZeRO-3 and FSDP2 divide it by the number of processes. "
-        "Activations come on top."
-    )
+    print(f"{_size(total)} {note} Activations come on top.")
 
 
 def _count(number: int) -> str:

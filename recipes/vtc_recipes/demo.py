@@ -55,6 +55,7 @@ def demo(
 
     import vtc
     from vtc.contact_sheet import check_target, contact_sheet
+    from vtc.registry import build_part
     from vtc.video import VideoSource
     from vtc.wrapped_class import toolkit_of
     from vtc_recipes.synthetic.cases import make_cases
@@ -62,7 +63,7 @@ def demo(
     from vtc_recipes.tiny.trained import load_trained
 
     # What is wrong with the command should not wait for the work.
-    selector = vtc.selector("dks", keyframes=keyframes)
+    build_part("selector", vtc.selector("dks", keyframes=keyframes))
     [case] = make_cases(
         [frames], [depth], 1, spread=0.0, kinds=["colour"], seed=seed, size=(SIDE, SIDE)
     )
@@ -77,8 +78,7 @@ def demo(
     check_target(str(sheet))
 
     transformers.utils.logging.disable_progress_bar()
-    model, processor, encoder = load_trained()
-    vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+    model, processor = load_trained(keyframes)
     with progress_bars(quiet=as_json) as show:
         if source is None:
             vtc.testing.write_video(path, _pictures(case.video(), show), fps=1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vtc.testing.counting import LiveNumbers, MultiplyAccumulates
 from vtc.testing.embeddings import LargestTensor, scene_embeddings
 from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
-from vtc.testing.inputs import drifting_video, stock_inputs
+from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs
 from vtc.testing.models import redraw, tiny
 from vtc.testing.tokenizer import byte_tokenizer
 from vtc.testing.videos import moving_squares, write_video
@@ -36,6 +36,7 @@ __all__ = [
     "MultiplyAccumulates",
     "SelectorContract",
     "byte_tokenizer",
+    "cache_argument",
     "drifting_video",
     "moving_squares",
     "redraw",

@@ -26,8 +26,9 @@ from torch import Tensor
 from transformers import __version__ as transformers_version
 
 import vtc
+from vtc.cache import returned_cache
 from vtc.testing.encoders import tiny_encoder
-from vtc.testing.inputs import drifting_video, stock_inputs
+from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs
 from vtc.testing.models import tiny
 
 QUESTIONS = ("What is red?", "How many people walk by, and when do they leave the room?")
@@ -348,18 +349,19 @@ class AdapterContract:
         settings = {"max_new_tokens": 4, "do_sample": False}
         cache = DynamicCache(config=wrapped.config.get_text_config())
         first = wrapped.generate(
-            **inputs, past_key_values=cache, vtc_restore_prompt=False, **settings
+            **inputs, **cache_argument(cache), vtc_restore_prompt=False, **settings
         )
         with torch.no_grad():  # a loop of one's own writes the same
             step = wrapped(**inputs, use_cache=True)
             for token in first[0, -4:]:
                 assert step.logits[0, -1].argmax() == token
-                step = wrapped(input_ids=token[None, None], past_key_values=step.past_key_values)
+                so_far = cache_argument(returned_cache(step))
+                step = wrapped(input_ids=token[None, None], **so_far)
         more = processor.tokenizer(" And then? ", return_tensors="pt")["input_ids"]
         talk = torch.cat([first, more], dim=1)
         mask = torch.ones_like(talk)  # the first answer may hold the padding token
         second = wrapped.generate(
-            input_ids=talk, attention_mask=mask, past_key_values=cache, **settings
+            input_ids=talk, attention_mask=mask, **cache_argument(cache), **settings
         )
         at_once = dict(inputs)
         at_once["input_ids"] = torch.cat([inputs["input_ids"], first[:, -4:], more], dim=1)

@@ -19,6 +19,16 @@ def drifting_video(
     return np.abs(walk % 510 - 255).astype(np.uint8)
 
 
+def cache_argument(cache: Any) -> dict[str, Any]:
+    """A cache as keyword argument of ``forward`` or ``generate``.
+
+    It is called ``cache`` since transformers 5.24, ``past_key_values`` before.
+    """
+    from vtc.cache import CACHE_NAME
+
+    return {CACHE_NAME: cache}
+
+
 def stock_inputs(
     processor: Any,
     videos: Sequence[Any],

@@ -84,16 +84,21 @@ def accuracy(
         **generate_kwargs: Passed to ``model.generate``.
 
     Returns:
-        A `Score`, whose records hold ``text``, the answer, and ``warnings``, what was lost while
-        reading.
+        A `Score`, whose records hold ``text``, the answer, ``covered``, whether the keyframes hold
+        the evidence, and ``warnings``, what was lost while reading.
     """
 
     def score(case: Case) -> dict[str, Any]:
         asked = prompt.format(question=case.question, choices=", ".join(case.choices))
         source = case.video()
-        text = vtc.ask(model, processor, source, asked, **generate_kwargs).text
-        right = is_right(text, case.answer)
-        return {"score": float(right), "text": text, "warnings": source.warnings}
+        answer = vtc.ask(model, processor, source, asked, **generate_kwargs)
+        keyframes = [frame.index for frame in answer.report.keyframes]
+        return {
+            "score": float(is_right(answer.text, case.answer)),
+            "text": answer.text,
+            "covered": covers(keyframes, case.evidence),
+            "warnings": source.warnings,
+        }
 
     return score
 

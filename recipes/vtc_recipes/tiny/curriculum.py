@@ -11,13 +11,13 @@ from vtc_recipes.tiny.world import Format
 
 MOST_KEYFRAMES = 32
 SPREAD = 10_000
-"""Positions that the longest videos take, and over which half of the short ones are spread."""
+"""Positions that the longest videos take, and by which scenes of short ones are drawn apart."""
 
 
 def draw_format(rng: np.random.Generator, done: float) -> Format:
     """The format of a batch, when a share of the run is over."""
-    spread = SPREAD if done >= 0.1 and rng.random() < 0.5 else 0
-    if done >= 0.2 and rng.random() < 0.25:
+    spread = SPREAD if done >= 0.3 and rng.random() < 0.5 else 0
+    if done >= 0.25 and rng.random() < 0.25:
         return _merged(rng, spread)
     if done < 0.2:
         frames, scenes = _pick(rng, 8, 16), _between(rng, 2, 4)

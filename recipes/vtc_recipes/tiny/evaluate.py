@@ -1,6 +1,6 @@
 """What a trained model is worth: unseen videos, through the toolkit's own path.
 
-``python -m vtc_recipes.tiny.evaluate --vlm runs/tiny/answers --encoder runs/tiny/dual_encoder``
+``python -m vtc_recipes.tiny.evaluate --model runs/tiny_vlm/answers``
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import vtc
+from vtc import registry
 from vtc_recipes.synthetic import Example, covers, make_example
-from vtc_recipes.tiny.asking import KINDS
+from vtc_recipes.synthetic.questions import KINDS
+from vtc_recipes.tiny.asking import KINDS as ASKED
+from vtc_recipes.tiny.trained import WEIGHTS
 
 Ask = Callable[[Example], tuple[str, Sequence[int]]]
 """Answers an example's question: the text, and the keyframes that were read for it."""
 
 
-def examples(count: int, frames: int, split: str = "test", first: int = 0) -> Iterable[Example]:
+def examples(
+    count: int,
+    frames: int,
+    split: str = "test",
+    first: int = 0,
+    kinds: Sequence[str] = ASKED,
+) -> Iterable[Example]:
     """Examples with questions of every kind in turn, of scenes that no other split holds."""
     for number in range(count):
-        kind = KINDS[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         yield make_example(first + number, frames, kind=kind, split=split)
 
 
@@ -91,27 +100,34 @@ def _summary(rows: list[tuple[bool, bool, float]]) -> dict[str, Any]:
 
 def main() -> None:
     """Evaluate from the command line; prints JSON."""
-    from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
-
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vlm", type=Path, required=True, help="folder of the trained model")
-    parser.add_argument("--encoder", type=Path, required=True, help="folder of the dual encoder")
+    parser.add_argument("--model", default=str(WEIGHTS / "vlm"), help="folder that vtc saved")
+    parser.add_argument("--encoder", help="folder; by default what the model was saved with")
     parser.add_argument("--selector", default="dks")
-    parser.add_argument("--merger", default="dfm")
+    parser.add_argument("--merger", help="by default what the model was saved with")
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--keyframes", type=int, default=8)
+    parser.add_argument("--kinds", default=",".join(ASKED), help="of questions, in turn")
     parser.add_argument("--examples", type=int, default=400)
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, help="write the result to this file too")
     given = parser.parse_args()
-    model = LlavaOnevisionForConditionalGeneration.from_pretrained(given.vlm).eval()
-    processor = AutoProcessor.from_pretrained(given.vlm)
-    selector = vtc.selector(given.selector, keyframes=given.keyframes)
-    vtc.wrap(model, selector, given.merger, processor=processor, encoder=str(given.encoder))
-    found = evaluate(asking(model, processor), examples(given.examples, given.frames, given.split))
+    kinds = given.kinds.split(",")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        parser.error(f"unknown kinds {', '.join(unknown)}; known: {', '.join(KINDS)}")
+    model = vtc.from_pretrained(
+        given.model,
+        selector=vtc.selector(given.selector, keyframes=given.keyframes),
+        merger=given.merger,
+        encoder=given.encoder,
+    ).eval()
+    asked = examples(given.examples, given.frames, given.split, kinds=kinds)
+    found = evaluate(asking(model, model.vtc.processor), asked)
     settings = {
-        name: getattr(given, name)
-        for name in ("selector", "merger", "frames", "keyframes", "split")
+        "selector": registry.spec_of(model.vtc.selector),
+        "merger": registry.spec_of(model.vtc.merger),
+        "frames": given.frames,
+        "split": given.split,
     }
     text = json.dumps({**settings, "results": found}, indent=2)
     print(text)

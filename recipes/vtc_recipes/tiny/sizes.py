@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
+from vtc._hf_clip import HFClipEncoder
+from vtc.frame_encoder import EncoderOptions
 from vtc_recipes.estimate import PartSize
 from vtc_recipes.tiny.config import TinyRecipe
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm
 from vtc_recipes.tiny.pretext import PatchReader
-
-_MODELS: dict[str, Callable[[], nn.Module]] = {
-    "pretext": lambda: PatchReader(build_vlm()[0]),
-    "dual_encoder": lambda: build_dual_encoder()[0],
-}
+from vtc_recipes.tiny.vlm import Reader, wrap_new
 
 
 def stage_sizes(recipe: TinyRecipe) -> list[PartSize]:
@@ -22,7 +18,18 @@ def stage_sizes(recipe: TinyRecipe) -> list[PartSize]:
     sizes = []
     for settings in recipe.stages:
         size = PartSize(settings.name, "full", settings.learning_rate)
-        for weight in _MODELS[settings.name]().parameters():
+        for weight in _trained(recipe, settings.name).parameters():
             size.add(weight)
         sizes.append(size)
     return sizes
+
+
+def _trained(recipe: TinyRecipe, stage: str) -> nn.Module:
+    vlm, processor = build_vlm()
+    if stage == "pretext":
+        return PatchReader(vlm)
+    clip, *rest = build_dual_encoder()
+    if stage == "dual_encoder":
+        return clip  # type: ignore[no-any-return]
+    encoder = HFClipEncoder(clip, *rest, name="dual_encoder", options=EncoderOptions())
+    return Reader(wrap_new(vlm, processor, recipe.vtc, encoder))

@@ -94,6 +94,16 @@ class LanguageStage(Stage):
         return logits.float(), labels
 
 
+def wrap_new(vlm: Any, processor: Any, parts: Parts, encoder: Any) -> Any:
+    """Wrap a stock model with the parts of a recipe, whose weights are new."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "merger .* has parameters that nobody has trained")
+        vtc.wrap(vlm, parts.selector, parts.merger, processor=processor, encoder=encoder)
+    if parts.connector == "separate":
+        toolkit_of(vlm).separate_connector()
+    return vlm
+
+
 class Captions(LanguageStage):
     """Descriptions of short videos, each of whose scenes is seen in a keyframe."""
 
@@ -106,18 +116,7 @@ class Captions(LanguageStage):
         from transformers import LlavaOnevisionForConditionalGeneration
 
         vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(start)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "merger .* has parameters that nobody has trained")
-            vtc.wrap(
-                vlm,
-                parts.selector,
-                parts.merger,
-                processor=self.processor,
-                encoder=str(self.folder / "dual_encoder"),
-            )
-        if parts.connector == "separate":
-            toolkit_of(vlm).separate_connector()
-        return vlm
+        return wrap_new(vlm, self.processor, parts, str(self.folder / "dual_encoder"))
 
     def batch(self, number: int) -> Mapping[str, Any]:
         """Videos of one to four scenes."""

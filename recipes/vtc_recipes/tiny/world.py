@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class World:
             if form.alone
             else choose_turns(rng, example, keyframes.tolist())
         )
-        gaps = _draw_gaps(rng, form) if form.spread else None
+        gaps = draw_gaps(rng, example, form.spread) if form.spread else None
         embedding = self._embedded(own.text)
         return Dialogue(rows, keyframes, own.text, embedding, turns, gaps)
 
@@ -116,10 +117,17 @@ def _embed(dual_encoder: Any, tokenizer: Any, text: str) -> Tensor:
     return embed_texts(dual_encoder, tokenizer, [text])[0].cpu()
 
 
-def _draw_gaps(rng: np.random.Generator, form: Format) -> Tensor:
-    """Positions left out before some of the frames; as often tens as thousands in all."""
-    total = int(np.exp(rng.uniform(0, np.log(form.spread))))
-    places = rng.choice(form.frames, int(rng.integers(1, min(form.frames, 16) + 1)), replace=False)
-    shares = np.zeros(form.frames)
-    shares[places] = rng.dirichlet(np.ones(len(places)))
-    return torch.from_numpy(rng.multinomial(total, shares / shares.sum()))
+def draw_gaps(rng: np.random.Generator, example: Example, spread: int) -> Tensor:
+    """Positions left out before one or two of the scenes, as a long video's other scenes would.
+
+    As often tens as thousands, and never between two scenes that the question is about if they
+    follow one another: in a long video nothing comes between them either.
+    """
+    video, evidence = example.video, example.question.evidence
+    gaps = torch.zeros(len(video), dtype=torch.int64)
+    inside = {second for (_, end), (second, _) in pairwise(evidence) if end == second}
+    places = [first for first, _ in video.ranges() if first not in inside]
+    chosen = rng.choice(places, min(len(places), int(rng.integers(1, 3))), replace=False)
+    for place in chosen.tolist():
+        gaps[place] = int(np.exp(rng.uniform(0, np.log(spread))))
+    return gaps

@@ -1,0 +1,124 @@
+"""Needles in haystacks, for trained models of several seeds: tables and a heat map.
+
+``python -m vtc_recipes.tiny.results runs/tiny_vlm_0 runs/tiny_vlm_1 --out docs/results/tiny``
+
+Needles differ from seed to seed, so that the answers of all seeds are independent. What is done
+stays in ``RUN/needles``: each run may be examined by a process of its own, and a
+stopped one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vtc
+from vtc import registry
+from vtc_recipes.synthetic.cases import make_cases
+from vtc_recipes.synthetic.heatmap import heat_map
+from vtc_recipes.synthetic.niah import accuracy, cell_means, run
+from vtc_recipes.tiny.asking import KINDS
+from vtc_recipes.tiny.evaluate import wilson
+
+KEYFRAMES = {64: 8}
+"""Of haystacks of a length; 32 of all others."""
+_SEEDS_APART = 10_000
+
+
+def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> list[dict[str, Any]]:
+    """Ask the model of a run about needles, and keep the records in ``folder/needles``.
+
+    Returns:
+        The records of `vtc_recipes.synthetic.niah.run`, with the ``kind`` of question and the
+        ``seed`` of the training.
+    """
+    seed = json.loads((folder / "answers.json").read_text(encoding="utf-8"))["seed"]
+    model = vtc.from_pretrained(folder / "answers").eval()
+    found = []
+    for length in lengths:
+        keyframes = KEYFRAMES.get(length, 32)
+        model.vtc.selector = registry.build_part(
+            "selector", vtc.selector("dks", keyframes=keyframes)
+        )
+        chosen = make_cases(
+            [length],
+            [number / max(1, depths - 1) for number in range(depths)],
+            cases,
+            kinds=KINDS,
+            seed=seed * _SEEDS_APART,
+        )
+        score = accuracy(model, model.vtc.processor, max_new_tokens=2, do_sample=False)
+        settings = {
+            "selector": registry.spec_of(model.vtc.selector),
+            "merger": registry.spec_of(model.vtc.merger),
+        }
+        records = run(chosen, score, folder / "needles" / str(length), settings)
+        found += [
+            {**record, "kind": case.kind, "seed": seed}
+            for record, case in zip(records, chosen, strict=True)
+        ]
+        print(f"seed {seed}, {length} frames: {_share(records)}", flush=True)
+    return found
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy by length and kind in per cent, with 95 % intervals (Wilson), as Markdown."""
+    seeds = sorted({record["seed"] for record in records})
+    lines = [
+        "| frames | keyframes | n | all (95 %) | by seed | " + " | ".join(KINDS) + " | coverage |",
+        "|---" * (6 + len(KINDS)) + "|",
+    ]
+    for length, rows in _by(records, "length").items():
+        by_seed = ", ".join(_share(_by(rows, "seed")[seed]) for seed in seeds)
+        kinds = " | ".join(_share(_by(rows, "kind")[kind]) for kind in KINDS)
+        covered = 100 * sum(row["covered"] for row in rows) / len(rows)
+        low, high = wilson(sum(row["score"] == 1 for row in rows), len(rows))
+        lines.append(
+            f"| {length:,} | {KEYFRAMES.get(length, 32)} | {len(rows)} | **{_share(rows)}** "
+            f"({100 * low:.1f}-{100 * high:.1f}) | {by_seed} | {kinds} | {covered:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _by(records: Iterable[Mapping[str, Any]], name: str) -> dict[Any, list[Mapping[str, Any]]]:
+    groups: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for record in records:
+        groups[record[name]].append(record)
+    return dict(sorted(groups.items()))
+
+
+def _share(records: Sequence[Mapping[str, Any]]) -> str:
+    return f"{100 * sum(record['score'] for record in records) / len(records):.1f}"
+
+
+def main() -> None:
+    """Examine from the command line; prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of vtc train tiny_vlm")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--lengths", default="64,1024,10000", help="frames of the videos")
+    parser.add_argument("--depths", type=int, default=5, help="evenly from front to end")
+    parser.add_argument("--cases", type=int, default=8, help="for each seed, length and depth")
+    given = parser.parse_args()
+    if missing := [str(run) for run in given.runs if not (run / "answers.json").is_file()]:
+        parser.error(f"no answers.json in {', '.join(missing)}: train tiny_vlm there first")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    lengths = [int(length) for length in given.lengths.split(",")]
+    records = [r for f in given.runs for r in examine(f, lengths, given.depths, given.cases)]
+    given.out.mkdir(parents=True, exist_ok=True)
+    cells = cell_means(records)
+    heat_map(cells, "right answers, %").save(given.out / "heatmap.png")
+    text = json.dumps({"cells": cells, "records": records})
+    (given.out / "needles.json").write_text(text + "\n", encoding="utf-8")
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()

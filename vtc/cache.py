@@ -1,0 +1,44 @@
+"""The cache of a call, under the name that the installed transformers gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+CACHE_NAME = "cache" if hasattr(BaseModelOutputWithPast, "cache") else "past_key_values"
+"""The argument of ``forward`` and ``generate``, and the attribute of what they return.
+
+transformers 5.24 calls it ``cache``, and still takes ``past_key_values``, with a warning.
+"""
+
+
+def given_cache(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of ``forward`` or ``generate`` that the stock model will use.
+
+    Of two, that is the one under the newer name. ``cache`` is not read where transformers does not
+    know it: there ``generate`` refuses it, and ``forward`` passes it over.
+    """
+    return arguments.get(CACHE_NAME if CACHE_NAME in arguments else "past_key_values")
+
+
+def returned_cache(output: Any) -> Any:
+    """The cache in what ``forward`` or ``generate`` returned; None without one."""
+    return getattr(output, CACHE_NAME, None)
+
+
+def cached_length(cache: Any) -> int:
+    """The tokens that a cache holds; 0 without one."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def mark_shortened(cache: Any, restored_prompt: Tensor | None) -> None:
+    """Note on a cache that it holds a shortened prompt, and which prompt the caller was given.
+
+    What goes on from that prompt, or with its mask, does not fit the cache.
+    """
+    if cache is not None and not isinstance(cache, tuple):
+        cache.vtc_is_shortened = True
+        cache.vtc_restored_prompt = restored_prompt
