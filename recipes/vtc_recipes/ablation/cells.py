@@ -16,6 +16,7 @@ from vtc_recipes.ablation.models import (
     encoder_identity,
     identity,
     model_folder,
+    saved_parts,
     trained_merger,
     untrained,
 )
@@ -77,16 +78,22 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
     """
     before = len(errors)
     errors += check_task(setting.task)
-    training = None
+    training, encoder = None, setting.encoder
     model: dict[str, Any] = {}
     try:
         if isinstance(setting.model, str):
             model = _given_model(setting)
+            encoder = encoder or saved_parts(setting.model)["encoder"]
+            if encoder is None:
+                raise ValueError(
+                    f"model {setting.model!r} was saved with a frame encoder that was an object; "
+                    "name one in base.encoder"
+                )
         else:
             wanted = parse_training(setting.model)
             training = plan_training(wanted, setting.merger, setting.seed)
             model = {"training": training.id}
-        encoder = None if setting.encoder is None else encoder_identity(setting.encoder)
+        seen_by = None if encoder is None else encoder_identity(encoder)
     except RecipeError as error:
         errors += error.problems
     except (ValueError, TypeError, OSError) as error:
@@ -97,7 +104,7 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
     config = {
         **asdict(setting),
         "model": model,
-        "encoder": encoder,
+        "encoder": seen_by,
         "prompt": setting.prompt or ("{question}" if learned else WITH_CHOICES),
     }
     return Cell(setting, training, config)

@@ -44,7 +44,11 @@ def saved_parts(name: str) -> dict[str, Any]:
     """Selector, merger and encoder that a model was saved with, else those of ``vtc.wrap``."""
     folder = model_folder(name)
     if folder is not None and is_saved_by_vtc(folder):
-        return saved_config(folder)
+        saved = saved_config(folder)
+        encoder = saved["encoder"]
+        if encoder is not None and encoder.startswith("../"):  # beside the model
+            encoder = os.fspath(folder.parent / encoder.removeprefix("../"))
+        return {**saved, "encoder": encoder}
     encoder = "tiny" if name.startswith(TINY) else DEFAULT_ENCODER
     return {"selector": "dks", "merger": "dfm", "encoder": encoder}
 

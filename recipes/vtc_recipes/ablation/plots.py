@@ -76,12 +76,7 @@ def keyframe_curve(results: Results, axis: str) -> Any:
         suffix = f", {label}" if label else ""
         name = f"right answers{suffix}"
         (drawn, *_) = plot.errorbar(
-            across,
-            _per_cent(rows),
-            yerr=_errors(rows),
-            marker="o",
-            capsize=3,
-            label=f"right answers{suffix}",
+            across, _per_cent(rows), yerr=_errors(rows), marker="o", capsize=3, label=name
         )
         covered = [100 * row.coverage.mean for row in rows]
         colour = drawn.get_color()
