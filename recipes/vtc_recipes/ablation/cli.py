@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -59,9 +61,7 @@ def ablate(
         return
     prepare(chosen, runs)
     transformers.utils.logging.disable_progress_bar()
-    # As Ctrl-C: what is claimed is given up at once, as when a cluster ends its job.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with progress_bars(quiet=as_json, window=3600.0) as show:
+    with _ended_as_by_ctrl_c(), progress_bars(quiet=as_json, window=3600.0) as show:
         work(
             jobs_of(chosen, runs, place, show),
             runs / "leases",
@@ -90,6 +90,16 @@ def report(
         return
     print(written.table)
     print(f"report: {written.file}")
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Give up what is claimed when a cluster ends the command (SIGTERM), too."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from vtc_recipes.ablation.bootstrap import interval
@@ -39,7 +40,7 @@ class RowResult:
         chance: The accuracy of a guess.
         tokens_before, tokens_after: Visual tokens of a video, and the text around them.
         macs: Multiply-accumulates of a question without the frame encoder; the first one's.
-        seconds: Of a question, likewise.
+        seconds: Of a question, likewise; the median.
     """
 
     label: str
@@ -140,7 +141,7 @@ def _summary(
         tokens_before=mean("tokens_before"),
         tokens_after=mean("tokens_after"),
         macs=sum(macs) / len(macs),
-        seconds=mean("seconds"),
+        seconds=median(record["seconds"] for record in everything),
     )
 
 

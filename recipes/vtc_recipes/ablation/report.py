@@ -71,6 +71,6 @@ def _about(results: Results) -> str:
         f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
         f"draws: {what}). Differences to the first row are taken question by question. A guess is "
         f"right in {100 * results.rows[0].chance:.1f} %. Tokens are those of a video for the bare "
-        "model and for the wrapped one; MACs (of the first question) and seconds are of a "
-        f"question, without the frame encoder, whose embeddings all cells share.\n{waiting}"
+        "model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
+        f"of a question, without the frame encoder, whose embeddings all cells share.\n{waiting}"
     )
