@@ -88,7 +88,7 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
 
         if training.launch:
             raise ValueError(f"{label} trains in one process; leave launch out")
-        return TrainingJob(training.recipe, asdict(parse_tiny(values, label)), staged, "")
+        return TrainingJob(training.recipe, _plain(parse_tiny(values, label)), staged, "")
     from vtc_recipes.config import parse_recipe
 
     part = registry.build_part("merger", merger)
@@ -100,7 +100,7 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
             f"{label} leaves merger {merger['name']!r} untrained; add train.merger.how=full to "
             "its settings"
         )
-    return TrainingJob(training.recipe, asdict(recipe), staged, training.launch)
+    return TrainingJob(training.recipe, _plain(recipe), staged, training.launch)
 
 
 def trained_parts(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +136,12 @@ def trained_model(folder: Path) -> Path:
 def _values(training: Training) -> dict[str, Any]:
     path = find_config(training.recipe, "training")
     return apply_overrides(load_yaml(path), training.settings)
+
+
+def _plain(recipe: Any) -> dict[str, Any]:
+    """A recipe as YAML has it, with lists for tuples."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return values
 
 
 def _has_checkpoint(folder: Path) -> bool:

@@ -118,7 +118,7 @@ def _try(
             failed[job.target] = f"{job.title}: {cause(error)}"
             with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as lines:
                 lines.write(traceback.format_exc())
-            tell(f"{failed[job.target]}: failed")
+            tell(f"{job.title}: failed: {cause(error)}")
     return True
 
 
