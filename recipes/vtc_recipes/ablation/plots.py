@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtc_recipes.ablation.grid import label_of
+from vtc_recipes.ablation.grid import label_of, shown
 from vtc_recipes.ablation.records import Results, RowResult
 from vtc_recipes.synthetic.heatmap import Axis, heat_map
 
 NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', then vtc report."
 _KEYFRAMES = "keyframes"
+_MARKS = "osD^v"
 _WIDE = 5
 """Costs that differ by more than this factor are drawn on a logarithmic scale."""
 
@@ -90,32 +91,14 @@ def keyframe_curve(results: Results, axis: str) -> Any:
 def coverage_plot(results: Results) -> Any:
     """Accuracy over coverage: what selection loses, and what is lost after it."""
     figure, plot = _figure(f"{results.name}: what is seen and what is right", "evidence seen, %")
-    for row in results.rows:
-        plot.errorbar(
-            100 * row.coverage.mean,
-            100 * row.accuracy.mean,
-            yerr=_errors([row]),
-            marker="o",
-            linestyle="",
-            capsize=3,
-            label=row.label,
-        )
+    _points(plot, results.rows, lambda row: 100 * row.coverage.mean)
     return _finished(figure, plot, results)
 
 
 def pareto_plot(results: Results, cost: str, title: str) -> Any:
     """Accuracy over a cost, and the line of those that nothing cheaper equals."""
     figure, plot = _figure(f"{results.name}: quality and cost", f"{title} a question")
-    for row in results.rows:
-        plot.errorbar(
-            getattr(row, cost),
-            100 * row.accuracy.mean,
-            yerr=_errors([row]),
-            marker="o",
-            linestyle="",
-            capsize=3,
-            label=row.label,
-        )
+    _points(plot, results.rows, lambda row: getattr(row, cost))
     front = list(pareto_front(results.rows, cost))
     plot.plot(
         [getattr(row, cost) for row in front],
@@ -137,6 +120,21 @@ def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
         if row.accuracy.mean > best:
             best = row.accuracy.mean
             yield row
+
+
+def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], float]) -> None:
+    """A point for each row, with its interval; colours come again with other marks."""
+    for number, row in enumerate(rows):
+        plot.errorbar(
+            place(row),
+            100 * row.accuracy.mean,
+            yerr=_errors([row]),
+            marker=_MARKS[number // 10 % len(_MARKS)],
+            color=f"C{number % 10}",
+            linestyle="",
+            capsize=3,
+            label=", ".join(map(shown, row.values.values())) or row.label,
+        )
 
 
 def _numeric(results: Results, axis: str) -> bool:
