@@ -111,6 +111,7 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
             "cell": cell.id,
             "configuration": row.label,
             "seed": cell.setting.seed,
+            "training": cell.training.id if cell.training else None,
             "done": (runs / "cells" / cell.id).is_dir(),
         }
         for row in grid.rows
@@ -120,11 +121,12 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
         print(json.dumps({"folder": str(runs), "cells": rows, "cost": asdict(cost)}, indent=2))
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for title in ("cell", "configuration", "seed", "done"):
+    for title in ("cell", "configuration", "seed", "training", "done"):
         table.add_column(title, overflow="fold")
     for entry in rows:
         done = "yes" if entry["done"] else ""
-        table.add_row(entry["cell"], entry["configuration"], str(entry["seed"]), done)
+        training = entry["training"] or ""
+        table.add_row(entry["cell"], entry["configuration"], str(entry["seed"]), training, done)
     console = Console(highlight=False)
     console.print(table)
     time = "unknown before a cell is done"
