@@ -21,7 +21,7 @@ from vtc_recipes.synthetic import Example, Scene, Segment, SyntheticVideo, make_
 from vtc_recipes.synthetic.questions import solve
 from vtc_recipes.tiny.asking import KINDS, choose_turns, describe, fair_questions, scene_requests
 from vtc_recipes.tiny.bank import build_bank, to_pixels
-from vtc_recipes.tiny.curriculum import draw_format, draw_kinds
+from vtc_recipes.tiny.curriculum import draw_caption_format, draw_format, draw_kinds
 from vtc_recipes.tiny.evaluate import asking, evaluate, examples, wilson
 from vtc_recipes.tiny.features import embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
@@ -210,10 +210,12 @@ def test_captions_list_objects_row_by_row() -> None:
 @given(seed=st.integers(0, 10_000), done=st.floats(0, 1, exclude_max=True))
 def test_formats_can_be_drawn_and_grow(seed: int, done: float) -> None:
     form = draw_format(np.random.default_rng(seed), done)
-    assert 2 <= form.scenes <= form.frames and 1 <= form.keyframes <= 32
-    assert form.frames <= (16 if done < 0.1 else 1024)
+    assert 2 <= form.scenes <= form.frames / 2 and 1 <= form.keyframes <= 32
+    assert form.frames <= (16 if done < 0.15 else 24 if done < 0.4 else 1024)
     kinds = draw_kinds(np.random.default_rng(seed), form, 1000)
     assert set(kinds) <= set(KINDS) and kinds.count("after") > 300
+    told = draw_caption_format(np.random.default_rng(seed), 2, 8)
+    assert 2 <= told.scenes == told.keyframes <= 8 and told.frames >= 2 * told.scenes
 
 
 @settings(max_examples=50, deadline=None)

@@ -196,6 +196,11 @@ class LazyEncoder(FrameEncoder):
         return self._encoder is not None
 
     @property
+    def device(self) -> torch.device | None:
+        """Where embeddings are returned; None for an object, which is not asked."""
+        return None if self.given_object else torch.device(self._options.device)
+
+    @property
     def notes(self) -> list[str]:  # type: ignore[override]
         """The notes of the latest `encode_text`; empty before the first use."""
         return list(getattr(self._encoder, "notes", ()))

@@ -89,6 +89,16 @@ class Toolkit(nn.Module):
         self.encoder.to(device)
         self.selector_encoder.to(device)
 
+    def replace_encoders(self, change: Callable[[LazyEncoder], LazyEncoder]) -> None:
+        """Look through other frame encoders from now on, such as ones that keep what they saw.
+
+        Args:
+            change: Gets each encoder in use, once, and returns what takes its place.
+        """
+        own = self.selector_encoder
+        self._own_encoder = None if own is self.encoder else change(own)
+        self.encoder = change(self.encoder)
+
     def attach(self, model: Any) -> None:
         """Belong to a model from now on; weakly, since the model owns its toolkit."""
         self._model = weakref.ref(model)

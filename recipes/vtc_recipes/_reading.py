@@ -103,7 +103,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         try:
             if not equals or not all(dotted.split(".")):
                 raise ValueError("write SECTION.NAME=VALUE, such as optimisation.steps=10")
-            _set(changed, dotted.split("."), _parse(text))
+            set_value(changed, dotted, _parse(text))
         except (ValueError, yaml.YAMLError) as error:
             errors.append(f"{override}: {error}")
     if errors:
@@ -170,8 +170,13 @@ def _value(entry: Field[Any], kind: Any, value: Any, where: str, errors: list[st
     return value
 
 
-def _set(values: Any, path: Sequence[str], value: Any) -> None:
-    """Set what a path leads to in nested mappings and lists."""
+def set_value(values: Any, dotted: str, value: Any) -> None:
+    """Set what a dotted name leads to in nested mappings and lists.
+
+    Raises:
+        ValueError: It leads nowhere.
+    """
+    path = dotted.split(".")
     for depth, name in enumerate(path):
         key: Any = name
         if isinstance(values, list):

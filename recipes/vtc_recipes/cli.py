@@ -97,7 +97,7 @@ def recipes(
     paths: Annotated[bool, typer.Option("--paths", help="Show where the files are.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
-    """List the shipped recipes and settings for accelerate."""
+    """List the shipped recipes, ablation grids and settings for accelerate."""
     files = shipped()
     if as_json:
         print(json.dumps([{**asdict(file), "path": str(file.path)} for file in files], indent=2))

@@ -23,12 +23,14 @@ SHIPPED = "shipped:"
 """What the names of the shipped tiny models begin with."""
 
 
-def part(kind: str, default: str) -> Any:
-    """A field for a selector or merger, as ``vtc.wrap`` takes it."""
+def part(kind: str, default: str | None) -> Any:
+    """A field for a selector or merger as ``vtc.wrap`` takes it, or None if that is the default."""
 
     def problem(value: Any) -> str:
         from vtc.registry import build_part
 
+        if value is None and default is None:
+            return ""
         try:
             build_part(kind, value)
         except (ValueError, TypeError, ImportError) as error:

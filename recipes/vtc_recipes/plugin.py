@@ -6,8 +6,10 @@ import vtc
 @vtc.hookimpl
 def vtc_register_commands() -> dict[str, str]:
     return {
+        "ablate": "vtc_recipes.ablation.cli:ablate",
         "demo": "vtc_recipes.demo:demo",
         "niah": "vtc_recipes.niah_cli:niah",
         "recipes": "vtc_recipes.cli:recipes",
+        "report": "vtc_recipes.ablation.cli:report",
         "train": "vtc_recipes.cli:train",
     }

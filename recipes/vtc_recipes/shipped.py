@@ -18,7 +18,7 @@ class Shipped:
 
     Attributes:
         name: What users type, without folder and ending.
-        kind: Its folder: ``training``, ``accelerate``.
+        kind: Its folder: ``training``, ``ablation``, ``accelerate``.
         summary: The first line of its comment.
         path: Where it is.
     """
@@ -48,7 +48,8 @@ def find_config(name: str, kind: str) -> Path:
         return Path(name)
     known = [file.name for file in shipped(kind)]
     guess = suggestion(name, known)
-    raise ValueError(f"there is no recipe {name!r}; shipped: {', '.join(known)}.{guess}")
+    what = "grid" if kind == "ablation" else "recipe"
+    raise ValueError(f"there is no {what} {name!r}; shipped: {', '.join(known)}.{guess}")
 
 
 def _files() -> Iterator[Shipped]:

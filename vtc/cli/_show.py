@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bars(quiet: bool = False) -> Iterator[Any]:
-    """A bar for each stage on the error stream; yields what ``toolkit.progress`` takes."""
+def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
+    """A bar for each stage on the error stream; yields what ``toolkit.progress`` takes.
+
+    Args:
+        quiet: Show nothing.
+        window: The last seconds, by which the time that is left is estimated.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -27,7 +32,8 @@ def progress_bars(quiet: bool = False) -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bars:
+    options: Any = {"console": console, "transient": True, "disable": quiet}
+    with Progress(*columns, speed_estimate_period=window, **options) as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int) -> None:

@@ -1,8 +1,9 @@
-"""Heat maps of needle tests: length across, depth down, per cent in every cell."""
+"""Heat maps, such as those of needle tests: two numbers, and per cent in every cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,48 +15,71 @@ SCALE = ((236, 112, 99), (253, 219, 120), (88, 186, 112))
 """Colours of 0, 50 and 100 per cent; between them they blend."""
 
 
-def heat_map(cells: Sequence[Mapping[str, float]], title: str) -> Image.Image:
-    """Draw mean scores by length and depth.
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a map.
+
+    Attributes:
+        key: Of its value in a cell.
+        title: Its name on the map.
+        shown: A value in words.
+    """
+
+    key: str
+    title: str
+    shown: Callable[[float], str]
+
+
+LENGTH = Axis("Num. Frame", "frames", lambda length: _short(length))
+DEPTH = Axis("Frame Depth", "depth", lambda depth: f"{depth:.0f} %")
+
+
+def heat_map(
+    cells: Sequence[Mapping[str, float]], title: str, across: Axis = LENGTH, down: Axis = DEPTH
+) -> Image.Image:
+    """Draw mean scores by two numbers, by default length and depth.
 
     Args:
-        cells: As `vtc_recipes.synthetic.niah.cell_means` gives them; a length and depth that is
-            not among them stays empty.
+        cells: As `vtc_recipes.synthetic.niah.cell_means` gives them: a ``Score`` from 0 to 1 and
+            a number for each axis. A place that none of them is at stays empty.
         title: Stands above the map.
+        across, down: The axes.
 
     Raises:
         ValueError: There are no cells.
     """
     if not cells:
         raise ValueError("no cells: a heat map needs at least one score")
-    scores = {(cell["Num. Frame"], cell["Frame Depth"]): cell["Score"] for cell in cells}
-    lengths = sorted({length for length, _ in scores})
-    depths = sorted({depth for _, depth in scores})
+    scores = {(cell[across.key], cell[down.key]): cell["Score"] for cell in cells}
+    columns = sorted({column for column, _ in scores})
+    rows = sorted({row for _, row in scores})
     left, above, right, below = MARGIN
-    across, down = CELL
+    wide, high = CELL
     plain, large = ImageFont.load_default(14), ImageFont.load_default(17)
-    width = left + across * len(lengths) + right
+    left = max(left, right + round(plain.getlength(down.title)) + 12)
+    width = left + wide * len(columns) + right
     width = max(width, round(large.getlength(title)) + 2 * right)
-    image = Image.new("RGB", (width, above + down * len(depths) + below), PAPER)
+    image = Image.new("RGB", (width, above + high * len(rows) + below), PAPER)
     draw = ImageDraw.Draw(image)
     draw.text((right, 14), title, INK, large)
-    draw.text((right, above - 22), "depth", INK, plain)
-    for row, depth in enumerate(depths):
-        middle = above + down * row + down // 2
-        draw.text((left - 12, middle), f"{depth:.0f} %", INK, plain, anchor="rm")
-        for column, length in enumerate(lengths):
-            score = scores.get((length, depth))
+    draw.text((right, above - 22), down.title, INK, plain)
+    for number, row in enumerate(rows):
+        middle = above + high * number + high // 2
+        draw.text((left - 12, middle), down.shown(row), INK, plain, anchor="rm")
+        for place, column in enumerate(columns):
+            score = scores.get((column, row))
             if score is None:
                 continue
-            x, y = left + across * column, above + down * row
-            draw.rectangle((x, y, x + across - 2, y + down - 2), fill=colour_of(score))
-            place = (x + across // 2 - 1, middle - 1)
-            draw.text(place, f"{100 * score:.0f}", INK, large, anchor="mm")
-    bottom = above + down * len(depths)
-    for column, length in enumerate(lengths):
-        place = (left + across * column + across // 2, bottom + 8)
-        draw.text(place, _short(length), INK, plain, anchor="ma")
-    middle = left + across * len(lengths) // 2
-    draw.text((middle, bottom + 30), "frames", INK, plain, anchor="ma")
+            x, y = left + wide * place, above + high * number
+            draw.rectangle((x, y, x + wide - 2, y + high - 2), fill=colour_of(score))
+            centre = (x + wide // 2 - 1, middle - 1)
+            draw.text(centre, f"{100 * score:.0f}", INK, large, anchor="mm")
+    bottom = above + high * len(rows)
+    for place, column in enumerate(columns):
+        at = (left + wide * place + wide // 2, bottom + 8)
+        draw.text(at, across.shown(column), INK, plain, anchor="ma")
+    middle = left + wide * len(columns) // 2
+    draw.text((middle, bottom + 30), across.title, INK, plain, anchor="ma")
     return image
 
 

@@ -142,7 +142,7 @@ def run(
     target.mkdir(parents=True, exist_ok=True)
     _claim(target, cases, dict(settings))
     file = target / "records.jsonl"
-    records = _read_records(file)
+    records = read_records(file)
     progress(len(records), len(cases))
     with file.open("a", encoding="utf-8") as lines:
         for number in range(len(records), len(cases)):
@@ -192,7 +192,7 @@ def _claim(folder: Path, cases: Sequence[Case], settings: dict[str, Any]) -> Non
     kept_settings.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_records(file: Path) -> list[dict[str, Any]]:
+def read_records(file: Path) -> list[dict[str, Any]]:
     """The records that were written whole; the rest of a line that was cut off is removed."""
     if not file.exists():
         return []

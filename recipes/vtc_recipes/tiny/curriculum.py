@@ -14,19 +14,29 @@ SPREAD = 10_000
 """Positions that the longest videos take, and by which scenes of short ones are drawn apart."""
 
 
+def draw_caption_format(rng: np.random.Generator, least: int, most: int) -> Format:
+    """A short video of so many scenes, for a description of all of them."""
+    scenes = _between(rng, least, most)
+    return Format(scenes * _between(rng, 2, 4), scenes, scenes)
+
+
 def draw_format(rng: np.random.Generator, done: float) -> Format:
-    """The format of a batch, when a share of the run is over."""
-    spread = SPREAD if done >= 0.3 and rng.random() < 0.5 else 0
-    if done >= 0.25 and rng.random() < 0.25:
+    """The format of a batch of questions, when a share of the run is over.
+
+    Scenes of a few frames come first, so that the next one is near: to find it is what takes
+    longest to learn.
+    """
+    spread = SPREAD if done >= 0.6 and rng.random() < 0.5 else 0
+    if done >= 0.4 and rng.random() < 0.25:
         return _merged(rng, spread)
-    if done < 0.2:
-        frames, scenes = _pick(rng, 8, 16), _between(rng, 2, 4)
-    elif done < 0.4:
-        frames, scenes = _pick(rng, 16, 24, 32), _between(rng, 3, 8)
-    elif done < 0.65:
-        frames, scenes = _pick(rng, 32, 64), _between(rng, 4, 12)
+    if done < 0.4:
+        scenes = _between(rng, 2, 4 if done < 0.15 else 6)
+        frames = scenes * _pick(rng, 2, 3, 4)
+    elif done < 0.6:
+        scenes = _between(rng, 3, 8)
+        frames = scenes * _pick(rng, 2, 4, 6)
     else:
-        frames = _pick(rng, 32, 64, 64, 128, 256, *(() if done < 0.8 else (512, 1024)))
+        frames = _pick(rng, 32, 64, 64, 128, *(() if done < 0.8 else (256, 512, 1024)))
         scenes = _between(rng, max(2, frames // 12), frames // 6)
     return Format(frames, scenes, min(scenes, MOST_KEYFRAMES), spread=spread)
 
@@ -46,7 +56,9 @@ def _merged(rng: np.random.Generator, spread: int) -> Format:
 
 def draw_kinds(rng: np.random.Generator, form: Format, count: int) -> list[str]:
     """What the videos of a batch are about: most often what is hardest in their format."""
-    after = 0.75 if form.alone and form.selector == "dks" else 0.4
+    after = 0.6 if form.scenes <= 8 and not form.spread else 0.4
+    if form.alone and form.selector == "dks":
+        after = 0.75
     shares = [after if kind == "after" else (1 - after) / (len(KINDS) - 1) for kind in KINDS]
     chosen: list[str] = rng.choice(KINDS, size=count, p=shares).tolist()
     return chosen

@@ -65,7 +65,7 @@ def word_tokenizer(end_texts: bool = False) -> Any:
 
 
 def build_vlm(seed: int = 0) -> tuple[Any, Any]:
-    """A ``LlavaOnevisionForConditionalGeneration`` of 1.2 million random weights, its processor.
+    """A ``LlavaOnevisionForConditionalGeneration`` of 1.6 million random weights, its processor.
 
     36 patches a frame, pooled to 9 tokens where it is kept.
     """
@@ -86,7 +86,7 @@ def build_vlm(seed: int = 0) -> tuple[Any, Any]:
             vocab_size=len(tokenizer),
             hidden_size=128,
             intermediate_size=384,
-            num_hidden_layers=4,
+            num_hidden_layers=6,
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=65536,

@@ -18,7 +18,7 @@ from vtc.wrapped_class import toolkit_of
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.bank import build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
-from vtc_recipes.tiny.curriculum import draw_format, draw_kinds
+from vtc_recipes.tiny.curriculum import draw_caption_format, draw_format, draw_kinds
 from vtc_recipes.tiny.features import embeddings_of, patches_of
 from vtc_recipes.tiny.sequences import Dialogue, forward
 from vtc_recipes.tiny.stage import Stage
@@ -82,6 +82,11 @@ class LanguageStage(Stage):
         logits, labels = self._forward(self.seen, batch["dialogues"])
         return F.cross_entropy(logits, labels)
 
+    def captions(self, rng: np.random.Generator, form: Format, words: int) -> Mapping[str, Any]:
+        """A batch of videos to describe; a scene counts as so many tokens of text."""
+        count = max(1, self.settings.batch // (tokens_of(form) + words * form.scenes))
+        return {"dialogues": [self.seen.caption(rng, form) for _ in range(count)]}
+
     def save(self, folder: Path) -> None:
         """A folder for ``vtc.from_pretrained``."""
         vtc.save_pretrained(self.vlm, folder)
@@ -119,13 +124,10 @@ class Captions(LanguageStage):
         return wrap_new(vlm, self.processor, parts, str(self.folder / "dual_encoder"))
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Videos of one to four scenes."""
+        """Videos of one or two scenes at first, of up to six later."""
         rng = np.random.default_rng((self.seed, number))
-        frames = (4, 8, 16)[int(rng.integers(3))]
-        scenes = max(1, frames // (4, 8)[int(rng.integers(2))])
-        form = Format(frames, scenes, scenes)
-        count = max(1, self.settings.batch // (tokens_of(form) + 6 * form.scenes))
-        return {"dialogues": [self.seen.caption(rng, form) for _ in range(count)]}
+        form = draw_caption_format(rng, 1, 2 if number < 0.3 * self.settings.steps else 6)
+        return self.captions(rng, form, words=6)
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -149,9 +151,12 @@ class Answers(LanguageStage):
         return vtc.from_pretrained(start)
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Videos of one length and format."""
+        """Videos of one format with many questions; at first, now and then with descriptions."""
         rng = np.random.default_rng((self.seed, number))
-        form = draw_format(rng, number / self.settings.steps)
+        done = number / self.settings.steps
+        if done < 0.5 and rng.random() < 0.25:
+            return self.captions(rng, draw_caption_format(rng, 2, 8), words=8)
+        form = draw_format(rng, done)
         text = _ONE_TURN if form.alone else _MANY_TURNS
         count = max(1, self.settings.batch // (tokens_of(form) + text))
         kinds = draw_kinds(rng, form, count)

@@ -1,0 +1,140 @@
+"""The commands ``vtc ablate`` and ``vtc report``; torch is imported inside them only."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vtc_recipes.shipped import find_config
+
+if TYPE_CHECKING:
+    from vtc_recipes.ablation.grid import Grid
+
+Folder = Optional[Path]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+
+
+def ablate(
+    grid: Annotated[str, typer.Argument(help="A shipped grid's name, or a YAML file.")],
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Other values: base.model=FOLDER base.task.examples=20"),
+    ] = None,
+    out: Annotated[Folder, typer.Option(help="For the results. (default: runs/GRID)")] = None,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Work along with others; write no report.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells, what is done, and what is left.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Ask all configurations of a grid the same questions, and report.
+
+    Any number of these commands may share a folder, be killed and started again.
+    """
+    import transformers
+
+    from vtc.cli._models import pick_device
+    from vtc.cli._show import progress_bars
+    from vtc_recipes._reading import apply_overrides, load_yaml
+    from vtc_recipes.ablation.grid import parse_grid
+    from vtc_recipes.ablation.plan import jobs_of, prepare
+    from vtc_recipes.ablation.work import work
+
+    path = find_config(grid, "ablation")
+    chosen = parse_grid(apply_overrides(load_yaml(path), settings or ()), path.stem)
+    runs, place = out or Path("runs") / path.stem, pick_device(device)
+    if dry_run:
+        _print_plan(chosen, runs, as_json)
+        return
+    prepare(chosen, runs)
+    transformers.utils.logging.disable_progress_bar()
+    with _ended_as_by_ctrl_c(), progress_bars(quiet=as_json, window=3600.0) as show:
+        work(
+            jobs_of(chosen, runs, place, show),
+            runs / "leases",
+            runs / "working",
+            chosen.lease_seconds,
+            lambda done, total: show("cells and trainings", done, total),
+            lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    if worker:
+        print(json.dumps({"folder": str(runs)}) if as_json else f"all of {runs} is done")
+        return
+    report(runs, None, as_json)
+
+
+def report(
+    runs: Annotated[Path, typer.Argument(help="The folder that vtc ablate wrote to.")],
+    out: Annotated[Folder, typer.Option(help="For the report. (default: RUNS/report)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Write what a grid found: tables (Markdown, CSV) and plots."""
+    from vtc_recipes.ablation.report import write_report
+
+    written = write_report(runs, out or runs / "report")
+    if as_json:
+        print(json.dumps(written.to_dict(), indent=2))
+        return
+    print(written.table)
+    print(f"report: {written.file}")
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Give up what is claimed when a cluster ends the command (SIGTERM), too."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
+    from vtc_recipes.ablation.plan import estimate
+
+    cost = estimate(grid, runs)
+    rows: list[dict[str, Any]] = [
+        {
+            "cell": cell.id,
+            "configuration": row.label,
+            "seed": cell.setting.seed,
+            "training": cell.training.id if cell.training else None,
+            "done": (runs / "cells" / cell.id).is_dir(),
+        }
+        for row in grid.rows
+        for cell in row.cells
+    ]
+    if as_json:
+        print(json.dumps({"folder": str(runs), "cells": rows, "cost": asdict(cost)}, indent=2))
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for title in ("cell", "configuration", "seed", "training", "done"):
+        table.add_column(title, overflow="fold")
+    for entry in rows:
+        done = "yes" if entry["done"] else ""
+        training = entry["training"] or ""
+        table.add_row(entry["cell"], entry["configuration"], str(entry["seed"]), training, done)
+    console = Console(highlight=False)
+    console.print(table)
+    time = "unknown before a cell is done"
+    if cost.seconds is not None:
+        time = f"about {cost.seconds / 60:.1f} minutes of one worker, by the cells that are done"
+    console.print(
+        f"{cost.cells_done} of {cost.cells} cells and {cost.trainings_done} of {cost.trainings} "
+        f"trainings are done in {runs}.\nLeft: {cost.questions} questions about "
+        f"{cost.frames} frames; time {time}, trainings aside.",
+        markup=False,
+    )

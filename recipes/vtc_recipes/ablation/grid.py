@@ -1,0 +1,241 @@
+"""A grid: a base configuration and axes, combined into cells; all errors come at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vtc import registry
+from vtc._plugins import suggestion
+from vtc_recipes._reading import RecipeError, read, set_value
+from vtc_recipes.ablation.cells import Cell, make_cell
+from vtc_recipes.ablation.config import Document, Setting, Task
+from vtc_recipes.ablation.models import saved_parts
+from vtc_recipes.ablation.trainings import trained_parts
+
+Point = Mapping[str, Any]
+"""Values by the names of axes, as the grid writes them."""
+PARTS = ("selector", "merger")
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: a line of the results.
+
+    Attributes:
+        values: By axis, without the seed.
+        cells: One for each seed.
+    """
+
+    values: dict[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def label(self) -> str:
+        """``selector=dks, keyframes=8``"""
+        return label_of(self.values)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A whole grid.
+
+    Attributes:
+        name: What it is called in reports.
+        axes: Their names, in order.
+        rows: The configurations, in order; the first is what others are compared with.
+        lease_seconds: See `Document`.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    lease_seconds: float
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells, row by row."""
+        return [cell for row in self.rows for cell in row.cells]
+
+
+def parse_grid(values: Mapping[str, Any], name: str) -> Grid:
+    """Make a grid of plain values.
+
+    Raises:
+        RecipeError: All that is wrong with them.
+    """
+    errors: list[str] = []
+    document = read(Document, values, "", errors)
+    if document is None:
+        raise RecipeError(name, errors)
+    base = dict(document.base)
+    points = _points(document, errors)
+    axes = tuple(dict.fromkeys(axis for point in points for axis in point if axis != SEED))
+    seeds = _seeds(base.pop("seeds", None), points, errors)
+    read(Setting, {**base, SEED: 0}, "base", errors)
+    if errors:
+        raise RecipeError(name, errors)
+    problems: dict[str, list[str]] = {}
+    cells: dict[str, list[tuple[Point, Cell]]] = {}
+    for point, seed in [(p, s) for p in points for s in seeds or [p[SEED]]]:
+        values = {key: value for key, value in point.items() if key != SEED}
+        found: list[str] = []
+        cell = _cell(base, values, seed, found)
+        for problem in found:
+            problems.setdefault(problem, []).append(label_of(point))
+        if cell is not None:
+            cells.setdefault(label_of(values), []).append((values, cell))
+    problems |= _same(cells)
+    if problems:
+        raise RecipeError(name, [_located(*problem) for problem in problems.items()])
+    rows = [Row(dict(row[0][0]), tuple(cell for _, cell in row)) for row in cells.values()]
+    return Grid(name, axes, tuple(rows), document.lease_seconds)
+
+
+def label_of(point: Point) -> str:
+    """A point in words: ``selector=dks, keyframes=8``."""
+    return ", ".join(f"{axis}={shown(value)}" for axis, value in point.items()) or "the base"
+
+
+def shown(value: Any) -> str:
+    """A value of an axis in words: ``dfm(temperature=0.1)``."""
+    if isinstance(value, Mapping) and len(value) and "name" in value:
+        options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
+        return f"{value['name']}({options})" if options else str(value["name"])
+    if isinstance(value, Mapping) and "recipe" in value:
+        return str(value["recipe"])
+    return "as saved" if value is None else str(value)
+
+
+def _points(document: Document, errors: list[str]) -> list[Point]:
+    axes, combine = document.axes, document.combine
+    if combine == "list":
+        wrong = not isinstance(axes, list) or not all(isinstance(one, Mapping) for one in axes)
+        if wrong or not axes:
+            errors.append(
+                f"axes: {axes!r}: with combine: list, allowed is a list of mappings, at least one"
+            )
+            return []
+        return list(axes)
+    if not isinstance(axes, Mapping):
+        errors.append(f"axes: {axes!r}: allowed is a mapping; or write combine: list")
+        return []
+    for axis, values in axes.items():
+        if not isinstance(values, list):
+            errors.append(f"axes.{axis}: {values!r}: allowed is a list of values")
+        elif not values:
+            errors.append(f"axes.{axis}: it is empty; name at least one value")
+        elif twice := [value for number, value in enumerate(values) if value in values[:number]]:
+            errors.append(f"axes.{axis}: {twice[0]!r} stands twice; leave one out")
+    if any(error.startswith("axes.") for error in errors):
+        return []
+    if combine == "zip" and len({len(values) for values in axes.values()}) > 1:
+        lengths = ", ".join(f"{axis} {len(values)}" for axis, values in axes.items())
+        errors.append(f"axes: with combine: zip, all must be of one length; they have {lengths}")
+        return []
+    columns = axes.values()
+    combined = zip(*columns, strict=True) if combine == "zip" else itertools.product(*columns)
+    return [dict(zip(axes, values, strict=True)) for values in combined]
+
+
+def _seeds(seeds: Any, points: Sequence[Point], errors: list[str]) -> list[int]:
+    """The seeds of every point; none where the points have their own."""
+    own = [SEED in point for point in points]
+    if any(own):
+        if seeds is not None:
+            errors.append("base.seeds: the axes have seeds of their own; leave one of the two out")
+        elif not all(own):
+            errors.append("axes: some entries have a seed and some have none")
+        return []
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if seeds is None or seeds == []:
+        errors.append("base.seeds is missing; write seeds: [0, 1, 2]")
+    elif not whole:
+        errors.append(f"base.seeds: {seeds!r}: allowed is a list of whole numbers of at least 0")
+    elif len(set(seeds)) < len(seeds):
+        errors.append(f"base.seeds: {seeds!r}: a seed stands twice; its cells would be the same")
+    else:
+        return list(seeds)
+    return [0]
+
+
+def _cell(base: Mapping[str, Any], point: Point, seed: Any, errors: list[str]) -> Cell | None:
+    """The cell of a point and a seed; None, and new errors, where something is wrong."""
+    values = deepcopy({**base, SEED: seed})
+    short = {axis: value for axis, value in point.items() if axis in _FIELDS}
+    values |= short
+    try:
+        _fill_in(values)
+        for axis, value in point.items():
+            if axis not in short:
+                set_value(values, _path(axis, values), value)
+    except (ValueError, TypeError, ImportError) as error:  # a recipe's error is a ValueError
+        errors.append(str(error))
+        return None
+    setting = read(Setting, values, "", errors)
+    return None if setting is None else make_cell(setting, errors)
+
+
+def _fill_in(values: dict[str, Any]) -> None:
+    """Parts as mappings with all their options, those of the model where the grid says nothing."""
+    model = values.get("model")
+    if isinstance(model, str):
+        own = saved_parts(model)
+    elif isinstance(model, Mapping):
+        own = trained_parts(model)
+    else:
+        return
+    for kind in PARTS:
+        spec = own[kind] if values.get(kind) is None else values[kind]
+        values[kind] = registry.spec_of(registry.build_part(kind, spec))
+    if isinstance(model, str) and values.get("encoder") is None and own["encoder"] == "tiny":
+        values["encoder"] = "tiny"
+
+
+_FIELDS = tuple(entry.name for entry in fields(Setting))
+_OF_TASK = tuple(entry.name for entry in fields(Task))
+
+
+def _path(axis: str, values: Mapping[str, Any]) -> str:
+    """The dotted name of a short one."""
+    first, dot, _ = axis.partition(".")
+    if dot and first in _FIELDS:
+        return axis
+    if axis in _OF_TASK:
+        return f"task.{axis}"
+    options = {kind: [name for name in values.get(kind, ()) if name != "name"] for kind in PARTS}
+    kinds = [kind for kind in PARTS if axis in options[kind]]
+    if len(kinds) == 1:
+        return f"{kinds[0]}.{axis}"
+    if kinds:
+        raise ValueError(f"axes.{axis}: both parts have it; write selector.{axis} or merger.{axis}")
+    known = [*_FIELDS, *_OF_TASK, *options["selector"], *options["merger"]]
+    raise ValueError(
+        f"axes.{axis} is unknown: it is no field of the base or its task, no option of selector "
+        f"{values['selector']['name']!r} ({', '.join(options['selector']) or 'none'}) and none of "
+        f"merger {values['merger']['name']!r} ({', '.join(options['merger']) or 'none'})."
+        f"{suggestion(axis, known)}"
+    )
+
+
+def _same(cells: Mapping[str, list[tuple[Point, Cell]]]) -> dict[str, list[str]]:
+    """Cells that are one: the same configuration under two labels, or a seed twice."""
+    known: dict[str, str] = {}
+    problems: dict[str, list[str]] = {}
+    for label, row in cells.items():
+        for _, cell in row:
+            if cell.id in known:
+                what = f"with seed {cell.setting.seed} is the same cell as {known[cell.id]}"
+                problems.setdefault(what, []).append(label)
+            known[cell.id] = label
+    return problems
+
+
+def _located(problem: str, labels: Sequence[str]) -> str:
+    labels = list(dict.fromkeys(labels))
+    more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+    return f"{labels[0]}{more}: {problem}"

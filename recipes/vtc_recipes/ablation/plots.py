@@ -1,0 +1,174 @@
+"""The results of a grid as pictures; all but the heat map need matplotlib, an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vtc_recipes.ablation.grid import label_of, shown
+from vtc_recipes.ablation.records import Results, RowResult
+from vtc_recipes.synthetic.heatmap import Axis, heat_map
+
+NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', then vtc report."
+_KEYFRAMES = "keyframes"
+_MARKS = "osD^v"
+_WIDE = 5
+"""Costs that differ by more than this factor are drawn on a logarithmic scale."""
+
+
+def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
+    """Draw what the grid's axes allow.
+
+    Returns:
+        Names of files by what they show, and a note on what could not be drawn, or nothing.
+    """
+    drawn = {}
+    pair = [axis for axis in results.axes if _numeric(results, axis)]
+    if len(pair) == 2:
+        heat_maps(results, pair[0], pair[1]).save(folder / "heatmap.png")
+        drawn[f"Right answers by {' and '.join(pair)}"] = "heatmap.png"
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError:
+        return drawn, NOTE
+    for axis in results.axes:
+        if axis.rpartition(".")[2] == _KEYFRAMES and _numeric(results, axis):
+            _save(keyframe_curve(results, axis), folder / "keyframes.png")
+            drawn["Right answers and evidence by the number of keyframes"] = "keyframes.png"
+    _save(coverage_plot(results), folder / "coverage.png")
+    drawn["Evidence among the keyframes, beside right answers"] = "coverage.png"
+    for name, title in (("tokens_after", "tokens"), ("macs", "MACs"), ("seconds", "seconds")):
+        _save(pareto_plot(results, name, title), folder / f"pareto_{title.lower()}.png")
+        drawn[f"Right answers by {title}; the line joins the best for their cost"] = (
+            f"pareto_{title.lower()}.png"
+        )
+    return drawn, ""
+
+
+def heat_maps(results: Results, across: str, down: str) -> Any:
+    """A heat map of right answers, means over all other axes, as a PIL image."""
+    found: dict[tuple[float, float], list[float]] = {}
+    for row in results.rows:
+        place = (float(row.values[across]), float(row.values[down]))
+        found.setdefault(place, []).append(row.accuracy.mean)
+    cells = [
+        {across: place[0], down: place[1], "Score": sum(scores) / len(scores)}
+        for place, scores in found.items()
+    ]
+    return heat_map(
+        cells,
+        f"{results.name}: right answers, %",
+        across=Axis(across, across, lambda value: f"{value:g}"),
+        down=Axis(down, down, lambda value: f"{value:g}"),
+    )
+
+
+def keyframe_curve(results: Results, axis: str) -> Any:
+    """Accuracy with its intervals, and coverage, by K; a line for each value of the other axes."""
+    figure, plot = _figure(f"{results.name}: keyframes", "keyframes", "per cent")
+    lines: dict[str, list[RowResult]] = {}
+    for row in results.rows:
+        others = {name: value for name, value in row.values.items() if name != axis}
+        lines.setdefault(label_of(others) if others else "", []).append(row)
+    for label, rows in lines.items():
+        rows = sorted(rows, key=lambda row: float(row.values[axis]))
+        across = [float(row.values[axis]) for row in rows]
+        suffix = f", {label}" if label else ""
+        name = f"right answers{suffix}"
+        (drawn, *_) = plot.errorbar(
+            across, _per_cent(rows), yerr=_errors(rows), marker="o", capsize=3, label=name
+        )
+        covered = [100 * row.coverage.mean for row in rows]
+        colour = drawn.get_color()
+        plot.plot(across, covered, "--", color=colour, label=f"evidence seen{suffix}")
+    plot.set_xscale("log", base=2)
+    ticks = sorted({float(row.values[axis]) for row in results.rows})
+    plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    return _finished(figure, plot, results)
+
+
+def coverage_plot(results: Results) -> Any:
+    """Accuracy over coverage: what selection loses, and what is lost after it."""
+    figure, plot = _figure(f"{results.name}: what is seen and what is right", "evidence seen, %")
+    _points(plot, results.rows, lambda row: 100 * row.coverage.mean)
+    return _finished(figure, plot, results)
+
+
+def pareto_plot(results: Results, cost: str, title: str) -> Any:
+    """Accuracy over a cost, and the line of those that nothing cheaper equals."""
+    figure, plot = _figure(f"{results.name}: quality and cost", f"{title} a question")
+    _points(plot, results.rows, lambda row: getattr(row, cost))
+    front = list(pareto_front(results.rows, cost))
+    plot.plot(
+        [getattr(row, cost) for row in front],
+        [100 * row.accuracy.mean for row in front],
+        color="grey",
+        linewidth=1,
+        zorder=0,
+    )
+    costs = [getattr(row, cost) for row in results.rows]
+    if max(costs) > _WIDE * min(costs) > 0:
+        plot.set_xscale("log")
+    return _finished(figure, plot, results)
+
+
+def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
+    """The rows that are better than every cheaper one, from cheap to dear."""
+    best = float("-inf")
+    for row in sorted(rows, key=lambda row: (getattr(row, cost), -row.accuracy.mean)):
+        if row.accuracy.mean > best:
+            best = row.accuracy.mean
+            yield row
+
+
+def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], float]) -> None:
+    """A point for each row, with its interval; colours come again with other marks."""
+    for number, row in enumerate(rows):
+        plot.errorbar(
+            place(row),
+            100 * row.accuracy.mean,
+            yerr=_errors([row]),
+            marker=_MARKS[number // 10 % len(_MARKS)],
+            color=f"C{number % 10}",
+            linestyle="",
+            capsize=3,
+            label=", ".join(map(shown, row.values.values())) or row.label,
+        )
+
+
+def _numeric(results: Results, axis: str) -> bool:
+    values = [row.values.get(axis) for row in results.rows]
+    return all(type(value) in (int, float) for value in values) and len(set(values)) > 1
+
+
+def _figure(title: str, across: str, down: str = "right answers, %") -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    plot = figure.add_subplot()
+    plot.set(title=title, xlabel=across, ylabel=down)
+    plot.grid(alpha=0.3)
+    return figure, plot
+
+
+def _finished(figure: Any, plot: Any, results: Results) -> Any:
+    chance = 100 * results.rows[0].chance
+    plot.axhline(chance, color="grey", linestyle=":", label="chance")
+    figure.legend(*plot.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    return figure
+
+
+def _per_cent(rows: Sequence[RowResult]) -> list[float]:
+    return [100 * row.accuracy.mean for row in rows]
+
+
+def _errors(rows: Sequence[RowResult]) -> list[list[float]]:
+    """How far the interval reaches below and above the mean."""
+    below = [100 * max(0.0, row.accuracy.mean - row.accuracy.low) for row in rows]
+    above = [100 * max(0.0, row.accuracy.high - row.accuracy.mean) for row in rows]
+    return [below, above]
+
+
+def _save(figure: Any, file: Path) -> None:
+    figure.savefig(file, dpi=120)

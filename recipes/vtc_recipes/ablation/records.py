@@ -1,0 +1,181 @@
+"""What the cells of a run left, row by row of its grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vtc_recipes.ablation.bootstrap import interval
+
+Record = Mapping[str, Any]
+"""A line of ``predictions.jsonl``."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One configuration in numbers, over all questions and seeds that are done.
+
+    Attributes:
+        label: Its values in words.
+        values: By axis.
+        seeds: Those that are done.
+        missing: Those that are not.
+        questions: How many were asked, over all seeds.
+        accuracy, coverage: Shares: right answers, and keyframes that hold all evidence.
+        difference: In accuracy, from the first row, question by question; None in that row, and
+            where the questions are not the same.
+        chance: The accuracy of a guess.
+        tokens_before, tokens_after: Visual tokens of a video, and the text around them.
+        macs: Multiply-accumulates of a question without the frame encoder; the first one's.
+        seconds: Of a question, likewise; the median.
+    """
+
+    label: str
+    values: dict[str, Any]
+    seeds: tuple[int, ...]
+    missing: tuple[int, ...]
+    questions: int
+    accuracy: Estimate
+    coverage: Estimate
+    difference: Estimate | None
+    chance: float
+    tokens_before: float
+    tokens_after: float
+    macs: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of a grid that have results.
+
+    Attributes:
+        name: The grid's.
+        axes: Their names.
+        trained: Whether each seed is a training of its own.
+        rows: In the grid's order.
+        waiting: Labels of the rows without any result yet.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    trained: bool
+    rows: tuple[RowResult, ...]
+    waiting: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def read_results(runs: Path) -> Results:
+    """Read what is done in a folder.
+
+    Raises:
+        FileNotFoundError: Nothing was started there.
+        ValueError: No cell is done yet.
+    """
+    file = runs / "grid.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{runs} holds no grid.json: give a folder that vtc ablate wrote")
+    grid = json.loads(file.read_text(encoding="utf-8"))
+    trained = any(row["trained"] for row in grid["rows"])
+    found: list[RowResult] = []
+    waiting: list[str] = []
+    first: dict[int, list[Record]] | None = None
+    for row in grid["rows"]:
+        folders = {int(seed): runs / "cells" / name for seed, name in row["cells"].items()}
+        done = {seed: _records(folder) for seed, folder in folders.items() if folder.is_dir()}
+        if not done:
+            waiting.append(row["label"])
+            continue
+        macs = [_metrics(folders[seed])["macs"] for seed in done]
+        missing = tuple(seed for seed in folders if seed not in done)
+        found.append(_summary(row, done, missing, first, macs, trained))
+        if row is grid["rows"][0]:
+            first = done
+    if not found:
+        raise ValueError(f"no cell of {runs} is done yet; run vtc ablate with --out {runs}")
+    return Results(grid["name"], tuple(grid["axes"]), trained, tuple(found), tuple(waiting))
+
+
+def _summary(
+    row: Mapping[str, Any],
+    done: Mapping[int, Sequence[Record]],
+    missing: tuple[int, ...],
+    first: Mapping[int, Sequence[Record]] | None,
+    macs: Sequence[float],
+    trained: bool,
+) -> RowResult:
+    everything = [record for records in done.values() for record in records]
+
+    def mean(name: str) -> float:
+        return float(sum(record[name] for record in everything) / len(everything))
+
+    def estimate(score: Callable[[Record], float]) -> Estimate:
+        return _estimate([[score(one) for one in records] for records in done.values()], trained)
+
+    return RowResult(
+        label=row["label"],
+        values=row["values"],
+        seeds=tuple(done),
+        missing=missing,
+        questions=len(everything),
+        accuracy=estimate(lambda record: float(record["right"])),
+        coverage=estimate(lambda record: float(record["covered"])),
+        difference=None if first is None else _difference(done, first, trained),
+        chance=mean("chance"),
+        tokens_before=mean("tokens_before"),
+        tokens_after=mean("tokens_after"),
+        macs=sum(macs) / len(macs),
+        seconds=median(record["seconds"] for record in everything),
+    )
+
+
+def _difference(
+    done: Mapping[int, Sequence[Record]], first: Mapping[int, Sequence[Record]], trained: bool
+) -> Estimate | None:
+    """Question by question, over the seeds that both have."""
+    both = [seed for seed in done if seed in first]
+    pairs = [list(zip(done[seed], first[seed], strict=False)) for seed in both]
+    same = all(len(done[seed]) == len(first[seed]) for seed in both) and all(
+        (one["id"], one["question"], one["answer"])
+        == (other["id"], other["question"], other["answer"])
+        for pair in pairs
+        for one, other in pair
+    )
+    if not both or not same:
+        return None
+    return _estimate(
+        [[float(one["right"]) - float(other["right"]) for one, other in pair] for pair in pairs],
+        trained,
+    )
+
+
+def _estimate(scores: Sequence[Sequence[float]], trained: bool) -> Estimate:
+    everything = [score for one in scores for score in one]
+    low, high = interval(scores, seeds=trained)
+    return Estimate(sum(everything) / len(everything), low, high)
+
+
+def _records(folder: Path) -> list[Record]:
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return found

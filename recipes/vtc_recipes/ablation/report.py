@@ -1,0 +1,76 @@
+"""The report of a run: one folder with a page, a table for programs, and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtc_recipes.ablation.bootstrap import DRAWS
+from vtc_recipes.ablation.plots import write_plots
+from vtc_recipes.ablation.records import Results, read_results
+from vtc_recipes.ablation.tables import csv_table, markdown_table, paper_tables
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report on disk.
+
+    Attributes:
+        file: The page.
+        table: Its table of results, in Markdown.
+        results: What it shows.
+    """
+
+    file: Path
+    table: str
+    results: Results
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"report": str(self.file), **self.results.to_dict()}
+
+
+def write_report(runs: Path, folder: Path) -> Written:
+    """Write ``report.md``, ``results.csv`` and plots of what is done in a run.
+
+    Raises:
+        FileNotFoundError: Nothing was started there.
+        ValueError: No cell is done yet.
+        OSError: The folder cannot be written.
+    """
+    results = read_results(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn, note = write_plots(results, folder)
+    table = markdown_table(results)
+    pictures = [f"![{title}]({name})\n" for title, name in drawn.items()]
+    paper = list(paper_tables(results))
+    sections = [
+        f"# {results.name}\n",
+        _about(results),
+        table,
+        *pictures,
+        f"{note}\n" if note else "",
+        "## In the paper\n" if paper else "",
+        *paper,
+    ]
+    file = folder / "report.md"
+    file.write_text("\n".join(filter(None, sections)), encoding="utf-8")
+    (folder / "results.csv").write_text(csv_table(results), encoding="utf-8")
+    return Written(file, table, results)
+
+
+def _about(results: Results) -> str:
+    what = (
+        "each seed is a training and has questions of its own; seeds and their questions are drawn"
+        if results.trained
+        else "the model is the same for all seeds, which have other questions; questions are drawn"
+    )
+    waiting = f"\n**Not done yet:** {'; '.join(results.waiting)}.\n" if results.waiting else ""
+    return (
+        f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
+        f"draws: {what}). Differences to the first row are taken question by question. A guess is "
+        f"right in {100 * results.rows[0].chance:.1f} %. Tokens are those of a video for the bare "
+        "model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
+        f"of a question, without the frame encoder, whose embeddings all cells share.\n{waiting}"
+    )

@@ -1,0 +1,171 @@
+"""One cell at work: ask a model all questions, and keep each answer as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+import vtc
+from vtc.frame_encoder import LazyEncoder
+from vtc.testing import MultiplyAccumulates
+from vtc.wrapped_class import toolkit_of
+from vtc_recipes.ablation.cells import Cell
+from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
+from vtc_recipes.ablation.leases import Lease
+from vtc_recipes.ablation.models import encoder_identity, open_for
+from vtc_recipes.ablation.questions import Item, count, questions
+from vtc_recipes.synthetic.niah import is_right, read_records
+from vtc_recipes.synthetic.questions import covers
+
+CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.json"
+PREDICTIONS, LOG = "predictions.jsonl", "log.txt"
+_LIBRARIES = ("video-token-compression", "torch", "transformers", "numpy")
+
+
+def run_cell(
+    cell: Cell,
+    source: str,
+    folder: Path,
+    shelf: Shelf,
+    lease: Lease,
+    device: str,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Ask what was not asked yet, and write all files of a cell.
+
+    Args:
+        cell: Its configuration.
+        source: The name or folder of the model.
+        folder: Where the files go. Answers that are there already are kept.
+        shelf: Keeps the embeddings of frames.
+        lease: The claim on the cell.
+        device: Where the model runs.
+        progress: Called with the questions done and the questions in all.
+
+    Raises:
+        LeaseLost: Another worker has taken over.
+        ValueError: The model cannot be opened so, or its merger is untrained.
+    """
+    _write(folder / CONFIG, {"id": cell.id, "model_name": cell.setting.model, **cell.config})
+    total = count(cell.setting.task)
+    note(folder, f"attempt {lease.number}: {cell.label}, {total} questions")
+    records = read_records(folder / PREDICTIONS)
+    model, processor = open_for(cell.setting, source, device)
+    toolkit = toolkit_of(model)
+    toolkit.replace_encoders(lambda encoder: _keeping(encoder, device, shelf))
+    _write(folder / ENVIRONMENT, environment(toolkit, device))
+    limit = cell.setting.max_new_tokens
+    for number, item in enumerate(questions(cell.setting.task, cell.setting.seed)):
+        progress(number, total)
+        lease.check()
+        if number >= len(records):
+            with shelf.of(item.video_id):
+                record = ask(model, processor, item, cell.prompt, limit)
+            with (folder / PREDICTIONS).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(record) + "\n")
+            records.append(record)
+            note(folder, f"question {item.id}: {'right' if record['right'] else 'wrong'}")
+    progress(total, total)
+    first = next(questions(cell.setting.task, cell.setting.seed))
+    counter = MultiplyAccumulates()  # type: ignore[no-untyped-call]
+    with shelf.of(first.video_id), counter:
+        ask(model, processor, first, cell.prompt, limit)  # its frames are embedded already
+    lease.check()
+    _write(folder / METRICS, {**summary(records), "macs": counter.count})
+    note(folder, f"finished: {sum(record['right'] for record in records)} of {total} right")
+
+
+def ask(model: Any, processor: Any, item: Item, prompt: str, limit: int) -> dict[str, Any]:
+    """Ask one question.
+
+    Returns:
+        ``seconds`` are those of the whole call but for the frame encoder, whose work is shared.
+    """
+    asked = prompt.format(question=item.question, choices=", ".join(item.choices))
+    began = perf_counter()
+    answer = vtc.ask(model, processor, item.video(), asked, max_new_tokens=limit, do_sample=False)
+    seconds, report = perf_counter() - began, answer.report
+    encoder = report.stages["frame encoder"].seconds if "frame encoder" in report.stages else 0.0
+    keyframes = [frame.index for frame in report.keyframes]
+    return {
+        "id": item.id,
+        "kind": item.kind,
+        "question": asked,
+        "answer": item.answer,
+        "text": answer.text,
+        "right": is_right(answer.text, item.answer),
+        "covered": covers(keyframes, item.evidence),
+        "chance": 1 / len(item.choices) if item.choices else 0.0,
+        "keyframes": keyframes,
+        "tokens_before": report.tokens_before + report.text_before,
+        "tokens_after": report.tokens_after + report.text_after,
+        "seconds": round(seconds - encoder, 4),
+        "encoder_seconds": round(encoder, 4),
+        "warnings": report.warnings,
+    }
+
+
+def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over all questions of a cell."""
+
+    def mean(name: str) -> float:
+        return float(sum(record[name] for record in records) / len(records))
+
+    return {
+        "questions": len(records),
+        "accuracy": mean("right"),
+        "coverage": mean("covered"),
+        "chance": mean("chance"),
+        "tokens_before": mean("tokens_before"),
+        "tokens_after": mean("tokens_after"),
+        "seconds": mean("seconds"),
+        "encoder_seconds": mean("encoder_seconds"),
+    }
+
+
+def environment(toolkit: Any, device: str) -> dict[str, Any]:
+    """What a cell ran on, and with."""
+    used = {("selector", toolkit.name_of(toolkit.selector))}
+    used.add(("merger", toolkit.name_of(toolkit.merger)))
+    place = torch.device(device)
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "parts": {
+            f"{part.kind} {part.name}": f"{part.distribution} {part.version}"
+            for part in vtc.parts()
+            if (part.kind, part.name) in used
+        },
+        "command": sys.argv,
+    }
+
+
+def note(folder: Path, text: str) -> None:
+    """A line for the log, with the time. A folder that was taken away raises."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with (folder / LOG).open("a", encoding="utf-8") as lines:
+        lines.write(f"{now} {text}\n")
+
+
+def _keeping(encoder: LazyEncoder, device: str, shelf: Shelf) -> LazyEncoder:
+    identity = {**encoder_identity(encoder.name), "device": torch.device(device).type}
+    return KeepingEncoder(encoder, json.dumps(identity), shelf)
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,91 @@
+"""The results of a grid as tables: Markdown, CSV, and the paper's numbers beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vtc_recipes.ablation.grid import shown
+from vtc_recipes.ablation.records import Estimate, Results, RowResult
+
+PAPER = Path(__file__).with_name("paper.yaml")
+ELSEWHERE = "another model, other data"
+
+
+def markdown_table(results: Results) -> str:
+    """One line a configuration, in per cent, with 95 % intervals."""
+    titles = [
+        *results.axes,
+        "right answers, %",
+        "difference to the first",
+        "evidence seen, %",
+        "tokens",
+        "GMACs",
+        "seconds",
+        "n",
+    ]
+    return _markdown(titles, (_cells(results, row) for row in results.rows))
+
+
+def csv_table(results: Results) -> str:
+    """One line a configuration, with all numbers as they are."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    estimates = ("accuracy", "difference", "coverage")
+    plain = ("chance", "tokens_before", "tokens_after", "macs", "seconds", "questions")
+    ends = [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
+    lines.writerow([*results.axes, *ends, *plain, "seeds", "missing_seeds"])
+    for row in results.rows:
+        found: list[Any] = [shown(row.values.get(axis, "")) for axis in results.axes]
+        for name in estimates:
+            estimate = getattr(row, name)
+            found += (
+                ["", "", ""] if estimate is None else [estimate.mean, estimate.low, estimate.high]
+            )
+        found += [getattr(row, name) for name in plain]
+        lines.writerow([*found, " ".join(map(str, row.seeds)), " ".join(map(str, row.missing))])
+    return text.getvalue()
+
+
+def paper_tables(results: Results) -> Iterator[str]:
+    """What the paper reports of the same axes, each table with what it is not."""
+    axes = {axis.rpartition(".")[2] for axis in results.axes}
+    for table in yaml.safe_load(PAPER.read_text(encoding="utf-8")):
+        if axes & set(table["axes"]):
+            note = f" {table['note']}" if "note" in table else ""
+            yield (
+                f"### {table['title']} of ViLAMP: {ELSEWHERE}\n\n"
+                f"Typed from the paper, not measured here.{note}\n\n"
+                + _markdown(table["columns"], table["rows"])
+            )
+
+
+def per_cent(estimate: Estimate, signed: bool = False) -> str:
+    """``85.8 (82.0 to 88.8)``"""
+    sign = "+" if signed else ""
+    mean, low, high = (100 * value for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+
+
+def _cells(results: Results, row: RowResult) -> list[str]:
+    missing = f" (seeds missing: {', '.join(map(str, row.missing))})" if row.missing else ""
+    return [
+        *(shown(row.values.get(axis, "")) for axis in results.axes),
+        per_cent(row.accuracy),
+        "" if row.difference is None else per_cent(row.difference, signed=True),
+        per_cent(row.coverage),
+        f"{row.tokens_before:.0f} -> {row.tokens_after:.0f}",
+        f"{row.macs / 1e9:.3g}",
+        f"{row.seconds:.3g}",
+        f"{row.questions}{missing}",
+    ]
+
+
+def _markdown(titles: Sequence[object], rows: Any) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
