@@ -26,7 +26,7 @@ from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
 from vtc_recipes.ablation.leases import Lease, LeaseLost, claim, last_claim
 from vtc_recipes.ablation.records import read_results
 from vtc_recipes.ablation.work import Job, work
-from vtc_recipes.squares import write_squares
+from vtc_recipes.synthetic.dataset import write_dataset
 
 
 def test_one_claim_at_a_time_and_a_silent_one_is_taken_over(tmp_path: Path) -> None:
@@ -304,9 +304,9 @@ def test_a_worker_killed_in_mid_cell_changes_nothing(
 
 
 def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, command: Any) -> None:
-    squares = write_squares(tmp_path / "squares", videos=2)
+    data = write_dataset(tmp_path / "data", videos=2, frames=8)
     steps = ["optimisation.steps=1", "output.save_steps=1", "optimisation.accumulation=1"]
-    settings = [f"data.sources.0.path={squares}", *steps]
+    settings = [f"data.sources.0.path={data}", *steps]
     values = {
         "base": {
             "model": {"recipe": "smoke", "settings": settings},
