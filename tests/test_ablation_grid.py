@@ -6,7 +6,7 @@ import importlib
 import json
 import re
 import shutil
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +246,9 @@ def test_table2_is_that_of_the_paper() -> None:
         load_yaml(next(f.path for f in shipped("ablation") if f.name == "table2")), ""
     )
     parts = {(c.setting.selector["name"], c.setting.merger["name"]) for c in grid.cells}
-    assert len(grid.rows) == len(parts) == 12 and len(trainings_of(grid)) == 12
+    assert len(grid.rows) == len(parts) == 12 and len(trainings_of(grid)) == 15
     assert {t.staged for t in trainings_of(grid)} == {True}
+    assert Counter(t.kind for t in trainings_of(grid)) == {("tiny_vlm", 2): 3, ("tiny_vlm", 4): 12}
 
 
 @pytest.fixture

@@ -332,3 +332,38 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
     code, out, err = command(*words, "--dry-run")
     assert code == 1 and err.count("nobody has trained") == 1
     assert "merger=llama_vid, selector=uniform: merger 'llama_vid' has parameters" in err
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9")
+def test_mergers_of_a_seed_share_the_stages_that_know_none(tmp_path: Path, command: Any) -> None:
+    stages = [
+        f"stages.{number}.{what}"
+        for number, batch in enumerate((4, 8, 100, 100))
+        for what in ("steps=1", "scenes=200", "gates={}", f"batch={batch}")
+    ]
+    values = {
+        "base": {
+            "model": {"recipe": "tiny_vlm", "settings": stages},
+            "task": {"examples": 1, "frames": 12},
+            "max_new_tokens": 2,
+            "seeds": [0],
+        },
+        "axes": {"merger": ["mean_pool", "drop"]},
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
+    words = ("ablate", tmp_path / "grid.yaml", "--out", tmp_path / "runs")
+    code, before, err = command(*words, "--dry-run")
+    assert code == 0, err
+    assert "0 of 3 trainings" in before and before.count("for an unknown time") == 2
+    code, _, err = command(*words)
+    assert code == 0, err
+    models = [folder / "model" for folder in (tmp_path / "runs" / "trainings").iterdir()]
+    shared, *own = sorted(models, key=lambda model: (model / "answers.json").exists())
+    assert not (shared / "captions.json").exists() and len(own) == 2
+    for stage in ("pretext", "dual_encoder"):
+        assert len({(model / f"{stage}.json").read_bytes() for model in models}) == 1
+        assert len({(model / stage / "model.safetensors").read_bytes() for model in models}) == 1
+    mergers = {json.loads((m / "answers" / "vtc.json").read_text())["merger"]["name"] for m in own}
+    assert mergers == {"mean_pool", "drop"}
+    _, after, _ = command(*words, "--dry-run")
+    assert "3 of 3 trainings" in after and "about 0.0 minutes" in after

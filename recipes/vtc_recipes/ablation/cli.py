@@ -129,12 +129,17 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
         table.add_row(entry["cell"], entry["configuration"], str(entry["seed"]), training, done)
     console = Console(highlight=False)
     console.print(table)
-    time = "unknown before a cell is done"
-    if cost.seconds is not None:
-        time = f"about {cost.seconds / 60:.1f} minutes of one worker, by the cells that are done"
     console.print(
         f"{cost.cells_done} of {cost.cells} cells and {cost.trainings_done} of {cost.trainings} "
         f"trainings are done in {runs}.\nLeft: {cost.questions} questions about "
-        f"{cost.frames} frames; time {time}, trainings aside.",
+        f"{cost.frames} frames, {_minutes(cost.seconds)}; trainings "
+        f"{_minutes(cost.training_seconds)}.",
         markup=False,
     )
+
+
+def _minutes(seconds: float | None) -> str:
+    """Of one worker, by what is done."""
+    if seconds is None:
+        return "for an unknown time before one is done"
+    return f"about {seconds / 60:.1f} minutes of one worker"

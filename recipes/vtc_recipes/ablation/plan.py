@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from vtc_recipes._reading import RecipeError
@@ -18,7 +21,7 @@ from vtc_recipes.ablation.grid import Grid, Row
 from vtc_recipes.ablation.leases import Lease
 from vtc_recipes.ablation.questions import count
 from vtc_recipes.ablation.running import METRICS, run_cell
-from vtc_recipes.ablation.trainings import TrainingJob
+from vtc_recipes.ablation.trainings import RESULT, TrainingJob
 from vtc_recipes.ablation.work import Job
 
 FOLDERS = ("cells", "trainings", "embeddings", "leases", "working")
@@ -36,8 +39,9 @@ class Cost:
         cells, cells_done, trainings, trainings_done: How many.
         questions: Those that are left to be asked.
         frames: Those of the videos of these questions.
-        seconds: About, for one worker, by the mean of the cells that are done, without trainings;
-            None before the first is.
+        seconds: Of the cells that are left, about, for one worker, by the mean of those that are
+            done; None before the first is.
+        training_seconds: Of the trainings that are left, likewise.
     """
 
     cells: int
@@ -47,11 +51,16 @@ class Cost:
     questions: int
     frames: int
     seconds: float | None
+    training_seconds: float | None
 
 
 def trainings_of(grid: Grid) -> list[TrainingJob]:
-    """The trainings that the cells need, each once."""
-    return list({t.id: t for cell in grid.cells if (t := cell.training)}.values())
+    """The trainings that the cells need, each once, behind what they share."""
+    trainings: dict[str, TrainingJob] = {}
+    for training in filter(None, (cell.training for cell in grid.cells)):
+        for job in filter(None, (training.shared, training)):
+            trainings[job.id] = job
+    return list(trainings.values())
 
 
 def estimate(grid: Grid, runs: Path) -> Cost:
@@ -73,7 +82,23 @@ def estimate(grid: Grid, runs: Path) -> Cost:
         questions=questions,
         frames=sum(count(cell.setting.task) * cell.setting.task.frames for cell in left),
         seconds=seconds / asked * questions if asked else None,
+        training_seconds=_training_seconds(trainings, runs / "trainings"),
     )
+
+
+def _training_seconds(trainings: Sequence[TrainingJob], folder: Path) -> float | None:
+    """About, for those that are left, by those of their kind that are done."""
+    spent: dict[Any, list[float]] = defaultdict(list)
+    left = []
+    for job in trainings:
+        if (folder / job.id).is_dir():
+            result = json.loads((folder / job.id / RESULT).read_text(encoding="utf-8"))
+            spent[job.kind].append(result["seconds"])
+        else:
+            left.append(job.kind)
+    if not set(left) <= spent.keys():
+        return None
+    return sum(mean(spent[kind]) for kind in left)
 
 
 def prepare(grid: Grid, runs: Path) -> None:
@@ -86,9 +111,9 @@ def prepare(grid: Grid, runs: Path) -> None:
     try:
         for name in FOLDERS:
             (runs / name).mkdir(parents=True, exist_ok=True)
-        partial = runs / f"{uuid.uuid4().hex}.partial"
-        partial.write_text(json.dumps(described(grid), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, runs / GRID)
+        unfinished = runs / f"{uuid.uuid4().hex}.partial"
+        unfinished.write_text(json.dumps(described(grid), indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, runs / GRID)
         needed, free = bytes_needed(grid, runs), shutil.disk_usage(runs).free
         if free < needed:
             problems.append(
@@ -138,13 +163,14 @@ def jobs_of(
         show: Called with what is going on, how much of it is done, and how much there is.
     """
     shelf = Shelf(runs / "embeddings", runs / "leases", grid.lease_seconds)
+    trained = runs / "trainings"
     trainings = [
         Job(
             name=f"training-{training.id}",
             title=f"training {training.id} of {training.recipe}",
-            target=runs / "trainings" / training.id,
-            needs=(),
-            run=training.run,
+            target=trained / training.id,
+            needs=() if training.shared is None else (trained / training.shared.id,),
+            run=partial(training.run, trainings=trained),
         )
         for training in trainings_of(grid)
     ]
@@ -154,10 +180,10 @@ def jobs_of(
             def progress(done: int, total: int) -> None:
                 show("questions", done, total)
 
-            source = cell.source(runs / "trainings")
+            source = cell.source(trained)
             run_cell(cell, source, folder, shelf, lease, device, progress)
 
-        needs = (runs / "trainings" / cell.training.id,) if cell.training else ()
+        needs = (trained / cell.training.id,) if cell.training else ()
         title = f"cell {cell.id} ({row.label}, seed {cell.setting.seed})"
         return Job(cell.id, title, runs / "cells" / cell.id, needs, run)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,39 @@ class TrainingJob:
         """Its name, by its contents."""
         return digest({**self.values, "output": None, "launch": self.launch})
 
-    def run(self, folder: Path, lease: Lease) -> None:
+    @property
+    def kind(self) -> tuple[str, int]:
+        """Trainings of one kind take about the same time: the recipe, and how many stages."""
+        return self.recipe, len(self.values.get("stages", ()))
+
+    @property
+    def shared(self) -> TrainingJob | None:
+        """The first stages, if no part makes a difference to them: trained once for all mergers."""
+        if not self.staged:
+            return None
+        from vtc_recipes.tiny.stages import STAGES
+
+        stages = self.values["stages"]
+        first = [stage for stage in stages if not STAGES[stage["name"]].takes_parts]
+        if not first or first != stages[: len(first)] or first == stages:
+            return None
+        return replace(self, values={**self.values, "stages": first, "vtc": {}})
+
+    def run(self, folder: Path, lease: Lease, trainings: Path) -> None:
         """Train into ``folder/model``, going on from what is there.
+
+        Args:
+            trainings: Holds what is `shared`, finished.
 
         Raises:
             LeaseLost: Another worker has taken over.
             RuntimeError: Processes of its own failed.
         """
-        target = folder / MODEL
+        began, target = time.perf_counter(), folder / MODEL
+        if self.shared is not None and not target.exists():
+            partial = folder / f"{MODEL}.partial"
+            shutil.copytree(trainings / self.shared.id / MODEL, partial, dirs_exist_ok=True)
+            partial.rename(target)
         values = {**self.values, "output": {**self.values["output"], "folder": os.fspath(target)}}
         file = folder / "recipe.yaml"  # JSON is YAML
         file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -65,8 +92,9 @@ class TrainingJob:
         else:
             trained = _train(values, self.staged, resume)
         lease.check()
-        result = json.dumps({"model": os.fspath(trained.relative_to(folder))})
-        (folder / RESULT).write_text(result + "\n", encoding="utf-8")
+        seconds = round(time.perf_counter() - began, 1)
+        result = {"model": os.fspath(trained.relative_to(folder)), "seconds": seconds}
+        (folder / RESULT).write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> TrainingJob:

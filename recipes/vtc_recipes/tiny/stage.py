@@ -28,12 +28,14 @@ class Stage(ABC):
         name: As recipes have it.
         needs: The stages whose results this one starts from.
         gated: The numbers that a recipe may set gates for.
+        takes_parts: Whether what ``vtc.wrap`` adds makes a difference.
         model: What is trained; checkpoints hold it.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     gated: ClassVar[tuple[str, ...]]
+    takes_parts: ClassVar[bool] = False
     model: nn.Module
 
     def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:

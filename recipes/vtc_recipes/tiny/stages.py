@@ -195,7 +195,8 @@ def _require_same(
     """
     wanted = {"seed": recipe.seed, "vtc": asdict(recipe.vtc), **asdict(settings)}
     found = {"seed": metrics["seed"], "vtc": metrics["vtc"], **metrics["settings"]}
-    for name in wanted.keys() - {"gates"}:
+    free = {"gates"} if STAGES[settings.name].takes_parts else {"gates", "vtc"}
+    for name in wanted.keys() - free:
         if found.get(name) != wanted[name]:
             raise ValueError(
                 f"{folder} holds the stage {settings.name!r} trained with {name}="

@@ -46,6 +46,7 @@ class Reader(nn.Module):
 class LanguageStage(Stage):
     """Trains the projector, the language model, and what the toolkit adds."""
 
+    takes_parts = True
     model: Reader
 
     def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:
