@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import vtc
 from vtc.checkpoint import CONFIG_NAME, described, write_config
@@ -75,6 +77,7 @@ def train(
     checkpoint = _checkpoint(folder, resume)
     samples = load_samples(recipe.data.sources, recipe.optimisation.seed)
     arguments = training_arguments(recipe)
+    _open_models_whole()
     set_seed(recipe.optimisation.seed)
     model, processor = open_model(recipe)
     _refuse_marks(model, processor, samples)
@@ -92,10 +95,19 @@ def train(
         processing_class=processor,
         callbacks=list(callbacks),
     )
+    _open_models_whole()
     if _asked_for("ACCELERATE_USE_FSDP") and not trainer.is_fsdp_enabled:
         raise ValueError(
             "FSDP was asked for, but accelerate divides weights on GPUs only and would train "
             "without it here; launch with torchrun instead"
+        )
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3 and trainer.is_world_process_zero():
+        warnings.warn(
+            "ZeRO-3 divides the vision tower and the merger as well: if a sample has more frames "
+            "than another, or the selector finds fewer keyframes in it, the run fails or hangs; "
+            "divide the language model alone with fsdp2.yaml",
+            stacklevel=2,
         )
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +145,15 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         remove_unused_columns=False,
         report_to=[],
     )
+
+
+def _open_models_whole() -> None:
+    """Undo what TrainingArguments and the Trainer each set when ZeRO-3 is asked for.
+
+    With it, transformers divides whatever it opens, whatever ``zero3_init_flag`` says: the frame
+    encoder too, which nothing would gather again. The Trainer divides its own model.
+    """
+    unset_hf_deepspeed_config()
 
 
 def _asked_for(variable: str) -> bool:
@@ -197,3 +218,5 @@ def _save(trainer: VideoTrainer, processor: Any, folder: Path) -> None:
         vtc.save_pretrained(model.merge_and_unload(), folder)
     if trainer.is_world_process_zero():
         processor.save_pretrained(folder)
+    # Until all is saved: the launcher ends every process as soon as one of them fails.
+    trainer.accelerator.wait_for_everyone()
