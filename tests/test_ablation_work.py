@@ -338,7 +338,7 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
 def test_mergers_of_a_seed_share_the_stages_that_know_none(tmp_path: Path, command: Any) -> None:
     stages = [
         f"stages.{number}.{what}"
-        for number, batch in enumerate((4, 8, 100, 100))
+        for number, batch in enumerate((4, 8, 100, 100, 100))
         for what in ("steps=1", "scenes=200", "gates={}", f"batch={batch}")
     ]
     values = {
@@ -358,12 +358,12 @@ def test_mergers_of_a_seed_share_the_stages_that_know_none(tmp_path: Path, comma
     code, _, err = command(*words)
     assert code == 0, err
     models = [folder / "model" for folder in (tmp_path / "runs" / "trainings").iterdir()]
-    shared, *own = sorted(models, key=lambda model: (model / "answers.json").exists())
+    shared, *own = sorted(models, key=lambda model: (model / "long_answers.json").exists())
     assert not (shared / "captions.json").exists() and len(own) == 2
     for stage in ("pretext", "dual_encoder"):
         assert len({(model / f"{stage}.json").read_bytes() for model in models}) == 1
         assert len({(model / stage / "model.safetensors").read_bytes() for model in models}) == 1
-    mergers = {json.loads((m / "answers" / "vtc.json").read_text())["merger"]["name"] for m in own}
+    mergers = {json.loads((m / "long_answers" / "vtc.json").read_text())["merger"]["name"] for m in own}
     assert mergers == {"mean_pool", "drop"}
     _, after, _ = command(*words, "--dry-run")
     assert "3 of 3 trainings" in after and "about 0.0 minutes" in after

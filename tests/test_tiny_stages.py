@@ -32,8 +32,8 @@ pytestmark = pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9"
 )
 BASICS = [
-    *(f"stages.{n}.{what}" for n in range(4) for what in ("steps=4", "scenes=300", "gates={}")),
-    *(f"stages.{n}.batch={size}" for n, size in enumerate((4, 8, 100, 200))),
+    *(f"stages.{n}.{what}" for n in range(5) for what in ("steps=4", "scenes=300", "gates={}")),
+    *(f"stages.{n}.batch={size}" for n, size in enumerate((4, 8, 100, 200, 200))),
     "output.save_steps=2",
     "output.log_steps=1",
 ]
@@ -47,7 +47,7 @@ from vtc_recipes.tiny.stages import train
 
 class Kill(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
-        if "answers" in args.output_dir and state.global_step == 3:
+        if args.output_dir.endswith("/answers") and state.global_step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
 values = apply_overrides(load_yaml(find_config("tiny_vlm", "training")), sys.argv[1:])
@@ -82,7 +82,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setattr(module, "UNSEEN", 40)
         patch.setattr(vlm, "EXAMINED", 16)
         folder = tmp_path_factory.mktemp("tiny") / "run"
-        assert train(recipe(f"output.folder={folder}")) == folder / "answers"
+        assert train(recipe(f"output.folder={folder}")) == folder / "long_answers"
     return folder
 
 
@@ -165,9 +165,9 @@ def test_results_are_kept_unless_they_are_of_other_settings(whole: Path) -> None
     here = f"output.folder={whole}"
     with pytest.raises(ValueError, match="holds results already: go on .* --resume, or set anoth"):
         train(recipe(here))
-    before = (whole / "answers.json").stat().st_mtime_ns
-    assert train(recipe(here), resume=True) == whole / "answers"
-    assert (whole / "answers.json").stat().st_mtime_ns == before
+    before = (whole / "long_answers.json").stat().st_mtime_ns
+    assert train(recipe(here), resume=True) == whole / "long_answers"
+    assert (whole / "long_answers.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="'captions' trained with steps=4, the recipe has 5"):
         train(recipe(here, "stages.2.steps=5"), resume=True)
     with pytest.raises(ValueError, match="trained with seed=0, the recipe has 3"):

@@ -21,10 +21,16 @@ from vtc_recipes.synthetic import Example, Scene, Segment, SyntheticVideo, make_
 from vtc_recipes.synthetic.questions import solve
 from vtc_recipes.tiny.asking import KINDS, choose_turns, describe, fair_questions, scene_requests
 from vtc_recipes.tiny.bank import build_bank, to_pixels
-from vtc_recipes.tiny.curriculum import draw_caption_format, draw_format, draw_kinds
+from vtc_recipes.tiny.curriculum import (
+    draw_caption_format,
+    draw_format,
+    draw_kinds,
+    draw_long_format,
+)
 from vtc_recipes.tiny.evaluate import asking, evaluate, examples, wilson
 from vtc_recipes.tiny.features import embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
+from vtc_recipes.tiny.needles import NEEDLES, bury
 from vtc_recipes.tiny.pretext import encode_patches
 from vtc_recipes.tiny.sequences import Dialogue, Merges, collate_texts, forward, lay_out, merge
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
@@ -211,11 +217,28 @@ def test_captions_list_objects_row_by_row() -> None:
 def test_formats_can_be_drawn_and_grow(seed: int, done: float) -> None:
     form = draw_format(np.random.default_rng(seed), done)
     assert 2 <= form.scenes <= form.frames / 2 and 1 <= form.keyframes <= 32
-    assert form.frames <= (16 if done < 0.15 else 24 if done < 0.4 else 1024)
+    assert form.frames <= (24 if done < 0.26 else 64 if done < 0.5 else 1024)
+    assert not form.buried or form.scenes > NEEDLES
+    long = draw_long_format(np.random.default_rng(seed))
+    assert 2 <= long.scenes <= long.frames / 2 and 1 <= long.keyframes <= 32
     kinds = draw_kinds(np.random.default_rng(seed), form, 1000)
     assert set(kinds) <= set(KINDS) and kinds.count("after") > 300
     told = draw_caption_format(np.random.default_rng(seed), 2, 8)
     assert 2 <= told.scenes == told.keyframes <= 8 and told.frames >= 2 * told.scenes
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
+def test_needles_are_the_only_scenes_with_their_shapes(seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    example, needles = bury(rng, frames=96, count=12, kind=kind, split="train", scenes=2000)
+    video, question = example.video, example.question
+    assert len(video) == 96 and len(video.segments) == 12 and len(needles) == NEEDLES
+    assert question.kind == kind and solve(question, video) == {question.answer}
+    shown = [{thing.shape for thing in segment.scene.objects} for segment in video.segments]
+    common = set().union(*(shapes for place, shapes in enumerate(shown) if place not in needles))
+    rare = [shape for place in needles for shape in shown[place] - common]
+    assert question.shape in rare and len(rare) >= NEEDLES
 
 
 @settings(max_examples=50, deadline=None)

@@ -25,7 +25,7 @@ class StageSettings:
             behind do not start.
     """
 
-    name: Literal["pretext", "dual_encoder", "captions", "answers"]
+    name: Literal["pretext", "dual_encoder", "captions", "answers", "long_answers"]
     steps: int = positive()
     batch: int = positive()
     learning_rate: float = positive()

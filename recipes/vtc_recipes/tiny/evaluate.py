@@ -1,6 +1,6 @@
 """What a trained model is worth: unseen videos, through the toolkit's own path.
 
-``python -m vtc_recipes.tiny.evaluate --model runs/tiny_vlm/answers``
+``python -m vtc_recipes.tiny.evaluate --model runs/tiny_vlm/long_answers``
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from vtc_recipes.synthetic.niah import accuracy, cell_means, run
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.evaluate import wilson
 
+STAGE = "long_answers"
+"""The last of the recipe, whose models are examined."""
 KEYFRAMES = {64: 8}
 """Of haystacks of a length; 32 of all others."""
 _SEEDS_APART = 10_000
@@ -39,8 +41,8 @@ def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> li
         The records of `vtc_recipes.synthetic.niah.run`, with the ``kind`` of question and the
         ``seed`` of the training.
     """
-    seed = json.loads((folder / "answers.json").read_text(encoding="utf-8"))["seed"]
-    model = vtc.from_pretrained(folder / "answers").eval()
+    seed = json.loads((folder / f"{STAGE}.json").read_text(encoding="utf-8"))["seed"]
+    model = vtc.from_pretrained(folder / STAGE).eval()
     found = []
     for length in lengths:
         keyframes = KEYFRAMES.get(length, 32)
@@ -107,8 +109,8 @@ def main() -> None:
     parser.add_argument("--depths", type=int, default=5, help="evenly from front to end")
     parser.add_argument("--cases", type=int, default=8, help="for each seed, length and depth")
     given = parser.parse_args()
-    if missing := [str(run) for run in given.runs if not (run / "answers.json").is_file()]:
-        parser.error(f"no answers.json in {', '.join(missing)}: train tiny_vlm there first")
+    if missing := [str(run) for run in given.runs if not (run / f"{STAGE}.json").is_file()]:
+        parser.error(f"no {STAGE}.json in {', '.join(missing)}: train tiny_vlm there first")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     lengths = [int(length) for length in given.lengths.split(",")]
     records = [r for f in given.runs for r in examine(f, lengths, given.depths, given.cases)]

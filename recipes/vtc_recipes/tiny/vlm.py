@@ -18,7 +18,12 @@ from vtc.wrapped_class import toolkit_of
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.bank import build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
-from vtc_recipes.tiny.curriculum import draw_caption_format, draw_format, draw_kinds
+from vtc_recipes.tiny.curriculum import (
+    draw_caption_format,
+    draw_format,
+    draw_kinds,
+    draw_long_format,
+)
 from vtc_recipes.tiny.features import embeddings_of, patches_of
 from vtc_recipes.tiny.sequences import Dialogue, forward
 from vtc_recipes.tiny.stage import Stage
@@ -155,9 +160,12 @@ class Answers(LanguageStage):
         """Videos of one format with many questions; at first, now and then with descriptions."""
         rng = np.random.default_rng((self.seed, number))
         done = number / self.settings.steps
-        if done < 0.5 and rng.random() < 0.25:
+        if done < 0.4 and rng.random() < 0.25:
             return self.captions(rng, draw_caption_format(rng, 2, 8), words=8)
-        form = draw_format(rng, done)
+        return self.asked(rng, draw_format(rng, done))
+
+    def asked(self, rng: np.random.Generator, form: Format) -> Mapping[str, Any]:
+        """A batch of videos of a format with their questions."""
         text = _ONE_TURN if form.alone else _MANY_TURNS
         count = max(1, self.settings.batch // (tokens_of(form) + text))
         kinds = draw_kinds(rng, form, count)
@@ -185,6 +193,18 @@ class Answers(LanguageStage):
             words = labels != end
             right[kind].append(bool((logits.argmax(-1) == labels)[words].all()))
         return right
+
+
+class LongAnswers(Answers):
+    """The same about long videos, of which few scenes matter."""
+
+    name = "long_answers"
+    needs = ("dual_encoder", "answers")
+
+    def batch(self, number: int) -> Mapping[str, Any]:
+        """Videos of one format, up to 1,024 frames."""
+        rng = np.random.default_rng((self.seed, number))
+        return self.asked(rng, draw_long_format(rng))
 
 
 def tokens_of(form: Format) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -13,10 +14,11 @@ from torch import Tensor
 
 import vtc
 from vtc import registry
-from vtc_recipes.synthetic import Example, make_example
+from vtc_recipes.synthetic import Example, SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import choose_turns, describe
 from vtc_recipes.tiny.dual_encoder import embed_texts
 from vtc_recipes.tiny.features import rows_of
+from vtc_recipes.tiny.needles import bury
 from vtc_recipes.tiny.sequences import Dialogue
 
 
@@ -31,6 +33,7 @@ class Format:
         selector: ``dks``, or ``random`` for any frames.
         spread: By how many positions, at most, the video is drawn apart.
         alone: Whether the video has one question, for which it is merged, and no others.
+        buried: Whether its questions are about a few scenes of many, as `needles.bury` makes it.
     """
 
     frames: int
@@ -39,6 +42,7 @@ class Format:
     selector: str = "dks"
     spread: int = 0
     alone: bool = False
+    buried: bool = False
 
 
 class World:
@@ -75,9 +79,14 @@ class World:
 
     def questions(self, rng: np.random.Generator, form: Format, kind: str) -> Dialogue:
         """A random video with a question of a kind and, unless it shall be alone, many others."""
-        example = self._example(rng, form, kind)
+        needles: list[int] = []
+        if form.buried:
+            example, needles = bury(rng, form.frames, form.scenes, kind, self.split, self.scenes)
+        else:
+            example = self._example(rng, form, kind)
         own, rows = example.question, rows_of(example.video)
-        keyframes = self.select(rng, rows, own.text, form)
+        chosen = self.select(rng, rows, own.text, form).tolist()
+        keyframes = torch.tensor(sorted({*chosen, *_some_frames(rng, example.video, needles)}))
         turns = (
             [(own.text, own.answer)]
             if form.alone
@@ -115,6 +124,15 @@ def _selector(name: str, keyframes: int) -> Any:
 @torch.no_grad()
 def _embed(dual_encoder: Any, tokenizer: Any, text: str) -> Tensor:
     return embed_texts(dual_encoder, tokenizer, [text])[0].cpu()
+
+
+def _some_frames(
+    rng: np.random.Generator, video: SyntheticVideo, needles: Sequence[int]
+) -> list[int]:
+    """A frame of each needle and of every other scene after one, so that all can be asked about."""
+    ranges = video.ranges()
+    after = {place + 1 for place in needles if place + 1 < len(ranges) and rng.random() < 0.5}
+    return [int(rng.integers(*ranges[place])) for place in sorted({*needles} | after)]
 
 
 def draw_gaps(rng: np.random.Generator, example: Example, spread: int) -> Tensor:
