@@ -268,6 +268,8 @@ def _queries(vlm: Any, tokenizer: Any, dialogues: Sequence[Dialogue]) -> Tensor 
         return None
     if source == "frame_encoder":
         return torch.stack([dialogue.embedding for dialogue in dialogues]).to(vlm.device)
+    if source != "language_model":
+        raise ValueError(f"this training has no query from {source!r}; set normalise_query=true")
     table = vlm.get_input_embeddings()
     ids = [tokenizer(d.query, add_special_tokens=False)["input_ids"] for d in dialogues]
     return torch.stack([table(torch.tensor(row, device=vlm.device)).mean(0) for row in ids])
