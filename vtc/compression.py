@@ -84,8 +84,13 @@ class _Compression:
         name, last = self.toolkit.name_of(merger), len(self.feed.span) - 1
         with blaming(f"merger {name!r}"):
             found: Tensor = merger.reference_frames(rest, keys)
-        inside = len(found) == 0 or (found.min() >= -1 and found.max() <= last)
-        if found.shape != rest.shape or found.dtype != torch.int64 or not inside:
+        fits = (
+            isinstance(found, Tensor)
+            and found.dtype == torch.int64
+            and found.shape == rest.shape
+            and bool(((found >= -1) & (found <= last)).all())
+        )
+        if not fits:
             raise ValueError(
                 f"merger {name!r} returned the reference frames {found} for {len(rest)} frames; "
                 f"allowed are as many int64 numbers from 0 to {last}, or -1 for none"
