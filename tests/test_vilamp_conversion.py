@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -457,10 +458,13 @@ def test_a_source_without_tokenizer_takes_one_or_says_so(tmp_path):
     for file in release.folder.glob("*token*"):
         file.rename(tmp_path / "c" / f"language_{file.name}")
     result = release.convert(tmp_path / "out")
-    assert "has no tokenizer, so no processor was written" in result.notes[0]
+    assert "the source has no tokenizer, so no processor was written" in result.notes[0]
     model = vtc.from_pretrained(tmp_path / "out")
     assert model.vtc.processor is None
     assert model.config.video_token_id == len(byte_tokenizer()) + 1
+    refused(
+        release, tmp_path / "other", "there is no tokenizer.json", tokenizer=tmp_path / "siglip"
+    )
     byte_tokenizer().save_pretrained(tmp_path / "language")
     release.convert(tmp_path / "other", tokenizer=tmp_path / "language")
     assert vtc.from_pretrained(tmp_path / "other").vtc.processor is not None
@@ -571,6 +575,9 @@ def test_pickled_weights_are_read_only_if_asked_for(spoilt, converted, tmp_path)
     spoilt.convert(tmp_path / "out", allow_pickle=True)
     one, two = (vtc.from_pretrained(f).state_dict() for f in (converted, tmp_path / "out"))
     assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
+    torch.save({**tensors, "more": Path()}, spoilt.folder / "pytorch_model.bin")
+    message = "pytorch_model.bin holds something else than tensors"
+    refused(spoilt, tmp_path / "other", message, allow_pickle=True)
 
 
 def test_towers_that_are_none_of_these_are_named(release, tmp_path):
@@ -608,7 +615,10 @@ def test_sources_that_are_none(release, tmp_path):
     shard = next(release.folder.glob("*.safetensors"))
     shard.rename(tmp_path / "aside")
     refused(release, tmp_path / "out", f"lacks {shard.name}, which model.safetensors.index")
+    shard.write_bytes((tmp_path / "aside").read_bytes()[:500])
+    refused(release, tmp_path / "out", f"{shard.name} is no whole safetensors file")
     (tmp_path / "aside").rename(shard)
+    refused(release, tmp_path / "out", "no is no folder", FileNotFoundError, clip=tmp_path / "no")
 
 
 def test_the_command(release, tmp_path, command):

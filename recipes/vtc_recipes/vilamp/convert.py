@@ -16,7 +16,11 @@ from torch import Tensor
 from vtc.checkpoint import CONFIG_NAME, FORMAT
 from vtc_recipes.vilamp import layout
 from vtc_recipes.vilamp.plan import Plan, make_plan
-from vtc_recipes.vilamp.processor import make_processor, save_clip_preprocessing
+from vtc_recipes.vilamp.processor import (
+    load_tokenizer,
+    make_processor,
+    save_clip_preprocessing,
+)
 from vtc_recipes.vilamp.source import Checkpoint, fetch, open_checkpoint, read_settings
 
 SHARD_BYTES = 2 * 1024**3
@@ -77,8 +81,11 @@ def convert(
         raise ValueError(f"target {place} exists and is not an empty folder; name another one")
     folder = fetch(source, allow_pickle)
     settings = read_settings(folder)
+    words = load_tokenizer(tokenizer or folder)
+    if words is None and tokenizer is not None:
+        raise ValueError(f"--tokenizer {tokenizer}: there is no tokenizer.json or vocab.json in it")
     with open_checkpoint(folder, allow_pickle) as checkpoint:
-        plan = make_plan(checkpoint, settings, vision, clip, tokenizer or folder)
+        plan = make_plan(checkpoint, settings, vision, clip, words)
         files: list[str] = []
         with _appearing_whole(place) as partial:
             for file in _write_weights(plan, checkpoint, partial):

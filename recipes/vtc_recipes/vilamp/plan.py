@@ -8,7 +8,7 @@ from typing import Any
 
 from vtc import registry
 from vtc_recipes.vilamp import layout
-from vtc_recipes.vilamp.processor import load_tokenizer, placeholders
+from vtc_recipes.vilamp.processor import placeholders
 from vtc_recipes.vilamp.source import Checkpoint
 from vtc_recipes.vilamp.towers import clip_config, text_config, vision_config
 
@@ -59,7 +59,7 @@ def make_plan(
     settings: dict[str, Any],
     vision: Path | None,
     clip: Path | None,
-    tokenizer_folder: Path,
+    tokenizer: Any,
 ) -> Plan:
     """Check a checkpoint against its settings and the towers, and choose the parts.
 
@@ -67,7 +67,7 @@ def make_plan(
         checkpoint: The released tensors.
         settings: The released ``config.json``.
         vision, clip: As for `vtc_recipes.vilamp.convert.convert`.
-        tokenizer_folder: Where the language model's tokenizer is looked for.
+        tokenizer: Of the language model, with the placeholders; None where there is none.
 
     Raises:
         ValueError: Tensors are missing, unexpected or misshapen, or a setting is not supported.
@@ -89,11 +89,10 @@ def make_plan(
         "fill": "gaps",
         "relevance_threshold": settings.get("f2t_thrd", 0.2),
     }
-    tokenizer = load_tokenizer(tokenizer_folder)
     if tokenizer is None:
         notes.append(
-            f"{tokenizer_folder} has no tokenizer, so no processor was written: convert with "
-            "--tokenizer FOLDER, or pass processor=... to vtc.from_pretrained"
+            "the source has no tokenizer, so no processor was written: convert with --tokenizer "
+            "FOLDER, or pass processor=... to vtc.from_pretrained"
         )
     image, video = placeholders(tokenizer, rows)
     config.image_token_index, config.video_token_index = image, video

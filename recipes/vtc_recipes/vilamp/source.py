@@ -129,6 +129,8 @@ def read_json(file: Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: It holds something else.
     """
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file.parent} is no folder; give one with a {file.name}")
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} holds no {file.name}")
     try:
@@ -151,9 +153,7 @@ def open_checkpoint(folder: Path, allow_pickle: bool) -> Iterator[Checkpoint]:
     files = _shards(folder, "model.safetensors")
     with ExitStack() as stack:
         if files:
-            from safetensors import safe_open
-
-            yield Checkpoint({f: stack.enter_context(safe_open(f, "pt")) for f in files})
+            yield Checkpoint({file: stack.enter_context(_mapped(file)) for file in files})
             return
         pickles = _shards(folder, "pytorch_model.bin")
         if not pickles:
@@ -163,10 +163,29 @@ def open_checkpoint(folder: Path, allow_pickle: bool) -> Iterator[Checkpoint]:
         yield Checkpoint({file: _unpickle(file) for file in pickles})
 
 
+def _mapped(file: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no whole safetensors file: {error}") from error
+
+
 def _unpickle(file: Path) -> dict[str, Any]:
+    import pickle
+
     import torch
 
-    tensors: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"{file} holds something else than tensors, or is not whole, and was not read further: "
+            f"{str(error).splitlines()[-1]}"
+        ) from error
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{file} holds a {type(tensors).__name__}; allowed is a dict of tensors")
     return tensors
 
 
