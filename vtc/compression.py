@@ -272,8 +272,8 @@ def _keep(
     patches: dict[int, Tensor], slices: Tensor, features: SliceFeatures, wanted: Tensor
 ) -> None:
     """Put the patches ``[P, D]`` of wanted slices into ``patches``."""
-    chosen = torch.isin(slices, wanted)
-    # Chosen by a mask: a view would keep the whole chunk alive.
+    chosen = torch.isin(slices, wanted).nonzero().flatten()
+    # Chosen by their numbers: a view would keep the whole chunk alive, a mask would wait for a GPU.
     kept = features.patches[chosen.to(features.patches.device)]
     patches.update(zip(slices[chosen].tolist(), kept, strict=True))
 

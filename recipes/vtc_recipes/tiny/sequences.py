@@ -125,6 +125,11 @@ def merge_dfm(merger: Any, merges: Merges) -> Tensor:
     The toolkit's own goes frame by frame, so that chunks change no bit: slow for training.
     """
     options, queries = merger.config, cast(Tensor, merges.queries)
+    if options.reference != "preceding":
+        raise ValueError(
+            f"this training compares frames with the keyframe before them, not by "
+            f"reference={options.reference!r}; set reference=preceding"
+        )
     views = [merges.patches, merges.patches, merges.references]
     if options.projection == "learned":
         maps = (merger.linear_iq, merger.linear_ik, merger.linear_k)
