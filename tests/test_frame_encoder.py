@@ -419,6 +419,47 @@ def test_what_an_object_returns_is_scaled_to_length_one():
     assert torch.allclose(scaled, torch.tensor([[0.6, 0.8, 0, 0], [0, 0, 0, 0]]))
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip", "open_clip"])
+def test_raw_text_is_what_the_text_tower_gives(family, request):
+    if family == "open_clip":
+        folder = request.getfixturevalue("open_clip_files")
+        encoder = load_encoder(f"open_clip:{folder}")
+        model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")([QUERY])
+        expected = model.encode_text(tokens)[0]
+    else:
+        folder = request.getfixturevalue(f"{family}_folder")
+        encoder = load_encoder(folder)
+        model = transformers.AutoModel.from_pretrained(folder)
+        context = model.config.text_config.max_position_embeddings
+        inputs = transformers.AutoTokenizer.from_pretrained(folder)(
+            QUERY, padding="max_length", max_length=context, return_tensors="pt"
+        )
+        ids = {"input_ids": inputs["input_ids"]}
+        expected = model.get_text_features(**ids).pooler_output[0]
+    found = encoder.encode_text_raw(QUERY)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert abs(found.norm() - 1) > 0.1
+    unit = torch.nn.functional.normalize(found, dim=0)
+    torch.testing.assert_close(encoder.encode_text(QUERY), unit, rtol=0, atol=1e-6)
+    assert torch.equal(LazyEncoder(encoder).encode_text_raw(QUERY), found)
+    assert len(encoder.encode_text_raw(LONG_QUERY)) == encoder.dim and encoder.notes
+
+
+def test_raw_text_of_an_object_is_what_it_gives():
+    own = Own()
+    own.encode_text = lambda text: torch.tensor([0.0, 3, 0, 4])
+    assert LazyEncoder(own).encode_text_raw("?").tolist() == [0, 3, 0, 4]
+    assert LazyEncoder(own).encode_text("?").tolist() == pytest.approx([0, 0.6, 0, 0.8])
+
+    class Unit(FrameEncoder):
+        name = "unit"
+        encode_frames = encode_text = lambda self, x: torch.ones(1)
+
+    with pytest.raises(ValueError, match="encoder unit has no text embeddings before norm"):
+        LazyEncoder(Unit()).encode_text_raw("?")
+
+
 def test_lazy_encoder_loads_at_first_use(clip_folder):
     lazy = LazyEncoder(clip_folder, batch_size=2)
     assert isinstance(lazy, FrameEncoder) and lazy.name == str(clip_folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,29 @@ def test_dfm_is_eq_5_to_10(name, redundancy_weight, temperature, seed):
     merger.double()
     inputs = frames_for(merger, seed=seed, dtype=torch.float64)
     torch.testing.assert_close(merger(*inputs), slow_dfm(merger, *inputs), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dfm", "dfm learned"])
+def test_released_references_are_the_frame_itself_before_the_first_keyframe(name):
+    merger = built(name)
+    inputs = frames_for(merger, dtype=torch.float64)
+    merger.double().config = replace(merger.config, reference="released", temperature=0.3)
+    patches, reference, known, query = inputs
+    assert known.any() and not known.all()
+    itself = torch.where(known[:, None, None], reference, patches)
+    expected = slow_dfm(merger, patches, itself, torch.ones_like(known), query)
+    unknown = reference.masked_fill(~known[:, None, None], math.nan)
+    torch.testing.assert_close(merger(patches, unknown, known, query), expected, rtol=0, atol=1e-9)
+
+
+def test_reference_frames():
+    frames, keyframes = torch.tensor([0, 1, 3, 4, 7, 9]), torch.tensor([2, 5, 6, 8])
+    assert MeanPool().reference_frames(frames, keyframes).tolist() == [-1, -1, 2, 2, 6, 8]
+    released = DFM(DFM.Config(reference="released"))
+    assert released.reference_frames(frames, keyframes).tolist() == [-1, -1, 0, 0, 2, 3]
+    for merger in (DFM(), released):
+        assert merger.reference_frames(frames, keyframes[:0]).tolist() == [-1] * 6
+        assert merger.reference_frames(frames[:0], keyframes).tolist() == []
 
 
 @pytest.mark.parametrize("name", ["dfm", "dfm learned"])
@@ -351,6 +375,9 @@ def test_released_maps():
 
 
 def test_where_queries_come_from():
+    raw = DFM(DFM.Config(projection="learned", normalise_query=False))
+    assert raw.query_source == "frame_encoder_raw"
+    assert DFM(DFM.Config(normalise_query=False)).query_source == "language_model"
     sources = {name: make().query_source for name, make in MERGERS.items()}
     assert sources == {
         "dfm": "language_model",
@@ -396,6 +423,7 @@ def test_dfm_makes_nothing_larger_than_a_frame(name):
         (DFM.Config, {"temperature": 0}, "temperature=0: allowed is a number above 0"),
         (DFM.Config, {"temperature": math.inf}, "temperature=inf: allowed is a number above 0"),
         (DFM.Config, {"temperature": "1"}, "temperature='1': allowed is a number above 0"),
+        (DFM.Config, {"reference": "next"}, "reference='next': .* 'preceding' or 'released'"),
         (DFM.Config, {"projection": "linear"}, "projection='linear': .* 'none' or 'learned'"),
         (QFormer.Config, {"tokens": 0}, "tokens=0: allowed is a whole number of at least 1"),
         (QFormer.Config, {"tokens": 1.0}, r"tokens=1\.0: allowed is a whole number"),

@@ -404,6 +404,55 @@ def test_what_parts_return_is_checked(model, processor, encoder, make_video, mak
         vtc.wrap(model, vtc.selector("uniform", keyframes=2), Odd(), processor=processor)
     with pytest.raises(ValueError, match=r"merger 'Odd' returned \(4, 32\) for 4 frames"):
         model(**inputs)
+    model.vtc.merger.forward = lambda patches, *rest: patches[:, :1]
+    for frames in ([0, 0, 0, 6], [-2, 0, 0, 0], [0, 0, 0], [0.0] * 4):
+        model.vtc.merger.reference_frames = lambda *_, frames=frames: torch.tensor(frames)
+        with pytest.raises(ValueError, match="merger 'Odd' returned the reference frames .* to 5"):
+            model(**inputs)
+
+
+@pytest.mark.parametrize("connector", ["stock", "separate"])
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_a_merger_names_the_frames_that_it_compares_with(
+    model, processor, make_video, make_inputs, connector, size
+):
+    class Last(vtc.TokenMerger):
+        query_source = None
+        seen: list = []
+
+        def reference_frames(self, frames, keyframes):
+            return torch.where(frames == 4, -1, (frames * 5) % 9)
+
+        def forward(self, patches, reference, has_reference, query):
+            self.seen += list(zip(patches, reference, has_reference.tolist(), strict=True))
+            return patches[:, :1]
+
+    inputs = make_inputs([make_video(9)], ["What?"])
+    dense = model.model.multi_modal_projector(
+        model.model.vision_tower(
+            inputs["pixel_values_videos"][0], output_hidden_states=True
+        ).hidden_states[-1]
+    )
+    with pytest.warns(UserWarning, match="is not registered"):
+        vtc.wrap(model, vtc.selector("uniform", keyframes=2), Last(), processor=processor)
+    if connector == "separate":
+        model.vtc.separate_connector()
+        for weight in model.vtc.connector.parameters():
+            weight.data *= 2
+    model.vtc.chunk_frames = size
+    model.vtc.merger.seen.clear()
+    with torch.no_grad():
+        model(**inputs)
+    rest = [n for n in range(9) if n not in (2, 6)]
+    for n, (patches, reference, known) in zip(rest, model.vtc.merger.seen, strict=True):
+        assert known == (n != 4)
+        if connector == "stock":
+            torch.testing.assert_close(patches, dense[n], rtol=0, atol=1e-5)
+        if known and connector == "stock":
+            torch.testing.assert_close(reference, dense[n * 5 % 9], rtol=0, atol=1e-5)
+        if known and n * 5 % 9 in rest:  # through the same projector as the frame itself
+            its_own = model.vtc.merger.seen[rest.index(n * 5 % 9)][0]
+            torch.testing.assert_close(reference, its_own, rtol=0, atol=1e-5)
 
 
 def test_no_keyframe_and_no_compression_are_noted(

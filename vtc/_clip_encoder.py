@@ -41,6 +41,15 @@ class ClipEncoder(ImageEncoder):
 
     @torch.no_grad()
     def encode_text(self, text: str) -> Tensor:
+        parts = F.normalize(self._embed_parts(text), dim=-1)
+        return F.normalize(parts.mean(dim=0), dim=0)
+
+    @torch.no_grad()
+    def encode_text_raw(self, text: str) -> Tensor:
+        return self._embed_parts(text).mean(dim=0)
+
+    def _embed_parts(self, text: str) -> Tensor:
+        """The features ``[m, d]`` float32 of a text in m parts, as the text tower gives them."""
         if not isinstance(text, str):
             raise TypeError(f"text is {type(text).__name__}; expected is a str")
         if not text.strip():
@@ -56,10 +65,10 @@ class ClipEncoder(ImageEncoder):
                 f"query of {count} tokens is longer than the encoder's {self.context}: {what}"
             ]
         embeddings = [
-            F.normalize(self._text_features(parts[i : i + self._batch_size]).float(), dim=-1)
+            self._text_features(parts[i : i + self._batch_size]).float()
             for i in range(0, len(parts), self._batch_size)
         ]
-        return F.normalize(torch.cat(embeddings).mean(dim=0), dim=0)
+        return torch.cat(embeddings)
 
 
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:

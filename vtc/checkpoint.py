@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtc import registry
 from vtc._options import config_values
+from vtc.frame_encoder import LazyEncoder
 from vtc.toolkit import plain
 from vtc.wrapped_class import toolkit_of, wrapped_class
 from vtc.wrapping import splice, warn_of_untrained
@@ -43,7 +45,8 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
 def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What ``vtc.json`` in a folder says of a toolkit: all but its tensors.
 
-    A frame encoder that is a folder beside this one is named by ``../``, so that both can move.
+    A frame encoder that is a folder beside this one is named by ``../``, so that both can move;
+    one inside a saved model's folder by ``./``, as `save_wrapped` brings it along.
 
     Raises:
         ValueError: A part is not registered under a name.
@@ -54,6 +57,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "merger": registry.spec_of(plain(toolkit.merger)),
         "connector": "stock" if toolkit.connector is None else "separate",
         "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
+        "long_text": toolkit.encoder.long_text,
         "chunk_frames": toolkit.chunk_frames,
         "adapter": config_values(toolkit.adapter),
     }
@@ -76,6 +80,7 @@ def save_wrapped(
     kwargs.setdefault("save_original_format", False)
     result = stock(model, folder, *args, **kwargs)
     if kwargs.get("is_main_process", True):
+        _bring_encoder(toolkit.encoder, Path(folder))
         write_config(toolkit, folder)
     if push:  # by way of this function, so that vtc.json goes along
         model.push_to_hub(kwargs.get("repo_id") or Path(folder).name)
@@ -122,7 +127,7 @@ def from_pretrained(
             selector or saved["selector"],
             merger or saved["merger"],
             processor if processor is not None else _processor(folder, kwargs),
-            encoder or _from_beside(saved["encoder"], folder) or MissingEncoder(),
+            encoder or _saved_encoder(saved, folder),
         )
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
@@ -152,14 +157,39 @@ def saved_config(folder: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
 
 
 def _beside(encoder: str, folder: str | os.PathLike[str]) -> str:
+    if _is_inside_a_model(encoder):
+        return f"./{Path(encoder).name}"
     same_parent = Path(encoder).absolute().parent == Path(folder).absolute().parent
     return f"../{Path(encoder).name}" if same_parent and Path(encoder).is_dir() else encoder
 
 
-def _from_beside(encoder: str | None, folder: str | os.PathLike[str]) -> str | None:
-    if encoder is None or not encoder.startswith("../"):
-        return encoder
-    return str(Path(folder).parent / encoder.removeprefix("../"))
+def _is_inside_a_model(encoder: str) -> bool:
+    return Path(encoder).is_dir() and (Path(encoder).parent / CONFIG_NAME).is_file()
+
+
+def _bring_encoder(encoder: LazyEncoder, folder: Path) -> None:
+    """Copy a frame encoder that lies inside a saved model's folder into the one being saved."""
+    home = Path(encoder.name)
+    inside = not encoder.given_object and _is_inside_a_model(encoder.name)
+    if inside and home.parent.resolve() != folder.resolve():
+        shutil.copytree(home, folder / home.name, dirs_exist_ok=True)
+
+
+def _saved_encoder(saved: dict[str, Any], folder: str | os.PathLike[str]) -> Any:
+    """The frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
+    name: str | None = saved["encoder"]
+    if name is None:
+        return MissingEncoder()
+    if name.startswith("./") and not os.path.isdir(folder):
+        raise ValueError(
+            f"its frame encoder is the folder {name} of the repository: download the repository "
+            "(huggingface_hub.snapshot_download) and give that folder, or pass encoder=..."
+        )
+    if name.startswith("../"):
+        name = str(Path(folder).parent / name.removeprefix("../"))
+    elif name.startswith("./"):
+        name = str(Path(folder) / name)
+    return LazyEncoder(name, long_text=saved.get("long_text", "split"))
 
 
 class MissingEncoder:
@@ -171,7 +201,7 @@ class MissingEncoder:
             "vtc.from_pretrained(folder, encoder=...)"
         )
 
-    encode_frames = encode_text = _raise
+    encode_frames = encode_text = encode_text_raw = _raise
 
 
 def _load_toolkit(

@@ -32,8 +32,9 @@ def compress_video(
 ) -> CompressedVideo:
     """Turn one video into K*M + (N-K)*T + t token features.
 
-    Keyframes are encoded first, since the others are merged against the nearest one before them;
-    the rest goes through the vision tower chunk by chunk and only the merged tokens stay.
+    Keyframes are encoded first, since the others are merged against the nearest one before them
+    (or against other frames that the merger names); the rest goes through the vision tower chunk
+    by chunk and only the merged tokens stay.
     """
     work = _Compression(model, toolkit, feed, query, recorder)
     selection = work.select()
@@ -45,8 +46,10 @@ def compress_video(
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
 
     tokens: list[Tensor] = [torch.empty(0)] * len(feed.span)
-    reference = work.encode_keyframes(keys, tokens, keep_patches=len(rest) > 0)
-    work.merge(rest, keys, reference, tokens)
+    referred = work.reference_frames(rest, keys)
+    wanted = torch.unique(referred[referred >= 0])
+    reference = work.encode_keyframes(keys, tokens, wanted)
+    work.merge(rest, referred, wanted, reference, tokens)
     work.note_extremes(len(keys))
     return work.assemble(tokens, is_key, selection)
 
@@ -75,27 +78,61 @@ class _Compression:
             toolkit.name_of(toolkit.selector),
         )
 
-    def encode_keyframes(
-        self, keys: Tensor, tokens: list[Tensor], keep_patches: bool
-    ) -> Tensor | None:
-        """Put each keyframe's ``[M, D]`` into ``tokens``; their patches ``[K, P, D]``, if kept."""
-        patches: list[Tensor] = []
+    def reference_frames(self, rest: Tensor, keys: Tensor) -> Tensor:
+        """``[n]`` int64, the frame that each of ``rest`` is compared with; -1 for none."""
+        merger = plain(self.toolkit.merger)
+        name, last = self.toolkit.name_of(merger), len(self.feed.span) - 1
+        with blaming(f"merger {name!r}"):
+            found: Tensor = merger.reference_frames(rest, keys)
+        fits = (
+            isinstance(found, Tensor)
+            and found.dtype == torch.int64
+            and found.shape == rest.shape
+            and bool(((found >= -1) & (found <= last)).all())
+        )
+        if not fits:
+            raise ValueError(
+                f"merger {name!r} returned the reference frames {found} for {len(rest)} frames; "
+                f"allowed are as many int64 numbers from 0 to {last}, or -1 for none"
+            )
+        return found
+
+    def encode_keyframes(self, keys: Tensor, tokens: list[Tensor], wanted: Tensor) -> Tensor | None:
+        """Put each keyframe's ``[M, D]`` into ``tokens``; the patches ``[R, P, D]`` of ``wanted``.
+
+        Args:
+            wanted: ``[R]`` int64, ascending: the frames that others are compared with.
+        """
+        patches: dict[int, Tensor] = {}
         shared = self.toolkit.connector is None
         for slices, features in self._encode(keys, "keyframes"):
-            if keep_patches and shared:
-                patches.append(features.patches)
+            if shared:
+                _keep(patches, slices, features, wanted)
             wide = torch.cat([features.tokens, *features.extra], dim=-1)
             for index, kept in zip(slices.tolist(), wide, strict=True):
                 tokens[index] = kept
-        if keep_patches and not shared:
-            references = self._encode(keys, "references", through=self.toolkit.connector)
-            patches = [features.patches for _, features in references]
-        return torch.cat(patches) if patches else None
+        missing = torch.tensor([n for n in wanted.tolist() if n not in patches], dtype=torch.int64)
+        connector = self.toolkit.connector
+        for slices, features in self._encode(missing, "references", through=connector):
+            _keep(patches, slices, features, wanted)
+        return torch.stack([patches[n] for n in wanted.tolist()]) if patches else None
 
     def merge(
-        self, rest: Tensor, keys: Tensor, reference: Tensor | None, tokens: list[Tensor]
+        self,
+        rest: Tensor,
+        referred: Tensor,
+        wanted: Tensor,
+        reference: Tensor | None,
+        tokens: list[Tensor],
     ) -> None:
-        """Put the merged tokens ``[T, D]`` of every other frame into ``tokens``."""
+        """Put the merged tokens ``[T, D]`` of every other frame into ``tokens``.
+
+        Args:
+            rest: ``[n]``, these frames, ascending.
+            referred: ``[n]``, the frame that each is compared with, or -1.
+            wanted: ``[R]``, the different frames among those, ascending.
+            reference: ``[R, P, D]``, their patches; None where there are none.
+        """
         merger = plain(self.toolkit.merger)
         name = self.toolkit.name_of(merger)
         encoded = (
@@ -106,13 +143,12 @@ class _Compression:
         )
         for slices, patches, *extra in _whole_groups(encoded, merger.frames_together):
             with self.recorder.stage("merging") as stage:
-                before = torch.searchsorted(keys, slices) - 1
-                nearest = (
-                    torch.zeros_like(patches)
-                    if reference is None
-                    else reference[before.clamp(min=0).to(reference.device)]
-                )
-                known = (before >= 0).to(patches.device)
+                frames = referred[torch.searchsorted(rest, slices)]
+                nearest = torch.zeros_like(patches)
+                if reference is not None:
+                    places = torch.searchsorted(wanted, frames.clamp(min=0))
+                    nearest = reference[places.clamp(max=len(wanted) - 1).to(reference.device)]
+                known = (frames >= 0).to(patches.device)
                 asked = self.query.for_merger(patches)
                 with blaming(f"merger {name!r}"):
                     merged = merger(patches, nearest, known, asked)
@@ -230,6 +266,16 @@ class _Compression:
             cells=cells,
             seconds_per_slice=feed.seconds_per_slice,
         )
+
+
+def _keep(
+    patches: dict[int, Tensor], slices: Tensor, features: SliceFeatures, wanted: Tensor
+) -> None:
+    """Put the patches ``[P, D]`` of wanted slices into ``patches``."""
+    chosen = torch.isin(slices, wanted).nonzero().flatten()
+    # Chosen by their numbers: a view would keep the whole chunk alive, a mask would wait for a GPU.
+    kept = features.patches[chosen.to(features.patches.device)]
+    patches.update(zip(slices[chosen].tolist(), kept, strict=True))
 
 
 def _places(span: VideoSpan, tokens: list[Tensor], is_key: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -63,6 +63,17 @@ class FrameEncoder(ABC):
             ValueError: The encoder knows no text.
         """
 
+    def encode_text_raw(self, text: str) -> Tensor:
+        """Embed a query without scaling it to length one: ``[d]`` float32.
+
+        Raises:
+            ValueError: The encoder gives text embeddings of length one only, or none.
+        """
+        raise ValueError(
+            f"encoder {self.name} has no text embeddings before normalisation, which the merger "
+            "takes; give it a method encode_text_raw, or take a CLIP or SigLIP model"
+        )
+
 
 @dataclass(frozen=True)
 class EncoderOptions:
@@ -196,6 +207,11 @@ class LazyEncoder(FrameEncoder):
         return self._encoder is not None
 
     @property
+    def long_text(self) -> Literal["split", "truncate"]:
+        """What happens to text beyond the model's context."""
+        return self._options.long_text
+
+    @property
     def device(self) -> torch.device | None:
         """Where embeddings are returned; None for an object, which is not asked."""
         return None if self.given_object else torch.device(self._options.device)
@@ -234,12 +250,21 @@ class LazyEncoder(FrameEncoder):
     def encode_text(self, text: str) -> Tensor:
         return self._checked(self._load().encode_text(text), None)
 
+    def encode_text_raw(self, text: str) -> Tensor:
+        """As `FrameEncoder.encode_text_raw`; of an object without it, what its `encode_text` gives.
+
+        That may be of any length, as it is scaled here where length one is needed.
+        """
+        encoder = self._load()
+        encode = getattr(encoder, "encode_text_raw", encoder.encode_text)
+        return self._checked(encode(text), None, scale=False)
+
     def _load(self) -> FrameEncoder:
         if self._encoder is None:
             self._encoder = _load(self.name, self._options)
         return self._encoder
 
-    def _checked(self, embeddings: object, rows: int | None) -> Tensor:
+    def _checked(self, embeddings: object, rows: int | None, scale: bool = True) -> Tensor:
         """Refuse wrong shapes and numbers; scale to length one what an object did not."""
         expected = "[d]" if rows is None else f"[{rows}, d]"
         if not isinstance(embeddings, Tensor):
@@ -258,7 +283,7 @@ class LazyEncoder(FrameEncoder):
                 "run it in bfloat16 or float32"
             )
         embeddings = embeddings.float()
-        return F.normalize(embeddings, dim=-1) if self.given_object else embeddings
+        return F.normalize(embeddings, dim=-1) if self.given_object and scale else embeddings
 
     def __repr__(self) -> str:
         return f"LazyEncoder({self.name!r}, loaded={self.loaded})"

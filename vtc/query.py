@@ -29,12 +29,16 @@ class Query:
         if source is None or self.text is None:
             return None
         if self._for_merger is None:
-            self._for_merger = (
-                self._toolkit.encoder.encode_text(self.text)
-                if source == "frame_encoder"
-                else self._language_model_embedding(self.text)
-            )
+            self._for_merger = self._embed(source, self.text)
         return self._for_merger.to(like.device, like.dtype)
+
+    def _embed(self, source: str, text: str) -> Tensor:
+        encoder = self._toolkit.encoder
+        if source == "frame_encoder":
+            return encoder.encode_text(text)
+        if source == "frame_encoder_raw":
+            return encoder.encode_text_raw(text)
+        return self._language_model_embedding(text)
 
     def _language_model_embedding(self, text: str) -> Tensor:
         if self._processor is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from vtc.part import Part
@@ -25,12 +26,15 @@ class TokenMerger(Part, nn.Module, ABC):
     whole groups of so many frames, counted from the first non-keyframe; the last may be short."""
 
     @property
-    def query_source(self) -> Literal["language_model", "frame_encoder"] | None:
+    def query_source(
+        self,
+    ) -> Literal["language_model", "frame_encoder", "frame_encoder_raw"] | None:
         """Where ``query`` comes from.
 
         ``"language_model"``: the mean of the language model's input embeddings of the query's
         tokens, in the space of the patches. ``"frame_encoder"``: the frame encoder's text
-        embedding. None: the merger takes no query.
+        embedding, of length one; ``"frame_encoder_raw"``: the same before it is scaled to that.
+        None: the merger takes no query.
         """
         return "language_model"
 
@@ -47,6 +51,22 @@ class TokenMerger(Part, nn.Module, ABC):
             query_dim: Dq, the width of the query.
         """
 
+    def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
+        """The frame that each non-keyframe is compared with: the nearest keyframe before it.
+
+        A merger may name others, a few different ones of a video at most: their patches are held
+        at once.
+
+        Args:
+            frames: ``[n]`` int64, the numbers of the non-keyframes, ascending.
+            keyframes: ``[K]`` int64, the numbers of the keyframes, ascending.
+
+        Returns:
+            ``[n]`` int64, numbers of frames; -1 for none, where ``has_reference`` will be False.
+        """
+        none = keyframes.new_full((1,), -1)
+        return torch.cat([none, keyframes])[torch.searchsorted(keyframes, frames)]
+
     @abstractmethod
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
@@ -55,7 +75,7 @@ class TokenMerger(Part, nn.Module, ABC):
 
         Args:
             patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: ``[n, M, D]``, the patch tokens of each one's nearest preceding keyframe.
+            reference: ``[n, M, D]``, the patch tokens of each one's `reference_frames`.
             has_reference: ``[n]`` bool, False before the first keyframe (T_p = 0 in Eq. 5).
             query: ``[Dq]``, or None when nothing was asked.
 

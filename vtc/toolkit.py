@@ -165,7 +165,7 @@ class Toolkit(nn.Module):
         table = model.get_input_embeddings().weight
         if self.merger_is_new:  # an instance may have been built, and trained, before
             width = table.shape[-1]
-            of_encoder = self.merger.query_source == "frame_encoder"
+            of_encoder = self.merger.query_source in ("frame_encoder", "frame_encoder_raw")
             self.merger.build(width, self.encoder.dim if of_encoder else width)
             self.merger.to(table.dtype)
         self.merger.to(input_device(model))

@@ -51,7 +51,7 @@ def wrap(
             question and the frames; ``vtc.ask`` and ``vtc.prepare_inputs`` bring their own.
         encoder: The frame encoder that selectors look through, where they name none of their own:
             a name, a folder or an object, see ``vtc.frame_encoder.load_encoder``. Loaded at its
-            first use.
+            first use. ``vtc.frame_encoder.LazyEncoder`` gives it options.
 
     Returns:
         The same object, still an instance of its Hugging Face class.
@@ -96,7 +96,7 @@ def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any)
     adapter = registry.adapter_for(model.config.model_type)
     chosen_selector = registry.build_part("selector", selector)
     chosen_merger = registry.build_part("merger", merger)
-    lazy = LazyEncoder(encoder)
+    lazy = encoder if isinstance(encoder, LazyEncoder) else LazyEncoder(encoder)
     takes_features = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
     if not takes_features or not hasattr(model, "generate"):
         raise ValueError(

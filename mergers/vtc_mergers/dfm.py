@@ -29,9 +29,9 @@ class DFM(TokenMerger):
     ``temperature``. They sum to one, so the division of Eq. 9 has no effect and is left out.
 
     With ``projection="learned"`` the cosines are taken after linear maps, as in the authors'
-    released code. It also learns the temperature, which is an option here, and gives ``linear_q``
-    the frame encoder's text embedding before normalisation: its bias makes the length matter.
-    ``linear_k`` and ``linear_ik`` have a zero gradient when no frame of a call has a reference.
+    released code; with ``reference="released"`` and ``normalise_query=False`` as well, the result
+    is that code's. It also learns the temperature, which is an option here. ``linear_k`` and
+    ``linear_ik`` have a zero gradient when no frame of a call has a reference.
 
     Time O(n M D), learned O(n M D^2). Frames are merged one after another, for the same result
     whatever the chunk: memory is O(M D) beside the input, and no M x M matrix is formed.
@@ -52,11 +52,20 @@ class DFM(TokenMerger):
             projection: ``"none"``: cosines of the patches themselves, nothing to train; the query
                 is in the language model's input space. ``"learned"``: cosines after linear maps,
                 which must be trained; the query is the frame encoder's.
+            reference: what a frame is compared with. ``"preceding"``: the nearest keyframe before
+                it. ``"released"``: as the authors' released code has it, the frame whose number
+                is that keyframe's ordinal (0 to K - 1); the frames before the first keyframe are
+                compared with themselves.
+            normalise_query: False gives ``linear_q`` the frame encoder's text embedding before it
+                is scaled to length one, as the released code does; its bias makes the length
+                matter. Without learned projections it changes nothing.
         """
 
         redundancy_weight: float = 1.0
         temperature: float = 0.01
         projection: Literal["none", "learned"] = "none"
+        reference: Literal["preceding", "released"] = "preceding"
+        normalise_query: bool = True
 
         def __post_init__(self) -> None:
             require(
@@ -77,6 +86,12 @@ class DFM(TokenMerger):
                 self.projection,
                 "'none' or 'learned'",
             )
+            require(
+                self.reference in ("preceding", "released"),
+                "reference",
+                self.reference,
+                "'preceding' or 'released'",
+            )
 
     config: Config
     linear_q: nn.Linear
@@ -90,9 +105,11 @@ class DFM(TokenMerger):
             self.macs, self.extra_memory = "3 * M * D**2", "6 * M * D"
 
     @property
-    def query_source(self) -> Literal["language_model", "frame_encoder"]:
+    def query_source(self) -> Literal["language_model", "frame_encoder", "frame_encoder_raw"]:
         """The language model's space, where patches are; ``linear_q`` maps from the encoder's."""
-        return "frame_encoder" if self._learned else "language_model"
+        if not self._learned:
+            return "language_model"
+        return "frame_encoder" if self.config.normalise_query else "frame_encoder_raw"
 
     @property
     def needs_training(self) -> bool:
@@ -102,6 +119,12 @@ class DFM(TokenMerger):
     @property
     def _learned(self) -> bool:
         return self.config.projection == "learned"
+
+    def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
+        """As `TokenMerger.reference_frames`, or those of the released code."""
+        if self.config.reference == "preceding":
+            return super().reference_frames(frames, keyframes)
+        return torch.searchsorted(keyframes, frames) - 1  # the ordinal, taken for a frame's number
 
     def build(self, patch_dim: int, query_dim: int) -> None:
         """Create the linear maps of ``projection="learned"``, normal with std 0.02, zero biases.
@@ -126,8 +149,9 @@ class DFM(TokenMerger):
 
         Args:
             patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: ``[n, M, D]``, those of each one's nearest preceding keyframe.
-            has_reference: ``[n]`` bool; where False, the reference is not looked at.
+            reference: ``[n, M, D]``, those of each one's `reference_frames`.
+            has_reference: ``[n]`` bool; where False, ``reference`` is not looked at: nothing is
+                subtracted, or the frame is compared with itself (``reference="released"``).
             query: ``[D]``, or ``[Dq]`` with ``projection="learned"``; required.
 
         Returns:
@@ -177,14 +201,15 @@ class DFM(TokenMerger):
         """Weights ``[M]`` of one frame's patches ``[M, D]``, given its keyframe's, if known."""
         # Zeros for what is unknown, and a second choice below: whatever a caller left there, even
         # NaN, reaches neither the score nor a gradient.
-        keyframe = torch.where(known, keyframe, 0.0)
+        itself = self.config.reference == "released"
+        keyframe = torch.where(known, keyframe, frame if itself else 0.0)
         relevance_view = redundancy_view = frame
         if self._learned:
             relevance_view = apply(self.linear_iq, frame)
             redundancy_view = apply(self.linear_ik, frame)
             keyframe = apply(self.linear_k, keyframe)
         relevance = cosines(relevance_view, query)
-        redundancy = torch.where(known, cosines(redundancy_view, keyframe), 0.0)
+        redundancy = torch.where(known | itself, cosines(redundancy_view, keyframe), 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
         return torch.softmax(saliency / self.config.temperature, dim=0)
 

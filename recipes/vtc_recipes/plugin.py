@@ -7,6 +7,7 @@ import vtc
 def vtc_register_commands() -> dict[str, str]:
     return {
         "ablate": "vtc_recipes.ablation.cli:ablate",
+        "convert-vilamp": "vtc_recipes.vilamp.cli:convert_vilamp",
         "demo": "vtc_recipes.demo:demo",
         "niah": "vtc_recipes.niah_cli:niah",
         "recipes": "vtc_recipes.cli:recipes",

@@ -102,7 +102,7 @@ class MergerContract(PartContract):
         return tokens, reference, known, None if merger.query_source is None else query
 
     def _query_dim(self, merger: TokenMerger) -> int:
-        return self.query_dim if merger.query_source == "frame_encoder" else self.patch_dim
+        return self.patch_dim if merger.query_source == "language_model" else self.query_dim
 
     def merge(self, merger: TokenMerger, frames: Frames) -> list[Tensor]:
         """Merge; the result must be of the kind that the interface says.

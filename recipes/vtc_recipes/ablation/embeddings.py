@@ -118,6 +118,9 @@ class KeepingEncoder(LazyEncoder):
     def encode_text(self, text: str) -> Tensor:
         return self._inner.encode_text(text)
 
+    def encode_text_raw(self, text: str) -> Tensor:
+        return self._inner.encode_text_raw(text)
+
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
     """Write a file that is there whole or not at all."""

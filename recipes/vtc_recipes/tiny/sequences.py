@@ -125,6 +125,11 @@ def merge_dfm(merger: Any, merges: Merges) -> Tensor:
     The toolkit's own goes frame by frame, so that chunks change no bit: slow for training.
     """
     options, queries = merger.config, cast(Tensor, merges.queries)
+    if options.reference != "preceding":
+        raise ValueError(
+            f"this training compares frames with the keyframe before them, not by "
+            f"reference={options.reference!r}; set reference=preceding"
+        )
     views = [merges.patches, merges.patches, merges.references]
     if options.projection == "learned":
         maps = (merger.linear_iq, merger.linear_ik, merger.linear_k)
@@ -268,6 +273,8 @@ def _queries(vlm: Any, tokenizer: Any, dialogues: Sequence[Dialogue]) -> Tensor 
         return None
     if source == "frame_encoder":
         return torch.stack([dialogue.embedding for dialogue in dialogues]).to(vlm.device)
+    if source != "language_model":
+        raise ValueError(f"this training has no query from {source!r}; set normalise_query=true")
     table = vlm.get_input_embeddings()
     ids = [tokenizer(d.query, add_special_tokens=False)["input_ids"] for d in dialogues]
     return torch.stack([table(torch.tensor(row, device=vlm.device)).mean(0) for row in ids])

@@ -1,0 +1,77 @@
+"""``vtc convert-vilamp``: the released ViLAMP checkpoint as a folder that ``vtc`` opens."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Folder = Optional[Path]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+
+
+def convert_vilamp(
+    source: Annotated[
+        str, typer.Argument(help="A folder in the released format, or OWNER/NAME on the hub.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The folder to write; not there yet, or empty.")],
+    vision_config: Annotated[
+        Folder,
+        typer.Option(
+            help="Folder with the config.json of the SigLIP that the vision tower comes from, "
+            "before its last layer was deleted. (default: so400m-patch14-384)"
+        ),
+    ] = None,
+    clip_config: Annotated[
+        Folder,
+        typer.Option(
+            help="Folder with the config.json, and the tokenizer if it is another, of the CLIP "
+            "that chooses frames. (default: ViT-B/32)"
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Folder,
+        typer.Option(help="Folder with the language model's tokenizer. (default: SOURCE)"),
+    ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Read pytorch_model*.bin where there is no safetensors file. A pickle may run "
+            "code of whoever wrote it when it is opened; torch's restricted loader is used "
+            "(weights_only=True). For sources that you trust.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Convert the released ViLAMP checkpoint into a stock model with the toolkit's parts."""
+    import transformers
+
+    from vtc_recipes.vilamp.convert import convert
+
+    transformers.utils.logging.set_verbosity_error()
+    result = convert(
+        source,
+        target,
+        vision=vision_config,
+        clip=clip_config,
+        tokenizer=tokenizer,
+        allow_pickle=allow_pickle,
+        wrote=(lambda file: None) if as_json else (lambda file: print(f"wrote {file}")),
+    )
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    print(f"{result.tensors} tensors read, {len(result.left_out)} of them not needed")
+    for kind, part in (("selector", result.selector), ("merger", result.merger)):
+        options = [f"{name}={value!r}" for name, value in part.items() if name != "name"]
+        print(f"{kind}: {part['name']}({', '.join(options)})")
+    for note in result.notes:
+        print(f"note: {note}")
+    print(
+        f'\nNext: vtc ask VIDEO "question" --model {shlex.quote(result.target)} '
+        "--fps 1 --max-frames 600"
+    )

@@ -1,0 +1,214 @@
+"""The conversion: account for everything, write beside the target, then rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vtc.checkpoint import CONFIG_NAME, FORMAT
+from vtc_recipes.vilamp import layout
+from vtc_recipes.vilamp.plan import Plan, make_plan
+from vtc_recipes.vilamp.processor import (
+    load_tokenizer,
+    make_processor,
+    save_clip_preprocessing,
+)
+from vtc_recipes.vilamp.source import Checkpoint, fetch, open_checkpoint, read_settings
+
+SHARD_BYTES = 2 * 1024**3
+"""The largest file of weights that is written, and so the most of them that is in memory."""
+ENCODER_FOLDER = "frame_encoder"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+        target: The folder.
+        tensors: How many tensors the source had.
+        files: The files of the weights.
+        left_out: Tensors that were not needed.
+        selector, merger: The parts and their options.
+        notes: What the user should know.
+    """
+
+    target: str
+    tensors: int
+    files: list[str]
+    left_out: list[str]
+    selector: dict[str, Any]
+    merger: dict[str, Any]
+    notes: list[str]
+
+
+def convert(
+    source: str,
+    target: str | os.PathLike[str],
+    *,
+    vision: Path | None = None,
+    clip: Path | None = None,
+    tokenizer: Path | None = None,
+    allow_pickle: bool = False,
+    wrote: Callable[[str], object] = lambda file: None,
+) -> Converted:
+    """Convert a released ViLAMP checkpoint into a folder for ``vtc.from_pretrained``.
+
+    Args:
+        source: A folder in the released format, or the name of a repository on the hub.
+        target: The folder to write; it must not exist, or be empty.
+        vision: A folder with the ``config.json`` of the SigLIP that the vision tower comes from,
+            whole; None for so400m-patch14-384.
+        clip: Likewise of the CLIP that chooses frames; None for ViT-B/32.
+        tokenizer: A folder with the language model's tokenizer; None for the source itself.
+        allow_pickle: Read pickled weights where there are no others.
+        wrote: Called with the name of each file of weights.
+
+    Raises:
+        ValueError: Something does not fit; nothing was written.
+        OSError: A file cannot be read or written; there is no target then.
+    """
+    place = Path(target).expanduser()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ValueError(f"target {place} exists and is not an empty folder; name another one")
+    folder = fetch(source, allow_pickle)
+    settings = read_settings(folder)
+    words = load_tokenizer(tokenizer or folder)
+    if words is None and tokenizer is not None:
+        raise ValueError(f"--tokenizer {tokenizer}: there is no tokenizer.json or vocab.json in it")
+    with open_checkpoint(folder, allow_pickle) as checkpoint:
+        plan = make_plan(checkpoint, settings, vision, clip, words)
+        files: list[str] = []
+        with _appearing_whole(place) as partial:
+            for file in _write_weights(plan, checkpoint, partial):
+                files.append(file)
+                wrote(file)
+            notes = [*plan.notes, *_write_settings(plan, settings, partial, clip)]
+        return Converted(
+            target=str(place),
+            tensors=len(checkpoint.stored),
+            files=files,
+            left_out=plan.left_out,
+            selector=plan.selector,
+            merger=plan.merger,
+            notes=notes,
+        )
+
+
+@contextmanager
+def _appearing_whole(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its name in the end, and vanishes on an error."""
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():  # and is empty; some systems rename onto no folder
+            target.rmdir()
+        partial.rename(target)
+    except BaseException:  # an interrupt as well
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_weights(plan: Plan, checkpoint: Checkpoint, partial: Path) -> Iterator[str]:
+    """Write the stock model with the merger in shards, and the frame encoder; yields the files."""
+    from safetensors.torch import save_file
+
+    for target, inside in ((layout.MODEL, "."), (layout.ENCODER, ENCODER_FOLDER)):
+        folder = partial / inside
+        folder.mkdir(exist_ok=True)
+        sizes = {
+            name: checkpoint.stored[_read_from(name, checkpoint)].bytes
+            for name, place in plan.places.items()
+            if place.target == target
+        }
+        shards = list(layout.in_shards(sizes, SHARD_BYTES))
+        holder: dict[str, str] = {}
+        for number, names in enumerate(shards, start=1):
+            part = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+            file = f"model{part}.safetensors"
+            tensors = {plan.places[name].name: _tensor(name, plan, checkpoint) for name in names}
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+            holder |= dict.fromkeys(tensors, file)
+            del tensors  # before the next shard is read
+            yield (Path(inside) / file).as_posix()
+        if len(shards) > 1:
+            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": holder}
+            _write_json(index, folder / "model.safetensors.index.json")
+
+
+def _read_from(name: str, checkpoint: Checkpoint) -> str:
+    """The tensor itself, or the embeddings for an output head that is tied to them."""
+    return name if name in checkpoint.stored else layout.EMBEDDINGS
+
+
+def _tensor(name: str, plan: Plan, checkpoint: Checkpoint) -> Tensor:
+    import torch
+
+    tensor = checkpoint.tensor(_read_from(name, checkpoint))
+    if plan.new_rows and name in (layout.EMBEDDINGS, layout.HEAD):
+        # In the output head the mean row gives the mean logit, which is never the largest.
+        mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+        tensor = torch.cat([tensor, mean.expand(plan.new_rows, -1)])
+    return tensor.contiguous()
+
+
+def _write_settings(
+    plan: Plan, settings: dict[str, Any], partial: Path, clip_folder: Path | None
+) -> list[str]:
+    """Write everything but the weights; returns notes for the user."""
+    notes = []
+    plan.config.save_pretrained(partial)
+    _generation(plan, settings).save_pretrained(partial)
+    encoder = partial / ENCODER_FOLDER
+    plan.clip.save_pretrained(encoder)
+    if not save_clip_preprocessing(encoder, plan.clip, clip_folder):
+        notes.append(
+            f"no tokenizer fits the {plan.clip.text_config.vocab_size} tokens of the frame "
+            f"encoder: put its tokenizer's files into {ENCODER_FOLDER}, or pass encoder=..."
+        )
+    if plan.tokenizer is not None:
+        make_processor(plan.tokenizer, plan.config).save_pretrained(partial)
+    saved = {
+        "format": FORMAT,
+        "selector": plan.selector,
+        "merger": plan.merger,
+        "connector": "stock",
+        "encoder": f"./{ENCODER_FOLDER}",
+        "long_text": "truncate",
+        "chunk_frames": 16,
+        "adapter": {},
+    }
+    _write_json(saved, partial / CONFIG_NAME)
+    return notes
+
+
+def _generation(plan: Plan, settings: dict[str, Any]) -> Any:
+    """Greedy, as the release evaluates; an answer ends where a turn does, too."""
+    from transformers import GenerationConfig
+
+    ends = settings.get("eos_token_id")
+    ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    padding = settings.get("pad_token_id")
+    if plan.tokenizer is not None:
+        ends |= {plan.tokenizer.eos_token_id}
+        ends |= {plan.tokenizer.get_vocab().get("<|im_end|>")}
+        padding = plan.tokenizer.pad_token_id
+    return GenerationConfig(
+        do_sample=False,
+        eos_token_id=sorted(ends - {None}) or None,
+        pad_token_id=padding,
+        bos_token_id=settings.get("bos_token_id"),
+    )
+
+
+def _write_json(content: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

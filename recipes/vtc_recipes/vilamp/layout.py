@@ -1,0 +1,145 @@
+"""Which tensor of the release becomes which tensor of the stock classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtc.token_merger import TokenMerger
+    from vtc_recipes.vilamp.source import Stored
+
+MODEL, ENCODER, OPTION = "model", "encoder", "option"
+EMBEDDINGS, HEAD, NEWLINE = "model.embed_tokens.weight", "lm_head.weight", "model.image_newline"
+TEMPERATURE = "model.composer_projector.tau"
+CLIP_PREFIX, MERGER_PREFIX = "model.frame_selector.model.", "model.composer_projector."
+_VISION = "model.vision_tower.vision_tower.vision_model."
+# In memory (transformers 5), in the release, on disk. The names on disk are those of the published
+# LLaVA-OneVision checkpoints, which every version of transformers reads.
+_PARTS = (
+    ("model.language_model.", "model.", "language_model.model."),
+    ("lm_head.", "lm_head.", "language_model.lm_head."),
+    ("model.image_newline", "model.image_newline", "image_newline"),
+    ("model.multi_modal_projector.linear_1.", "model.mm_projector.0.",
+     "multi_modal_projector.linear_1."),
+    ("model.multi_modal_projector.linear_2.", "model.mm_projector.2.",
+     "multi_modal_projector.linear_2."),
+    ("model.vision_tower.vision_model.", _VISION, "vision_tower.vision_model."),
+    ("model.vision_tower.", _VISION, "vision_tower.vision_model."),
+)  # fmt: skip
+_BUFFERS = (".position_ids", ".rotary_emb.inv_freq")
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor of the release goes.
+
+    Attributes:
+        target: `MODEL`, `ENCODER` (the frame encoder), or `OPTION` of the merger.
+        name: Its name there.
+        shape: The shape that it must have.
+    """
+
+    target: str
+    name: str
+    shape: tuple[int, ...]
+
+
+def expected(config: Any, clip: Any, merger: TokenMerger) -> dict[str, Place]:
+    """All tensors that a released checkpoint must have, by their released names.
+
+    Args:
+        config: The ``LlavaOnevisionConfig``, its vocabulary that of the release.
+        clip: The ``CLIPConfig`` of the frame encoder.
+        merger: Not built yet.
+    """
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = transformers.LlavaOnevisionForConditionalGeneration(config)
+        encoder = transformers.CLIPModel(clip)
+        merger.build(config.text_config.hidden_size, clip.projection_dim)
+    places = {}
+    for name, tensor in model.state_dict().items():
+        released, on_disk = _names(name)
+        places[released] = Place(MODEL, on_disk, tuple(tensor.shape))
+    for name, tensor in encoder.state_dict().items():
+        places[CLIP_PREFIX + name] = Place(ENCODER, name, tuple(tensor.shape))
+    for name, tensor in merger.state_dict().items():
+        places[MERGER_PREFIX + name] = Place(MODEL, f"vtc.merger.{name}", tuple(tensor.shape))
+    if any(True for _ in merger.parameters()):  # the learned merger has it among its tensors
+        places[TEMPERATURE] = Place(OPTION, "temperature", ())
+    return places
+
+
+def _names(name: str) -> tuple[str, str]:
+    for in_memory, released, on_disk in _PARTS:
+        if name.startswith(in_memory):
+            rest = name.removeprefix(in_memory)
+            return released + rest, on_disk + rest
+    raise RuntimeError(f"this version of transformers has a tensor {name} that vtc does not know")
+
+
+def check(stored: Mapping[str, Stored], places: Mapping[str, Place], tied: bool) -> list[str]:
+    """Account for every tensor, before anything is written.
+
+    Args:
+        stored: What the checkpoint has.
+        places: What it must have.
+        tied: Whether the output head may be missing, as it is the embeddings.
+
+    Returns:
+        The names that are left out: buffers that transformers computes anew.
+
+    Raises:
+        ValueError: Tensors are missing, unexpected or of another shape; all are listed.
+    """
+    left_out = [name for name in stored if name not in places and name.endswith(_BUFFERS)]
+    missing = places.keys() - stored.keys() - ({HEAD} if tied else set())
+    unexpected = stored.keys() - places.keys() - set(left_out)
+    misshapen = [
+        f"{name} {list(stored[name].shape)} instead of {list(places[name].shape)}"
+        for name in sorted(places.keys() & stored.keys())
+        if stored[name].shape != places[name].shape
+    ]
+    problems = [
+        _listed("missing", sorted(missing)),
+        _listed("unexpected", sorted(unexpected)),
+        _listed("of another shape", misshapen),
+    ]
+    if any(problems):
+        raise ValueError(
+            "the tensors are not those of the release with these towers; "
+            + "; ".join(filter(None, problems))
+            + ". If the towers are not SigLIP-so400m-patch14-384 and CLIP ViT-B/32, describe them "
+            "whole with --vision-config and --clip-config"
+        )
+    return left_out
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def in_shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
+    """Names in their order, in runs of at most ``limit`` bytes; a larger tensor stands alone.
+
+    >>> list(in_shards({"a": 3, "b": 4, "c": 9}, 8))
+    [['a', 'b'], ['c']]
+    """
+    shard: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if shard and total + size > limit:
+            yield shard
+            shard, total = [], 0
+        shard.append(name)
+        total += size
+    if shard:
+        yield shard

@@ -1,0 +1,125 @@
+"""What prepares text and frames as the release does: tokenizers, pictures, the prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+IMAGE, VIDEO = "<image>", "<video>"
+PLACEHOLDERS = (151646, 151647)
+"""The ids of both in the published LLaVA-OneVision; taken where there is no tokenizer to ask."""
+# The conversation "qwen_1_5" of the release: a system turn, and the video before the question.
+CHAT_TEMPLATE = (
+    "{% if messages[0].role != 'system' %}"
+    "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{% if part.type == 'image' %}{{ '<image>\\n' }}"
+    "{% elif part.type == 'video' %}{{ '<video>\\n' }}{% endif %}{% endfor %}"
+    "{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_TOKENIZERS = ("tokenizer.json", "vocab.json")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The language model's tokenizer with both placeholders; None where the folder has none."""
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.add_tokens([IMAGE, VIDEO], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def placeholders(tokenizer: Any, vocabulary: int) -> tuple[int, int]:
+    """The ids of ``<image>`` and ``<video>``.
+
+    Args:
+        tokenizer: With both; None for the published ids, or the first free ones of a smaller
+            vocabulary.
+        vocabulary: The rows of the embeddings.
+    """
+    if tokenizer is not None:
+        image, video = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
+        return image, video
+    return PLACEHOLDERS if vocabulary >= min(PLACEHOLDERS) else (vocabulary, vocabulary + 1)
+
+
+def make_processor(tokenizer: Any, config: Any) -> Any:
+    """The stock processor: frames resized to the tower's square, their aspect not kept.
+
+    Args:
+        tokenizer: From `load_tokenizer`.
+        config: The ``LlavaOnevisionConfig``.
+    """
+    from transformers import (
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
+    side = config.vision_config.image_size
+    pixels = {
+        "size": {"height": side, "width": side},
+        "resample": 3,  # bicubic
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    return LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(
+            **pixels, image_grid_pinpoints=config.image_grid_pinpoints
+        ),
+        tokenizer=tokenizer,
+        video_processor=LlavaOnevisionVideoProcessor(**pixels),
+        num_image_tokens=(side // config.vision_config.patch_size) ** 2,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio=config.vision_aspect_ratio,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def save_clip_preprocessing(folder: Path, clip: Any, described_in: Path | None) -> bool:
+    """Write the frame encoder's picture processor, which cuts the centre out, and its tokenizer.
+
+    The tokenizer is the one beside ``--clip-config``, else that of the published CLIPs, which
+    open_clip brings along.
+
+    Args:
+        folder: Of the frame encoder.
+        clip: The ``CLIPConfig``.
+        described_in: The folder of ``--clip-config``.
+
+    Returns:
+        False where neither tokenizer fits, and none was written.
+    """
+    from transformers import AutoTokenizer, CLIPImageProcessor
+
+    side = clip.vision_config.image_size
+    CLIPImageProcessor(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    ).save_pretrained(folder)
+    if described_in and any((described_in / name).is_file() for name in _TOKENIZERS):
+        tokenizer = AutoTokenizer.from_pretrained(described_in, local_files_only=True)
+    else:
+        tokenizer = _published_clip_tokenizer(clip.text_config.max_position_embeddings)
+    if len(tokenizer) != clip.text_config.vocab_size:
+        return False
+    tokenizer.save_pretrained(folder)
+    return True
+
+
+def _published_clip_tokenizer(context: int) -> Any:
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import CLIPTokenizer
+
+    published = SimpleTokenizer()
+    renamed = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {renamed.get(token, token): i for token, i in published.encoder.items()}
+    return CLIPTokenizer(
+        vocab=vocabulary, merges=list(published.bpe_ranks), model_max_length=context
+    )

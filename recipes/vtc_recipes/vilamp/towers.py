@@ -1,0 +1,116 @@
+"""The shapes of the two towers, which a released ``config.json`` does not tell.
+
+SigLIP-so400m-patch14-384 and CLIP ViT-B/32 are described here, as their published ``config.json``
+do; other towers by a folder with theirs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vtc_recipes.vilamp.source import read_json
+
+SIGLIP_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+CLIP_TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
+CLIP_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
+
+
+def vision_config(folder: Path | None) -> Any:
+    """The ``SiglipVisionConfig`` of the vision tower as the release has it.
+
+    The release deletes the last layer of the tower that the folder describes, and its head.
+
+    Raises:
+        ValueError: The folder describes no SigLIP tower of two layers or more.
+        FileNotFoundError: It has no ``config.json``.
+    """
+    from transformers import SiglipVisionConfig
+
+    described: dict[str, Any] = dict(SIGLIP_SO400M)
+    if folder is not None:
+        described = read_json(folder / "config.json")
+        kind = described.pop("model_type", None)
+        if kind == "siglip":
+            described = dict(described.get("vision_config") or {})
+            described.pop("model_type", None)
+        elif kind != "siglip_vision_model":
+            raise ValueError(
+                f"--vision-config {folder}: model_type is {kind!r}; allowed are 'siglip' and "
+                "'siglip_vision_model'"
+            )
+    config = SiglipVisionConfig(**{**described, "vision_use_head": False})
+    if config.num_hidden_layers < 2:
+        raise ValueError(
+            f"--vision-config {folder}: num_hidden_layers={config.num_hidden_layers}; allowed is "
+            "2 or more, as the release deletes the last layer of the tower described"
+        )
+    config.num_hidden_layers -= 1
+    return config
+
+
+def clip_config(folder: Path | None) -> Any:
+    """The ``CLIPConfig`` of the frame encoder.
+
+    Raises:
+        ValueError: The folder describes another kind of model.
+        FileNotFoundError: It has no ``config.json``.
+    """
+    from transformers import CLIPConfig
+
+    if folder is None:
+        config = CLIPConfig(text_config=CLIP_TEXT, vision_config=CLIP_VISION, projection_dim=512)
+    else:
+        described = read_json(folder / "config.json")
+        if described.get("model_type") != "clip":
+            raise ValueError(
+                f"--clip-config {folder}: model_type is {described.get('model_type')!r}; allowed "
+                "is 'clip', with both towers"
+            )
+        config = CLIPConfig.from_dict(described)
+    config.architectures = ["CLIPModel"]
+    return config
+
+
+def text_config(settings: dict[str, Any], vocabulary: int) -> Any:
+    """The ``Qwen2Config`` of the language model.
+
+    The release sets ``rope_scaling`` to None whatever ``config.json`` says. Output head and
+    embeddings are written apart, so they are not tied.
+
+    Args:
+        settings: The released ``config.json``.
+        vocabulary: How many rows the embeddings have.
+    """
+    from transformers import Qwen2Config
+
+    rope = settings.get("rope_parameters") or settings
+    own = {"model_type", "rope_parameters", "rope_scaling", "architectures", "transformers_version"}
+    known = {name for name in Qwen2Config().to_dict() if name not in own}
+    fields = {name: value for name, value in settings.items() if name in known}
+    fields |= {"vocab_size": vocabulary, "tie_word_embeddings": False}
+    return Qwen2Config(**fields, rope_theta=rope.get("rope_theta", 10000.0))
