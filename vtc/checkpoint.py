@@ -122,7 +122,7 @@ def from_pretrained(
             selector or saved["selector"],
             merger or saved["merger"],
             processor if processor is not None else _processor(folder, kwargs),
-            encoder or _from_beside(saved["encoder"], folder) or MissingEncoder(),
+            encoder or from_beside(saved["encoder"], folder) or MissingEncoder(),
         )
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
@@ -156,7 +156,8 @@ def _beside(encoder: str, folder: str | os.PathLike[str]) -> str:
     return f"../{Path(encoder).name}" if same_parent and Path(encoder).is_dir() else encoder
 
 
-def _from_beside(encoder: str | None, folder: str | os.PathLike[str]) -> str | None:
+def from_beside(encoder: str | None, folder: str | os.PathLike[str]) -> str | None:
+    """A saved encoder, found from the folder that names it."""
     if encoder is None or not encoder.startswith("../"):
         return encoder
     return str(Path(folder).parent / encoder.removeprefix("../"))

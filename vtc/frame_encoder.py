@@ -208,7 +208,7 @@ class LazyEncoder(FrameEncoder):
     @property
     def dim(self) -> int:  # type: ignore[override]
         """d, the width of the embeddings; loads the encoder."""
-        encoder = self._load()
+        encoder = self.load()
         # Only encode_frames and encode_text are asked of an object.
         return encoder.dim if hasattr(encoder, "dim") else int(self.encode_text("width").shape[0])
 
@@ -228,13 +228,14 @@ class LazyEncoder(FrameEncoder):
         return self
 
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
-        embeddings = self._load().encode_frames(frames)
+        embeddings = self.load().encode_frames(frames)
         return self._checked(embeddings, len(frames))
 
     def encode_text(self, text: str) -> Tensor:
-        return self._checked(self._load().encode_text(text), None)
+        return self._checked(self.load().encode_text(text), None)
 
-    def _load(self) -> FrameEncoder:
+    def load(self) -> FrameEncoder:
+        """The encoder itself."""
         if self._encoder is None:
             self._encoder = _load(self.name, self._options)
         return self._encoder
