@@ -50,8 +50,7 @@ def count(
         raise ValueError(f"frames={frames}: allowed is a number of at least 1")
     slices = -(-frames // subject.adapter.frames_per_slice)
     work = _Counting(subject, frames, slices)
-    looking, chosen = work.selection()
-    keys = min(chosen if keyframes is None else keyframes, slices)
+    looking, keys = work.selection(keyframes)
     seeing, features = work.compression(keys)
     video = features.tokens + subject.adapter.tail_length()
     reading = work.language_model(prompt or video + subject.text_tokens, features.bytes)
@@ -81,8 +80,8 @@ class _Counting:
         cost = Cost(bytes_moved=float(frame * read), peak_memory=float(frame * chunk))
         return stage(DECODE, self.frames, cost)
 
-    def selection(self) -> tuple[list[StageProfile], int]:
-        """The frame encoder and the selector, and how many keyframes it takes."""
+    def selection(self, keyframes: int | None) -> tuple[list[StageProfile], int]:
+        """The frame encoder and the selector, and how many keyframes there are."""
         selector, encoder = self.subject.selector, self.subject.encoder
         encoding, embeddings, query = Cost(), torch.empty(self.slices, 0), None
         if selector.uses_embeddings and encoder is not None:
@@ -97,7 +96,7 @@ class _Counting:
             asked = query if selector.uses_query else None
             chosen = selector.select(embeddings, asked, times)
         choosing.flops = 2 * macs.count
-        keys = len(chosen.keyframes)
+        keys = len(chosen.keyframes) if keyframes is None else min(keyframes, self.slices)
         # The chunks' embeddings are put together at the end, so they are there twice.
         encoding = replace(encoding, peak_memory=max(encoding.peak_memory, held))
         return [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from vtc.frame_encoder import EncoderOptions, FrameEncoder, load_encoder
+from vtc.profiler.counting import COUNTED_ATTENTION, register_attention
 
 if TYPE_CHECKING:
     from vtc.frame_selector import FrameSelector
@@ -76,12 +77,17 @@ def encoder_without_weights(spec: str, device: str = "meta") -> FrameEncoder:
 
 def on_meta(encoder: FrameEncoder) -> FrameEncoder:
     """A copy of an encoder on the meta device; an object of the user's own stays what it is."""
+    from transformers import PreTrainedModel
+
     from vtc._image_encoder import ImageEncoder
 
     if not isinstance(encoder, ImageEncoder):
         return encoder
     moved = copy.deepcopy(encoder)
     moved.to("meta", EncoderOptions().dtype)
+    if isinstance(moved._model, PreTrainedModel):
+        register_attention()
+        moved._model.set_attn_implementation(COUNTED_ATTENTION)
     return moved
 
 

@@ -19,16 +19,17 @@ def conventions(profile: Profile) -> str:
     return (
         "FLOPs: all, two for a multiply-accumulate. MACs: all. Layers: MACs of the Linear and Conv "
         "layers of the vision-language model alone, which Table 5 of ViLAMP calls FLOPs. "
-        f"{unit.bytes_prefix}B: above the weights.{seen} All up to the first new token."
+        f"{unit.bytes_prefix}B: above the weights.{seen} Moved: bytes read "
+        "and written, without caches and fusion. All up to the first new token."
     )
 
 
 def headline(profile: Profile) -> str:
     """The model and its parts in a line."""
     parts = f"{profile.selector['name']} + {profile.merger['name']}"
-    weights = f"weights {profile.weights / 1e9:.3g} GB"
+    weights = f"weights {_size(profile.weights)}"
     if profile.encoder_weights:
-        weights += f", frame encoder {profile.encoder_weights / 1e9:.3g} GB"
+        weights += f", frame encoder {_size(profile.encoder_weights)}"
     return f"{profile.model}: {parts}, {profile.dtype} on {profile.device}; {weights}"
 
 
@@ -74,7 +75,7 @@ FAST_PATH = (
 def stages(profile: Profile, each: LengthProfile) -> Table:
     """A row for each stage of one length."""
     unit, timed = Units.of(profile), _timed(profile)
-    titles = ["stage", "tokens", *unit.titles(timed), f"{unit.bytes_prefix}B moved"]
+    titles = ["stage", "tokens", *unit.titles(timed), "moved"]
     table = _table(titles, "seconds" if timed else "")
     table.columns[0].justify = "left"
     *before, last = each.stages
@@ -128,6 +129,12 @@ class Units:
 
 def _unit(most: float, prefixes: tuple[tuple[str, float], ...] = _PREFIXES) -> tuple[str, float]:
     return next((unit for unit in prefixes if most >= unit[1]), prefixes[-1])
+
+
+def _size(count: int) -> str:
+    """Bytes, as ``"16.1 GB"``."""
+    prefix, unit = _unit(count)
+    return f"{count / unit:.3g} {prefix}B"
 
 
 def _short(value: float | None, unit: float, digits: int = 1) -> str:
