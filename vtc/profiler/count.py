@@ -133,8 +133,8 @@ class _Counting:
         subject, rest = self.subject, self.slices - keys
         merger = subject.merger
         seen = rest if merger.tokens_per_frame else 0  # frames that vanish are not encoded
-        key_cost, one = self._tower(keys)
-        rest_cost, _ = self._tower(seen)
+        key_cost, (one, _) = self._tower(keys)
+        rest_cost, (_, pixels) = self._tower(seen)
         kept, dense = _held(one)
         patches = one.patches.shape[1]
         merging, tokens, merged = self._merging(one) if seen else (Cost(), 0.0, 0.0)
@@ -143,9 +143,10 @@ class _Counting:
         before = keys * kept + reference
         # The chunks of patches become one tensor at the end, so they are there twice.
         key_cost = replace(key_cost, peak_memory=max(key_cost.peak_memory, reference))
-        chunk = min(subject.chunk, max(seen, 1))
-        # While a chunk is merged, its own patches and those of its keyframes are alive.
-        at_hand = before + seen * merged + (2 * chunk * dense if seen else 0.0)
+        chunk = min(subject.chunk, seen)
+        # While a chunk is merged, its pixels, its features and its keyframes' patches are alive.
+        own = chunk * (kept if one.dense is None else kept + dense)
+        at_hand = before + seen * merged + (pixels + own + chunk * dense if seen else 0.0)
         slots = one.tokens.shape[1]
         total = int(keys * slots + round(seen * tokens))
         return [
@@ -155,7 +156,11 @@ class _Counting:
         ], _Features(total, keys * kept + seen * merged)
 
     def _tower(self, slices: int) -> tuple[Cost, Any]:
-        """The vision tower and the projector on so many slices, and the features of some."""
+        """The vision tower and the projector on so many slices.
+
+        Returns:
+            The cost; the features of a chunk, and the bytes of its pixels.
+        """
         return self._in_chunks(slices, self.subject.chunk, self._tower_chunk)
 
     def _tower_chunk(self, slices: int) -> tuple[Cost, Any]:
@@ -171,7 +176,7 @@ class _Counting:
                     for name, value in pixels.items()
                 }
                 features = subject.adapter.encode(subject.model, moved)
-            return cost, features
+            return cost, (features, sum(value.nbytes for value in moved.values()))
 
         # Some families make frames the smaller, the more there are.
         sizes = tuple(tuple(value.shape) for value in pixels.values())
@@ -251,7 +256,7 @@ class _Counting:
     def stock(self) -> tuple[StageProfile, ...]:
         """The bare model, which encodes all frames in one call."""
         subject = self.subject
-        cost, one = self._tower(min(subject.chunk, self.slices))
+        cost, (one, _) = self._tower(min(subject.chunk, self.slices))
         share = self.slices / min(subject.chunk, self.slices)
         kept, _ = _held(one)
         seeing = replace(cost.times(share), peak_memory=share * cost.peak_memory)
