@@ -318,6 +318,11 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
         assert text in out
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     assert names == {"memory.png", "flops.png", "stages.png", "first_token.png"}
+    code, out, _ = command(*words, "--frames", "12", "--video", file, "--json")
+    source = vtc.VideoSource(file)
+    first = json.loads(out)["lengths"][0]["stages"][0]  # counted at the size of the file's frames
+    assert first["bytes_moved"] == 2 * 12 * 3 * source.height * source.width
+    assert first["seconds"] > 0
     code, _, err = command(*words, "--frames", "12,500", "--video", file)
     assert code == 1 and "has 40 frames, and 500 were asked for" in err
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from vtc.profiler.shapes import empty_model
 from vtc.profiler.stages import LengthProfile, Profile
 from vtc.profiler.subject import Subject, bytes_of, encoder_without_weights, on_meta
 from vtc.toolkit import plain
+from vtc.video import VideoSource
 from vtc.wrapped_class import toolkit_of
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ def measure_profile(
     """
     toolkit = toolkit_of(model)
     toolkit.chunk_frames = settings.chunk
+    if video is not None:
+        source = VideoSource(video)
+        settings = replace(settings, size=(source.height, source.width))
     more = {"prefill_chunk_size": settings.prefill_chunk} if settings.prefill_chunk else {}
 
     def run(frames: int, new_tokens: int) -> Any:

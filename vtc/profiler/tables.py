@@ -76,7 +76,7 @@ def stages(profile: Profile, each: LengthProfile) -> Table:
     """A row for each stage of one length."""
     unit, timed = Units.of(profile), _timed(profile)
     titles = ["stage", "tokens", *unit.titles(timed), "moved"]
-    table = _table(titles, "seconds" if timed else "")
+    table = _table(titles, "s" if timed else "")
     table.columns[0].justify = "left"
     *before, last = each.stages
     for stage in (*before, each.first_token, last):
