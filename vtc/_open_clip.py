@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -124,6 +125,23 @@ def load_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
             ),
         )
     tokenizer = _fetched(spec, lambda: open_clip.get_tokenizer(architecture))
+    dim = int(open_clip.get_model_config(architecture)["embed_dim"])
+    return OpenClipEncoder(model, tokenizer, name=spec, dim=dim, options=options)
+
+
+def untrained_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
+    """What ``"open_clip:MODEL/TAG"`` names, with random weights; on "meta" with none at all."""
+    import open_clip
+
+    architecture = spec.removeprefix("open_clip:").partition("/")[0]
+    _check_architecture(spec, architecture)
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # open_clip warns that there are no weights
+    try:
+        model = open_clip.create_model(architecture, device=options.device)
+    finally:
+        logging.root.setLevel(level)
+    tokenizer = open_clip.get_tokenizer(architecture)
     dim = int(open_clip.get_model_config(architecture)["embed_dim"])
     return OpenClipEncoder(model, tokenizer, name=spec, dim=dim, options=options)
 

@@ -175,20 +175,29 @@ def _bring_encoder(encoder: LazyEncoder, folder: Path) -> None:
         shutil.copytree(home, folder / home.name, dirs_exist_ok=True)
 
 
-def _saved_encoder(saved: dict[str, Any], folder: str | os.PathLike[str]) -> Any:
-    """The frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
-    name: str | None = saved["encoder"]
-    if name is None:
-        return MissingEncoder()
-    if name.startswith("./") and not os.path.isdir(folder):
+def find_encoder(name: str, folder: str | os.PathLike[str]) -> str:
+    """A frame encoder that ``vtc.json`` in a folder names, from where this process is.
+
+    Raises:
+        ValueError: It lies inside a folder that is on the hub.
+    """
+    if name.startswith("../"):
+        return str(Path(folder).parent / name.removeprefix("../"))
+    if not name.startswith("./"):
+        return name
+    if not os.path.isdir(folder):
         raise ValueError(
             f"its frame encoder is the folder {name} of the repository: download the repository "
             "(huggingface_hub.snapshot_download) and give that folder, or pass encoder=..."
         )
-    if name.startswith("../"):
-        name = str(Path(folder).parent / name.removeprefix("../"))
-    elif name.startswith("./"):
-        name = str(Path(folder) / name)
+    return str(Path(folder) / name)
+
+
+def _saved_encoder(saved: dict[str, Any], folder: str | os.PathLike[str]) -> Any:
+    """The frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
+    if saved["encoder"] is None:
+        return MissingEncoder()
+    name = find_encoder(saved["encoder"], folder)
     return LazyEncoder(name, long_text=saved.get("long_text", "split"))
 
 

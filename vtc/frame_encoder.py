@@ -224,7 +224,7 @@ class LazyEncoder(FrameEncoder):
     @property
     def dim(self) -> int:  # type: ignore[override]
         """d, the width of the embeddings; loads the encoder."""
-        encoder = self._load()
+        encoder = self.load()
         # Only encode_frames and encode_text are asked of an object.
         return encoder.dim if hasattr(encoder, "dim") else int(self.encode_text("width").shape[0])
 
@@ -244,22 +244,23 @@ class LazyEncoder(FrameEncoder):
         return self
 
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
-        embeddings = self._load().encode_frames(frames)
+        embeddings = self.load().encode_frames(frames)
         return self._checked(embeddings, len(frames))
 
     def encode_text(self, text: str) -> Tensor:
-        return self._checked(self._load().encode_text(text), None)
+        return self._checked(self.load().encode_text(text), None)
 
     def encode_text_raw(self, text: str) -> Tensor:
         """As `FrameEncoder.encode_text_raw`; of an object without it, what its `encode_text` gives.
 
         That may be of any length, as it is scaled here where length one is needed.
         """
-        encoder = self._load()
+        encoder = self.load()
         encode = getattr(encoder, "encode_text_raw", encoder.encode_text)
         return self._checked(encode(text), None, scale=False)
 
-    def _load(self) -> FrameEncoder:
+    def load(self) -> FrameEncoder:
+        """The encoder itself."""
         if self._encoder is None:
             self._encoder = _load(self.name, self._options)
         return self._encoder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, the frames done and the frames in all."""
+Watch = Callable[[str], AbstractContextManager[None]]
+"""Makes the context in which a stage of the given name runs."""
+
+_watch: ContextVar[Watch | None] = ContextVar("vtc_watch", default=None)
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,16 @@ class Report:
         return "\n".join(lines)
 
 
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Run every stage of the calls inside in a context of one's own, as profilers do."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
 class Recorder:
     """Fills a report while the work goes on."""
 
@@ -166,9 +181,11 @@ class Recorder:
     def stage(self, name: str) -> Iterator[Stage]:
         """Add the time spent inside to a stage."""
         stage = self.report.stages.setdefault(name, Stage())
+        watch = _watch.get()
         start = perf_counter()
         try:
-            yield stage
+            with nullcontext() if watch is None else watch(name):
+                yield stage
         finally:
             stage.seconds += perf_counter() - start
 

@@ -17,7 +17,7 @@ import typer
 from safetensors import SafetensorError
 from typer.core import TyperGroup
 
-from vtc.cli import ask, keyframes, new_plugin, parts
+from vtc.cli import ask, keyframes, new_plugin, parts, profiler
 from vtc.cli._plugin_commands import plugin_commands
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
@@ -109,4 +109,5 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 app.command()(ask.ask)
 app.command()(keyframes.select)
 app.command()(parts.parts)
+app.command()(profiler.profile)
 app.command()(new_plugin.new_plugin)

@@ -94,18 +94,11 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     # What is wrong with the command should not wait for the weights.
-    weights, place = {"dtype": _dtype(dtype)}, pick_device(device)
+    weights, place = {"dtype": read_dtype(dtype)}, pick_device(device)
     for kind, choice in (("selector", selector), ("merger", merger)):
         if choice.name is not None:
             build_part(kind, choice.spec())
-    if not os.path.isdir(name) and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise ValueError(f"model {name!r} is neither a folder here nor of the form OWNER/NAME")
-    try:
-        # First of all files, since an unreachable hub is asked again and again for each one.
-        config = transformers.AutoConfig.from_pretrained(name)
-    except OSError as error:
-        raise OSError(f"model {name!r} cannot be opened: {error}") from error
-    adapter_for(config.model_type)
+    adapter_for(open_config(name).model_type)
     processor = transformers.AutoProcessor.from_pretrained(name)
     if not is_saved_by_vtc(name):
         model = transformers.AutoModelForImageTextToText.from_pretrained(name, **weights)
@@ -130,6 +123,25 @@ def load_model(
     return model.eval().to(place), processor
 
 
+def open_config(name: str) -> Any:
+    """The configuration of a model, before any other file of it is asked for.
+
+    An unreachable hub is asked again and again for each file.
+
+    Raises:
+        ValueError: The name is neither a folder's nor one of the hub's.
+        OSError: It cannot be read.
+    """
+    import transformers
+
+    if not os.path.isdir(name) and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise ValueError(f"model {name!r} is neither a folder here nor of the form OWNER/NAME")
+    try:
+        return transformers.AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(f"model {name!r} cannot be opened: {error}") from error
+
+
 def pick_device(device: str) -> str:
     """``auto`` is a GPU where there is one.
 
@@ -148,7 +160,8 @@ def pick_device(device: str) -> str:
     return device
 
 
-def _dtype(name: str) -> Any:
+def read_dtype(name: str) -> Any:
+    """A dtype by its name; ``auto`` stays what it is."""
     import torch
 
     if name == "auto":

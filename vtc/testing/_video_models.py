@@ -12,15 +12,13 @@ def _llava_onevision() -> tuple[Any, Any]:
     from transformers import (
         LlavaOnevisionConfig,
         LlavaOnevisionForConditionalGeneration,
-        LlavaOnevisionImageProcessor,
-        LlavaOnevisionProcessor,
-        LlavaOnevisionVideoProcessor,
         Qwen2Config,
         SiglipVisionConfig,
     )
 
-    tokenizer = byte_tokenizer("<image>", "<video>")
     side, patch = 42, 14  # 9 patches a frame, pooled to 4 tokens
+    pinpoints = [[side, side], [side, 2 * side], [2 * side, side]]
+    processor = llava_onevision_processor(side, patch, pinpoints)
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
             hidden_size=16,
@@ -31,23 +29,31 @@ def _llava_onevision() -> tuple[Any, Any]:
             patch_size=patch,
             vision_use_head=False,
         ),
-        text_config=Qwen2Config(**text_sizes(tokenizer)),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
-        image_grid_pinpoints=[[side, side], [side, 2 * side], [2 * side, side]],
+        text_config=Qwen2Config(**text_sizes(processor.tokenizer)),
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=processor.tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
     )
+    return LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def llava_onevision_processor(side: int, patch: int, pinpoints: list[list[int]]) -> Any:
+    """A processor for frames of ``side`` x ``side`` pixels, with a tokenizer of bytes."""
+    from transformers import (
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
     size = {"height": side, "width": side}
-    processor = LlavaOnevisionProcessor(
-        image_processor=LlavaOnevisionImageProcessor(
-            size=size, image_grid_pinpoints=config.image_grid_pinpoints
-        ),
-        tokenizer=tokenizer,
+    return LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=pinpoints),
+        tokenizer=byte_tokenizer("<image>", "<video>"),
         video_processor=LlavaOnevisionVideoProcessor(size=size),
         num_image_tokens=(side // patch) ** 2,
         vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
     )
-    return LlavaOnevisionForConditionalGeneration(config), processor
 
 
 def _llava_next_video() -> tuple[Any, Any]:
@@ -159,22 +165,38 @@ _QWEN_TEMPLATE = CHAT_TEMPLATE.replace(
 ).replace("<video>", "<|vision_start|><|video_pad|><|vision_end|>")
 
 
-def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+def qwen_ids(tokenizer: Any) -> dict[str, int]:
+    """The special ids of a Qwen-VL configuration."""
     names = ("vision_start", "vision_end", "image", "video")
     ids = tokenizer.convert_tokens_to_ids(list(_QWEN_MARKS))
     return {f"{name}_token_id": id for name, id in zip(names, ids, strict=True)}
 
 
+def qwen_processor(processor_class: Any, **settings: Any) -> Any:
+    """A processor of Qwen2-VL or Qwen2.5-VL with a tokenizer of bytes.
+
+    Args:
+        **settings: Of the image processor and the video processor.
+    """
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    return processor_class(
+        image_processor=Qwen2VLImageProcessor(**settings),
+        tokenizer=byte_tokenizer(*_QWEN_MARKS),
+        video_processor=Qwen2VLVideoProcessor(**settings),
+        chat_template=_QWEN_TEMPLATE,
+    )
+
+
 def _qwen(
     config_class: Any, model_class: Any, processor_class: Any, vision: dict[str, Any]
 ) -> tuple[Any, Any]:
-    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-
-    tokenizer = byte_tokenizer(*_QWEN_MARKS)
+    size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 12}
+    processor = qwen_processor(processor_class, size=size)
     config = config_class(
         vision_config={**vision, "patch_size": 14, "spatial_merge_size": 2},
         text_config={
-            **text_sizes(tokenizer),
+            **text_sizes(processor.tokenizer),
             "bos_token_id": None,
             "rope_parameters": {
                 "rope_type": "default",
@@ -182,14 +204,7 @@ def _qwen(
                 "mrope_section": [1, 1, 2],
             },
         },
-        **_qwen_ids(tokenizer),
-    )
-    size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 12}
-    processor = processor_class(
-        image_processor=Qwen2VLImageProcessor(size=size),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=size),
-        chat_template=_QWEN_TEMPLATE,
+        **qwen_ids(processor.tokenizer),
     )
     return model_class(config), processor
 
@@ -262,7 +277,7 @@ def _qwen3(config_class: Any, model_class: Any, text: dict[str, Any]) -> tuple[A
                 "mrope_interleaved": True,
             },
         },
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
     size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 12}
     patches = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}

@@ -63,20 +63,31 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
+    def size(self, tensor: Tensor) -> int:
+        """What a tensor that an operation made counts."""
+        return tensor.numel()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        known = {_key(x) for x in _tensors((args, list((kwargs or {}).values())))}
-        for tensor in _tensors(result):
+        known = {storage_key(x) for x in tensors_in((args, list((kwargs or {}).values())))}
+        for tensor in tensors_in(result):
             # A view, or an operation in place, makes nothing new.
-            if _key(tensor) not in known and _key(tensor) not in self._alive:
+            if storage_key(tensor) not in known and storage_key(tensor) not in self._alive:
                 held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-                self._alive[_key(tensor)] = (held, tensor.numel())
+                self._alive[storage_key(tensor)] = (held, self.size(tensor))
         self._alive = {key: held for key, held in self._alive.items() if not _freed(held[0])}
         self.peak = max(self.peak, sum(numbers for _, numbers in self._alive.values()))
         return result
 
 
-def _key(tensor: Tensor) -> int:
+class LiveBytes(LiveNumbers):  # type: ignore[no-untyped-call]
+    """Notes the most bytes that are alive at once, as `LiveNumbers` notes numbers."""
+
+    def size(self, tensor: Tensor) -> int:
+        return int(tensor.untyped_storage().nbytes())
+
+
+def storage_key(tensor: Tensor) -> int:
     """The same for tensors that share their numbers."""
     return int(tensor.untyped_storage()._cdata)
 
@@ -85,9 +96,10 @@ def _freed(storage: StorageWeakRef) -> bool:
     return bool(storage.expired())  # type: ignore[no-untyped-call]
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors in nested tuples and lists."""
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, tuple | list):
-        return [tensor for value in values for tensor in _tensors(value)]
+        return [tensor for value in values for tensor in tensors_in(value)]
     return []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import vtc
-from vtc.checkpoint import is_saved_by_vtc, saved_config
+from vtc.checkpoint import find_encoder, is_saved_by_vtc, saved_config
 from vtc.cli._models import DEFAULT_ENCODER, PartChoice, load_model
 from vtc.wrapped_class import toolkit_of
 from vtc_recipes.ablation.config import Setting
@@ -45,10 +45,9 @@ def saved_parts(name: str) -> dict[str, Any]:
     folder = model_folder(name)
     if folder is not None and is_saved_by_vtc(folder):
         saved = saved_config(folder)
-        encoder = saved["encoder"]
-        if encoder is not None and encoder.startswith("../"):  # beside the model
-            encoder = os.fspath(folder.parent / encoder.removeprefix("../"))
-        return {**saved, "encoder": encoder}
+        if saved["encoder"] is not None:
+            saved["encoder"] = find_encoder(saved["encoder"], folder)
+        return saved
     encoder = "tiny" if name.startswith(TINY) else DEFAULT_ENCODER
     return {"selector": "dks", "merger": "dfm", "encoder": encoder}
 

@@ -1,0 +1,256 @@
+"""``vtc profile``: what each stage of reading a long video costs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from vtc.cli._models import (
+    DEFAULT_ENCODER,
+    PartChoice,
+    load_model,
+    open_config,
+    part_choice,
+    pick_device,
+    read_dtype,
+)
+
+if TYPE_CHECKING:
+    from vtc.profiler.setup import Settings
+    from vtc.profiler.stages import Profile
+
+Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+Count = Optional[int]  # noqa: UP007, UP045
+
+
+def profile(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, a name on the hub, or a full-size shape without weights: "
+            "llava-onevision-7b, llava-onevision-0.5b, qwen2-vl-7b."
+        ),
+    ],
+    frames: Annotated[
+        str, typer.Option(help="Lengths of the video, with commas.")
+    ] = "64,256,1024,8192,10000",
+    device: Annotated[
+        str, typer.Option(help="meta counts, without weights; cpu, cuda, ... also measure.")
+    ] = "meta",
+    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")] = None,
+    merger: Annotated[Text, typer.Option(help="Merges the other frames. (default: dfm)")] = None,
+    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")] = None,
+    selector_option: Annotated[
+        list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
+    ] = [],  # noqa: B006 - typer copies it
+    merger_option: Annotated[
+        list[str], typer.Option("--merger-option", "-m", help="NAME=VALUE; see vtc parts.")
+    ] = [],  # noqa: B006
+    encoder: Annotated[
+        Text, typer.Option(help="The frame encoder. (default: open_clip:ViT-B-32/openai)")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16; auto: float32 on the CPU.")
+    ] = "auto",
+    video: Annotated[
+        Text, typer.Option(help="A file to read frames from; without it they are drawn.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Width x height of frames without a file.")] = "640x360",
+    question: Annotated[
+        str, typer.Option(help="What is asked where the model runs.")
+    ] = "What happens in this video?",
+    text_tokens: Annotated[
+        int, typer.Option(help="Tokens of the prompt without the video, on meta.")
+    ] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.")] = 16,
+    chunk_frames: Annotated[
+        int, typer.Option(help="Slices that the vision tower sees at a time.")
+    ] = 16,
+    prefill_chunk: Annotated[
+        Count, typer.Option(help="Prompt tokens that the language model sees at a time.")
+    ] = None,
+    plots: Annotated[
+        Text, typer.Option(help="Write plots to this folder (needs the extra [plots]).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Count, and measure, what each stage of reading a video costs."""
+    lengths, height_width = _lengths(frames), _size(size)
+    _check_name(model)
+    if device == "meta" and video is not None:
+        raise ValueError("--video is read where the model runs: give --device cpu or cuda as well")
+    if plots is not None:
+        from vtc.profiler.plots import check_plots
+
+        check_plots(Path(plots))
+
+    from vtc.profiler.setup import Settings
+
+    settings = Settings(
+        frames=lengths,
+        size=height_width,
+        text_tokens=text_tokens,
+        question=question,
+        new_tokens=new_tokens,
+        chunk=chunk_frames,
+        prefill_chunk=prefill_chunk,
+    )
+    choices = (
+        part_choice("dks", selector, selector_option, keyframes),
+        part_choice("dfm", merger, merger_option),
+    )
+    console = Console(stderr=True, quiet=as_json)
+    with console.status("starting") as status:
+        if device == "meta":
+            found = _count(model, choices, encoder, dtype, settings, status.update)
+        else:
+            found = _measure(model, choices, encoder, device, dtype, video, settings, status.update)
+    files = []
+    if plots is not None:
+        from vtc.profiler.plots import write_plots
+
+        files = write_plots(found, Path(plots))
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    _show(found, files)
+
+
+def _count(
+    name: str,
+    choices: tuple[PartChoice, PartChoice],
+    encoder: str | None,
+    dtype: str,
+    settings: Settings,
+    say: Any,
+) -> Profile:
+    import torch
+
+    from vtc.checkpoint import find_encoder, is_saved_by_vtc, saved_config
+    from vtc.profiler.setup import count_profile
+    from vtc.profiler.shapes import SHAPES
+
+    wanted, saved = read_dtype(dtype), {}
+    if name in SHAPES:
+        config, processor = SHAPES[name]()
+        usual = torch.bfloat16
+    else:
+        import transformers
+
+        config = open_config(name)
+        processor = transformers.AutoProcessor.from_pretrained(name)
+        saved = saved_config(name) if is_saved_by_vtc(name) else {}
+        usual = config.dtype or torch.float32
+    if encoder is None and saved.get("encoder"):
+        encoder = find_encoder(saved["encoder"], name)
+    return count_profile(
+        name,
+        config,
+        processor,
+        settings,
+        selector=choices[0].spec(saved.get("selector")),
+        merger=choices[1].spec(saved.get("merger")),
+        encoder=encoder or DEFAULT_ENCODER,
+        dtype=usual if wanted == "auto" else wanted,
+        say=say,
+    )
+
+
+def _measure(
+    name: str,
+    choices: tuple[PartChoice, PartChoice],
+    encoder: str | None,
+    device: str,
+    dtype: str,
+    video: str | None,
+    settings: Settings,
+    say: Any,
+) -> Profile:
+    from vtc.profiler.setup import measure_profile
+    from vtc.profiler.shapes import SHAPES
+
+    place = pick_device(device)
+    chosen = ("float32" if place == "cpu" else "bfloat16") if dtype == "auto" else dtype
+    if video is not None:
+        from vtc.video import VideoSource
+
+        VideoSource(video)  # a wrong file should not wait for a model to load
+    say("loading the model")
+    if name in SHAPES:
+        model, processor = _random(name, choices, encoder, place, read_dtype(chosen))
+    else:
+        model, processor = load_model(name, *choices, encoder, place, chosen)
+    return measure_profile(name, model, processor, settings, video=video, say=say)
+
+
+def _random(
+    name: str, choices: tuple[PartChoice, PartChoice], encoder: str | None, place: str, dtype: Any
+) -> tuple[Any, Any]:
+    """A wrapped full-size model with random weights, and a frame encoder with such."""
+    import vtc
+    from vtc.profiler.shapes import SHAPES, check_room, random_model
+    from vtc.profiler.subject import encoder_without_weights
+    from vtc.registry import build_part
+
+    config, processor = SHAPES[name]()
+    check_room(name, config, dtype, place)
+    model = random_model(config, dtype, place)
+    selector = build_part("selector", choices[0].spec())
+    looking: Any = encoder or DEFAULT_ENCODER
+    if encoder is None and selector.uses_embeddings and selector.encoder is None:
+        looking = encoder_without_weights(DEFAULT_ENCODER, place)
+    vtc.wrap(model, selector, choices[1].spec(), processor=processor, encoder=looking)
+    return model, processor
+
+
+def _show(found: Profile, files: list[Path]) -> None:
+    from vtc.profiler import tables
+
+    console = Console(highlight=False)
+    console.print(tables.headline(found), style="bold", markup=False)
+    for table in (tables.summary(found), tables.comparison(found)):
+        console.print()
+        console.print(table)
+    for each in found.lengths:
+        kept = f"{each.frames:,} frames, {each.keyframes} keyframes"
+        console.print(f"\n{kept}", style="bold", markup=False)
+        console.print(tables.stages(found, each))
+    console.print()
+    for text in (tables.conventions(found), tables.FAST_PATH, *found.notes):
+        console.print(text, markup=False)
+    for file in files:
+        console.print(f"plot: {file}", markup=False)
+
+
+def _check_name(name: str) -> None:
+    """Refuse what is neither a folder, nor of the form of a hub's name, nor a shape."""
+    from vtc._plugins import suggestion
+    from vtc.profiler import SHAPE_NAMES
+
+    if name in SHAPE_NAMES or os.path.isdir(name) or "/" in name:
+        return
+    raise ValueError(
+        f"model {name!r} is neither a folder here, nor a name on the hub (OWNER/NAME), nor a shape "
+        f"({', '.join(SHAPE_NAMES)}).{suggestion(name, list(SHAPE_NAMES))}"
+    )
+
+
+def _lengths(frames: str) -> list[int]:
+    try:
+        return [int(word) for word in frames.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"--frames {frames!r}: allowed are whole numbers with commas, such as 64,1024"
+        ) from error
+
+
+def _size(size: str) -> tuple[int, int]:
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"--size {size!r}: allowed is WIDTHxHEIGHT in pixels, such as 640x360")
+    return int(height), int(width)

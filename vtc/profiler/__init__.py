@@ -1,0 +1,7 @@
+"""What each stage of reading a long video costs, counted without weights and measured with them.
+
+Nothing heavy is imported here: `vtc.profiler.setup` has the functions.
+"""
+
+SHAPE_NAMES = ("llava-onevision-7b", "llava-onevision-0.5b", "qwen2-vl-7b")
+"""The full-size models that `vtc.profiler.shapes` knows by name."""

@@ -1,0 +1,292 @@
+"""The costs of reading a video of any length, counted without weights in seconds.
+
+One chunk of frames goes through the frame encoder and the vision tower, whose cost is the same for
+each chunk; selection, prefill and two steps of decoding are run at their full length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vtc.cache import CACHE_NAME, returned_cache
+from vtc.compression import ENCODER_CHUNK
+from vtc.profiler.counting import Cost, counting
+from vtc.profiler.stages import (
+    DECODE,
+    ENCODER,
+    KEYFRAMES,
+    MERGING,
+    OTHERS,
+    PREFILL,
+    SELECTION,
+    TOKENS,
+    LengthProfile,
+    StageProfile,
+    stage,
+)
+from vtc.profiler.subject import Subject
+from vtc.testing.counting import MultiplyAccumulates
+
+T = TypeVar("T")
+
+
+def count(
+    subject: Subject, frames: int, keyframes: int | None = None, prompt: int | None = None
+) -> LengthProfile:
+    """Count every stage of reading ``frames`` frames.
+
+    Args:
+        keyframes: How many slices were chosen; None: as many as the selector takes of random
+            embeddings.
+        prompt: The tokens that the language model read, all in all; None: those of the video, and
+            ``subject.text_tokens``.
+    """
+    if frames < 1:
+        raise ValueError(f"frames={frames}: allowed is a number of at least 1")
+    slices = -(-frames // subject.adapter.frames_per_slice)
+    work = _Counting(subject, frames, slices)
+    looking, keys = work.selection(keyframes)
+    seeing, features = work.compression(keys)
+    video = features.tokens + subject.adapter.tail_length()
+    reading = work.language_model(prompt or video + subject.text_tokens, features.bytes)
+    stages = (work.decoding(), *looking, *seeing, *reading)
+    return LengthProfile(frames, keys, stages, work.stock())
+
+
+class _Features:
+    """What is left of a video before prefill: how many tokens, and their bytes."""
+
+    def __init__(self, tokens: int, held: float) -> None:
+        self.tokens, self.bytes = tokens, held
+
+
+class _Counting:
+    """The stages of one length."""
+
+    def __init__(self, subject: Subject, frames: int, slices: int) -> None:
+        self.subject, self.frames, self.slices = subject, frames, slices
+
+    def decoding(self) -> StageProfile:
+        """Frames for the frame encoder, one a slice, and all frames for the vision tower."""
+        subject = self.subject
+        frame = subject.size[0] * subject.size[1] * 3
+        read = self.frames + (self.slices if subject.selector.uses_embeddings else 0)
+        chunk = min(self.frames, ENCODER_CHUNK)
+        cost = Cost(bytes_moved=float(frame * read), peak_memory=float(frame * chunk))
+        return stage(DECODE, self.frames, cost)
+
+    def selection(self, keyframes: int | None) -> tuple[list[StageProfile], int]:
+        """The frame encoder and the selector, and how many keyframes there are."""
+        selector, encoder = self.subject.selector, self.subject.encoder
+        encoding, embeddings, query = Cost(), torch.empty(self.slices, 0), None
+        if selector.uses_embeddings and encoder is not None:
+            encoding, width = self._encoder_cost(encoder)
+            generator = torch.Generator().manual_seed(0)
+            embeddings = torch.randn(self.slices, width, generator=generator)
+            embeddings = nn.functional.normalize(embeddings, dim=-1)
+            query = nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
+        held = embeddings.nbytes
+        with counting() as choosing, MultiplyAccumulates() as macs:  # type: ignore[no-untyped-call]
+            times = torch.arange(self.slices, dtype=torch.float64)
+            asked = query if selector.uses_query else None
+            chosen = selector.select(embeddings, asked, times)
+        choosing.flops = 2 * macs.count
+        keys = len(chosen.keyframes) if keyframes is None else min(keyframes, self.slices)
+        # The chunks' embeddings are put together at the end, so they are there twice.
+        encoding = replace(encoding, peak_memory=max(encoding.peak_memory, held))
+        return [
+            stage(ENCODER, len(embeddings) if held else 0, encoding, held=held),
+            stage(SELECTION, keys, choosing, held=held),
+        ], keys
+
+    def _encoder_cost(self, encoder: Any) -> tuple[Cost, int]:
+        """Of all frames and of the query; and the width of an embedding."""
+        shape, device = (*self.subject.size, 3), getattr(encoder, "_device", "cpu")
+
+        def encode(frames: int) -> tuple[Cost, int]:
+            with counting() as cost:
+                pictures = torch.zeros(frames, *shape, dtype=torch.uint8, device=device)
+                width = int(encoder.encode_frames(pictures).shape[-1])
+            return cost, width
+
+        def ask() -> Cost:
+            with counting() as cost:
+                encoder.encode_text("a question")
+            return cost
+
+        cost, width = self._in_chunks(
+            self.slices,
+            ENCODER_CHUNK,
+            lambda frames: self._once(("encoder", frames), lambda: encode(frames)),
+        )
+        if self.subject.selector.uses_query:
+            cost = cost.then(self._once(("text",), ask))
+        return cost, width
+
+    def compression(self, keys: int) -> tuple[list[StageProfile], _Features]:
+        """The vision tower on both kinds of frames, and the merger."""
+        subject, rest = self.subject, self.slices - keys
+        merger = subject.merger
+        seen = rest if merger.tokens_per_frame else 0  # frames that vanish are not encoded
+        key_cost, (one, _) = self._tower(keys)
+        rest_cost, (_, pixels) = self._tower(seen)
+        kept, dense = _held(one)
+        patches = one.patches.shape[1]
+        merging, tokens, merged = self._merging(one) if seen else (Cost(), 0.0, 0.0)
+        # Patches of the keyframes stay while there is something to merge.
+        reference = keys * dense if seen else 0.0
+        before = keys * kept + reference
+        # The chunks of patches become one tensor at the end, so they are there twice.
+        key_cost = replace(key_cost, peak_memory=max(key_cost.peak_memory, reference))
+        chunk = min(subject.chunk, seen)
+        # While a chunk is merged, its pixels, its features and its keyframes' patches are alive.
+        own = chunk * (kept if one.dense is None else kept + dense)
+        at_hand = before + seen * merged + (pixels + own + chunk * dense if seen else 0.0)
+        slots = one.tokens.shape[1]
+        total = int(keys * slots + round(seen * tokens))
+        return [
+            stage(KEYFRAMES, keys * slots, key_cost, held=before, in_table_5=True),
+            stage(OTHERS, seen * patches, rest_cost, held=before + seen * merged, in_table_5=True),
+            stage(MERGING, round(seen * tokens), merging.times(seen), held=at_hand),
+        ], _Features(total, keys * kept + seen * merged)
+
+    def _tower(self, slices: int) -> tuple[Cost, Any]:
+        """The vision tower and the projector on so many slices.
+
+        Returns:
+            The cost; the features of a chunk, and the bytes of its pixels.
+        """
+        return self._in_chunks(slices, self.subject.chunk, self._tower_chunk)
+
+    def _tower_chunk(self, slices: int) -> tuple[Cost, Any]:
+        subject = self.subject
+        count = slices * subject.adapter.frames_per_slice
+        frames = torch.zeros(count, *subject.size, 3, dtype=torch.uint8)
+        pixels = subject.adapter.preprocess(subject.processor, frames, self.frames)
+
+        def encode() -> tuple[Cost, Any]:
+            with counting() as cost:
+                moved = {
+                    name: value.to("meta") if value.is_floating_point() else value
+                    for name, value in pixels.items()
+                }
+                features = subject.adapter.encode(subject.model, moved)
+            return cost, (features, sum(value.nbytes for value in moved.values()))
+
+        # Some families make frames the smaller, the more there are.
+        sizes = tuple(tuple(value.shape) for value in pixels.values())
+        return self._once(("vision tower", slices, sizes), encode)
+
+    def _in_chunks(
+        self, total: int, size: int, cost_of: Callable[[int], tuple[Cost, Any]]
+    ) -> tuple[Cost, Any]:
+        """The cost of so many, in whole chunks and what is left; and what the first one made."""
+        whole, left = divmod(total, size)
+        first, made = cost_of(size if whole else max(left, 1))
+        cost = first.times(whole)
+        return (cost.then(cost_of(left)[0]) if left else cost), made
+
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        """What was counted before, or is counted now."""
+        known = self.subject.chunks
+        if key not in known:
+            known[key] = make()
+        found: T = known[key]
+        return found
+
+    def _merging(self, one: Any) -> tuple[Cost, float, float]:
+        """One frame of the merger, with random numbers; its tokens, and their bytes."""
+        merger = self.subject.merger
+        patches, width = one.patches.shape[1:]
+
+        def merge() -> tuple[Cost, float, float]:
+            count = max(2, merger.frames_together)
+            generator = torch.Generator().manual_seed(0)
+            shape, dtype = (count, patches, width), one.patches.dtype
+            frames, reference = (torch.randn(shape, generator=generator).to(dtype) for _ in "12")
+            query = self._query(width, generator).to(dtype)
+            known = torch.ones(count, dtype=torch.bool)
+            with counting() as cost, MultiplyAccumulates() as macs:  # type: ignore[no-untyped-call]
+                merged = merger(frames, reference, known, query)
+            cost.flops = 2 * macs.count
+            tokens = sum(len(row) for row in merged) / count
+            beside = sum(part.shape[-1] for part in one.extra)  # deepstack is merged likewise
+            return cost.times(1 / count), tokens, tokens * (width + beside) * frames.element_size()
+
+        return self._once(("merging", patches, width), merge)
+
+    def _query(self, width: int, generator: Any) -> Tensor:
+        source = self.subject.merger.query_source
+        dim = getattr(self.subject.encoder, "dim", width) if source == "frame_encoder" else width
+        return nn.functional.normalize(torch.randn(dim, generator=generator), dim=0)
+
+    def language_model(self, prompt: int, features: float) -> list[StageProfile]:
+        """Prefill and the tokens after the first, whose costs grow with each one alike."""
+        # The features stand in a list of pieces, and then in one tensor that the model reads.
+        held, new = 2 * features, self.subject.new_tokens - 1
+        filling, state = self._prefill(prompt)
+        first, state = _forward(self.subject.model, 1, state)
+        second, _ = _forward(self.subject.model, 1, state)
+        growth = new * (new - 1) / 2
+        steps = Cost(
+            flops=new * first.flops + growth * (second.flops - first.flops),
+            linear_macs=new * first.linear_macs,
+            bytes_moved=new * first.bytes_moved + growth * (second.bytes_moved - first.bytes_moved),
+            peak_memory=first.peak_memory if new else 0.0,
+        )
+        return [
+            stage(PREFILL, prompt, filling, held=held, in_table_5=True),
+            stage(TOKENS, new, steps, held=features if new else 0.0, in_table_5=True),
+        ]
+
+    def _prefill(self, prompt: int) -> tuple[Cost, Any]:
+        """The whole prompt, in pieces where that was asked for; its cost, and the cache."""
+        size = self.subject.prefill_chunk or prompt
+        cost, state = Cost(), None
+        for start in range(0, prompt, size):
+            piece, state = _forward(self.subject.model, min(size, prompt - start), state)
+            cost = cost.then(piece)
+        return cost, state
+
+    def stock(self) -> tuple[StageProfile, ...]:
+        """The bare model, which encodes all frames in one call."""
+        subject = self.subject
+        cost, (one, _) = self._tower(min(subject.chunk, self.slices))
+        share = self.slices / min(subject.chunk, self.slices)
+        kept, _ = _held(one)
+        seeing = replace(cost.times(share), peak_memory=share * cost.peak_memory)
+        tokens = self.slices * one.tokens.shape[1] + subject.adapter.tail_length()
+        reading, _ = _forward(subject.model, tokens + subject.text_tokens, None)
+        return (
+            stage("stock vision tower", tokens, seeing, in_table_5=True),
+            stage(
+                "stock prefill",
+                tokens + subject.text_tokens,
+                reading,
+                held=self.slices * kept,
+                in_table_5=True,
+            ),
+        )
+
+
+def _held(features: Any) -> tuple[int, int]:
+    """The bytes of a slice's tokens with what goes beside them, and of its patches."""
+    count = len(features.tokens)
+    kept = sum(part.nbytes for part in (features.tokens, *features.extra)) // count
+    return kept, features.patches.nbytes // count
+
+
+def _forward(model: Any, tokens: int, cache: Any) -> tuple[Cost, Any]:
+    """The language model on so many tokens, and the logits of the last; its cost and its cache."""
+    decoder, table = model.get_decoder(), model.get_input_embeddings().weight
+    past = {} if cache is None else {CACHE_NAME: cache}
+    with counting() as cost:
+        embedded = torch.empty(1, tokens, table.shape[-1], dtype=table.dtype, device="meta")
+        output = decoder(inputs_embeds=embedded, use_cache=True, **past)
+        model.get_output_embeddings()(output.last_hidden_state[:, -1:])
+    return cost, returned_cache(output)

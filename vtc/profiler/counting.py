@@ -1,0 +1,163 @@
+"""Counts of whatever runs inside a context: FLOPs, MACs of layers, bytes, and memory.
+
+On the meta device nothing is computed and no weights are needed, so a model of any size is counted
+by running its own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+from vtc.testing.counting import LiveBytes, storage_key, tensors_in
+
+COUNTED_ATTENTION = "vtc_counted"
+"""The ``attn_implementation`` of models that are counted: one operation, as fused kernels are."""
+
+
+@dataclass
+class Cost:
+    """What some work costs.
+
+    Attributes:
+        flops: Of matrix products, convolutions and attention; two for a multiply-accumulate.
+        linear_macs: Multiply-accumulates of the modules ``nn.Linear`` and ``nn.Conv*`` alone.
+        bytes_moved: What its operations read and write, each for itself: nothing stays in a cache
+            and nothing is fused, but attention, which reads queries, keys and values once.
+        peak_memory: The most bytes alive at once of all that it made.
+    """
+
+    flops: float = 0.0
+    linear_macs: float = 0.0
+    bytes_moved: float = 0.0
+    peak_memory: float = 0.0
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of all that `flops` counts."""
+        return self.flops / 2
+
+    def times(self, factor: float) -> Cost:
+        """The same work done so many times, one after another."""
+        peak = self.peak_memory if factor else 0.0
+        return Cost(self.flops * factor, self.linear_macs * factor, self.bytes_moved * factor, peak)
+
+    def then(self, other: Cost) -> Cost:
+        """This work, and another after it."""
+        return Cost(
+            self.flops + other.flops,
+            self.linear_macs + other.linear_macs,
+            self.bytes_moved + other.bytes_moved,
+            max(self.peak_memory, other.peak_memory),
+        )
+
+
+@contextmanager
+def counting() -> Iterator[Cost]:
+    """Count what runs inside; the cost is filled in at the end.
+
+    >>> with counting() as cost:
+    ...     _ = torch.empty(4, 8, device="meta") @ torch.empty(8, 2, device="meta")
+    >>> cost.flops
+    128.0
+    """
+    cost = Cost()
+    operations, live = _Operations(), LiveBytes()
+
+    def count_layer(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(module, nn.Linear):
+            cost.linear_macs += output.numel() * module.in_features
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            cost.linear_macs += output.numel() * module.weight[0].numel()
+
+    hook = nn.modules.module.register_module_forward_hook(count_layer)
+    try:
+        with torch.no_grad(), live, operations:
+            yield cost
+    finally:
+        hook.remove()
+    cost.flops, cost.bytes_moved = float(operations.flops), float(operations.bytes_moved)
+    cost.peak_memory = float(live.peak)
+
+
+class _Operations(TorchDispatchMode):
+    """FLOPs by torch's own formulas, and bytes read and written."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+        self.bytes_moved = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = _on_one_device(args, kwargs or {})
+        result = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+        self.bytes_moved += _bytes(func, tensors_in((args, list(kwargs.values()))), result)
+        return result
+
+
+def _on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Small tensors that a model makes on the CPU, such as positions, join those on meta."""
+    tensors = tensors_in((args, list(kwargs.values())))
+    if len({tensor.is_meta for tensor in tensors}) < 2:
+        return args, kwargs
+    moved: tuple[Any, Any] = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+    return moved
+
+
+def _bytes(func: Any, inputs: list[Tensor], result: Any) -> int:
+    outputs = tensors_in(result)
+    known = {storage_key(tensor) for tensor in inputs}
+    is_view = not func._schema.is_mutable and all(storage_key(out) in known for out in outputs)
+    if is_view or "empty" in func.overloadpacket.__name__:
+        return 0
+    return sum(_held(tensor) for tensor in (*inputs, *outputs))
+
+
+def _held(tensor: Tensor) -> int:
+    """Its bytes; what is expanded is read once."""
+    return int(min(tensor.nbytes, tensor.untyped_storage().nbytes()))
+
+
+# --- attention
+
+
+@torch.library.custom_op("vtc::counted_attention", mutates_args=())
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    raise RuntimeError(f"attn_implementation={COUNTED_ATTENTION!r} counts on the meta device only")
+
+
+@_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+@register_flop_formula(torch.ops.vtc.counted_attention)
+def _attention_flops(query: Any, key: Any, value: Any, **_: Any) -> int:
+    """Both products for every pair of a query and a key, also where a causal mask hides it."""
+    return int(2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+
+
+def _attention_forward(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """As transformers calls it: ``[B, H, L, D]`` each, to ``[B, L, H, D]``."""
+    return torch.ops.vtc.counted_attention(query, key, value).transpose(1, 2), None
+
+
+def register_attention() -> None:
+    """Make `COUNTED_ATTENTION` known to transformers; it needs no mask, so none is made."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(COUNTED_ATTENTION, _attention_forward)

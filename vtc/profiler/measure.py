@@ -1,0 +1,249 @@
+"""Seconds and memory of each stage, measured while a wrapped model reads a video and answers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import vtc
+from vtc.profiler.stages import (
+    DECODE,
+    ENCODER,
+    KEYFRAMES,
+    MERGING,
+    OTHERS,
+    PREFILL,
+    SELECTION,
+    TOKENS,
+    LengthProfile,
+)
+from vtc.report import Report, watching
+from vtc.video import VideoSource
+from vtc.wrapped_class import toolkit_of
+
+_LANGUAGE_MODEL = "language model"
+_NAMES = {
+    "decoding": DECODE,
+    "frame encoder": ENCODER,
+    "selection": SELECTION,
+    "vision tower (keyframes)": KEYFRAMES,
+    "vision tower (references)": KEYFRAMES,
+    "vision tower (other frames)": OTHERS,
+    "merging": MERGING,
+    _LANGUAGE_MODEL: PREFILL,
+}
+"""From the stages of a report to those of a profile."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run.
+
+    Attributes:
+        report: What the model says of it.
+        prompt: The tokens that the language model read.
+        seconds: By stage.
+        memory: Bytes above the weights by stage, at most; empty where the system does not tell.
+        first_token: Seconds from opening the file to the first new token.
+    """
+
+    report: Report
+    prompt: int
+    seconds: dict[str, float]
+    memory: dict[str, float]
+    first_token: float
+
+    @property
+    def keyframes(self) -> int:
+        """How many slices kept all their tokens."""
+        return len(self.report.keyframes)
+
+
+@dataclass(frozen=True)
+class DrawnFrames:
+    """A video of noise that is drawn while it is read: there is no file, and nothing to decode."""
+
+    count: int
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        for index in indices.tolist():
+            draw = np.random.default_rng(index)
+            yield draw.integers(0, 256, (self.height, self.width, 3), dtype=np.uint8)
+
+
+def measure(
+    model: Any,
+    processor: Any,
+    video: Any,
+    question: str,
+    *,
+    frames: int,
+    new_tokens: int = 16,
+    **generate_kwargs: Any,
+) -> Measurement:
+    """Read a video and answer, greedily, in exactly ``new_tokens`` tokens.
+
+    Run something short before, so that what happens once (loading the frame encoder, choosing
+    kernels) is not measured.
+
+    Args:
+        model: A wrapped model.
+        video: A file, of which ``frames`` evenly spaced frames are read, or a `DrawnFrames`.
+        **generate_kwargs: More for ``model.generate``.
+
+    Raises:
+        ValueError: The file has fewer frames.
+    """
+    meter = _Meter(vtc.toolkit.input_device(model))
+    started = perf_counter()
+    with meter.stage("decoding"):  # the index of the file is a part of it
+        source = _opened(video, frames)
+    inputs = vtc.prepare_inputs(model, processor, source, question)
+    with watching(meter.stage):
+        model.generate(
+            **inputs,
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            stopping_criteria=[meter],
+            **generate_kwargs,
+        )
+    report = vtc.last_report(model)
+    ids = inputs["input_ids"]
+    places = int((ids == toolkit_of(model).adapter.video_token_id(model)).sum())
+    text = ids.shape[1] - places + report.text_after - report.text_before
+    first = meter.first_token - started
+    return Measurement(report, text + report.tokens_after, meter.seconds, meter.memory, first)
+
+
+def measured(counted: LengthProfile, run: Measurement) -> LengthProfile:
+    """Counts with what was measured beside them."""
+    stages = tuple(
+        replace(
+            stage,
+            seconds=run.seconds.get(stage.name, 0.0),
+            measured_memory=run.memory.get(stage.name),
+        )
+        for stage in counted.stages
+    )
+    return replace(counted, stages=stages, first_token_seconds=run.first_token)
+
+
+def _opened(video: Any, frames: int) -> VideoSource:
+    if isinstance(video, DrawnFrames):
+        return VideoSource(video)
+    source = VideoSource(video, fps=None, max_frames=frames)
+    if len(source) < frames:
+        raise ValueError(
+            f"{source.name} has {len(source)} frames, and {frames} were asked for; give a longer "
+            "video, fewer --frames, or no --video, for drawn frames"
+        )
+    return source
+
+
+class _Meter:
+    """Times stages and notes their memory; ``generate`` calls it after each new token."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self.memory: dict[str, float] = {}
+        self.first_token = 0.0
+        gc.collect()
+        self._memory = _CudaMemory(device) if device.type == "cuda" else _ResidentMemory()
+        self._name, self._since = "", 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage of a report."""
+        self._begin(_NAMES[name])
+        try:
+            yield
+        finally:
+            self._end()
+
+    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """A stopping criterion that never stops: from the first token on, tokens are decoded."""
+        if self._name == PREFILL:
+            self._end()
+            self.first_token = perf_counter()
+            self._begin(TOKENS)
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    def _begin(self, name: str) -> None:
+        self._memory.begin()
+        self._name, self._since = name, perf_counter()
+
+    def _end(self) -> None:
+        peak = self._memory.end()
+        name = self._name
+        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - self._since
+        if peak is not None:
+            self.memory[name] = max(self.memory.get(name, 0.0), peak)
+
+
+class _CudaMemory:
+    """The most that tensors held, less what they held before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        torch.cuda.synchronize(device)
+        self._before = torch.cuda.memory_allocated(device)
+
+    def begin(self) -> None:
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def end(self) -> float | None:
+        torch.cuda.synchronize(self._device)
+        return float(torch.cuda.max_memory_allocated(self._device) - self._before)
+
+
+class _ResidentMemory:
+    """What the process held at most, seen every few milliseconds, less what it held before."""
+
+    interval = 0.003
+
+    def __init__(self) -> None:
+        self._before = _resident()
+
+    def begin(self) -> None:
+        self._peak = _resident() or 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        if self._before is not None:
+            self._thread.start()
+
+    def _look(self) -> None:
+        while not self._done.wait(self.interval):
+            self._peak = max(self._peak, _resident() or 0)
+
+    def end(self) -> float | None:
+        if self._before is None:
+            return None
+        self._done.set()
+        self._thread.join()
+        return float(max(self._peak, _resident() or 0) - self._before)
+
+
+def _resident() -> int | None:
+    """The resident memory of this process in bytes; None where the system has no /proc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,145 @@
+"""A profile as pictures, in the forms of Figure 1 and Table 5 of ViLAMP; needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vtc.profiler.stages import LengthProfile, Profile
+
+_CARDS = (24e9, 80e9)
+"""The memory of GPUs that are drawn as lines, in bytes."""
+
+
+def check_plots(folder: Path) -> None:
+    """Raise where plots cannot be written, before the work.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: There is no such folder, and none can be made.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "--plots needs matplotlib: pip install 'video-token-compression[plots]'"
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_plots(profile: Profile, folder: Path) -> list[Path]:
+    """Draw ``memory.png``, ``flops.png`` and ``stages.png``; with times, ``first_token.png``."""
+    drawn = {"memory": memory_plot, "flops": flops_plot, "stages": stages_plot}
+    if any(each.first_token_seconds is not None for each in profile.lengths):
+        drawn["first_token"] = first_token_plot
+    files = []
+    for name, draw in drawn.items():
+        files.append(folder / f"{name}.png")
+        draw(profile).savefig(files[-1], dpi=120)
+    return files
+
+
+def memory_plot(profile: Profile) -> Any:
+    """Figure 1: memory over the number of frames, weights included."""
+    figure, plot = _figure(profile, "memory of the device, GB")
+    weights = profile.weights + profile.encoder_weights
+    ours = [(weights + each.first_token.peak_memory) / 1e9 for each in profile.lengths]
+    stock = [(profile.weights + e.stock_first_token.peak_memory) / 1e9 for e in profile.lengths]
+    _line(plot, profile, stock, "stock model", "C3")
+    _line(plot, profile, ours, "with vtc", "C0")
+    seen = [each.first_token.measured_memory for each in profile.lengths]
+    if all(value is not None for value in seen):
+        found = [(weights + (value or 0.0)) / 1e9 for value in seen]
+        plot.plot(_frames(profile), found, "x", color="C0", label="with vtc, measured")
+    plot.axhline(weights / 1e9, color="grey", linestyle=":", label="weights alone")
+    top = max(*ours, *stock)
+    for card in _CARDS:
+        if card / 1e9 < top:
+            plot.axhline(card / 1e9, color="black", linewidth=0.8)
+            plot.annotate(
+                f"{card / 1e9:g} GB card", (_frames(profile)[0], card / 1e9), va="bottom", size=8
+            )
+    plot.set_yscale("log")
+    _plain_numbers(plot)
+    return _finished(figure, plot)
+
+
+def flops_plot(profile: Profile) -> Any:
+    """Table 5's first column: FLOPs up to the first token over the number of frames."""
+    figure, plot = _figure(profile, "FLOPs to the first token, T")
+    _line(plot, profile, [e.stock_first_token.flops / 1e12 for e in profile.lengths], "stock", "C3")
+    _line(plot, profile, [e.first_token.flops / 1e12 for e in profile.lengths], "with vtc", "C0")
+    fast = [each.fast_path_flops / 1e12 for each in profile.lengths]
+    label = "no vision tower\non other frames"
+    _line(plot, profile, fast, label, "C2", style="--")
+    layers = [(each.first_token.linear_macs or 0.0) / 1e12 for each in profile.lengths]
+    _line(plot, profile, layers, "with vtc, MACs of\nlayers (Table 5)", "C1", style=":")
+    plot.set_yscale("log")
+    _plain_numbers(plot)
+    return _finished(figure, plot)
+
+
+def stages_plot(profile: Profile) -> Any:
+    """The share of each stage in the work up to the first token."""
+    figure, plot = _figure(profile, "share of the FLOPs, %")
+    plot.set_xscale("linear")
+    places = range(len(profile.lengths))
+    below = [0.0] * len(profile.lengths)
+    for number, name in enumerate(stage.name for stage in profile.lengths[0].stages[:-1]):
+        shares = [100 * _share(each, number) for each in profile.lengths]
+        if max(shares) >= 0.1:
+            plot.bar(places, shares, bottom=below, label=name, color=f"C{number}", width=0.7)
+        below = [low + share for low, share in zip(below, shares, strict=True)]
+    plot.set_xticks(places, [f"{each.frames:,}" for each in profile.lengths])
+    return _finished(figure, plot)
+
+
+def first_token_plot(profile: Profile) -> Any:
+    """Table 5's last column: seconds to the first token over the number of frames."""
+    figure, plot = _figure(profile, "seconds to the first token")
+    timed = [each for each in profile.lengths if each.first_token_seconds is not None]
+    seconds = [each.first_token_seconds for each in timed]
+    plot.plot([each.frames for each in timed], seconds, "o-", color="C0", label="with vtc")
+    plot.set_yscale("log")
+    _plain_numbers(plot)
+    return _finished(figure, plot)
+
+
+def _plain_numbers(plot: Any) -> None:
+    """On a logarithmic axis, which else shows powers of ten; small ones only where few are."""
+    plot.yaxis.set_major_formatter("{x:,.12g}")
+    low, high = plot.get_ylim()
+    plot.yaxis.set_minor_formatter("{x:,.12g}" if high < 100 * low else "")
+
+
+def _share(each: LengthProfile, stage: int) -> float:
+    return each.stages[stage].flops / each.first_token.flops
+
+
+def _line(
+    plot: Any, profile: Profile, values: list[float], label: str, color: str, style: str = "-"
+) -> None:
+    plot.plot(_frames(profile), values, "o" + style, color=color, label=label)
+
+
+def _frames(profile: Profile) -> list[int]:
+    return [each.frames for each in profile.lengths]
+
+
+def _figure(profile: Profile, down: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    plot = figure.add_subplot()
+    plot.set(title=f"{profile.model}, {profile.dtype}", xlabel="frames", ylabel=down)
+    plot.set_xscale("log", base=2)
+    frames = _frames(profile)
+    plot.set_xticks(frames, [f"{count:,}" for count in frames], rotation=45, ha="right")
+    plot.minorticks_off()
+    plot.grid(alpha=0.3)
+    return figure, plot
+
+
+def _finished(figure: Any, plot: Any) -> Any:
+    figure.legend(*plot.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    return figure

@@ -1,0 +1,164 @@
+"""A profile as tables for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from vtc.profiler.stages import LengthProfile, Profile, StageProfile
+
+_PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6))
+
+
+def conventions(profile: Profile) -> str:
+    """What the columns mean."""
+    unit = Units.of(profile)
+    seen = " Seen: measured on the device." if _timed(profile) else ""
+    return (
+        "FLOPs: all, two for a multiply-accumulate. MACs: all. Layers: MACs of the Linear and Conv "
+        "layers of the vision-language model alone, which Table 5 of ViLAMP calls FLOPs. "
+        f"{unit.bytes_prefix}B: above the weights.{seen} Moved: bytes read "
+        "and written, without caches and fusion. All up to the first new token."
+    )
+
+
+def headline(profile: Profile) -> str:
+    """The model and its parts in a line."""
+    parts = f"{profile.selector['name']} + {profile.merger['name']}"
+    weights = f"weights {_size(profile.weights)}"
+    if profile.encoder_weights:
+        weights += f", frame encoder {_size(profile.encoder_weights)}"
+    return f"{profile.model}: {parts}, {profile.dtype} on {profile.device}; {weights}"
+
+
+def summary(profile: Profile) -> Table:
+    """A row for each length up to the first new token, in the form of Table 5 of ViLAMP."""
+    unit, timed = Units.of(profile), _timed(profile)
+    table = _table(
+        ["frames", "keyframes", "tokens", *unit.titles(timed)], "TTFT s" if timed else ""
+    )
+    for each in profile.lengths:
+        ours = each.first_token
+        cells = [f"{each.frames:,}", str(each.keyframes), f"{ours.tokens:,}"]
+        cells += [*unit.cells(ours, timed)]
+        table.add_row(*cells, *([_seconds(each.first_token_seconds)] if timed else []))
+    return table
+
+
+def comparison(profile: Profile) -> Table:
+    """A row for each length: the stock model, and what the fast path would take."""
+    unit = Units.of(profile)
+    titles = ["frames", "stock tokens", f"stock {unit.prefix}FLOPs", f"stock {unit.bytes_prefix}B"]
+    table = _table([*titles, "fewer FLOPs", f"fast path {unit.prefix}FLOPs", "fewer"])
+    for each in profile.lengths:
+        ours, stock = each.first_token, each.stock_first_token
+        table.add_row(
+            f"{each.frames:,}",
+            f"{stock.tokens:,}",
+            unit.number(stock.flops),
+            unit.held(stock.peak_memory),
+            f"{stock.flops / ours.flops:.1f}x",
+            unit.number(each.fast_path_flops),
+            f"{ours.flops / each.fast_path_flops:.1f}x",
+        )
+    return table
+
+
+FAST_PATH = (
+    "Fast path: if the other frames were merged from the frame encoder's own patches, with no "
+    "vision tower on them. That takes a trained connector, which is not counted."
+)
+
+
+def stages(profile: Profile, each: LengthProfile) -> Table:
+    """A row for each stage of one length."""
+    unit, timed = Units.of(profile), _timed(profile)
+    titles = ["stage", "tokens", *unit.titles(timed), "moved"]
+    table = _table(titles, "s" if timed else "")
+    table.columns[0].justify = "left"
+    *before, last = each.stages
+    for stage in (*before, each.first_token, last):
+        cells = [stage.name, f"{stage.tokens:,}", *unit.cells(stage, timed)]
+        cells.append(unit.held(stage.bytes_moved))
+        style = "bold" if stage.name == each.first_token.name else None
+        table.add_row(*cells, *([_seconds(stage.seconds)] if timed else []), style=style)
+    return table
+
+
+@dataclass(frozen=True)
+class Units:
+    """What numbers are divided by, so that the largest are easy to read."""
+
+    prefix: str
+    operations: float
+    bytes_prefix: str
+    bytes: float
+
+    @staticmethod
+    def of(profile: Profile) -> Units:
+        """By the longest video."""
+        totals = [each.first_token for each in profile.lengths]
+        return Units(
+            *_unit(max(total.flops for total in totals)),
+            *_unit(10 * max(total.peak_memory for total in totals), _PREFIXES[1:]),
+        )
+
+    def titles(self, timed: bool) -> Iterator[str]:
+        """Of what `cells` gives."""
+        yield from (f"{self.prefix}FLOPs", f"{self.prefix}MACs", "layers", f"{self.bytes_prefix}B")
+        if timed:
+            yield "seen"
+
+    def cells(self, stage: StageProfile, timed: bool) -> Iterator[str]:
+        """The three conventions, and memory."""
+        yield from map(self.number, (stage.flops, stage.macs, stage.linear_macs))
+        yield self.held(stage.peak_memory)
+        if timed:
+            yield self.held(stage.measured_memory)
+
+    def number(self, value: float | None) -> str:
+        """Operations."""
+        return _short(value, self.operations)
+
+    def held(self, value: float | None) -> str:
+        """Bytes."""
+        return _short(value, self.bytes, digits=2)
+
+
+def _unit(most: float, prefixes: tuple[tuple[str, float], ...] = _PREFIXES) -> tuple[str, float]:
+    return next((unit for unit in prefixes if most >= unit[1]), prefixes[-1])
+
+
+def _size(count: int) -> str:
+    """Bytes, as ``"16.1 GB"``."""
+    prefix, unit = _unit(count)
+    return f"{count / unit:.3g} {prefix}B"
+
+
+def _short(value: float | None, unit: float, digits: int = 1) -> str:
+    """``"2,903"``, ``"71.3"``, ``"<0.1"``, ``"0"``; a dash for what is not known."""
+    if value is None:
+        return "-"
+    scaled, least = value / unit, 10**-digits
+    if scaled >= 1000:
+        return f"{scaled:,.0f}"
+    if 0 < scaled < least / 2:
+        return f"<{least:g}"
+    return f"{scaled:.{1 if scaled >= 100 else digits}f}" if scaled else "0"
+
+
+def _timed(profile: Profile) -> bool:
+    return any(each.first_token_seconds is not None for each in profile.lengths)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"
+
+
+def _table(titles: list[str], last: str = "") -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for title in [*titles, last] if last else titles:
+        table.add_column(title, justify="right", no_wrap=" " not in title)
+    return table
