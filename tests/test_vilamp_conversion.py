@@ -459,6 +459,7 @@ def test_a_source_without_tokenizer_takes_one_or_says_so(tmp_path):
         file.rename(tmp_path / "c" / f"language_{file.name}")
     result = release.convert(tmp_path / "out")
     assert "the source has no tokenizer, so no processor was written" in result.notes[0]
+    assert not result.has_processor
     model = vtc.from_pretrained(tmp_path / "out")
     assert model.vtc.processor is None
     assert model.config.video_token_id == len(byte_tokenizer()) + 1
@@ -563,6 +564,19 @@ def test_without_a_composer_type_the_tensors_tell(spoilt, tmp_path):
     tensors = {k: v for k, v in tensors.items() if "composer" not in k}
     spoilt.write(tensors)
     refused(spoilt, tmp_path / "other", "composer_type='single_token' is not supported")
+
+
+def test_a_scaled_rope_in_the_settings_is_left_alone(spoilt, tmp_path):
+    """The release ignores it; transformers fails to read it beside the tokenizer."""
+    spoilt.settings["rope_scaling"] = {"type": "yarn", "factor": 4.0}
+    spoilt.write(spoilt.tensors())
+    assert spoilt.convert(tmp_path / "out").has_processor
+
+
+def test_a_lost_index_is_named(spoilt, tmp_path):
+    spoilt.write(spoilt.tensors())
+    (spoilt.folder / "model.safetensors.index.json").unlink()
+    refused(spoilt, tmp_path / "out", "lacks model.safetensors.index.json: download it too")
 
 
 def test_pickled_weights_are_read_only_if_asked_for(spoilt, converted, tmp_path):

@@ -19,7 +19,12 @@ from transformers import (
 from vtc import registry
 from vtc.testing.tokenizer import byte_tokenizer
 from vtc_recipes.vilamp.layout import expected, in_shards
-from vtc_recipes.vilamp.processor import make_processor, placeholders, save_clip_preprocessing
+from vtc_recipes.vilamp.processor import (
+    load_clip_tokenizer,
+    make_processor,
+    placeholders,
+    save_clip_preprocessing,
+)
 from vtc_recipes.vilamp.towers import clip_config, text_config, vision_config
 
 QWEN2_7B = {
@@ -137,7 +142,8 @@ def test_frames_are_resized_without_regard_to_their_aspect():
 
 
 def test_the_frame_encoder_cuts_the_centre_out_and_reads_as_clip_does(tmp_path):
-    assert save_clip_preprocessing(tmp_path, clip_config(None), None)
+    clip = clip_config(None)
+    save_clip_preprocessing(tmp_path, clip, load_clip_tokenizer(clip, None))
     frame = np.random.default_rng(0).integers(0, 256, (30, 50, 3)).repeat(8, 0).repeat(8, 1)
     picture = Image.fromarray(frame.astype(np.uint8))
     size = picture.resize((int(224 * 400 / 240), 224), Image.Resampling.BICUBIC)
@@ -153,11 +159,12 @@ def test_the_frame_encoder_cuts_the_centre_out_and_reads_as_clip_does(tmp_path):
         assert tokenizer(text).input_ids == [49406, *published.encode(text), 49407]
 
 
-def test_a_small_clip_without_its_tokenizer_gets_none(tmp_path):
+def test_a_small_clip_without_its_tokenizer_is_refused(tmp_path):
     config = clip_config(None)
     config.text_config.vocab_size = 300
-    assert not save_clip_preprocessing(tmp_path, config, None)
-    assert not list(tmp_path.glob("*token*"))
+    for folder in (None, tmp_path):
+        with pytest.raises(ValueError, match="knows 300 tokens, and .* 49408: put the right"):
+            load_clip_tokenizer(config, folder)
 
 
 def test_placeholders():

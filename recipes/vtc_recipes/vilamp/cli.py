@@ -71,7 +71,8 @@ def convert_vilamp(
         print(f"{kind}: {part['name']}({', '.join(options)})")
     for note in result.notes:
         print(f"note: {note}")
-    print(
-        f'\nNext: vtc ask VIDEO "question" --model {shlex.quote(result.target)} '
-        "--fps 1 --max-frames 600"
-    )
+    if result.has_processor:
+        print(
+            f'\nNext: vtc ask VIDEO "question" --model {shlex.quote(result.target)} '
+            "--fps 1 --max-frames 600"
+        )

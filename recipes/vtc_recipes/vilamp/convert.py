@@ -17,6 +17,7 @@ from vtc.checkpoint import CONFIG_NAME, FORMAT
 from vtc_recipes.vilamp import layout
 from vtc_recipes.vilamp.plan import Plan, make_plan
 from vtc_recipes.vilamp.processor import (
+    load_clip_tokenizer,
     load_tokenizer,
     make_processor,
     save_clip_preprocessing,
@@ -38,6 +39,7 @@ class Converted:
         files: The files of the weights.
         left_out: Tensors that were not needed.
         selector, merger: The parts and their options.
+        has_processor: Whether the model's processor was written.
         notes: What the user should know.
     """
 
@@ -47,6 +49,7 @@ class Converted:
     left_out: list[str]
     selector: dict[str, Any]
     merger: dict[str, Any]
+    has_processor: bool
     notes: list[str]
 
 
@@ -86,12 +89,13 @@ def convert(
         raise ValueError(f"--tokenizer {tokenizer}: there is no tokenizer.json or vocab.json in it")
     with open_checkpoint(folder, allow_pickle) as checkpoint:
         plan = make_plan(checkpoint, settings, vision, clip, words)
+        clip_words = load_clip_tokenizer(plan.clip, clip)
         files: list[str] = []
         with _appearing_whole(place) as partial:
             for file in _write_weights(plan, checkpoint, partial):
                 files.append(file)
                 wrote(file)
-            notes = [*plan.notes, *_write_settings(plan, settings, partial, clip)]
+            _write_settings(plan, settings, partial, clip_words)
         return Converted(
             target=str(place),
             tensors=len(checkpoint.stored),
@@ -99,7 +103,8 @@ def convert(
             left_out=plan.left_out,
             selector=plan.selector,
             merger=plan.merger,
-            notes=notes,
+            has_processor=plan.tokenizer is not None,
+            notes=plan.notes,
         )
 
 
@@ -162,19 +167,14 @@ def _tensor(name: str, plan: Plan, checkpoint: Checkpoint) -> Tensor:
 
 
 def _write_settings(
-    plan: Plan, settings: dict[str, Any], partial: Path, clip_folder: Path | None
-) -> list[str]:
-    """Write everything but the weights; returns notes for the user."""
-    notes = []
+    plan: Plan, settings: dict[str, Any], partial: Path, clip_tokenizer: Any
+) -> None:
+    """Write everything but the weights."""
     plan.config.save_pretrained(partial)
     _generation(plan, settings).save_pretrained(partial)
     encoder = partial / ENCODER_FOLDER
     plan.clip.save_pretrained(encoder)
-    if not save_clip_preprocessing(encoder, plan.clip, clip_folder):
-        notes.append(
-            f"no tokenizer fits the {plan.clip.text_config.vocab_size} tokens of the frame "
-            f"encoder: put its tokenizer's files into {ENCODER_FOLDER}, or pass encoder=..."
-        )
+    save_clip_preprocessing(encoder, plan.clip, clip_tokenizer)
     if plan.tokenizer is not None:
         make_processor(plan.tokenizer, plan.config).save_pretrained(partial)
     saved = {
@@ -188,7 +188,6 @@ def _write_settings(
         "adapter": {},
     }
     _write_json(saved, partial / CONFIG_NAME)
-    return notes
 
 
 def _generation(plan: Plan, settings: dict[str, Any]) -> Any:

@@ -114,10 +114,19 @@ def check(stored: Mapping[str, Stored], places: Mapping[str, Place], tied: bool)
         raise ValueError(
             "the tensors are not those of the release with these towers; "
             + "; ".join(filter(None, problems))
-            + ". If the towers are not SigLIP-so400m-patch14-384 and CLIP ViT-B/32, describe them "
-            "whole with --vision-config and --clip-config"
+            + _advice([*missing, *unexpected, *misshapen])
         )
     return left_out
+
+
+def _advice(names: list[str]) -> str:
+    if any(name.startswith((_VISION, CLIP_PREFIX)) for name in names):
+        return (
+            ". If the towers are not SigLIP-so400m-patch14-384 and CLIP ViT-B/32, describe them "
+            "with --vision-config (with all its layers: the release has deleted the last one) and "
+            "--clip-config"
+        )
+    return ". The download may be incomplete, or this is another model"
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -21,19 +23,28 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
+_TOKENIZER_FILES = (*_TOKENIZERS, "merges.txt", "*token*.json", "*.model")
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The language model's tokenizer with both placeholders; None where the folder has none."""
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         return None
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = _open_tokenizer(folder)
     tokenizer.add_tokens([IMAGE, VIDEO], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, away from its ``config.json``, which transformers may not read."""
+    from transformers import AutoTokenizer
+
+    with TemporaryDirectory() as alone:
+        for file in {file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)}:
+            shutil.copy(file, alone)
+        return AutoTokenizer.from_pretrained(alone, local_files_only=True)
 
 
 def placeholders(tokenizer: Any, vocabulary: int) -> tuple[int, int]:
@@ -83,34 +94,45 @@ def make_processor(tokenizer: Any, config: Any) -> Any:
     )
 
 
-def save_clip_preprocessing(folder: Path, clip: Any, described_in: Path | None) -> bool:
-    """Write the frame encoder's picture processor, which cuts the centre out, and its tokenizer.
+def load_clip_tokenizer(clip: Any, described_in: Path | None) -> Any:
+    """The tokenizer beside ``--clip-config``, else the published CLIPs', which open_clip has.
 
-    The tokenizer is the one beside ``--clip-config``, else that of the published CLIPs, which
-    open_clip brings along.
+    Args:
+        clip: The ``CLIPConfig``.
+        described_in: The folder of ``--clip-config``.
+
+    Raises:
+        ValueError: It has another number of tokens than the CLIP.
+    """
+    if described_in and any((described_in / name).is_file() for name in _TOKENIZERS):
+        tokenizer, source = _open_tokenizer(described_in), f"the one in {described_in}"
+    else:
+        tokenizer = _published_clip_tokenizer(clip.text_config.max_position_embeddings)
+        source = "that of the published CLIPs"
+    if len(tokenizer) != clip.text_config.vocab_size:
+        raise ValueError(
+            f"the CLIP that chooses frames knows {clip.text_config.vocab_size} tokens, and its "
+            f"tokenizer, {source}, {len(tokenizer)}: put the right tokenizer's files beside the "
+            "config.json that --clip-config names"
+        )
+    return tokenizer
+
+
+def save_clip_preprocessing(folder: Path, clip: Any, tokenizer: Any) -> None:
+    """Write the frame encoder's picture processor, which cuts the centre out, and its tokenizer.
 
     Args:
         folder: Of the frame encoder.
         clip: The ``CLIPConfig``.
-        described_in: The folder of ``--clip-config``.
-
-    Returns:
-        False where neither tokenizer fits, and none was written.
+        tokenizer: From `load_clip_tokenizer`.
     """
-    from transformers import AutoTokenizer, CLIPImageProcessor
+    from transformers import CLIPImageProcessor
 
     side = clip.vision_config.image_size
     CLIPImageProcessor(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     ).save_pretrained(folder)
-    if described_in and any((described_in / name).is_file() for name in _TOKENIZERS):
-        tokenizer = AutoTokenizer.from_pretrained(described_in, local_files_only=True)
-    else:
-        tokenizer = _published_clip_tokenizer(clip.text_config.max_position_embeddings)
-    if len(tokenizer) != clip.text_config.vocab_size:
-        return False
     tokenizer.save_pretrained(folder)
-    return True
 
 
 def _published_clip_tokenizer(context: int) -> Any:

@@ -192,6 +192,9 @@ def _unpickle(file: Path) -> dict[str, Any]:
 def _shards(folder: Path, whole: str) -> list[Path]:
     """The files of the weights: those of the index, or the single one; none where neither is."""
     index = folder / f"{whole}.index.json"
+    stem, suffix = whole.rsplit(".", 1)
+    if not index.is_file() and (found := sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))):
+        raise ValueError(f"{folder} holds {found[0].name} and lacks {index.name}: download it too")
     names: Iterable[str] = [whole] if (folder / whole).is_file() else []
     if index.is_file():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
