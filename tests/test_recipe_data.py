@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import vtc
@@ -244,6 +244,7 @@ words = st.text(st.characters(codec="ascii", exclude_characters="<>|\x00"), min_
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(words.filter(str.strip), min_size=2, max_size=6).filter(lambda t: len(t) % 2 == 0))
+@example(["0", "r"])
 def test_any_answers_can_be_told_from_the_rest(onevision, texts):
     turns = [Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts)]
     pieces = conversation(onevision._processor, turns)

@@ -117,7 +117,10 @@ def conversation(processor: Any, turns: Sequence[Turn]) -> list[Piece]:
         asked = _render(processor, turns[:number])
         opening = _after(asked, _render(processor, turns[:number], open_end=True))
         whole = _render(processor, turns[: number + 1])
-        head, answer, tail = _around(turns[number].text, _after(asked, whole))
+        rest, marks = _after(asked, whole), opening.rstrip()
+        known = len(marks) if rest.startswith(marks) else 0  # a short answer may be in the marks
+        head, answer, tail = _around(turns[number].text, rest[known:])
+        head = rest[:known] + head
         if head.split() != opening.split():
             raise _unclear(f"{head!r} before an answer, and {opening!r} to ask for one")
         prompt = between + _after(done, asked) + opening
