@@ -16,6 +16,7 @@ from vtc import registry
 from vtc.profiler.count import count
 from vtc.profiler.counting import counting
 from vtc.profiler.measure import DrawnFrames, measure
+from vtc.profiler.setup import Settings, count_profile
 from vtc.profiler.shapes import SHAPES, empty_model
 from vtc.profiler.stages import KEYFRAMES, MERGING, OTHERS, PREFILL, STAGES
 from vtc.profiler.subject import Subject, encoder_without_weights
@@ -366,3 +367,23 @@ def test_plots_need_matplotlib(command, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = command("profile", "llava-onevision-7b", "--plots", tmp_path / "plots")
     assert code == 1 and "pip install 'video-token-compression[plots]'" in err
+
+
+@pytest.mark.parametrize("options", [{}, {"normalise_query": False}], ids=["scaled", "raw"])
+@pytest.mark.parametrize("selector", ["uniform", "dks"])
+def test_a_merger_that_asks_the_frame_encoder_is_counted_with_any_selector(selector, options):
+    merger = vtc.merger("dfm", projection="learned", **options)
+    config, processor = SHAPES["llava-onevision-0.5b"]()
+    found = count_profile(
+        "shape",
+        config,
+        processor,
+        Settings(frames=[4]),
+        selector=vtc.selector(selector, keyframes=2),
+        merger=merger,
+        encoder="open_clip:ViT-B-32/openai",
+        dtype=torch.bfloat16,
+    )
+    [length] = found.lengths
+    [merging] = [stage for stage in length.stages if stage.name == MERGING]
+    assert merging.flops >= 2 * 2 * 729 * 2 * 896**2  # two frames, each patch through two maps

@@ -43,6 +43,11 @@ class TokenMerger(Part, nn.Module, ABC):
         """True: the result means nothing until the merger's parameters were trained."""
         return False
 
+    @property
+    def query_from_encoder(self) -> bool:
+        """Whether ``query`` is a text embedding of the frame encoder, and as wide as that."""
+        return self.query_source in ("frame_encoder", "frame_encoder_raw")
+
     def build(self, patch_dim: int, query_dim: int) -> None:  # noqa: B027 - optional hook
         """Create parameters; called once, when a model is wrapped.
 

@@ -165,8 +165,8 @@ class Toolkit(nn.Module):
         table = model.get_input_embeddings().weight
         if self.merger_is_new:  # an instance may have been built, and trained, before
             width = table.shape[-1]
-            of_encoder = self.merger.query_source in ("frame_encoder", "frame_encoder_raw")
-            self.merger.build(width, self.encoder.dim if of_encoder else width)
+            asked = self.encoder.dim if self.merger.query_from_encoder else width
+            self.merger.build(width, asked)
             self.merger.to(table.dtype)
         self.merger.to(input_device(model))
 

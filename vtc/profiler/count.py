@@ -221,8 +221,7 @@ class _Counting:
         return self._once(("merging", patches, width), merge)
 
     def _query(self, width: int, generator: Any) -> Tensor:
-        source = self.subject.merger.query_source
-        dim = getattr(self.subject.encoder, "dim", width) if source == "frame_encoder" else width
+        dim = self.subject.query_dim or width
         return nn.functional.normalize(torch.randn(dim, generator=generator), dim=0)
 
     def language_model(self, prompt: int, features: float) -> list[StageProfile]:

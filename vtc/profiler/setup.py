@@ -82,12 +82,13 @@ def count_profile(
     looking: FrameEncoder | None = None
     if choosing.uses_embeddings:
         looking = encoder_without_weights(choosing.encoder or encoder)
-    width = model.get_input_embeddings().weight.shape[-1]
-    asked = width
-    if merging.query_source == "frame_encoder":
-        asked = (looking or encoder_without_weights(encoder)).dim
-    merging.build(width, asked)
-    subject = _subject(model, processor, adapter, choosing, merging.to(dtype), looking, settings)
+    width, asked = model.get_input_embeddings().weight.shape[-1], None
+    if merging.query_from_encoder:
+        own = looking if choosing.encoder is None else None
+        asked = (own or encoder_without_weights(encoder)).dim
+    merging.build(width, asked or width)
+    merging.to(dtype)
+    subject = _subject(model, processor, adapter, choosing, merging, looking, asked, settings)
     lengths = []
     for frames in settings.frames:
         say(f"counting {frames:,} frames")
@@ -132,6 +133,7 @@ def measure_profile(
         toolkit.selector,
         copy.deepcopy(plain(toolkit.merger)).to("cpu"),
         looking,
+        toolkit.encoder.dim if toolkit.merger.query_from_encoder else None,
         settings,
     )
     lengths: list[LengthProfile] = []
@@ -151,6 +153,7 @@ def _subject(
     selector: Any,
     merger: Any,
     encoder: FrameEncoder | None,
+    query_dim: int | None,
     settings: Settings,
 ) -> Subject:
     return Subject(
@@ -160,6 +163,7 @@ def _subject(
         selector=selector,
         merger=merger,
         encoder=encoder,
+        query_dim=query_dim,
         size=settings.size,
         text_tokens=settings.text_tokens,
         new_tokens=settings.new_tokens,

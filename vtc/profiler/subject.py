@@ -26,6 +26,7 @@ class Subject:
         processor: The model's own.
         adapter, selector, merger: The parts; the merger is built.
         encoder: What the selector looks through, on the meta device where that can be.
+        query_dim: Dq that the merger was built with; None for the width of the patches.
         size: Height and width of the video's frames.
         text_tokens: The prompt without the video.
         new_tokens: Tokens of the answer, at least 1; the first one comes with the prefill.
@@ -40,6 +41,7 @@ class Subject:
     selector: FrameSelector
     merger: TokenMerger
     encoder: FrameEncoder | None
+    query_dim: int | None = None
     size: tuple[int, int] = (360, 640)
     text_tokens: int = 64
     new_tokens: int = 16
