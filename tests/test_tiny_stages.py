@@ -208,6 +208,18 @@ def test_all_errors_of_a_recipe_come_at_once() -> None:
         recipe("stages.0.step=3")
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("reference=released", "vtc.merger: frames are compared here with the keyframe before"),
+        ("normalise_query=false", "vtc.merger: the query here is of length one, and it takes"),
+    ],
+)
+def test_mergers_that_ask_for_more_are_refused_before_any_stage(option: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe(f"vtc.merger.{option}")
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     settings = recipe(name="tiny_clip").stages[0]
     stage = STAGES["pretext"](settings, recipe(name="tiny_clip"), tmp_path)

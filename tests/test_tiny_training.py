@@ -136,13 +136,6 @@ def test_merging_many_frames_is_the_toolkit_s_merging(
         torch.testing.assert_close(tokens[n], expected[0])
 
 
-def test_references_of_the_released_code_are_refused_in_training() -> None:
-    none = torch.empty(0, 4, 8)
-    merges = Merges(torch.empty(0), none, none, torch.empty(0).bool(), torch.zeros(1, 8))
-    with pytest.raises(ValueError, match="not by reference='released'; set reference=preceding"):
-        merge(registry.build_part("merger", vtc.merger("dfm", reference="released")), merges)
-
-
 def test_gaps_move_what_comes_after_them() -> None:
     lengths = torch.tensor([[9, 1, 0], [1, 9, 1]])
     places = torch.tensor([[0, 18, 19], [20, 9, 21]])

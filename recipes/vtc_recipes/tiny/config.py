@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vtc import registry
 from vtc_recipes._reading import RecipeError, at_least_0, fraction, positive, read
 from vtc_recipes.config import Output, part
 
@@ -75,8 +76,11 @@ def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
 
 
 def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
+    from vtc_recipes.tiny.sequences import unsupported
     from vtc_recipes.tiny.stages import STAGES
 
+    for problem in unsupported(registry.build_part("merger", recipe.vtc.merger)):
+        yield f"vtc.merger: {problem}"
     before: list[str] = []
     for number, stage in enumerate(recipe.stages):
         kind = STAGES[stage.name]

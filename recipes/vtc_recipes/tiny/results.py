@@ -26,8 +26,9 @@ from vtc_recipes.synthetic.heatmap import heat_map
 from vtc_recipes.synthetic.niah import accuracy, cell_means, run
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.evaluate import wilson
+from vtc_recipes.tiny.vlm import LongAnswers
 
-STAGE = "long_answers"
+STAGE = LongAnswers.name
 """The last of the recipe, whose models are examined."""
 KEYFRAMES = {64: 8}
 """Of haystacks of a length; 32 of all others."""

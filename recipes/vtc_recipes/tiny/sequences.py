@@ -6,7 +6,7 @@ what differs is that a batch is computed at once, and that several questions sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from vtc import registry
+from vtc import TokenMerger, registry
 from vtc.wrapped_class import toolkit_of
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
 
@@ -107,6 +107,16 @@ class Merges:
     queries: Tensor | None
 
 
+def unsupported(merger: TokenMerger) -> Iterator[str]:
+    """What a merger asks for that these sequences do not give it."""
+    frames, keyframes = torch.tensor([0, 2, 4, 5, 7]), torch.tensor([1, 3, 6])
+    preceding = TokenMerger.reference_frames(merger, frames, keyframes)
+    if not torch.equal(merger.reference_frames(frames, keyframes), preceding):
+        yield "frames are compared here with the keyframe before them, and it names others"
+    if merger.query_source == "frame_encoder_raw":
+        yield "the query here is of length one, and it takes it before it is scaled to that"
+
+
 def merge(merger: Any, merges: Merges) -> list[Tensor]:
     """The tokens ``[T_i, D]`` of each frame, as the merger makes them."""
     if registry.spec_of(merger)["name"] == "dfm":
@@ -125,11 +135,6 @@ def merge_dfm(merger: Any, merges: Merges) -> Tensor:
     The toolkit's own goes frame by frame, so that chunks change no bit: slow for training.
     """
     options, queries = merger.config, cast(Tensor, merges.queries)
-    if options.reference != "preceding":
-        raise ValueError(
-            f"this training compares frames with the keyframe before them, not by "
-            f"reference={options.reference!r}; set reference=preceding"
-        )
     views = [merges.patches, merges.patches, merges.references]
     if options.projection == "learned":
         maps = (merger.linear_iq, merger.linear_ik, merger.linear_k)
@@ -273,8 +278,6 @@ def _queries(vlm: Any, tokenizer: Any, dialogues: Sequence[Dialogue]) -> Tensor 
         return None
     if source == "frame_encoder":
         return torch.stack([dialogue.embedding for dialogue in dialogues]).to(vlm.device)
-    if source != "language_model":
-        raise ValueError(f"this training has no query from {source!r}; set normalise_query=true")
     table = vlm.get_input_embeddings()
     ids = [tokenizer(d.query, add_special_tokens=False)["input_ids"] for d in dialogues]
     return torch.stack([table(torch.tensor(row, device=vlm.device)).mean(0) for row in ids])

@@ -202,7 +202,7 @@ class LongAnswers(Answers):
     needs = ("dual_encoder", "answers")
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Videos of one format, up to 1,024 frames."""
+        """Videos of one format, up to 2,048 frames."""
         rng = np.random.default_rng((self.seed, number))
         return self.asked(rng, draw_long_format(rng))
 
