@@ -104,7 +104,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if (found := settings.get("model_type")) != "llava_qwen":
         raise ValueError(
             f"{folder}/config.json says model_type {found!r}; allowed is 'llava_qwen', the format "
-            "of the released ViLAMP (stock models need no conversion: see vtc.wrap)"
+            "of the released ViLAMP (a stock model needs no conversion: see vtc.wrap; what was "
+            "converted opens with vtc.from_pretrained)"
         )
     allowed: dict[str, tuple[Any, ...]] = {
         "activate_frame_selector": (True,),
