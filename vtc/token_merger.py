@@ -43,11 +43,6 @@ class TokenMerger(Part, nn.Module, ABC):
         """True: the result means nothing until the merger's parameters were trained."""
         return False
 
-    @property
-    def query_from_encoder(self) -> bool:
-        """Whether ``query`` is a text embedding of the frame encoder, and as wide as that."""
-        return self.query_source in ("frame_encoder", "frame_encoder_raw")
-
     def build(self, patch_dim: int, query_dim: int) -> None:  # noqa: B027 - optional hook
         """Create parameters; called once, when a model is wrapped.
 
@@ -104,3 +99,8 @@ class TokenMerger(Part, nn.Module, ABC):
             tokens are no weighted sums of a frame's own patches: the plain mean is taken then.
         """
         return None
+
+
+def takes_text_embedding(merger: TokenMerger) -> bool:
+    """Whether a merger's query is the frame encoder's text embedding, and as wide as that."""
+    return merger.query_source in ("frame_encoder", "frame_encoder_raw")

@@ -14,6 +14,7 @@ from vtc._options import config_values, make
 from vtc.connector import Connector
 from vtc.frame_encoder import LazyEncoder
 from vtc.part import require
+from vtc.token_merger import takes_text_embedding
 
 if TYPE_CHECKING:
     from vtc.frame_selector import FrameSelector
@@ -165,7 +166,7 @@ class Toolkit(nn.Module):
         table = model.get_input_embeddings().weight
         if self.merger_is_new:  # an instance may have been built, and trained, before
             width = table.shape[-1]
-            asked = self.encoder.dim if self.merger.query_from_encoder else width
+            asked = self.encoder.dim if takes_text_embedding(self.merger) else width
             self.merger.build(width, asked)
             self.merger.to(table.dtype)
         self.merger.to(input_device(model))

@@ -15,6 +15,7 @@ from vtc.profiler.measure import DrawnFrames, measure, measured
 from vtc.profiler.shapes import empty_model
 from vtc.profiler.stages import LengthProfile, Profile
 from vtc.profiler.subject import Subject, bytes_of, encoder_without_weights, on_meta
+from vtc.token_merger import takes_text_embedding
 from vtc.toolkit import plain
 from vtc.video import VideoSource
 from vtc.wrapped_class import toolkit_of
@@ -83,7 +84,7 @@ def count_profile(
     if choosing.uses_embeddings:
         looking = encoder_without_weights(choosing.encoder or encoder)
     width, asked = model.get_input_embeddings().weight.shape[-1], None
-    if merging.query_from_encoder:
+    if takes_text_embedding(merging):
         own = looking if choosing.encoder is None else None
         asked = (own or encoder_without_weights(encoder)).dim
     merging.build(width, asked or width)
@@ -133,7 +134,7 @@ def measure_profile(
         toolkit.selector,
         copy.deepcopy(plain(toolkit.merger)).to("cpu"),
         looking,
-        toolkit.encoder.dim if toolkit.merger.query_from_encoder else None,
+        toolkit.encoder.dim if takes_text_embedding(plain(toolkit.merger)) else None,
         settings,
     )
     lengths: list[LengthProfile] = []
