@@ -55,7 +55,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "format": FORMAT,
         "selector": registry.spec_of(toolkit.selector),
         "merger": registry.spec_of(plain(toolkit.merger)),
-        "connector": "stock" if toolkit.connector is None else "separate",
+        "connector": toolkit.connector_kind,
         "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
         "long_text": toolkit.encoder.long_text,
         "chunk_frames": toolkit.chunk_frames,
@@ -133,8 +133,7 @@ def from_pretrained(
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
     toolkit.chunk_frames = saved["chunk_frames"]
     toolkit.configure(**saved["adapter"])
-    if saved.get("connector") == "separate":
-        toolkit.separate_connector()
+    toolkit.add_connector(saved.get("connector", "stock"))
     _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
     warn_of_untrained(toolkit, stacklevel=3)
     return model

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from vtc import registry
 from vtc._options import config_values, make
-from vtc.connector import Connector
+from vtc.connector import Connector, PatchConnector
 from vtc.frame_encoder import LazyEncoder
 from vtc.part import require
 from vtc.token_merger import takes_text_embedding
@@ -28,8 +29,9 @@ class Toolkit(nn.Module):
 
     Attributes:
         merger: The token merger; its parameters train and are saved with the model.
-        connector: The projector of merged frames, see `separate_connector`; None where they go
-            through the stock one. Trained and saved likewise.
+        connector: The projector of merged frames, see `separate_connector` and
+            `merge_encoder_patches`; None where they go through the stock one. Trained and saved
+            likewise.
         selector, adapter, encoder, processor: The other parts. Mergers take the query from
             ``encoder``; a selector may have another, `selector_encoder`.
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
@@ -121,15 +123,56 @@ class Toolkit(nn.Module):
             ValueError: There is one already, the family names no projector, or the toolkit
                 belongs to no model (peft has copied it: call this before).
         """
+        self.add_connector("separate")
+
+    def merge_encoder_patches(self) -> None:
+        """Merge other frames from the frame encoder's patches: the fast path.
+
+        The vision tower then sees the keyframes alone. The encoder has computed the patches of all
+        frames when a selector has looked at its embeddings; for other selectors it runs for them.
+        They are kept until the keyframes are known: N * P * C numbers of the model's dtype. They go
+        through a connector of their own, which is new: it must be trained, together with the
+        merger if that has parameters. Of a slice of several frames the first one is merged, and
+        merged frames bring no deepstack features.
+
+        Raises:
+            ValueError: There is a connector already, the encoder gives no patches, or the toolkit
+                belongs to no model (peft has copied it: call this before).
+        """
+        self.add_connector("trained")
+        warnings.warn(
+            "the connector of the frame encoder's patches is new and nobody has trained it: its "
+            "tokens mean nothing until somebody does",
+            stacklevel=2,
+        )
+
+    def add_connector(self, kind: Literal["stock", "separate", "trained"]) -> None:
+        """As `separate_connector` or `merge_encoder_patches`, unwarned; ``stock`` adds nothing."""
+        if kind == "stock":
+            return
         if self.connector is not None:
             raise ValueError("the merged frames have a connector of their own already")
         model = self._model()
         if model is None:
             raise ValueError(
-                "this toolkit belongs to no model; call model.vtc.separate_connector() on the "
-                "wrapped model itself, before peft copies model.vtc"
+                "this toolkit belongs to no model; add a connector to the vtc of the wrapped model "
+                "itself, before peft copies model.vtc"
             )
-        self.connector = Connector(model, self.adapter.projectors)
+        if kind == "separate":
+            self.connector = Connector(model, self.adapter.projectors)
+            return
+        table = model.get_input_embeddings().weight
+        blank = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+        width = self.encoder.encode_patches(blank)[1].shape[-1]
+        new = PatchConnector(width, table.shape[-1])
+        self.connector = new.to(input_device(model), table.dtype)
+
+    @property
+    def connector_kind(self) -> Literal["stock", "separate", "trained"]:
+        """What merged frames go through: see `separate_connector` and `merge_encoder_patches`."""
+        if self.connector is None:
+            return "stock"
+        return "trained" if isinstance(plain(self.connector), PatchConnector) else "separate"
 
     def configure(self, **options: Any) -> None:
         """Set options of the adapter: how this family of models reads a compressed video.
