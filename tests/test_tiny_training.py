@@ -27,8 +27,9 @@ from vtc_recipes.tiny.curriculum import (
     draw_kinds,
     draw_long_format,
 )
+from vtc_recipes.tiny.dual_encoder import embed_patches
 from vtc_recipes.tiny.evaluate import asking, evaluate, examples, wilson
-from vtc_recipes.tiny.features import embeddings_of, rows_of
+from vtc_recipes.tiny.features import Features, embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
 from vtc_recipes.tiny.needles import NEEDLES, bury
 from vtc_recipes.tiny.pretext import encode_patches
@@ -57,6 +58,7 @@ def clip_encoder(seed: int = 1) -> HFClipEncoder:
     [
         ("dfm", "stock"),
         ({"name": "dfm", "projection": "learned"}, "separate"),
+        ({"name": "dfm", "projection": "learned"}, "trained"),
         ("mean_pool", "separate"),
         ({"name": "q_former", "tokens": 2}, "stock"),
         ("drop", "stock"),
@@ -68,12 +70,11 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
 ) -> None:
     vlm, processor = lively_vlm()
     encoder = clip_encoder()
-    wrapped, patches, dialogues = [], [], []
+    wrapped, patches, of_encoder, dialogues = [], [], [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nobody has trained them
         vtc.wrap(vlm, "uniform", merger, processor=processor, encoder=encoder)
-    if connector == "separate":
-        vlm.vtc.separate_connector()
+    vlm.vtc.add_connector(connector)
     for weight in vlm.vtc.parameters():
         weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
     for number, seed in enumerate((3, 4)):
@@ -88,6 +89,7 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
         frames = torch.from_numpy(example.video.frames(range(16)))
         layer = vlm.config.vision_feature_layer
         patches.append(encode_patches(vlm.model.vision_tower, layer, to_pixels(frames)))
+        of_encoder.append(embed_patches(encoder._model, to_pixels(frames)))
         # Questions of the same video must not see one another.
         others = [("What colour is the star?", "blue")] * number
         dialogues.append(
@@ -99,7 +101,9 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
                 turns=[*others, (example.question.text, "red")],
             )
         )
-    logits, labels, _ = forward(vlm, processor.tokenizer, torch.cat(patches), dialogues)
+    kept = torch.cat(patches)
+    features = Features(kept, torch.cat(of_encoder) if connector == "trained" else kept)
+    logits, labels, _ = forward(vlm, processor.tokenizer, features, dialogues)
     ours = logits[labels == processor.tokenizer.convert_tokens_to_ids("red")]
     torch.testing.assert_close(ours, torch.stack(wrapped), rtol=1e-3, atol=1e-3)
     assert (wrapped[0] - wrapped[1]).abs().max() > 0.1
@@ -266,7 +270,7 @@ def test_keyframes_in_training_are_those_of_the_wrapped_model() -> None:
         embeddings_of(clip, bank),
         AutoTokenizer.from_pretrained(WEIGHTS / "dual_encoder"),
     )
-    world = World("train", 300, torch.zeros(0), embeddings, clip, words)
+    world = World("train", 300, Features(torch.zeros(0), torch.zeros(0)), embeddings, clip, words)
     form = Format(len(scenes) * 2, len(scenes), 6)
     chosen = world.select(np.random.default_rng(0), rows_of(video), example.question.text, form)
     report = vtc.ask(model, processor, video, example.question.text, max_new_tokens=1).report

@@ -55,6 +55,13 @@ def embed_frames(model: Any, pixels: Tensor) -> Tensor:
     return F.normalize(features, dim=-1)
 
 
+def embed_patches(model: Any, pixels: Tensor) -> Tensor:
+    """``[n, 3, 48, 48]`` to ``[n, 36, C]``, the patches that embeddings are made of."""
+    found = model.get_image_features(pixel_values=pixels, return_dict=True)
+    patches: Tensor = found.last_hidden_state[:, 1:]
+    return patches
+
+
 def embed_texts(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
     """``[n, 64]`` of length one."""
     inputs = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt")

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vtc import TokenMerger, registry
 from vtc.wrapped_class import toolkit_of
+from vtc_recipes.tiny.features import Features
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
 
 _POOLED = 9
@@ -149,7 +150,7 @@ def merge_dfm(merger: Any, merges: Merges) -> Tensor:
 
 
 def video_tokens(
-    vlm: Any, features: Tensor, dialogues: Sequence[Dialogue], queries: Tensor | None
+    vlm: Any, features: Features, dialogues: Sequence[Dialogue], queries: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The visual tokens of a batch of videos, each once, and where they stand.
 
@@ -158,7 +159,7 @@ def video_tokens(
 
     Args:
         vlm: Wrapped.
-        features: ``[rows, 36, 96]``, the patches of a feature bank.
+        features: Of a bank; ``merged`` as the wrapped model's connector takes it.
         dialogues: Of videos that are all equally long, N frames.
         queries: ``[B, Dq]``, as the merger takes them.
 
@@ -169,12 +170,12 @@ def video_tokens(
     toolkit, device = toolkit_of(vlm), vlm.device
     projector = vlm.model.multi_modal_projector
     own: Any = toolkit.connector
-    connector = projector if own is None else own.projectors[0]
+    connector = getattr(own, "projectors", [own or projector])[0]
     rows, of_frames = torch.unique(torch.stack([d.rows for d in dialogues]), return_inverse=True)
     is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
     for row, dialogue in zip(is_key, dialogues, strict=True):
         row[dialogue.keyframes] = True
-    patches = features[rows].to(device, torch.float32)
+    patches = features.kept[rows].to(device, torch.float32)
     (kept,), of_kept = _unique(of_frames[is_key][:, None])
     pooled = vlm.model.apply_pooling(projector(patches[kept])).flatten(0, 1)
     numbers = torch.arange(is_key.shape[1])
@@ -184,7 +185,7 @@ def video_tokens(
     different = torch.stack([videos, of_frames, reference], -1)[~is_key]
     (video, frame, key), of_merges = _unique(different)
     with torch.autocast(device.type, enabled=False):  # temperature 0.01 leaves bfloat16 no digits
-        dense = connector(patches)
+        dense = connector(features.merged[rows].to(device, torch.float32))
         found = Merges(video, dense[frame], dense[key.clamp(min=0)], (key >= 0).to(device), queries)
         merged = merge(toolkit.merger, found)
     counts = torch.tensor([len(tokens) for tokens in merged])
@@ -232,13 +233,13 @@ def lay_out(
 
 
 def forward(
-    vlm: Any, tokenizer: Any, features: Tensor, dialogues: Sequence[Dialogue]
+    vlm: Any, tokenizer: Any, features: Features, dialogues: Sequence[Dialogue]
 ) -> tuple[Tensor, Tensor, TextBatch]:
     """Run the language model over a batch of videos that are all equally long.
 
     Args:
         vlm: Wrapped; its merger and connector make the tokens of merged frames.
-        features: ``[rows, 36, 96]``, the patches of a feature bank.
+        features: Of a bank; ``merged`` as the wrapped model's connector takes it.
 
     Returns:
         Logits ``[L, vocabulary]`` of the learned places, their labels ``[L]``, and the texts.

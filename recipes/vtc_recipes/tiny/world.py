@@ -17,7 +17,7 @@ from vtc import registry
 from vtc_recipes.synthetic import Example, SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import choose_turns, describe
 from vtc_recipes.tiny.dual_encoder import embed_texts
-from vtc_recipes.tiny.features import rows_of
+from vtc_recipes.tiny.features import Features, rows_of
 from vtc_recipes.tiny.needles import bury
 from vtc_recipes.tiny.sequences import Dialogue
 
@@ -51,7 +51,7 @@ class World:
     Args:
         split: Of the scenes.
         scenes: How many.
-        patches: As `features.patches_of` gives them.
+        features: Of these scenes.
         embeddings: As `features.embeddings_of` gives them.
         dual_encoder: What made them, for the queries, and its tokenizer.
     """
@@ -60,12 +60,12 @@ class World:
         self,
         split: str,
         scenes: int,
-        patches: Tensor,
+        features: Features,
         embeddings: Tensor,
         dual_encoder: Any,
         tokenizer: Any,
     ) -> None:
-        self.split, self.scenes, self.patches = split, scenes, patches
+        self.split, self.scenes, self.features = split, scenes, features
         self._embeddings = embeddings
         self._embedded = cache(lambda text: _embed(dual_encoder, tokenizer, text))
 
