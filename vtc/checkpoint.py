@@ -59,6 +59,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
         "long_text": toolkit.encoder.long_text,
         "chunk_frames": toolkit.chunk_frames,
+        "prefill_chunk": toolkit.prefill_chunk,
         "adapter": config_values(toolkit.adapter),
     }
 
@@ -132,6 +133,7 @@ def from_pretrained(
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
     toolkit.chunk_frames = saved["chunk_frames"]
+    toolkit.prefill_chunk = saved.get("prefill_chunk", toolkit.prefill_chunk)
     toolkit.configure(**saved["adapter"])
     toolkit.add_connector(saved.get("connector", "stock"))
     _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])

@@ -36,6 +36,8 @@ class Toolkit(nn.Module):
             ``encoder``; a selector may have another, `selector_encoder`.
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
             never the result.
+        prefill_chunk: Tokens of the shortened prompt that ``generate`` lets the language model see
+            at a time; None for all of them. It changes memory, speed, and results by rounding.
         report: What the last call did; None before the first.
         progress: Called with (stage, done, total) while frames are read; None for silence.
     """
@@ -57,6 +59,7 @@ class Toolkit(nn.Module):
         self.encoder = encoder
         self.processor = processor
         self.chunk_frames = 16
+        self.prefill_chunk = 4096
         self.merger_is_new = True
         self.report: Report | None = None
         self.progress: Progress | None = None
@@ -72,6 +75,17 @@ class Toolkit(nn.Module):
         ok = type(slices) is int and slices >= 1
         require(ok, "chunk_frames", slices, "a whole number of at least 1")
         self._chunk_frames = slices
+
+    @property
+    def prefill_chunk(self) -> int | None:
+        """Tokens of a prompt that the language model sees at a time, at least 1; None for all."""
+        return self._prefill_chunk
+
+    @prefill_chunk.setter
+    def prefill_chunk(self, tokens: int | None) -> None:
+        ok = tokens is None or (type(tokens) is int and tokens >= 1)
+        require(ok, "prefill_chunk", tokens, "a whole number of at least 1, or None")
+        self._prefill_chunk = tokens
 
     @property
     def selector_encoder(self) -> LazyEncoder:
@@ -189,7 +203,8 @@ class Toolkit(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"selector={self.describe(self.selector)}, adapter={self.adapter.config}, "
-            f"encoder={self.encoder!r}, chunk_frames={self.chunk_frames}"
+            f"encoder={self.encoder!r}, chunk_frames={self.chunk_frames}, "
+            f"prefill_chunk={self.prefill_chunk}"
         )
 
     def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:

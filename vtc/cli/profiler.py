@@ -73,8 +73,8 @@ def profile(
         int, typer.Option(help="Slices that the vision tower sees at a time.")
     ] = 16,
     prefill_chunk: Annotated[
-        Count, typer.Option(help="Prompt tokens that the language model sees at a time.")
-    ] = None,
+        int, typer.Option(help="Prompt tokens that the language model sees at a time; 0: all.")
+    ] = 4096,
     fast_path: Annotated[
         bool,
         typer.Option(
@@ -105,7 +105,7 @@ def profile(
         question=question,
         new_tokens=new_tokens,
         chunk=chunk_frames,
-        prefill_chunk=prefill_chunk,
+        prefill_chunk=prefill_chunk or None,
         fast_path=fast_path,
     )
     choices = (

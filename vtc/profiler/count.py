@@ -274,8 +274,10 @@ class _Counting:
 
     def language_model(self, prompt: int, features: float) -> list[StageProfile]:
         """Prefill and the tokens after the first, whose costs grow with each one alike."""
-        # The features stand in a list of pieces, and then in one tensor that the model reads.
-        held, new = 2 * features, self.subject.new_tokens - 1
+        # The features stand in a list of frames, then in one tensor that the model reads, and cut
+        # in pieces where the prompt is.
+        in_pieces = prompt > (self.subject.prefill_chunk or prompt)
+        held, new = (3 if in_pieces else 2) * features, self.subject.new_tokens - 1
         filling, state = self._prefill(prompt)
         first, state = _forward(self.subject.model, 1, state)
         second, _ = _forward(self.subject.model, 1, state)

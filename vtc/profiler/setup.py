@@ -39,7 +39,8 @@ class Settings:
         question: What is asked where the model really runs.
         new_tokens: The length of the answer.
         chunk: Slices that the vision tower sees at a time.
-        prefill_chunk: Tokens of the prompt that the language model sees at a time; None for all.
+        prefill_chunk: Tokens of the prompt that the language model sees at a time, in families
+            where it can be; None for all.
         fast_path: Merge other frames from the frame encoder's patches.
     """
 
@@ -49,7 +50,7 @@ class Settings:
     question: str = "What happens in this video?"
     new_tokens: int = 16
     chunk: int = 16
-    prefill_chunk: int | None = None
+    prefill_chunk: int | None = 4096
     fast_path: bool = False
 
     def __post_init__(self) -> None:
@@ -119,18 +120,17 @@ def measure_profile(
         video: A file; None for frames that are drawn while they are read.
     """
     toolkit = toolkit_of(model)
-    toolkit.chunk_frames = settings.chunk
+    toolkit.chunk_frames, toolkit.prefill_chunk = settings.chunk, settings.prefill_chunk
     if settings.fast_path and toolkit.connector_kind != "trained":
         toolkit.add_connector("trained")
     settings = replace(settings, fast_path=toolkit.connector_kind == "trained")
     if video is not None:
         source = VideoSource(video)
         settings = replace(settings, size=(source.height, source.width))
-    more = {"prefill_chunk_size": settings.prefill_chunk} if settings.prefill_chunk else {}
 
     def run(frames: int, new_tokens: int) -> Any:
         drawn = DrawnFrames(frames, *settings.size)
-        asked = {"frames": frames, "new_tokens": new_tokens, **more}
+        asked = {"frames": frames, "new_tokens": new_tokens}
         return measure(model, processor, video or drawn, settings.question, **asked)
 
     say("warming up")
@@ -180,7 +180,7 @@ def _subject(
         text_tokens=settings.text_tokens,
         new_tokens=settings.new_tokens,
         chunk=settings.chunk,
-        prefill_chunk=settings.prefill_chunk,
+        prefill_chunk=settings.prefill_chunk if adapter.causal else None,
         fast_path=settings.fast_path,
     )
 
