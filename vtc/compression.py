@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from vtc.part import blaming
 from vtc.report import Recorder, VideoReport, keyframes_of
 from vtc.selecting import embed_frames, select_frames
 from vtc.toolkit import input_device, plain
+from vtc.video.run_ahead import run_ahead
 from vtc.video_span import MERGED, TEXT, CompressedVideo, SliceFeatures
 
 if TYPE_CHECKING:
@@ -55,6 +57,14 @@ def compress_video(
     work.merge(rest, referred, wanted, reference, tokens)
     work.note_extremes(len(keys))
     return work.assemble(tokens, is_key, selection)
+
+
+def chunks_ahead(device: torch.device) -> int:
+    """Chunks that are resized and normalised while the vision tower is at work on a device.
+
+    On the CPU both would take the same cores.
+    """
+    return 0 if device.type == "cpu" else 1
 
 
 @dataclass(frozen=True)
@@ -207,15 +217,16 @@ class _Compression:
             return
         done, device = 0, input_device(self.model)
         chunks = self.feed.pixels(slices.tolist(), self.toolkit.chunk_frames)
-        for numbers, pixels in self.recorder.waited("decoding", chunks):
-            with self.recorder.stage(f"vision tower ({what})") as stage:
-                on_device = {name: value.to(device) for name, value in pixels.items()}
-                with projecting_through(self.model, plain(through)):
-                    features = self.toolkit.adapter.encode(self.model, on_device)
-                stage.bytes += features.patches.nbytes
-            done += len(numbers)
-            self.recorder.progress(f"vision tower ({what})", done, len(slices))
-            yield numbers, features
+        with closing(run_ahead(chunks, chunks_ahead(device))) as ready:
+            for numbers, pixels in self.recorder.waited("decoding", ready):
+                with self.recorder.stage(f"vision tower ({what})") as stage:
+                    on_device = {name: value.to(device) for name, value in pixels.items()}
+                    with projecting_through(self.model, plain(through)):
+                        features = self.toolkit.adapter.encode(self.model, on_device)
+                    stage.bytes += features.patches.nbytes
+                done += len(numbers)
+                self.recorder.progress(f"vision tower ({what})", done, len(slices))
+                yield numbers, features
 
     def _project(
         self, slices: Tensor, what: str, connector: Any, kept: PatchKeeper
