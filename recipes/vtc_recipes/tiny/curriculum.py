@@ -50,7 +50,7 @@ def draw_format(rng: np.random.Generator, done: float) -> Format:
 def draw_long_format(rng: np.random.Generator) -> Format:
     """The format of a batch once everything is learned that short videos teach."""
     chance, spread = rng.random(), SPREAD if rng.random() < 0.3 else 0
-    crowd = CROWD if rng.random() < 0.5 else 1
+    crowd = CROWD if rng.random() < 0.7 else 1
     frames = _pick(rng, 512, 1024, 1024, 1024, 2048)
     if chance < 0.6:
         return replace(_buried(rng, frames, spread), crowd=crowd)
