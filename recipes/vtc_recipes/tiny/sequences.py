@@ -35,6 +35,8 @@ class Dialogue:
         turns: Questions and their answers.
         gaps: ``[N]`` int64, positions that are left out before each frame, so that a short video
             is as far spread as a long one; None for none.
+        crowd: ``[N]`` float32, as how many frames each counts where it is attended to, so that a
+            short video is as crowded as a long one; None for one. Keyframes are never crowded.
     """
 
     rows: Tensor
@@ -43,6 +45,7 @@ class Dialogue:
     embedding: Tensor
     turns: Sequence[tuple[str, str]]
     gaps: Tensor | None = None
+    crowd: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,8 @@ def forward(
     )
     positions = torch.cat([positions, 1 + positions[:, -1:] + texts.places], 1)
     mask = _mask(F.pad(index < 0, (1, 0)), texts.turns).to(device)
+    if any(dialogue.crowd is not None for dialogue in dialogues):
+        mask = _crowded(mask, lengths, dialogues)
     states = vlm.model.language_model(
         inputs_embeds=inputs,
         position_ids=F.pad(positions, (1, 0)).to(device),
@@ -294,3 +299,16 @@ def _mask(padding: Tensor, turns: Tensor) -> Tensor:
     allowed = causal & same & ~hidden[:, None, :]
     # A row that sees nothing would be NaN: padding sees itself.
     return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
+
+
+def _crowded(mask: Tensor, lengths: Tensor, dialogues: Sequence[Dialogue]) -> Tensor:
+    """A mask to add: a token that counts as c tokens gets log c, for a softmax the same as c."""
+    rows = []
+    for length, dialogue in zip(lengths, dialogues, strict=True):
+        crowd = torch.ones(len(length)) if dialogue.crowd is None else dialogue.crowd.clone()
+        crowd[dialogue.keyframes] = 1
+        rows.append(torch.repeat_interleave(crowd.log(), length).flip(0))
+    visual = pad_sequence(rows, batch_first=True).flip(1)
+    after = mask.shape[-1] - 1 - visual.shape[1]  # the user's mark is before them
+    weight = F.pad(visual, (1, after)).to(mask.device)[:, None, None]
+    return torch.where(mask, weight, float("-inf"))
