@@ -35,7 +35,7 @@ from vtc_recipes.tiny.needles import NEEDLES, bury
 from vtc_recipes.tiny.pretext import encode_patches
 from vtc_recipes.tiny.sequences import Dialogue, Merges, collate_texts, forward, lay_out, merge
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
-from vtc_recipes.tiny.world import Format, World, draw_gaps
+from vtc_recipes.tiny.world import Format, World, draw_crowd, draw_gaps
 
 
 def lively_vlm() -> tuple[Any, Any]:
@@ -255,6 +255,52 @@ def test_gaps_stand_before_scenes_and_not_within_what_is_asked(seed: int, kind: 
     assert set(places) <= {first for first, _ in example.video.ranges()}
     if kind == "after":
         assert example.question.evidence[1][0] not in places
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
+def test_what_is_asked_about_is_never_crowded(seed: int, kind: str) -> None:
+    example = make_example(seed, 48, kind=kind, scenes=500)
+    crowd = draw_crowd(np.random.default_rng(seed), example, most=16)
+    asked = torch.zeros(48, dtype=torch.bool)
+    for first, end in example.question.evidence:
+        asked[first:end] = True
+    assert bool((crowd[asked] == 1).all())
+    assert len(crowd[~asked].unique()) <= 1 and bool(((1 <= crowd) & (crowd <= 16)).all())
+
+
+@torch.no_grad()
+def test_a_frame_that_counts_as_three_is_three_frames_in_one_place() -> None:
+    """To the text, in a model of one layer: copies see one another, a crowded frame itself."""
+    vlm, processor = lively_vlm()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        vtc.wrap(vlm, "uniform", "mean_pool", processor=processor, encoder=clip_encoder())
+    vlm.model.language_model.layers = vlm.model.language_model.layers[:1]
+    draw = torch.Generator().manual_seed(0)
+    patches = torch.randn(6, 36, 96, generator=draw)
+    crowd = torch.tensor([9.0, 1.0, 3.0, 1.0, 1.0])  # the first is a keyframe, which never counts
+    question = ("What colour is the star?", "red")
+
+    def logits(rows: list[int], **more: Any) -> torch.Tensor:
+        one = Dialogue(
+            torch.tensor(rows), torch.tensor([0]), question[0], torch.randn(64), [question], **more
+        )
+        two = Dialogue(
+            torch.tensor([1, *rows[1:]]),
+            torch.tensor([0, 3]),
+            question[0],
+            one.embedding,
+            [question],
+        )  # of another length in tokens, so that one is padded
+        features = Features(patches, patches)
+        found, _, _ = forward(vlm, processor.tokenizer, features, [one, two])
+        return found[: len(found) // 2]
+
+    crowded = logits([0, 1, 2, 3, 4], crowd=crowd)
+    repeated = logits([0, 1, 2, 2, 2, 3, 4], gaps=torch.tensor([0, 0, 0, -1, -1, 0, 0]))
+    torch.testing.assert_close(crowded, repeated, rtol=1e-4, atol=1e-4)
+    assert (crowded - logits([0, 1, 2, 3, 4])).abs().max() > 0.01
 
 
 @torch.no_grad()
