@@ -8,6 +8,7 @@ import transformers
 from packaging import version
 
 import vtc
+from vtc.cache import returned_cache
 from vtc.testing.families import FAMILIES
 
 pytestmark = pytest.mark.skipif(
@@ -81,8 +82,10 @@ def test_families_that_look_ahead_would_read_pieces_wrongly(family, encoder):
         {"generation_config": {"prefill_chunk_size": 9}},
         {"use_cache": False},
         {"output_hidden_states": True},
+        {"cache_implementation": "static", "disable_compile": True},
+        {"prompt_lookup_num_tokens": 2},
     ],
-    ids=["given", "configured", "no-cache", "hidden-states"],
+    ids=["given", "configured", "no-cache", "hidden-states", "static", "lookup"],
 )
 def test_what_the_caller_asked_for_comes_first(
     model, processor, encoder, make_inputs, make_video, settings
@@ -97,9 +100,27 @@ def test_what_the_caller_asked_for_comes_first(
     if "generation_config" in settings:
         settings = {"generation_config": transformers.GenerationConfig(prefill_chunk_size=9)}
     scores, lengths = answer(model, inputs, **settings)
-    asked = "use_cache" in settings or "output_hidden_states" in settings
-    assert lengths[0] == (prompt if asked else 9)
+    chosen_size = "prefill_chunk_size" in settings or "generation_config" in settings
+    assert lengths[0] == 9 if chosen_size else lengths[0] >= prompt  # candidates come on top
     torch.testing.assert_close(scores, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_second_turn_is_read_in_pieces_too(model, processor, encoder, make_inputs, make_video):
+    """On one cache, with a video of its own."""
+    chosen = vtc.selector("uniform", keyframes=2)
+    vtc.wrap(model.eval(), chosen, "dfm", processor=processor, encoder=encoder)
+    one, two = (make_inputs([make_video(12, seed)], ["What is red?"]) for seed in (1, 2))
+    answers = {}
+    for size in (None, 20):
+        model.vtc.prefill_chunk = size
+        settings = {"max_new_tokens": 2, "do_sample": False, "vtc_restore_prompt": False}
+        first = model.generate(**one, **settings, return_dict_in_generate=True)
+        ids = torch.cat([first.sequences, two["input_ids"]], dim=1)
+        again = {**two, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        again |= vtc.testing.cache_argument(returned_cache(first))
+        answers[size], lengths = answer(model, again, vtc_restore_prompt=False)
+    assert lengths[0] == 20 and answers[None].shape == answers[20].shape
+    torch.testing.assert_close(answers[20], answers[None], rtol=1e-4, atol=1e-4)
 
 
 def test_a_generation_config_is_left_alone(model, processor, encoder, make_inputs, make_video):

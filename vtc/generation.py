@@ -18,6 +18,15 @@ from vtc.report import Recorder
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
 
+_READ_AT_ONCE = (
+    "prefill_chunk_size",  # the caller knows better
+    "output_hidden_states",
+    "output_attentions",
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "cache_implementation",
+)
+"""Settings with which a prompt is not read in pieces unasked."""
 _PIECES_FAIL = version.parse(transformers.__version__) < version.parse("5.23")
 """Older ones fail, for some families, on a prompt that is read in pieces."""
 
@@ -94,15 +103,16 @@ def _read_in_pieces(model: Any, toolkit: Toolkit, arguments: dict[str, Any], len
     """Let the language model see a long prompt a piece at a time, where nothing else was asked for.
 
     What is inside of a layer then takes memory for a piece and not for the whole prompt. Not where
-    tokens attend to later ones, where there is no cache, or where what all tokens gave is wanted.
+    tokens attend to later ones, where there is no cache or a static one, for which the stock code
+    would compile, or where what all tokens gave is wanted.
     """
     size = toolkit.prefill_chunk
     if size is None or length <= size or not toolkit.adapter.causal or _PIECES_FAIL:
         return
-    whole = ("prefill_chunk_size", "output_hidden_states", "output_attentions", "assistant_model")
-    if any(_setting(model, arguments, name, None) for name in (*whole, "prompt_lookup_num_tokens")):
+    if any(_setting(model, arguments, name, None) for name in _READ_AT_ONCE):
         return
-    if _setting(model, arguments, "use_cache", True):
+    static = getattr(given_cache(arguments), "is_compileable", False)
+    if _setting(model, arguments, "use_cache", True) and not static:
         _set(arguments, "prefill_chunk_size", size)
 
 
