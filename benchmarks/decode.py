@@ -1,10 +1,11 @@
-"""How fast frames are read at one a second: vtc, plain PyAV and decord, side by side.
+"""How fast frames are read at one a second: vtc, plain PyAV, decord and torchcodec, side by side.
 
     python benchmarks/decode.py --clips ../shared/clips/real --folder /tmp/vtc-benchmark
 
 Makes a 720p H.264 file by looping the clips (once; it stays in the folder), then lets every reader
 in turn give the same full-resolution RGB frames, round after round, and compares the medians.
-CPU time is that of all threads, so it is comparable on a machine that has other work too.
+CPU time is that of all threads, so it is comparable on a machine that has other work too. decord
+and torchcodec take part where they are installed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 
@@ -90,18 +92,47 @@ def read_decord(path: Path, seconds: int) -> int:
     return sum(len(video.get_batch(batch.tolist()).asnumpy()) for batch in batches)
 
 
+def read_torchcodec(path: Path, seconds: int) -> int:
+    """torchcodec in its exact mode, as many threads as FFmpeg takes, 32 frames at a time."""
+    from torchcodec.decoders import VideoDecoder
+
+    video = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=0)
+    batches = np.split(np.arange(seconds), range(BATCH, seconds, BATCH))
+    return sum(len(video.get_frames_played_at(batch.tolist()).data) for batch in batches)
+
+
 READERS: dict[str, Callable[[Path, int], int]] = {
     "vtc": read_vtc,
     "PyAV sequential": read_pyav,
-    "decord get_batch": read_decord,
 }
+OPTIONAL: dict[str, tuple[str, Callable[[Path, int], int]]] = {
+    "decord get_batch": ("decord", read_decord),
+    "torchcodec exact": ("torchcodec", read_torchcodec),
+}
+
+
+def usable(path: Path) -> dict[str, Callable[[Path, int], int]]:
+    """The readers that are installed and can read the first second; says which cannot, and why."""
+    found = dict(READERS)
+    for name, (module, read) in OPTIONAL.items():
+        if find_spec(module) is None:
+            print(f"{name} is left out: {module} is not installed")
+            continue
+        try:
+            read(path, 1)
+        except RuntimeError as error:  # torchcodec without FFmpeg's libraries
+            print(f"{name} is left out: {str(error).splitlines()[0]}")
+        else:
+            found[name] = read
+    return found
 
 
 def measure(path: Path, seconds: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of wall and CPU time of each reader in each round, the readers taking turns."""
-    results: dict[str, dict[str, list[float]]] = {n: {"wall": [], "cpu": []} for n in READERS}
+    readers = usable(path)
+    results: dict[str, dict[str, list[float]]] = {n: {"wall": [], "cpu": []} for n in readers}
     for _ in range(rounds):
-        for name, read in READERS.items():
+        for name, read in readers.items():
             wall, cpu = time.perf_counter(), time.process_time()
             given = read(path, seconds)
             results[name]["wall"].append(time.perf_counter() - wall)

@@ -248,7 +248,10 @@ def test_table2_is_that_of_the_paper() -> None:
     parts = {(c.setting.selector["name"], c.setting.merger["name"]) for c in grid.cells}
     assert len(grid.rows) == len(parts) == 12 and len(trainings_of(grid)) == 15
     assert {t.staged for t in trainings_of(grid)} == {True}
-    assert Counter(t.kind for t in trainings_of(grid)) == {("tiny_vlm", 2): 3, ("tiny_vlm", 5): 12}
+    assert Counter(t.kind for t in trainings_of(grid)) == {
+        ("tiny_vlm_short", 2): 3,
+        ("tiny_vlm_short", 4): 12,
+    }
 
 
 @pytest.fixture

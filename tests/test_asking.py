@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 
 import vtc
 from vtc.cache import returned_cache
+from vtc.feed import SourceFeed
 
 
 @pytest.fixture
@@ -304,3 +307,27 @@ def test_several_videos_need_several_questions(wrapped, processor, tmp_path):
 def test_inputs_print_in_a_few_lines(wrapped, processor, make_video):
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(6), "Where?")
     assert len(str(inputs).splitlines()) < 20
+
+
+def test_preparing_a_chunk_ahead_changes_nothing(wrapped, processor, make_video, monkeypatch):
+    """As on a GPU: the next chunk is resized in a thread while the vision tower has one."""
+    inputs = vtc.prepare_inputs(wrapped, processor, make_video(10, 1), "What is red?")
+    wrapped.vtc.chunk_frames = 3
+    with torch.no_grad():
+        expected = wrapped(**inputs).logits
+        threads = []
+        pixels = SourceFeed.pixels
+
+        def watched(self, *args):
+            for item in pixels(self, *args):
+                threads.append(threading.current_thread().name)
+                yield item
+
+        monkeypatch.setattr(SourceFeed, "pixels", watched)
+        monkeypatch.setattr("vtc.compression.chunks_ahead", lambda device: 1)
+        assert torch.equal(wrapped(**inputs).logits, expected)
+    assert set(threads) == {"vtc-prefetch"}
+    monkeypatch.setattr(wrapped.vtc.adapter, "encode", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        wrapped(**inputs)
+    assert "vtc-prefetch" not in {thread.name for thread in threading.enumerate()}

@@ -218,7 +218,7 @@ def test_an_error_puts_the_stock_projector_back(wrapped):
 
 def test_a_second_one_and_one_without_a_model_are_refused(wrapped, processor, encoder):
     toolkit = copy.deepcopy(wrapped.vtc)
-    with pytest.raises(ValueError, match="belongs to no model; call model.vtc.separate_connector"):
+    with pytest.raises(ValueError, match="belongs to no model; add a connector to the vtc"):
         toolkit.separate_connector()
     wrapped.vtc.separate_connector()
     with pytest.raises(ValueError, match="have a connector of their own already"):

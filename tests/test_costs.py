@@ -40,8 +40,10 @@ def title(spec: dict[str, Any]) -> str:
     return "-".join(str(value) for value in spec.values())
 
 
-def check(counted: float, expected: float) -> None:
-    assert expected / FACTOR <= counted <= expected * FACTOR, f"{counted:.4g}, said {expected:.4g}"
+def check(counted: float, expected: float, least: float = 0.0) -> None:
+    """Within the factor, or both below ``least``."""
+    close = expected / FACTOR <= counted <= expected * FACTOR
+    assert close or max(counted, expected) <= least, f"{counted:.4g}, said {expected:.4g}"
 
 
 def frames_to_merge(name: str, n: int, patches: int, dim: int) -> Tensor:
@@ -70,7 +72,7 @@ def test_mergers_cost_what_they_say(spec, patches, dim):
         merger(*arguments)
     values = symbols(merger, {"n": n, "M": patches, "D": dim, "Dq": query_dim})
     check(macs.count, n * evaluate(merger.macs, values))
-    check(live.peak - held, evaluate(merger.extra_memory, values))
+    check(live.peak - held, evaluate(merger.extra_memory, values), least=2 * patches)
 
 
 def video(name: str, keyframes: int, frames: int, dim: int) -> tuple[Tensor, Tensor]:

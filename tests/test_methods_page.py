@@ -149,7 +149,7 @@ def test_numbers_have_three_digits(command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("merger --markdown --at M=9", "merger 'dfm', macs: '9 * M * D': D has no value; those"),
+        ("merger --markdown --at M=9", "merger 'dfm', macs: '6 * M * D': D has no value; those"),
         ("selector --markdown --at M=9", "selector 'aks', macs: '2.5 * d': d has no value"),
         ("--markdown --at M=9,nine", "--at M=9,nine: 'nine' is no size; write NAME=NUMBER"),
         ("--markdown --at Q=9", "'Q' is no size; allowed are N (frames of the video), d"),

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtc.registry import build_part
 from vtc_mergers.llama_vid import LlamaVid
 from vtc_mergers.memory import Memory
 from vtc_mergers.perceiver import Perceiver
@@ -250,3 +251,30 @@ def test_unusable_queries_and_references():
 def test_options_out_of_range(config, options, message):
     with pytest.raises(ValueError, match=message):
         config(**options)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "dfm",
+        {"name": "dfm", "projection": "learned"},
+        "mean_pool",
+        "q_former",
+        "drop",
+        "tome",
+        "spatial_pool",
+        "llama_vid",
+        "perceiver",
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_mergers_compile_without_a_graph_break(spec):
+    merger = build_part("merger", spec)
+    merger.build(16, 16)
+    patches, reference = torch.randn(2, 3, 36, 16)
+    arguments = patches, reference, torch.tensor([False, True, True]), torch.randn(16)
+    torch.compiler.reset()
+    compiled = torch.compile(merger, fullgraph=True, backend="eager")(*arguments)
+    for found, expected in zip(compiled, merger(*arguments), strict=True):
+        torch.testing.assert_close(found, expected)

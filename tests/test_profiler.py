@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from vtc.profiler.counting import counting
 from vtc.profiler.measure import DrawnFrames, measure
 from vtc.profiler.setup import Settings, count_profile
 from vtc.profiler.shapes import SHAPES, empty_model
-from vtc.profiler.stages import KEYFRAMES, MERGING, OTHERS, PREFILL, STAGES
+from vtc.profiler.stages import CONNECTOR, KEYFRAMES, MERGING, OTHERS, PREFILL, STAGES
 from vtc.profiler.subject import Subject, encoder_without_weights
 from vtc.report import Recorder, Report, watching
 from vtc.testing import LiveBytes
@@ -122,7 +123,24 @@ def test_the_frame_encoder_equals_its_closed_form_and_the_fast_path_saves_fiftee
     assert found.stages[1].macs == pytest.approx(8192 * macs, rel=1e-4)  # the query on top
     assert found.stages[1].linear_macs is None  # Table 5 leaves it out
     assert found.keyframes == 32
-    assert 15 < found.first_token.flops / found.fast_path_flops < 16.5
+    assert 15 < found.first_token.flops / found.fast_path.flops < 16.5
+
+
+@pytest.mark.parametrize("selector", ["dks", "uniform"])
+def test_the_fast_path_equals_its_closed_form(selector):
+    """The connector in the place of the tower, on 49 patches of 768 numbers a frame."""
+    config, processor = SHAPES["llava-onevision-7b"]()
+    encoder = encoder_without_weights("open_clip:ViT-B-32/openai")
+    usual = subject(config, processor, selector=selector, encoder=encoder)
+    fast = count(replace(usual, fast_path=True), 500)
+    assert [stage.name for stage in fast.stages][4] == CONNECTOR
+    assert fast.stages[4].linear_macs == 468 * 49 * (768 * 3584 + 3584**2)
+    assert fast.stages[5].macs < 49 / 729 * 1.1 * count(usual, 500).stages[5].macs
+    kept = 500 * 49 * 768 * 2
+    assert kept < fast.stages[2].peak_memory < 1.1 * kept
+    assert fast.stages[1].flops == pytest.approx(500 * 8.8e9, rel=0.02)  # even if nobody looks
+    assert fast.fast_path is None
+    assert count(usual, 500).fast_path == fast.first_token
 
 
 def test_chunks_change_memory_and_nothing_else(shape):
@@ -305,6 +323,11 @@ def test_the_command_counts_a_folder(command, folders):
     assert last["first_token"]["tokens"] == 4 * 4 + 46 + 1 + 64
     assert last["first_token"]["seconds"] is None
     assert last["first_token"]["macs"] > last["first_token"]["linear_macs"] > 0
+    assert last["fast_path"]["flops"] < last["first_token"]["flops"]
+    code, out, _ = command(*words, "--keyframes", 4, "--fast-path")
+    fast = json.loads(out)["lengths"][1]
+    assert code == 0 and fast["stages"][4]["name"] == CONNECTOR
+    assert fast["first_token"]["flops"] == last["fast_path"]["flops"]
 
 
 def test_the_command_measures_and_draws(command, folders, tmp_path):
@@ -319,6 +342,10 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
         assert text in out
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     assert names == {"memory.png", "flops.png", "stages.png", "first_token.png"}
+    code, out, _ = command(*words, "--frames", "12", "--fast-path", "--json")
+    (_, *_, connector, _, _, _) = stages = json.loads(out)["lengths"][0]["stages"]
+    assert code == 0 and connector["name"] == CONNECTOR
+    assert all(stage["seconds"] > 0 for stage in stages)
     code, out, _ = command(*words, "--frames", "12", "--video", file, "--json")
     source = vtc.VideoSource(file)
     first = json.loads(out)["lengths"][0]["stages"][0]  # counted at the size of the file's frames
@@ -340,7 +367,7 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
         (["llava-onevision-7b", "--dtype", "int8"], "allowed are auto, float32"),
         (["llava-onevision-7b", "--encoder", "nothing"], "has none of the known forms"),
         (["llava-onevision-7b", "--chunk-frames", "0"], "chunk=0: allowed is a number"),
-        (["llava-onevision-7b", "--prefill-chunk", "0"], "prefill_chunk=0: allowed is a number"),
+        (["llava-onevision-7b", "--prefill-chunk", "-1"], "prefill_chunk=-1: allowed is a number"),
         (["llava-onevision-7b", "--device", "abacus"], "device='abacus' cannot be used here"),
         (["llava-onevision-7b", "--device", "cpu", "--video", "no.mp4"], "no.mp4"),
     ],

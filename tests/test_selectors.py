@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from vtc.testing import LargestTensor, scene_embeddings
 from vtc_selectors._gaps import fill_gaps
@@ -89,7 +91,27 @@ def test_dks_is_algorithm_1_with_exact_ties(video, keyframes, threshold):
     selector = DKS(DKS.Config(keyframes=keyframes, similarity_threshold=threshold))
     chosen = selector.select(torch.tensor(frames).float(), torch.tensor(query).float()).keyframes
     squared = Fraction(str(threshold)) * abs(Fraction(str(threshold)))
-    assert chosen.tolist() == algorithm_1(exact_cosine, frames, query, keyframes, squared)
+    expected = algorithm_1(exact_cosine, frames, query, keyframes, squared)
+    assert chosen.tolist() == expected
+    assert as_on_a_gpu(selector, torch.tensor(frames).float(), torch.tensor(query).float()) == (
+        expected
+    )
+
+
+def as_on_a_gpu(selector, embeddings, query):
+    """The keyframes by the way of GPUs, run on the CPU."""
+    with mock.patch.object(DKS, "_visit", DKS._visit_without_waiting):
+        return selector.select(embeddings, query).keyframes.tolist()
+
+
+def test_dks_on_a_gpu_waits_for_nothing_in_its_loop():
+    """Fake tensors have no values, so whatever would look at one fails."""
+    selector = DKS(DKS.Config(keyframes=5))
+    with FakeTensorMode():
+        embeddings = torch.randn(40, 8)
+        assert selector._places(embeddings).shape == (5,)
+        with pytest.raises(DynamicOutputShapeException):  # as the CPU's way is found out
+            selector._visit(embeddings, torch.arange(40))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -101,6 +123,7 @@ def test_dks_is_algorithm_1(dtype, frames, least):
     selection = DKS(config).select(embeddings, query)
     rows, wanted = embeddings.double().tolist(), query.double().tolist()
     assert selection.keyframes.tolist() == algorithm_1(float_cosine, rows, wanted, 12, 0.8, least)
+    assert as_on_a_gpu(DKS(config), embeddings, query) == selection.keyframes.tolist()
     expected = torch.tensor([float_cosine(row, wanted) for row in rows])
     torch.testing.assert_close(selection.relevance, expected, rtol=0, atol=1e-7)
 

@@ -27,14 +27,15 @@ from vtc_recipes.tiny.curriculum import (
     draw_kinds,
     draw_long_format,
 )
+from vtc_recipes.tiny.dual_encoder import embed_patches
 from vtc_recipes.tiny.evaluate import asking, evaluate, examples, wilson
-from vtc_recipes.tiny.features import embeddings_of, rows_of
+from vtc_recipes.tiny.features import Features, embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
 from vtc_recipes.tiny.needles import NEEDLES, bury
 from vtc_recipes.tiny.pretext import encode_patches
 from vtc_recipes.tiny.sequences import Dialogue, Merges, collate_texts, forward, lay_out, merge
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
-from vtc_recipes.tiny.world import Format, World, draw_gaps
+from vtc_recipes.tiny.world import Format, World, draw_crowd, draw_gaps
 
 
 def lively_vlm() -> tuple[Any, Any]:
@@ -57,6 +58,7 @@ def clip_encoder(seed: int = 1) -> HFClipEncoder:
     [
         ("dfm", "stock"),
         ({"name": "dfm", "projection": "learned"}, "separate"),
+        ({"name": "dfm", "projection": "learned"}, "trained"),
         ("mean_pool", "separate"),
         ({"name": "q_former", "tokens": 2}, "stock"),
         ("drop", "stock"),
@@ -68,12 +70,11 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
 ) -> None:
     vlm, processor = lively_vlm()
     encoder = clip_encoder()
-    wrapped, patches, dialogues = [], [], []
+    wrapped, patches, of_encoder, dialogues = [], [], [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nobody has trained them
         vtc.wrap(vlm, "uniform", merger, processor=processor, encoder=encoder)
-    if connector == "separate":
-        vlm.vtc.separate_connector()
+    vlm.vtc.add_connector(connector)
     for weight in vlm.vtc.parameters():
         weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
     for number, seed in enumerate((3, 4)):
@@ -88,6 +89,7 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
         frames = torch.from_numpy(example.video.frames(range(16)))
         layer = vlm.config.vision_feature_layer
         patches.append(encode_patches(vlm.model.vision_tower, layer, to_pixels(frames)))
+        of_encoder.append(embed_patches(encoder._model, to_pixels(frames)))
         # Questions of the same video must not see one another.
         others = [("What colour is the star?", "blue")] * number
         dialogues.append(
@@ -99,7 +101,9 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
                 turns=[*others, (example.question.text, "red")],
             )
         )
-    logits, labels, _ = forward(vlm, processor.tokenizer, torch.cat(patches), dialogues)
+    kept = torch.cat(patches)
+    features = Features(kept, torch.cat(of_encoder) if connector == "trained" else kept)
+    logits, labels, _ = forward(vlm, processor.tokenizer, features, dialogues)
     ours = logits[labels == processor.tokenizer.convert_tokens_to_ids("red")]
     torch.testing.assert_close(ours, torch.stack(wrapped), rtol=1e-3, atol=1e-3)
     assert (wrapped[0] - wrapped[1]).abs().max() > 0.1
@@ -253,6 +257,52 @@ def test_gaps_stand_before_scenes_and_not_within_what_is_asked(seed: int, kind: 
         assert example.question.evidence[1][0] not in places
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
+def test_what_is_asked_about_is_never_crowded(seed: int, kind: str) -> None:
+    example = make_example(seed, 48, kind=kind, scenes=500)
+    crowd = draw_crowd(np.random.default_rng(seed), example, most=16)
+    asked = torch.zeros(48, dtype=torch.bool)
+    for first, end in example.question.evidence:
+        asked[first:end] = True
+    assert bool((crowd[asked] == 1).all())
+    assert len(crowd[~asked].unique()) <= 1 and bool(((1 <= crowd) & (crowd <= 16)).all())
+
+
+@torch.no_grad()
+def test_a_frame_that_counts_as_three_is_three_frames_in_one_place() -> None:
+    """To the text, in a model of one layer: copies see one another, a crowded frame itself."""
+    vlm, processor = lively_vlm()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        vtc.wrap(vlm, "uniform", "mean_pool", processor=processor, encoder=clip_encoder())
+    vlm.model.language_model.layers = vlm.model.language_model.layers[:1]
+    draw = torch.Generator().manual_seed(0)
+    patches = torch.randn(6, 36, 96, generator=draw)
+    crowd = torch.tensor([9.0, 1.0, 3.0, 1.0, 1.0])  # the first is a keyframe, which never counts
+    question = ("What colour is the star?", "red")
+
+    def logits(rows: list[int], **more: Any) -> torch.Tensor:
+        one = Dialogue(
+            torch.tensor(rows), torch.tensor([0]), question[0], torch.randn(64), [question], **more
+        )
+        two = Dialogue(
+            torch.tensor([1, *rows[1:]]),
+            torch.tensor([0, 3]),
+            question[0],
+            one.embedding,
+            [question],
+        )  # of another length in tokens, so that one is padded
+        features = Features(patches, patches)
+        found, _, _ = forward(vlm, processor.tokenizer, features, [one, two])
+        return found[: len(found) // 2]
+
+    crowded = logits([0, 1, 2, 3, 4], crowd=crowd)
+    repeated = logits([0, 1, 2, 2, 2, 3, 4], gaps=torch.tensor([0, 0, 0, -1, -1, 0, 0]))
+    torch.testing.assert_close(crowded, repeated, rtol=1e-4, atol=1e-4)
+    assert (crowded - logits([0, 1, 2, 3, 4])).abs().max() > 0.01
+
+
 @torch.no_grad()
 def test_keyframes_in_training_are_those_of_the_wrapped_model() -> None:
     model, processor = load_trained(keyframes=6)  # random weights tell no scenes apart
@@ -266,7 +316,7 @@ def test_keyframes_in_training_are_those_of_the_wrapped_model() -> None:
         embeddings_of(clip, bank),
         AutoTokenizer.from_pretrained(WEIGHTS / "dual_encoder"),
     )
-    world = World("train", 300, torch.zeros(0), embeddings, clip, words)
+    world = World("train", 300, Features(torch.zeros(0), torch.zeros(0)), embeddings, clip, words)
     form = Format(len(scenes) * 2, len(scenes), 6)
     chosen = world.select(np.random.default_rng(0), rows_of(video), example.question.text, form)
     report = vtc.ask(model, processor, video, example.question.text, max_new_tokens=1).report

@@ -37,12 +37,20 @@ class HFClipEncoder(ClipEncoder):
         self._tokenizer = tokenizer
 
     def _image_features(self, frames: Tensor) -> Tensor:
+        # pooler_output is projected in get_*_features; last_hidden_state never is.
+        features: Tensor = self._run(frames).pooler_output
+        return features
+
+    def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._run(frames)
+        # CLIP's class token comes first; SigLIP has none.
+        return found.pooler_output, found.last_hidden_state[:, 1 if self._is_clip else 0 :]
+
+    def _run(self, frames: Tensor) -> Any:
         inputs = self._image_processor(
             list(frames), input_data_format="channels_first", return_tensors="pt"
         ).to(device=self._device, dtype=self._dtype)
-        # pooler_output is projected in get_*_features; last_hidden_state never is.
-        features: Tensor = self._model.get_image_features(**inputs, return_dict=True).pooler_output
-        return features
+        return self._model.get_image_features(**inputs, return_dict=True)
 
     def _text_features(self, texts: list[str]) -> Tensor:
         inputs = self._tokenizer(

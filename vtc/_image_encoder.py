@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,10 @@ class ImageEncoder(FrameEncoder):
     def _image_features(self, frames: Tensor) -> Tensor:
         """``[n, 3, H, W]`` uint8 RGB on the encoder's device to ``[n, d]`` features."""
 
+    @abstractmethod
+    def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the features ``[n, P, C]`` of the patches that they are made of."""
+
     def to(self, device: str | torch.device, dtype: torch.dtype) -> None:
         """Move and cast the weights; embeddings come back on ``device``, in float32."""
         self._device = torch.device(device)
@@ -57,16 +62,31 @@ class ImageEncoder(FrameEncoder):
     # Not inference_mode: its tensors could not be saved for the backward pass of a trained merger.
     @torch.no_grad()
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
-        _check_frames(frames)
         embeddings = [torch.empty(0, self.dim, device=self._device)]
+        for pixels in self._batches(frames):
+            embeddings.append(F.normalize(self._image_features(pixels).float(), dim=-1))
+        return torch.cat(embeddings)
+
+    @torch.no_grad()
+    def encode_patches(self, frames: Tensor | NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        embeddings, patches = [torch.empty(0, self.dim, device=self._device)], []
+        for pixels in self._batches(frames):
+            features, dense = self._image_patches(pixels)
+            embeddings.append(F.normalize(features.float(), dim=-1))
+            patches.append(dense)
+        if not patches:
+            raise ValueError("no frames were given, so there are no patches of them")
+        return torch.cat(embeddings), torch.cat(patches)
+
+    def _batches(self, frames: Tensor | NDArray[np.uint8]) -> Iterator[Tensor]:
+        """``[n, 3, H, W]`` on the encoder's device, a few frames at a time."""
+        _check_frames(frames)
         for start in range(0, len(frames), self._batch_size):
             batch = frames[start : start + self._batch_size]
             if isinstance(batch, np.ndarray):
                 # A copy of one batch: torch takes no negative strides and warns of read-only ones.
                 batch = torch.from_numpy(batch.copy())
-            features = self._image_features(batch.to(self._device).permute(0, 3, 1, 2))
-            embeddings.append(F.normalize(features.float(), dim=-1))
-        return torch.cat(embeddings)
+            yield batch.to(self._device).permute(0, 3, 1, 2)
 
 
 def _check_frames(frames: object) -> None:

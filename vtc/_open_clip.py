@@ -41,6 +41,14 @@ class OpenClipEncoder(ClipEncoder):
         features: Tensor = self._model.encode_image(pixels.to(self._dtype))
         return features
 
+    def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = prepare_pixels(frames, self._preprocessing)
+        found = self._model.forward_intermediates(
+            pixels.to(self._dtype), image_indices=1, normalize=False
+        )
+        (grid,) = found["image_intermediates"]  # [n, C, h, w]
+        return found["image_features"], grid.flatten(2).transpose(1, 2)
+
     def _text_features(self, texts: list[str]) -> Tensor:
         features: Tensor = self._model.encode_text(self._tokenizer(texts).to(self._device))
         return features

@@ -31,13 +31,26 @@ class TimmEncoder(ImageEncoder):
         self._transform = create_transform(**preprocessing, is_training=False)
 
     def _image_features(self, frames: Tensor) -> Tensor:
+        features: Tensor = self._model(self._pixels(frames))
+        return features
+
+    def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self._model.forward_features(self._pixels(frames))
+        if tokens.ndim != 3:
+            raise ValueError(
+                f"encoder {self.name!r} gives features of the shape {list(tokens.shape)}, and "
+                "merging takes patches [n, P, C]; take a vision transformer"
+            )
+        features: Tensor = self._model.forward_head(tokens)
+        return features, tokens[:, self._model.num_prefix_tokens :]
+
+    def _pixels(self, frames: Tensor) -> Tensor:
         from PIL import Image
 
         # Through Pillow, since timm cannot pad tensors in the colour that some models ask for.
         pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).cpu().numpy()]
         pixels = torch.stack([self._transform(picture) for picture in pictures])
-        features: Tensor = self._model(pixels.to(self._device, self._dtype))
-        return features
+        return pixels.to(self._device, self._dtype)
 
     def encode_text(self, text: str) -> Tensor:
         raise ValueError(

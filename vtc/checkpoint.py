@@ -55,10 +55,11 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "format": FORMAT,
         "selector": registry.spec_of(toolkit.selector),
         "merger": registry.spec_of(plain(toolkit.merger)),
-        "connector": "stock" if toolkit.connector is None else "separate",
+        "connector": toolkit.connector_kind,
         "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
         "long_text": toolkit.encoder.long_text,
         "chunk_frames": toolkit.chunk_frames,
+        "prefill_chunk": toolkit.prefill_chunk,
         "adapter": config_values(toolkit.adapter),
     }
 
@@ -132,9 +133,9 @@ def from_pretrained(
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
     toolkit.chunk_frames = saved["chunk_frames"]
+    toolkit.prefill_chunk = saved.get("prefill_chunk", toolkit.prefill_chunk)
     toolkit.configure(**saved["adapter"])
-    if saved.get("connector") == "separate":
-        toolkit.separate_connector()
+    toolkit.add_connector(saved.get("connector", "stock"))
     _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
     warn_of_untrained(toolkit, stacklevel=3)
     return model

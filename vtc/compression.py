@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from vtc.connector import projecting_through
+from vtc.connector import PatchConnector, projecting_through
+from vtc.encoder_patches import PatchKeeper
 from vtc.part import blaming
 from vtc.report import Recorder, VideoReport, keyframes_of
-from vtc.selecting import select_frames
+from vtc.selecting import embed_frames, select_frames
 from vtc.toolkit import input_device, plain
-from vtc.video_span import MERGED, TEXT, CompressedVideo
+from vtc.video.run_ahead import run_ahead
+from vtc.video_span import MERGED, TEXT, CompressedVideo, SliceFeatures
 
 if TYPE_CHECKING:
     from vtc.feed import VideoFeed
+    from vtc.frame_encoder import FrameEncoder
     from vtc.frame_selector import Selection
     from vtc.query import Query
     from vtc.toolkit import Toolkit
-    from vtc.video_span import SliceFeatures, VideoSpan
+    from vtc.video_span import VideoSpan
 
 ENCODER_CHUNK = 32
 """Frames decoded and given to the frame encoder at a time."""
@@ -36,7 +41,7 @@ def compress_video(
     (or against other frames that the merger names); the rest goes through the vision tower chunk
     by chunk and only the merged tokens stay.
     """
-    work = _Compression(model, toolkit, feed, query, recorder)
+    work = _Compression(model, toolkit, feed, query, recorder, _keeper(model, toolkit, feed))
     selection = work.select()
     keys = selection.keyframes.cpu()
     is_key = torch.zeros(len(feed.span), dtype=torch.bool)
@@ -54,6 +59,14 @@ def compress_video(
     return work.assemble(tokens, is_key, selection)
 
 
+def chunks_ahead(device: torch.device) -> int:
+    """Chunks that are resized and normalised while the vision tower is at work on a device.
+
+    On the CPU both would take the same cores.
+    """
+    return 0 if device.type == "cpu" else 1
+
+
 @dataclass(frozen=True)
 class _Compression:
     """The steps of `compress_video`, which all need the same things."""
@@ -63,13 +76,18 @@ class _Compression:
     feed: VideoFeed
     query: Query
     recorder: Recorder
+    kept: PatchKeeper | None
+    """The frame encoder where its patches are merged, which are all there after `select`."""
 
     def select(self) -> Selection:
         """Choose the keyframes."""
         toolkit, feed = self.toolkit, self.feed
-        return select_frames(
+        encoder: FrameEncoder = toolkit.selector_encoder
+        if self.kept is not None and encoder is toolkit.encoder:
+            encoder = self.kept
+        selection = select_frames(
             toolkit.selector,
-            toolkit.selector_encoder,
+            encoder,
             feed.rgb(ENCODER_CHUNK),
             len(feed.span),
             feed.timestamps,
@@ -77,6 +95,9 @@ class _Compression:
             self.recorder,
             toolkit.name_of(toolkit.selector),
         )
+        if self.kept is not None and not self.kept.done:  # the selector looked elsewhere, or not
+            embed_frames(self.kept, feed.rgb(ENCODER_CHUNK), len(feed.span), self.recorder)
+        return selection
 
     def reference_frames(self, rest: Tensor, keys: Tensor) -> Tensor:
         """``[n]`` int64, the frame that each of ``rest`` is compared with; -1 for none."""
@@ -191,17 +212,32 @@ class _Compression:
         """
         if not len(slices):
             return
+        if self.kept is not None and through is not None:
+            yield from self._project(slices, what, plain(through), self.kept)
+            return
         done, device = 0, input_device(self.model)
         chunks = self.feed.pixels(slices.tolist(), self.toolkit.chunk_frames)
-        for numbers, pixels in self.recorder.waited("decoding", chunks):
-            with self.recorder.stage(f"vision tower ({what})") as stage:
-                on_device = {name: value.to(device) for name, value in pixels.items()}
-                with projecting_through(self.model, plain(through)):
-                    features = self.toolkit.adapter.encode(self.model, on_device)
-                stage.bytes += features.patches.nbytes
-            done += len(numbers)
-            self.recorder.progress(f"vision tower ({what})", done, len(slices))
-            yield numbers, features
+        with closing(run_ahead(chunks, chunks_ahead(device))) as ready:
+            for numbers, pixels in self.recorder.waited("decoding", ready):
+                with self.recorder.stage(f"vision tower ({what})") as stage:
+                    on_device = {name: value.to(device) for name, value in pixels.items()}
+                    with projecting_through(self.model, plain(through)):
+                        features = self.toolkit.adapter.encode(self.model, on_device)
+                    stage.bytes += features.patches.nbytes
+                done += len(numbers)
+                self.recorder.progress(f"vision tower ({what})", done, len(slices))
+                yield numbers, features
+
+    def _project(
+        self, slices: Tensor, what: str, connector: Any, kept: PatchKeeper
+    ) -> Iterator[tuple[Tensor, SliceFeatures]]:
+        """The frame encoder's patches of some slices through their connector, a chunk at a time."""
+        device = input_device(self.model)
+        for numbers in torch.split(slices, self.toolkit.chunk_frames):
+            with self.recorder.stage(f"connector ({what})") as stage:
+                patches = connector(kept.of(numbers).to(device))
+                stage.bytes += patches.nbytes
+            yield numbers, SliceFeatures(patches)
 
     def note_extremes(self, keyframes: int) -> None:
         """Say what was lost, and where the selection left nothing to see or to compress."""
@@ -233,7 +269,7 @@ class _Compression:
             slices = torch.cat([slices, of_slice])[by_time]
             cells = torch.cat([cells, torch.full_like(text, TEXT)])[by_time]
         tail = self.toolkit.adapter.tail(self.model)
-        kept = [token for token in tokens if len(token)]
+        kept = _as_wide([token for token in tokens if len(token)])
         if not kept:
             raise ValueError(
                 f"nothing is left of {feed.name}: the selector chose no keyframe and the merger "
@@ -266,6 +302,23 @@ class _Compression:
             cells=cells,
             seconds_per_slice=feed.seconds_per_slice,
         )
+
+
+def _keeper(model: Any, toolkit: Toolkit, feed: VideoFeed) -> PatchKeeper | None:
+    """What keeps the frame encoder's patches, where those are merged."""
+    if not isinstance(plain(toolkit.connector), PatchConnector):
+        return None
+    dtype = model.get_input_embeddings().weight.dtype
+    return PatchKeeper(toolkit.encoder, len(feed.span), dtype)
+
+
+def _as_wide(tokens: list[Tensor]) -> list[Tensor]:
+    """Tokens ``[_, D]`` with zeros for the deepstack features that only others ``[_, W]`` have."""
+    width = max((token.shape[-1] for token in tokens), default=0)
+    return [
+        token if token.shape[-1] == width else F.pad(token, (0, width - token.shape[-1]))
+        for token in tokens
+    ]
 
 
 def _keep(

@@ -1,4 +1,7 @@
-"""A projector of their own for merged frames: the second stream of Eq. 11 in ViLAMP."""
+"""A projector of their own for merged frames: the second stream of Eq. 11 in ViLAMP.
+
+Either copies of the stock one, or a new one that reads the frame encoder's patches (the fast path).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+
+class PatchConnector(nn.Sequential):
+    """The frame encoder's patches ``[n, P, C]`` to ``[n, P, D]``: norm, linear, GELU, linear.
+
+    Args:
+        patch_dim: C, the width of the frame encoder's patches.
+        dim: D, the width of the language model's inputs.
+    """
+
+    def __init__(self, patch_dim: int, dim: int) -> None:
+        super().__init__(
+            nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.GELU(), nn.Linear(dim, dim)
+        )
 
 
 class Connector(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,9 @@ class VideoFeed(ABC):
         """One frame for each slice in chunks: uint8 RGB ``[n, H, W, 3]``, for selection."""
 
     @abstractmethod
-    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
+    def pixels(
+        self, slices: Sequence[int], size: int
+    ) -> Generator[tuple[Tensor, Pixels], None, None]:
         """Some slices in chunks: their numbers ``[n]``, and what the vision tower takes."""
 
     @property
@@ -93,7 +95,9 @@ class TensorFeed(VideoFeed):
         for _, pixels in self.pixels(range(len(self.span)), size):
             yield self._adapter.frames(self._processor, pixels)
 
-    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
+    def pixels(
+        self, slices: Sequence[int], size: int
+    ) -> Generator[tuple[Tensor, Pixels], None, None]:
         for start in range(0, len(slices), size):
             chunk = list(slices[start : start + size])
             yield torch.tensor(chunk), self._adapter.pixels(self._inputs, self._number, chunk)
@@ -114,7 +118,9 @@ class SourceFeed(VideoFeed):
         for chunk in self._request.source.chunks(firsts, size=size):
             yield torch.from_numpy(chunk.frames)
 
-    def pixels(self, slices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Pixels]]:
+    def pixels(
+        self, slices: Sequence[int], size: int
+    ) -> Generator[tuple[Tensor, Pixels], None, None]:
         each = self.span.frames_per_slice
         wanted = [
             frame

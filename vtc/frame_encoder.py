@@ -63,6 +63,24 @@ class FrameEncoder(ABC):
             ValueError: The encoder knows no text.
         """
 
+    def encode_patches(self, frames: Tensor | NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """Embed frames, and give the patches that the embeddings were made of.
+
+        Args:
+            frames: As `encode_frames` takes them.
+
+        Returns:
+            ``[n, d]``, what `encode_frames` gives, and ``[n, P, C]``, the features of the patches
+            after the last layer, in the precision that the encoder computes in.
+
+        Raises:
+            ValueError: The encoder has no patches.
+        """
+        raise ValueError(
+            f"encoder {self.name} gives no patches to merge; give it a method encode_patches, or "
+            "take a CLIP, SigLIP or timm vision transformer"
+        )
+
     def encode_text_raw(self, text: str) -> Tensor:
         """Embed a query without scaling it to length one: ``[d]`` float32.
 
@@ -246,6 +264,19 @@ class LazyEncoder(FrameEncoder):
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
         embeddings = self.load().encode_frames(frames)
         return self._checked(embeddings, len(frames))
+
+    def encode_patches(self, frames: Tensor | NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        encoder = self.load()
+        if not hasattr(encoder, "encode_patches"):
+            return super().encode_patches(frames)
+        embeddings, patches = encoder.encode_patches(frames)
+        if not isinstance(patches, Tensor) or patches.ndim != 3 or len(patches) != len(frames):
+            given = list(patches.shape) if isinstance(patches, Tensor) else type(patches).__name__
+            raise ValueError(
+                f"encoder {self.name} returned the patches {given}; expected is a torch.Tensor "
+                f"[{len(frames)}, P, C]"
+            )
+        return self._checked(embeddings, len(frames)), patches
 
     def encode_text(self, text: str) -> Tensor:
         return self._checked(self.load().encode_text(text), None)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
+from packaging import version
 from torch import Tensor
 
 from vtc.cache import given_cache, mark_shortened, returned_cache
@@ -15,6 +17,18 @@ from vtc.report import Recorder
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
+
+_READ_AT_ONCE = (
+    "prefill_chunk_size",  # the caller knows better
+    "output_hidden_states",
+    "output_attentions",
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "cache_implementation",
+)
+"""Settings with which a prompt is not read in pieces unasked."""
+_PIECES_FAIL = version.parse(transformers.__version__) < version.parse("5.23")
+"""Older ones fail, for some families, on a prompt that is read in pieces."""
 
 
 def generate_compressed(
@@ -38,6 +52,7 @@ def generate_compressed(
     arguments = prepared.inputs
     shortened = arguments["input_ids"]
     _shift_lengths(model, arguments, prompt.shape[1], shortened.shape[1])
+    _read_in_pieces(model, toolkit, arguments, shortened.shape[1])
 
     toolkit.report = prepared.report
     with Recorder(prepared.report).stage("language model"):
@@ -78,10 +93,37 @@ def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: in
         if arguments.get(name) is not None:
             arguments[name] += change
         elif config is not None and getattr(config, name, None):
-            config = arguments["generation_config"] = copy.deepcopy(config)
-            setattr(config, name, getattr(config, name) + change)
+            _set(arguments, name, getattr(config, name) + change)
+            config = arguments["generation_config"]
         elif getattr(model.generation_config, name, None):
             arguments[name] = getattr(model.generation_config, name) + change
+
+
+def _read_in_pieces(model: Any, toolkit: Toolkit, arguments: dict[str, Any], length: int) -> None:
+    """Let the language model see a long prompt a piece at a time, where nothing else was asked for.
+
+    What is inside of a layer then takes memory for a piece and not for the whole prompt. Not where
+    tokens attend to later ones, where there is no cache or a static one, for which the stock code
+    would compile, or where what all tokens gave is wanted.
+    """
+    size = toolkit.prefill_chunk
+    if size is None or length <= size or not toolkit.adapter.causal or _PIECES_FAIL:
+        return
+    if any(_setting(model, arguments, name, None) for name in _READ_AT_ONCE):
+        return
+    static = getattr(given_cache(arguments), "is_compileable", False)
+    if _setting(model, arguments, "use_cache", True) and not static:
+        _set(arguments, "prefill_chunk_size", size)
+
+
+def _set(arguments: dict[str, Any], name: str, value: Any) -> None:
+    """Set a generation setting where the stock ``generate`` looks first."""
+    config = arguments.get("generation_config")
+    if config is None:
+        arguments[name] = value
+    else:
+        arguments["generation_config"] = config = copy.deepcopy(config)
+        setattr(config, name, value)
 
 
 def _setting(model: Any, arguments: Mapping[str, Any], name: str, default: Any) -> Any:

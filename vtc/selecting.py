@@ -52,11 +52,11 @@ def select_frames(
     embeddings = torch.empty(count, 0)
     wanted = None
     if selector.uses_embeddings:
-        with torch.no_grad():  # a graph would keep all frames alive, and a choice has no gradient
-            if selector.uses_query and query is not None:
+        if selector.uses_query and query is not None:
+            with torch.no_grad():
                 wanted = encoder.encode_text(query)
-                recorder.warn(*encoder.notes)
-            embeddings = _embed(encoder, frames, count, recorder)
+            recorder.warn(*encoder.notes)
+        embeddings = embed_frames(encoder, frames, count, recorder)
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     with recorder.stage("selection") as stage:
@@ -67,9 +67,11 @@ def select_frames(
     return selection
 
 
-def _embed(
+@torch.no_grad()  # a graph would keep all frames alive, and a choice has no gradient
+def embed_frames(
     encoder: FrameEncoder, frames: Iterable[Tensor], count: int, recorder: Recorder
 ) -> Tensor:
+    """``[count, d]``, the embeddings of all frames, given in chunks; without gradients."""
     chunks: list[Tensor] = []
     done = 0
     for chunk in recorder.waited("decoding", frames):

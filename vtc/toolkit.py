@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from vtc import registry
 from vtc._options import config_values, make
-from vtc.connector import Connector
+from vtc.connector import Connector, PatchConnector
 from vtc.frame_encoder import LazyEncoder
 from vtc.part import require
 from vtc.token_merger import takes_text_embedding
@@ -28,12 +29,15 @@ class Toolkit(nn.Module):
 
     Attributes:
         merger: The token merger; its parameters train and are saved with the model.
-        connector: The projector of merged frames, see `separate_connector`; None where they go
-            through the stock one. Trained and saved likewise.
+        connector: The projector of merged frames, see `separate_connector` and
+            `merge_encoder_patches`; None where they go through the stock one. Trained and saved
+            likewise.
         selector, adapter, encoder, processor: The other parts. Mergers take the query from
             ``encoder``; a selector may have another, `selector_encoder`.
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
             never the result.
+        prefill_chunk: Tokens of the shortened prompt that ``generate`` lets the language model see
+            at a time; None for all of them. It changes memory, speed, and results by rounding.
         report: What the last call did; None before the first.
         progress: Called with (stage, done, total) while frames are read; None for silence.
     """
@@ -55,6 +59,7 @@ class Toolkit(nn.Module):
         self.encoder = encoder
         self.processor = processor
         self.chunk_frames = 16
+        self.prefill_chunk = 4096
         self.merger_is_new = True
         self.report: Report | None = None
         self.progress: Progress | None = None
@@ -70,6 +75,17 @@ class Toolkit(nn.Module):
         ok = type(slices) is int and slices >= 1
         require(ok, "chunk_frames", slices, "a whole number of at least 1")
         self._chunk_frames = slices
+
+    @property
+    def prefill_chunk(self) -> int | None:
+        """Tokens of a prompt that the language model sees at a time, at least 1; None for all."""
+        return self._prefill_chunk
+
+    @prefill_chunk.setter
+    def prefill_chunk(self, tokens: int | None) -> None:
+        ok = tokens is None or (type(tokens) is int and tokens >= 1)
+        require(ok, "prefill_chunk", tokens, "a whole number of at least 1, or None")
+        self._prefill_chunk = tokens
 
     @property
     def selector_encoder(self) -> LazyEncoder:
@@ -121,15 +137,56 @@ class Toolkit(nn.Module):
             ValueError: There is one already, the family names no projector, or the toolkit
                 belongs to no model (peft has copied it: call this before).
         """
+        self.add_connector("separate")
+
+    def merge_encoder_patches(self) -> None:
+        """Merge other frames from the frame encoder's patches: the fast path.
+
+        The vision tower then sees the keyframes alone. The encoder has computed the patches of all
+        frames when a selector has looked at its embeddings; for other selectors it runs for them.
+        They are kept until the keyframes are known: N * P * C numbers of the model's dtype. They go
+        through a connector of their own, which is new: it must be trained, together with the
+        merger if that has parameters. Of a slice of several frames the first one is merged, and
+        merged frames bring no deepstack features.
+
+        Raises:
+            ValueError: There is a connector already, the encoder gives no patches, or the toolkit
+                belongs to no model (peft has copied it: call this before).
+        """
+        self.add_connector("trained")
+        warnings.warn(
+            "the connector of the frame encoder's patches is new and nobody has trained it: its "
+            "tokens mean nothing until somebody does",
+            stacklevel=2,
+        )
+
+    def add_connector(self, kind: Literal["stock", "separate", "trained"]) -> None:
+        """As `separate_connector` or `merge_encoder_patches`, unwarned; ``stock`` adds nothing."""
+        if kind == "stock":
+            return
         if self.connector is not None:
             raise ValueError("the merged frames have a connector of their own already")
         model = self._model()
         if model is None:
             raise ValueError(
-                "this toolkit belongs to no model; call model.vtc.separate_connector() on the "
-                "wrapped model itself, before peft copies model.vtc"
+                "this toolkit belongs to no model; add a connector to the vtc of the wrapped model "
+                "itself, before peft copies model.vtc"
             )
-        self.connector = Connector(model, self.adapter.projectors)
+        if kind == "separate":
+            self.connector = Connector(model, self.adapter.projectors)
+            return
+        table = model.get_input_embeddings().weight
+        blank = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+        width = self.encoder.encode_patches(blank)[1].shape[-1]
+        new = PatchConnector(width, table.shape[-1])
+        self.connector = new.to(input_device(model), table.dtype)
+
+    @property
+    def connector_kind(self) -> Literal["stock", "separate", "trained"]:
+        """What merged frames go through: see `separate_connector` and `merge_encoder_patches`."""
+        if self.connector is None:
+            return "stock"
+        return "trained" if isinstance(plain(self.connector), PatchConnector) else "separate"
 
     def configure(self, **options: Any) -> None:
         """Set options of the adapter: how this family of models reads a compressed video.
@@ -146,7 +203,8 @@ class Toolkit(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"selector={self.describe(self.selector)}, adapter={self.adapter.config}, "
-            f"encoder={self.encoder!r}, chunk_frames={self.chunk_frames}"
+            f"encoder={self.encoder!r}, chunk_frames={self.chunk_frames}, "
+            f"prefill_chunk={self.prefill_chunk}"
         )
 
     def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:

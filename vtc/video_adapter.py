@@ -41,6 +41,8 @@ class VideoAdapter(Part, ABC):
     model's, which a separate connector copies; empty where the family has none of its own."""
     vision_towers: ClassVar[tuple[str, ...]] = ()
     """The names of the modules before them, which recipes train at a rate of their own."""
+    causal: ClassVar[bool] = True
+    """Whether no token attends to later ones, so that a long prompt may be read in pieces."""
     placeholder_per_slice: ClassVar[bool] = False
     """Whether a video that is decoded while it is read has a placeholder for each slice, with the
     text that the stock processor writes around it, rather than one for all."""

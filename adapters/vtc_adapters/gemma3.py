@@ -22,6 +22,7 @@ class Gemma3Adapter(WrappedStillsAdapter):
     """
 
     tiling = "do_pan_and_scan"
+    causal = False
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         side = isqrt(model.config.mm_tokens_per_image)

@@ -13,7 +13,9 @@ from vtc_adapters._stills import StillsAdapter
 
 
 class PaliGemmaAdapter(StillsAdapter):
-    """PaliGemma: all frames before the question, with no text between them."""
+    """PaliGemma: all frames before the question, with no text between them; all a prefix."""
+
+    causal = False
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size

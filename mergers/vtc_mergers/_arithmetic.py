@@ -9,8 +9,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+_LEAST = 1e-8
+"""The least length that a vector is divided by."""
 
 
 def exact_dtype(*tensors: Tensor) -> torch.dtype:
@@ -22,9 +24,18 @@ def exact_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines along the last dimension, in at least float32; 0 for zero vectors."""
+    """Cosines of rows ``[M, D]`` with one vector ``[D]`` or with as many rows ``[M, D]``: ``[M]``.
+
+    In at least float32; 0 for zero vectors. Matrix products, which read their input once, where
+    `torch.nn.functional.cosine_similarity` writes several copies of it.
+    """
     exact = exact_dtype(a, b)
-    return F.cosine_similarity(a.to(exact), b.to(exact), dim=-1)
+    a, b = a.to(exact), b.to(exact)
+    with without_autocast(a.device):
+        dots = a @ b if b.ndim == 1 else (a[:, None] @ b[:, :, None])[:, 0, 0]
+    lengths = [torch.linalg.vector_norm(x, dim=-1).clamp(min=_LEAST) for x in (a, b)]
+    found: Tensor = dots / (lengths[0] * lengths[1])
+    return found
 
 
 def apply(linear: nn.Linear, x: Tensor) -> Tensor:

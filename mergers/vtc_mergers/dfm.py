@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vtc.part import require
 from vtc.token_merger import TokenMerger
-from vtc_mergers._arithmetic import apply, cosines, exact_dtype
+from vtc_mergers._arithmetic import apply, cosines, exact_dtype, weighted_sum
 from vtc_mergers._checks import (
     check_patches,
     check_query,
@@ -38,8 +38,8 @@ class DFM(TokenMerger):
     """
 
     source = "ViLAMP, ICML 2025, Eq. 5-10"
-    macs = "9 * M * D"
-    extra_memory = "4 * M * D"
+    macs = "6 * M * D"
+    extra_memory = "M * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -102,7 +102,7 @@ class DFM(TokenMerger):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         if self._learned:
-            self.macs, self.extra_memory = "3 * M * D**2", "6 * M * D"
+            self.macs, self.extra_memory = "3 * M * D**2", "4 * M * D"
 
     @property
     def query_source(self) -> Literal["language_model", "frame_encoder", "frame_encoder_raw"]:
@@ -164,7 +164,7 @@ class DFM(TokenMerger):
         """
         direction = self._check(patches, reference, has_reference, query)
         tokens = [
-            _weighted_sum(self._weigh(frame, keyframe, known, direction), frame)
+            weighted_sum(self._weigh(frame, keyframe, known, direction)[None], frame)
             for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)
         ]
         return torch.stack(tokens) if tokens else patches.new_empty(0, 1, patches.shape[2])
@@ -212,9 +212,3 @@ class DFM(TokenMerger):
         redundancy = torch.where(known | itself, cosines(redundancy_view, keyframe), 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
         return torch.softmax(saliency / self.config.temperature, dim=0)
-
-
-def _weighted_sum(weights: Tensor, frame: Tensor) -> Tensor:
-    """The token ``[1, D]`` of weights ``[M]`` and patches ``[M, D]``, in the patches' dtype."""
-    # Not a matrix product, which autocast would round to its own dtype.
-    return (weights[:, None] * frame).sum(dim=0, keepdim=True).to(frame.dtype)

@@ -34,7 +34,7 @@ class Memory(TokenMerger):
 
     source = "MovieChat, CVPR 2024, Algorithm 1"
     macs = "12 * M * D + frames / window * 7 / 3 * M**2 * D"
-    extra_memory = "max((window / 2 + 4) * M * D, 2 * M * (M + D))"
+    extra_memory = "max((window / 2 + 1) * M * D, 2 * M * (M + D))"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

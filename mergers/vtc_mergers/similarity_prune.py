@@ -31,8 +31,8 @@ class SimilarityPrune(TokenMerger):
     """
 
     source = "LongVU, arXiv 2024, spatial token compression"
-    macs = "4 * M * D"
-    extra_memory = "3 * M * D"
+    macs = "3 * M * D"
+    extra_memory = "2 * M"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

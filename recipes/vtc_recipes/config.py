@@ -73,7 +73,9 @@ class Toolkit:
 
     Attributes:
         selector, merger: A name, or a mapping ``{name: dks, keyframes: 32}``.
-        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP).
+        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP);
+            ``trained`` merges them from the frame encoder's patches through a new one (the fast
+            path).
         encoder: The frame encoder, as for ``vtc.wrap``; ``shipped:dual_encoder``, which knows
             what ``shipped:vlm`` knows; or ``tiny``, that of ``vtc.testing``.
         adapter: Options of the model's family.
@@ -82,7 +84,7 @@ class Toolkit:
 
     selector: Any = part("selector", "dks")
     merger: Any = part("merger", "dfm")
-    connector: Literal["stock", "separate"] = "stock"
+    connector: Literal["stock", "separate", "trained"] = "stock"
     encoder: str = _name("dual_encoder", "open_clip:ViT-B-32/openai")
     adapter: dict[str, bool | int | float | str | None] = field(default_factory=dict)
     chunk_frames: int = positive(16)
@@ -243,7 +245,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     if ways["merger"] == "lora":
         yield "train.merger.how: 'lora': allowed is full or frozen, a merger is small"
     if ways["connector"] != "frozen" and recipe.vtc.connector == "stock":
-        yield "train.connector.how: there is none to train; set vtc.connector=separate"
+        yield "train.connector.how: there is none to train; set vtc.connector=separate or trained"
     if "lora" in ways.values() and ways["language_model"] == "full":
         yield (
             "train.language_model.how: 'full' beside LoRA elsewhere would hold the language model "

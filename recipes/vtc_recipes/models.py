@@ -47,8 +47,7 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
     toolkit = toolkit_of(model)
     toolkit.chunk_frames = recipe.vtc.chunk_frames
     toolkit.configure(**recipe.vtc.adapter)
-    if recipe.vtc.connector == "separate":
-        toolkit.separate_connector()
+    toolkit.add_connector(recipe.vtc.connector)
     if saved is not None:
         _take_over(toolkit, saved, name)
     return model, processor
@@ -82,7 +81,7 @@ def _take_over(toolkit: Any, saved: Any, name: str) -> None:
     if saved.connector is None and toolkit.connector is not None:
         tensors |= {f"connector.{k}": v for k, v in toolkit.connector.state_dict().items()}
     if old["name"] != new["name"] or tensors.keys() != toolkit.state_dict().keys():
-        ways = ["stock" if one.connector is None else "separate" for one in (saved, toolkit)]
+        ways = [one.connector_kind for one in (saved, toolkit)]
         raise ValueError(
             f"{name} was trained with merger {old} and the {ways[0]} connector, which do not fit "
             f"the recipe's {new} and {ways[1]}; set vtc.merger and vtc.connector likewise"

@@ -29,8 +29,8 @@ class DKS(FrameSelector):
     ``fill="gaps"`` with ``relevance_threshold=0.2`` is what the authors' released code does. One
     difference is left: it also takes a frame whose cosine *equals* the threshold.
 
-    Time O(N log N + N K d), and less when K frames are found early; no N x N matrix. Memory
-    O(N + K d) beside the embeddings, which are read in blocks.
+    Time O(N log N + N K d), and on the CPU less when K frames are found early; no N x N matrix.
+    Memory O(N + K d) beside the embeddings, which are read in blocks; O(N d) on a GPU.
     """
 
     source = "ViLAMP, ICML 2025, Algorithm 1"
@@ -96,7 +96,8 @@ class DKS(FrameSelector):
         order = most_relevant_first(relevance)
         if self.config.relevance_threshold is not None:
             order = order[relevance[order] >= self.config.relevance_threshold]
-        keyframes = self._visit(embeddings, order).sort().values
+        visit = self._visit if embeddings.device.type == "cpu" else self._visit_without_waiting
+        keyframes = visit(embeddings, order).sort().values
         if self.config.fill == "gaps":
             filled = fill_gaps(keyframes.tolist(), len(embeddings), self.config.keyframes)
             keyframes = torch.tensor(filled, device=embeddings.device)
@@ -106,8 +107,7 @@ class DKS(FrameSelector):
         """Algorithm 1 over frames ``order``, in blocks; the frames taken, in that order.
 
         A frame is compared when it is reached, not whenever another is taken, so most videos are
-        done after the first block. That costs a synchronisation for each keyframe and each block
-        on a GPU; updating all N frames for each keyframe would cost none, and 20 times the work.
+        done after the first block.
         """
         taken: list[Tensor] = []
         vectors: list[Tensor] = []
@@ -123,6 +123,29 @@ class DKS(FrameSelector):
             if len(taken) == self.config.keyframes:
                 break
         return torch.cat([order[:0], *taken])
+
+    def _visit_without_waiting(self, embeddings: Tensor, order: Tensor) -> Tensor:
+        """The same for a GPU, which would have to be waited for at each keyframe and block."""
+        places = self._places(unit(embeddings[order]))
+        return order[places[places < len(order)]]
+
+    def _places(self, vectors: Tensor) -> Tensor:
+        """Algorithm 1 over unit vectors ``[n, d]``: the places taken, and n where none was left.
+
+        All frames are compared with each keyframe: about 20 times the work, and memory for all of
+        them in float64, but no number is looked at.
+        """
+        count = len(vectors)
+        places = torch.arange(count, device=vectors.device)
+        free = torch.ones_like(places, dtype=torch.bool)
+        taken = [places[:0]]
+        for _ in range(min(self.config.keyframes, count)):
+            place = torch.where(free, places, count).amin(dim=0, keepdim=True)
+            taken.append(place)
+            like = vectors @ vectors.index_select(0, place.clamp(max=count - 1)).T
+            free &= like[:, 0] < self.config.similarity_threshold - _ROUNDING
+            free &= places != place
+        return torch.cat(taken)
 
     def _unlike(self, taken: Tensor, frames: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the frames of a block whose redundancy (Eq. 4) is below the threshold."""

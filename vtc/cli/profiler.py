@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -72,8 +73,14 @@ def profile(
         int, typer.Option(help="Slices that the vision tower sees at a time.")
     ] = 16,
     prefill_chunk: Annotated[
-        Count, typer.Option(help="Prompt tokens that the language model sees at a time.")
-    ] = None,
+        int, typer.Option(help="Prompt tokens that the language model sees at a time; 0: all.")
+    ] = 4096,
+    fast_path: Annotated[
+        bool,
+        typer.Option(
+            "--fast-path", help="Merge other frames from the frame encoder's patches; see README."
+        ),
+    ] = False,
     plots: Annotated[
         Text, typer.Option(help="Write plots to this folder (needs the extra [plots]).")
     ] = None,
@@ -98,7 +105,8 @@ def profile(
         question=question,
         new_tokens=new_tokens,
         chunk=chunk_frames,
-        prefill_chunk=prefill_chunk,
+        prefill_chunk=prefill_chunk or None,
+        fast_path=fast_path,
     )
     choices = (
         part_choice("dks", selector, selector_option, keyframes),
@@ -146,6 +154,8 @@ def _count(
         processor = transformers.AutoProcessor.from_pretrained(name)
         saved = saved_config(name) if is_saved_by_vtc(name) else {}
         usual = config.dtype or torch.float32
+    if saved.get("connector") == "trained":
+        settings = replace(settings, fast_path=True)
     if encoder is None and saved.get("encoder"):
         encoder = find_encoder(saved["encoder"], name)
     return count_profile(
@@ -221,7 +231,7 @@ def _show(found: Profile, files: list[Path]) -> None:
         console.print(f"\n{kept}", style="bold", markup=False)
         console.print(tables.stages(found, each))
     console.print()
-    for text in (tables.conventions(found), tables.FAST_PATH, *found.notes):
+    for text in (tables.conventions(found), *tables.fast_path(found), *found.notes):
         console.print(text, markup=False)
     for file in files:
         console.print(f"plot: {file}", markup=False)

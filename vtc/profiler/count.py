@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from vtc.cache import CACHE_NAME, returned_cache
 from vtc.compression import ENCODER_CHUNK
+from vtc.connector import PatchConnector
 from vtc.profiler.counting import Cost, counting
 from vtc.profiler.stages import (
+    CONNECTOR,
     DECODE,
     ENCODER,
     KEYFRAMES,
@@ -29,8 +32,9 @@ from vtc.profiler.stages import (
     StageProfile,
     stage,
 )
-from vtc.profiler.subject import Subject
+from vtc.profiler.subject import Subject, gives_patches
 from vtc.testing.counting import MultiplyAccumulates
+from vtc.video_span import SliceFeatures
 
 T = TypeVar("T")
 
@@ -55,7 +59,17 @@ def count(
     video = features.tokens + subject.adapter.tail_length()
     reading = work.language_model(prompt or video + subject.text_tokens, features.bytes)
     stages = (work.decoding(), *looking, *seeing, *reading)
-    return LengthProfile(frames, keys, stages, work.stock())
+    return LengthProfile(frames, keys, stages, work.stock(), fast_path(subject, frames, keys))
+
+
+def fast_path(subject: Subject, frames: int, keyframes: int) -> StageProfile | None:
+    """What reading a video would cost on the fast path; None where that is counted anyway.
+
+    It is not counted either where the frame encoder gives no patches.
+    """
+    if subject.fast_path or subject.encoder is None or not gives_patches(subject.encoder):
+        return None
+    return count(replace(subject, fast_path=True), frames, keyframes).first_token
 
 
 class _Features:
@@ -75,7 +89,8 @@ class _Counting:
         """Frames for the frame encoder, one a slice, and all frames for the vision tower."""
         subject = self.subject
         frame = subject.size[0] * subject.size[1] * 3
-        read = self.frames + (self.slices if subject.selector.uses_embeddings else 0)
+        looks = subject.selector.uses_embeddings or subject.fast_path
+        read = self.frames + (self.slices if looks else 0)
         chunk = min(self.frames, ENCODER_CHUNK)
         cost = Cost(bytes_moved=float(frame * read), peak_memory=float(frame * chunk))
         return stage(DECODE, self.frames, cost)
@@ -84,7 +99,7 @@ class _Counting:
         """The frame encoder and the selector, and how many keyframes there are."""
         selector, encoder = self.subject.selector, self.subject.encoder
         encoding, embeddings, query = Cost(), torch.empty(self.slices, 0), None
-        if selector.uses_embeddings and encoder is not None:
+        if encoder is not None and (selector.uses_embeddings or self.subject.fast_path):
             encoding, width = self._encoder_cost(encoder)
             generator = torch.Generator().manual_seed(0)
             embeddings = torch.randn(self.slices, width, generator=generator)
@@ -99,34 +114,49 @@ class _Counting:
         keys = len(chosen.keyframes) if keyframes is None else min(keyframes, self.slices)
         # The chunks' embeddings are put together at the end, so they are there twice.
         encoding = replace(encoding, peak_memory=max(encoding.peak_memory, held))
+        held += self.patches_kept
         return [
-            stage(ENCODER, len(embeddings) if held else 0, encoding, held=held),
+            stage(ENCODER, len(embeddings) if embeddings.numel() else 0, encoding, held=held),
             stage(SELECTION, keys, choosing, held=held),
         ], keys
 
+    @property
+    def patches_kept(self) -> int:
+        """Bytes of the frame encoder's patches of all frames, which the fast path keeps."""
+        if not self.subject.fast_path:
+            return 0
+        _, (_, patches) = self._encoder_chunk(1)
+        return self.slices * prod(patches) * int(self.subject.model.dtype.itemsize)
+
     def _encoder_cost(self, encoder: Any) -> tuple[Cost, int]:
         """Of all frames and of the query; and the width of an embedding."""
-        shape, device = (*self.subject.size, 3), getattr(encoder, "_device", "cpu")
-
-        def encode(frames: int) -> tuple[Cost, int]:
-            with counting() as cost:
-                pictures = torch.zeros(frames, *shape, dtype=torch.uint8, device=device)
-                width = int(encoder.encode_frames(pictures).shape[-1])
-            return cost, width
 
         def ask() -> Cost:
             with counting() as cost:
                 encoder.encode_text("a question")
             return cost
 
-        cost, width = self._in_chunks(
-            self.slices,
-            ENCODER_CHUNK,
-            lambda frames: self._once(("encoder", frames), lambda: encode(frames)),
-        )
+        cost, (width, _) = self._in_chunks(self.slices, ENCODER_CHUNK, self._encoder_chunk)
         if self.subject.selector.uses_query:
             cost = cost.then(self._once(("text",), ask))
         return cost, width
+
+    def _encoder_chunk(self, frames: int) -> tuple[Cost, tuple[int, tuple[int, ...]]]:
+        """So many frames; d, and P and C of the patches where those are merged."""
+        encoder: Any = self.subject.encoder
+        shape, device = (frames, *self.subject.size, 3), getattr(encoder, "_device", "cpu")
+        fast = self.subject.fast_path
+
+        def encode() -> tuple[Cost, tuple[int, tuple[int, ...]]]:
+            with counting() as cost:
+                pictures = torch.zeros(shape, dtype=torch.uint8, device=device)
+                if fast:
+                    embeddings, patches = encoder.encode_patches(pictures)
+                else:
+                    embeddings, patches = encoder.encode_frames(pictures), pictures[:, :0]
+            return cost, (int(embeddings.shape[-1]), tuple(patches.shape[1:]))
+
+        return self._once(("encoder", frames, fast), encode)
 
     def compression(self, keys: int) -> tuple[list[StageProfile], _Features]:
         """The vision tower on both kinds of frames, and the merger."""
@@ -134,24 +164,28 @@ class _Counting:
         merger = subject.merger
         seen = rest if merger.tokens_per_frame else 0  # frames that vanish are not encoded
         key_cost, (one, _) = self._tower(keys)
-        rest_cost, (_, pixels) = self._tower(seen)
-        kept, dense = _held(one)
-        patches = one.patches.shape[1]
-        merging, tokens, merged = self._merging(one) if seen else (Cost(), 0.0, 0.0)
+        if subject.fast_path:
+            what, merged_from = CONNECTOR, self._connector_chunk
+        else:
+            what, merged_from = OTHERS, self._tower_chunk
+        rest_cost, (other, pixels) = self._in_chunks(seen, subject.chunk, merged_from)
+        kept, (own, dense) = _held(one)[0], _held(other)
+        patches = other.patches.shape[1]
+        merging, tokens, merged = self._merging(other) if seen else (Cost(), 0.0, 0.0)
         # Patches of the keyframes stay while there is something to merge.
         reference = keys * dense if seen else 0.0
-        before = keys * kept + reference
+        before = keys * kept + reference + self.patches_kept
         # The chunks of patches become one tensor at the end, so they are there twice.
         key_cost = replace(key_cost, peak_memory=max(key_cost.peak_memory, reference))
         chunk = min(subject.chunk, seen)
         # While a chunk is merged, its pixels, its features and its keyframes' patches are alive.
-        own = chunk * (kept if one.dense is None else kept + dense)
-        at_hand = before + seen * merged + (pixels + own + chunk * dense if seen else 0.0)
+        features = chunk * (own if other.dense is None else own + dense)
+        at_hand = before + seen * merged + (pixels + features + chunk * dense if seen else 0.0)
         slots = one.tokens.shape[1]
         total = int(keys * slots + round(seen * tokens))
         return [
             stage(KEYFRAMES, keys * slots, key_cost, held=before, in_table_5=True),
-            stage(OTHERS, seen * patches, rest_cost, held=before + seen * merged, in_table_5=True),
+            stage(what, seen * patches, rest_cost, held=before + seen * merged, in_table_5=True),
             stage(MERGING, round(seen * tokens), merging.times(seen), held=at_hand),
         ], _Features(total, keys * kept + seen * merged)
 
@@ -181,6 +215,20 @@ class _Counting:
         # Some families make frames the smaller, the more there are.
         sizes = tuple(tuple(value.shape) for value in pixels.values())
         return self._once(("vision tower", slices, sizes), encode)
+
+    def _connector_chunk(self, slices: int) -> tuple[Cost, Any]:
+        """What stands in the tower's place on the fast path: the connector on so many slices."""
+        _, (_, (patches, width)) = self._encoder_chunk(1)
+        table = self.subject.model.get_input_embeddings().weight
+
+        def project() -> tuple[Cost, Any]:
+            connector = PatchConnector(width, table.shape[-1]).to("meta", table.dtype)
+            kept = torch.empty(slices, patches, width, dtype=table.dtype, device="meta")
+            with counting() as cost:
+                features = SliceFeatures(connector(kept))
+            return cost, (features, kept.nbytes)
+
+        return self._once(("connector", slices), project)
 
     def _in_chunks(
         self, total: int, size: int, cost_of: Callable[[int], tuple[Cost, Any]]
@@ -226,8 +274,10 @@ class _Counting:
 
     def language_model(self, prompt: int, features: float) -> list[StageProfile]:
         """Prefill and the tokens after the first, whose costs grow with each one alike."""
-        # The features stand in a list of pieces, and then in one tensor that the model reads.
-        held, new = 2 * features, self.subject.new_tokens - 1
+        # The features stand in a list of frames, then in one tensor that the model reads, and cut
+        # in pieces where the prompt is.
+        in_pieces = prompt > (self.subject.prefill_chunk or prompt)
+        held, new = (3 if in_pieces else 2) * features, self.subject.new_tokens - 1
         filling, state = self._prefill(prompt)
         first, state = _forward(self.subject.model, 1, state)
         second, _ = _forward(self.subject.model, 1, state)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import vtc
 from vtc.profiler.stages import (
+    CONNECTOR,
     DECODE,
     ENCODER,
     KEYFRAMES,
@@ -40,6 +41,8 @@ _NAMES = {
     "vision tower (keyframes)": KEYFRAMES,
     "vision tower (references)": KEYFRAMES,
     "vision tower (other frames)": OTHERS,
+    "connector (references)": CONNECTOR,
+    "connector (other frames)": CONNECTOR,
     "merging": MERGING,
     _LANGUAGE_MODEL: PREFILL,
 }

@@ -69,9 +69,9 @@ def flops_plot(profile: Profile) -> Any:
     figure, plot = _figure(profile, "FLOPs to the first token, T")
     _line(plot, profile, [e.stock_first_token.flops / 1e12 for e in profile.lengths], "stock", "C3")
     _line(plot, profile, [e.first_token.flops / 1e12 for e in profile.lengths], "with vtc", "C0")
-    fast = [each.fast_path_flops / 1e12 for each in profile.lengths]
-    label = "no vision tower\non other frames"
-    _line(plot, profile, fast, label, "C2", style="--")
+    fast = [each.fast_path.flops / 1e12 for each in profile.lengths if each.fast_path]
+    if fast:
+        _line(plot, profile, fast, "with vtc,\nfast path", "C2", style="--")
     layers = [(each.first_token.linear_macs or 0.0) / 1e12 for each in profile.lengths]
     _line(plot, profile, layers, "with vtc, MACs of\nlayers (Table 5)", "C1", style=":")
     plot.set_yscale("log")

@@ -39,7 +39,9 @@ class Settings:
         question: What is asked where the model really runs.
         new_tokens: The length of the answer.
         chunk: Slices that the vision tower sees at a time.
-        prefill_chunk: Tokens of the prompt that the language model sees at a time; None for all.
+        prefill_chunk: Tokens of the prompt that the language model sees at a time, in families
+            where it can be; None for all.
+        fast_path: Merge other frames from the frame encoder's patches.
     """
 
     frames: Sequence[int]
@@ -48,7 +50,8 @@ class Settings:
     question: str = "What happens in this video?"
     new_tokens: int = 16
     chunk: int = 16
-    prefill_chunk: int | None = None
+    prefill_chunk: int | None = 4096
+    fast_path: bool = False
 
     def __post_init__(self) -> None:
         if not self.frames or min(self.frames) < 1:
@@ -81,7 +84,12 @@ def count_profile(
     say("laying out the model")
     model = empty_model(config, dtype)
     looking: FrameEncoder | None = None
-    if choosing.uses_embeddings:
+    if settings.fast_path and choosing.encoder is not None:
+        raise ValueError(
+            f"the fast path is not counted with a selector that looks through an encoder of its "
+            f"own ({choosing.encoder}); choose another selector, such as dks"
+        )
+    if choosing.uses_embeddings or settings.fast_path:
         looking = encoder_without_weights(choosing.encoder or encoder)
     width, asked = model.get_input_embeddings().weight.shape[-1], None
     if takes_text_embedding(merging):
@@ -112,21 +120,24 @@ def measure_profile(
         video: A file; None for frames that are drawn while they are read.
     """
     toolkit = toolkit_of(model)
-    toolkit.chunk_frames = settings.chunk
+    toolkit.chunk_frames, toolkit.prefill_chunk = settings.chunk, settings.prefill_chunk
+    if settings.fast_path and toolkit.connector_kind != "trained":
+        toolkit.add_connector("trained")
+    settings = replace(settings, fast_path=toolkit.connector_kind == "trained")
     if video is not None:
         source = VideoSource(video)
         settings = replace(settings, size=(source.height, source.width))
-    more = {"prefill_chunk_size": settings.prefill_chunk} if settings.prefill_chunk else {}
 
     def run(frames: int, new_tokens: int) -> Any:
         drawn = DrawnFrames(frames, *settings.size)
-        asked = {"frames": frames, "new_tokens": new_tokens, **more}
+        asked = {"frames": frames, "new_tokens": new_tokens}
         return measure(model, processor, video or drawn, settings.question, **asked)
 
     say("warming up")
     run(min(_WARM_UP, *settings.frames), 2)
     encoder = toolkit.selector_encoder
-    looking = on_meta(encoder.load()) if toolkit.selector.uses_embeddings else None
+    looks = toolkit.selector.uses_embeddings or settings.fast_path
+    looking = on_meta(encoder.load()) if looks else None
     subject = _subject(
         empty_model(model.config, model.dtype),
         processor,
@@ -169,7 +180,8 @@ def _subject(
         text_tokens=settings.text_tokens,
         new_tokens=settings.new_tokens,
         chunk=settings.chunk,
-        prefill_chunk=settings.prefill_chunk,
+        prefill_chunk=settings.prefill_chunk if adapter.causal else None,
+        fast_path=settings.fast_path,
     )
 
 
@@ -193,6 +205,8 @@ def _profile(
 
 def _notes(subject: Subject, device: str) -> list[str]:
     notes = []
+    if subject.fast_path:
+        notes.append("Other frames are merged from the frame encoder's patches (the fast path).")
     if subject.adapter.placeholder_per_slice and device == "meta":
         notes.append("The text that this family writes around each slice is not counted.")
     if subject.prefill_chunk is not None:

@@ -13,11 +13,13 @@ ENCODER = "frame encoder"
 SELECTION = "selection"
 KEYFRAMES = "vision tower (keyframes)"
 OTHERS = "vision tower (other frames)"
+CONNECTOR = "connector (other frames)"
 MERGING = "merging"
 PREFILL = "prefill"
 TOKENS = "token decoding"
 STAGES = (DECODE, ENCODER, SELECTION, KEYFRAMES, OTHERS, MERGING, PREFILL, TOKENS)
-"""In the order of the work; all but the last come before the first token."""
+"""In the order of the work; all but the last come before the first token. On the fast path
+`CONNECTOR` stands in the place of `OTHERS`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class LengthProfile:
         frames: N.
         keyframes: Slices that keep all their tokens.
         stages: One for each of `STAGES`.
+        fast_path: Everything up to the first new token where other frames are merged from the
+            frame encoder's patches; None where they are anyway, or where it gives none.
         stock: The bare model: its vision tower on all frames, and its prefill.
         first_token_seconds: From the opened file to the first new token, as measured, or None.
     """
@@ -99,6 +103,7 @@ class LengthProfile:
     keyframes: int
     stages: tuple[StageProfile, ...]
     stock: tuple[StageProfile, ...]
+    fast_path: StageProfile | None = None
     first_token_seconds: float | None = None
 
     @property
@@ -111,16 +116,6 @@ class LengthProfile:
         """The same of the bare model."""
         return total("stock model", self.stock)
 
-    @property
-    def fast_path_flops(self) -> float:
-        """`first_token` without the vision tower on other frames.
-
-        What would be left if those were merged from patches that the frame encoder has computed
-        for selection; the connector that this takes is not counted.
-        """
-        others = next(stage for stage in self.stages if stage.name == OTHERS)
-        return self.first_token.flops - others.flops
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the totals."""
         return {
@@ -129,7 +124,7 @@ class LengthProfile:
             "stages": [stage.to_dict() for stage in self.stages],
             "first_token": self.first_token.to_dict(),
             "first_token_seconds": self.first_token_seconds,
-            "fast_path_flops": self.fast_path_flops,
+            "fast_path": None if self.fast_path is None else self.fast_path.to_dict(),
             "stock": [stage.to_dict() for stage in self.stock],
             "stock_first_token": self.stock_first_token.to_dict(),
         }

@@ -33,6 +33,8 @@ class Subject:
         chunk: Slices that the vision tower sees at a time.
         prefill_chunk: Tokens of the prompt that the language model sees at a time
             (``prefill_chunk_size`` of ``generate``); None for all of them.
+        fast_path: Other frames are merged from the patches of ``encoder``
+            (``model.vtc.merge_encoder_patches()``).
     """
 
     model: Any
@@ -47,6 +49,7 @@ class Subject:
     new_tokens: int = 16
     chunk: int = 16
     prefill_chunk: int | None = None
+    fast_path: bool = False
     chunks: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Costs that were counted before, by what was counted."""
 
@@ -91,6 +94,13 @@ def on_meta(encoder: FrameEncoder) -> FrameEncoder:
         register_attention()
         moved._model.set_attn_implementation(COUNTED_ATTENTION)
     return moved
+
+
+def gives_patches(encoder: FrameEncoder) -> bool:
+    """Whether the fast path can merge what an encoder sees; only known without weights for ours."""
+    from vtc._image_encoder import ImageEncoder
+
+    return isinstance(encoder, ImageEncoder)
 
 
 def bytes_of(model: Any) -> int:

@@ -53,23 +53,28 @@ def comparison(profile: Profile) -> Table:
     titles = ["frames", "stock tokens", f"stock {unit.prefix}FLOPs", f"stock {unit.bytes_prefix}B"]
     table = _table([*titles, "fewer FLOPs", f"fast path {unit.prefix}FLOPs", "fewer"])
     for each in profile.lengths:
-        ours, stock = each.first_token, each.stock_first_token
+        ours, stock, fast = each.first_token, each.stock_first_token, each.fast_path
         table.add_row(
             f"{each.frames:,}",
             f"{stock.tokens:,}",
             unit.number(stock.flops),
             unit.held(stock.peak_memory),
             f"{stock.flops / ours.flops:.1f}x",
-            unit.number(each.fast_path_flops),
-            f"{ours.flops / each.fast_path_flops:.1f}x",
+            unit.number(fast.flops if fast else None),
+            f"{ours.flops / fast.flops:.1f}x" if fast else "-",
         )
     return table
 
 
-FAST_PATH = (
-    "Fast path: if the other frames were merged from the frame encoder's own patches, with no "
-    "vision tower on them. That takes a trained connector, which is not counted."
+_FAST_PATH = (
+    "Fast path: other frames merged from the frame encoder's own patches, with no vision tower on "
+    "them, through a connector that must be trained (--fast-path counts it by stage)."
 )
+
+
+def fast_path(profile: Profile) -> list[str]:
+    """What the fast path is, where its counts stand beside others."""
+    return [_FAST_PATH] if any(each.fast_path for each in profile.lengths) else []
 
 
 def stages(profile: Profile, each: LengthProfile) -> Table:

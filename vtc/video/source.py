@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vtc.video.decord_reader import DecordReader
 from vtc.video.errors import VideoError
+from vtc.video.keeping_reader import KeepingReader
 from vtc.video.memory_reader import MemoryReader
 from vtc.video.pyav_reader import PyAVReader
 from vtc.video.reader import Reader, VideoInfo
@@ -63,6 +64,9 @@ class VideoSource:
         frames: This many evenly spaced samples instead, at ``(k + 0.5) * duration / frames``.
         max_frames: Where there would be more samples, this many evenly spaced ones instead.
         reader: ``"pyav"`` (exact) or ``"decord"`` (refuses files that it would get wrong).
+        keep: Bytes of decoded frames that may stay in memory after they were read, the first ones
+            first. A model reads the frames of a file twice, for the selection and for the vision
+            tower: what is kept need not be decoded again. Arrays and lists are in memory anyway.
 
     Raises:
         VideoError: The file cannot be read; one line says why.
@@ -90,12 +94,15 @@ class VideoSource:
         frames: int | None = None,
         max_frames: int | None = None,
         reader: str = "pyav",
+        keep: int = 0,
     ) -> None:
         _check_options(fps, frames, max_frames, reader)
+        _check_count("keep", keep, 0)
         if isinstance(video, VideoSource):
-            if (fps, frames, max_frames) not in {(_DEFAULT_FPS, None, None), (None, None, None)}:
+            unsampled = (fps, frames, max_frames) in {(_DEFAULT_FPS, None, None), (None,) * 3}
+            if not unsampled or keep:
                 raise ValueError(
-                    "a VideoSource is sampled already: give fps, frames and max_frames to it"
+                    "a VideoSource is sampled already: give fps, frames, max_frames and keep to it"
                 )
             self.__dict__ = video.__dict__  # shared, so that warnings found by one show in both
             return
@@ -104,11 +111,13 @@ class VideoSource:
         if isinstance(video, (str, os.PathLike)):
             if frames is not None and fps not in (None, _DEFAULT_FPS):
                 raise ValueError(f"fps={fps} and frames={frames} exclude one another: give one")
-            self._reader = _READERS[reader](Path(video))
+            self._reader: Reader = _READERS[reader](Path(video))
         else:
             kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
             self._reader = kind(video, fps)
             fps = None
+        if keep and not self._reader.in_memory:
+            self._reader = KeepingReader(self._reader, keep)
         self.name = self._reader.name
         self.info = self._reader.info
         positions = sample(

@@ -42,12 +42,13 @@ class Parts:
     Attributes:
         selector: Saved with the model; it is trained with other numbers of keyframes as well.
         merger: Trained with the model, where it has parameters.
-        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP).
+        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP);
+            ``trained`` merges them from the dual encoder's patches (the fast path).
     """
 
     selector: Any = part("selector", "dks")
     merger: Any = part("merger", "dfm")
-    connector: Literal["stock", "separate"] = "stock"
+    connector: Literal["stock", "separate", "trained"] = "stock"
 
 
 @dataclass(frozen=True, kw_only=True)

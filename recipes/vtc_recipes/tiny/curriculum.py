@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from vtc_recipes.tiny.world import Format
 MOST_KEYFRAMES = 32
 SPREAD = 10_000
 """Positions that the longest videos take, and by which scenes of short ones are drawn apart."""
+CROWD = 16
+"""As how many frames each counts, at most, of a long video that shall be as crowded as those."""
 
 
 def draw_caption_format(rng: np.random.Generator, least: int, most: int) -> Format:
@@ -47,12 +50,14 @@ def draw_format(rng: np.random.Generator, done: float) -> Format:
 def draw_long_format(rng: np.random.Generator) -> Format:
     """The format of a batch once everything is learned that short videos teach."""
     chance, spread = rng.random(), SPREAD if rng.random() < 0.3 else 0
+    crowd = CROWD if rng.random() < 0.7 else 1
     frames = _pick(rng, 512, 1024, 1024, 1024, 2048)
     if chance < 0.6:
-        return _buried(rng, frames, spread)
+        return replace(_buried(rng, frames, spread), crowd=crowd)
     if chance < 0.75:  # as it is in the end: one question, and the keyframes for it
         scenes = _between(rng, frames // 12, frames // 6)
-        return Format(frames, scenes, _between(rng, 4, MOST_KEYFRAMES), spread=spread, alone=True)
+        keyframes = _between(rng, 4, MOST_KEYFRAMES)
+        return Format(frames, scenes, keyframes, spread=spread, alone=True, crowd=crowd)
     return _merged(rng, 1.0, spread) if chance < 0.9 else draw_format(rng, 0.52)
 
 

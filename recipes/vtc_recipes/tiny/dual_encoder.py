@@ -21,30 +21,31 @@ from vtc_recipes.tiny.stage import Stage
 SAME_SCENE = 0.85
 """The threshold of ``dks``: frames of a scene shall be above it, of two scenes below."""
 _TEMPERATURE = 0.1
-_COLOUR_MATCH = 0.25
+_COLOUR_MATCH = 0.5
 """How much a text is about frames that show but the colour it names: the shape comes first."""
-_TEXTS = (
-    "What colour is the {shape}?",
-    "What colour is the first {shape}?",
-    "What colour is the last {shape}?",
-    "Which shape is {colour} in the scene after the {shape}?",
-    "What is behind the {shape}?",
-    "{shape}",
-)
+_TEXTS = {
+    "What colour is the {shape}?": 0.1,
+    "What colour is the first {shape}?": 0.1,
+    "What colour is the last {shape}?": 0.1,
+    "Which shape is {colour} in the scene after the {shape}?": 0.5,
+    "What is behind the {shape}?": 0.1,
+    "{shape}": 0.1,
+}
+"""And how often each is learned: most often the one that names two things."""
 
 
 def draw_texts(rng: np.random.Generator, count: int) -> tuple[list[str], Tensor, Tensor]:
     """Random texts, the shape of each ``[count]`` and its colour ``[count]``, 0 for none."""
-    kinds = rng.integers(len(_TEXTS), size=count).tolist()
+    chosen = rng.choice(tuple(_TEXTS), size=count, p=tuple(_TEXTS.values())).tolist()
     shapes = rng.integers(len(SHAPES), size=count).tolist()
     colours = rng.integers(len(COLOURS), size=count).tolist()
     texts = [
-        _TEXTS[kind].format(shape=SHAPES[shape], colour=tuple(COLOURS)[colour])
-        for kind, shape, colour in zip(kinds, shapes, colours, strict=True)
+        text.format(shape=SHAPES[shape], colour=tuple(COLOURS)[colour])
+        for text, shape, colour in zip(chosen, shapes, colours, strict=True)
     ]
     numbers = [
-        1 + colour if "{colour}" in _TEXTS[kind] else 0
-        for kind, colour in zip(kinds, colours, strict=True)
+        1 + colour if "{colour}" in text else 0
+        for text, colour in zip(chosen, colours, strict=True)
     ]
     return texts, 1 + torch.tensor(shapes), torch.tensor(numbers)
 
@@ -53,6 +54,13 @@ def embed_frames(model: Any, pixels: Tensor) -> Tensor:
     """``[n, 3, 48, 48]`` to ``[n, 64]`` of length one."""
     features = model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
     return F.normalize(features, dim=-1)
+
+
+def embed_patches(model: Any, pixels: Tensor) -> Tensor:
+    """``[n, 3, 48, 48]`` to ``[n, 36, C]``, the patches that embeddings are made of."""
+    found = model.get_image_features(pixel_values=pixels, return_dict=True)
+    patches: Tensor = found.last_hidden_state[:, 1:]
+    return patches
 
 
 def embed_texts(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
@@ -107,7 +115,7 @@ def retrieval(model: Any, tokenizer: Any, bank: Bank) -> dict[str, float]:
         )
         for number in (2, 5)
     )
-    questions = [_TEXTS[0].format(shape=shape) for shape in SHAPES]
+    questions = [f"What colour is the {shape}?" for shape in SHAPES]
     cosines = embed_texts(model, tokenizer, questions).cpu() @ frames.T
     found = []
     for number, row in enumerate(cosines, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,10 +10,24 @@ from torch import Tensor
 
 from vtc_recipes.synthetic import SyntheticVideo
 from vtc_recipes.tiny.bank import FRAMES, Bank, place_in_bank, to_pixels
-from vtc_recipes.tiny.dual_encoder import embed_frames
+from vtc_recipes.tiny.dual_encoder import embed_frames, embed_patches
 from vtc_recipes.tiny.pretext import encode_patches
 
 _TOGETHER = 256
+
+
+@dataclass(frozen=True)
+class Features:
+    """The patches of all frames of a bank.
+
+    Attributes:
+        kept: ``[rows, 36, 96]``, of the VLM's tower: what its projector takes for keyframes.
+        merged: ``[rows, 36, C]``, what the connector takes for merged frames: the same, or the
+            patches of the dual encoder (the fast path).
+    """
+
+    kept: Tensor
+    merged: Tensor
 
 
 @torch.no_grad()
@@ -31,6 +46,13 @@ def embeddings_of(dual_encoder: Any, bank: Bank) -> Tensor:
     """``[S * FRAMES, 64]`` float32 of length one, what the selector takes."""
     parts = (to_pixels(part).to(dual_encoder.device) for part in _parts(bank))
     return torch.cat([embed_frames(dual_encoder, part).cpu() for part in parts])
+
+
+@torch.no_grad()
+def encoder_patches_of(dual_encoder: Any, bank: Bank) -> Tensor:
+    """``[S * FRAMES, 36, C]`` float16, what the fast path merges."""
+    parts = (to_pixels(part).to(dual_encoder.device) for part in _parts(bank))
+    return torch.cat([embed_patches(dual_encoder, part).half().cpu() for part in parts])
 
 
 def _parts(bank: Bank) -> tuple[Tensor, ...]:

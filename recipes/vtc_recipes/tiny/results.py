@@ -2,7 +2,8 @@
 
 ``python -m vtc_recipes.tiny.results runs/tiny_vlm_0 runs/tiny_vlm_1 --out docs/results/tiny``
 
-Needles differ from seed to seed, so that the answers of all seeds are independent. What is done
+Needles differ from seed to seed and from depth to depth, so that all answers about videos of a
+length are independent; those of all lengths are about the same needles. What is done
 stays in ``RUN/needles``: each run may be examined by a process of its own, and a
 stopped one goes on.
 """
@@ -32,7 +33,7 @@ STAGE = LongAnswers.name
 """The last of the recipe, whose models are examined."""
 KEYFRAMES = {64: 8}
 """Of haystacks of a length; 32 of all others."""
-_SEEDS_APART = 10_000
+_SEEDS_APART, _DEPTHS_APART = 10_000, 100
 
 
 def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> list[dict[str, Any]]:
@@ -50,13 +51,17 @@ def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> li
         model.vtc.selector = registry.build_part(
             "selector", vtc.selector("dks", keyframes=keyframes)
         )
-        chosen = make_cases(
-            [length],
-            [number / max(1, depths - 1) for number in range(depths)],
-            cases,
-            kinds=KINDS,
-            seed=seed * _SEEDS_APART,
-        )
+        chosen = [
+            case
+            for number in range(depths)
+            for case in make_cases(
+                [length],
+                [number / max(1, depths - 1)],
+                cases,
+                kinds=KINDS,
+                seed=seed * _SEEDS_APART + number * _DEPTHS_APART,
+            )
+        ]
         score = accuracy(model, model.vtc.processor, max_new_tokens=2, do_sample=False)
         settings = {
             "selector": registry.spec_of(model.vtc.selector),

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vtc import TokenMerger, registry
 from vtc.wrapped_class import toolkit_of
+from vtc_recipes.tiny.features import Features
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
 
 _POOLED = 9
@@ -34,6 +35,8 @@ class Dialogue:
         turns: Questions and their answers.
         gaps: ``[N]`` int64, positions that are left out before each frame, so that a short video
             is as far spread as a long one; None for none.
+        crowd: ``[N]`` float32, as how many frames each counts where it is attended to, so that a
+            short video is as crowded as a long one; None for one. Keyframes are never crowded.
     """
 
     rows: Tensor
@@ -42,6 +45,7 @@ class Dialogue:
     embedding: Tensor
     turns: Sequence[tuple[str, str]]
     gaps: Tensor | None = None
+    crowd: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def merge_dfm(merger: Any, merges: Merges) -> Tensor:
 
 
 def video_tokens(
-    vlm: Any, features: Tensor, dialogues: Sequence[Dialogue], queries: Tensor | None
+    vlm: Any, features: Features, dialogues: Sequence[Dialogue], queries: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The visual tokens of a batch of videos, each once, and where they stand.
 
@@ -158,7 +162,7 @@ def video_tokens(
 
     Args:
         vlm: Wrapped.
-        features: ``[rows, 36, 96]``, the patches of a feature bank.
+        features: Of a bank; ``merged`` as the wrapped model's connector takes it.
         dialogues: Of videos that are all equally long, N frames.
         queries: ``[B, Dq]``, as the merger takes them.
 
@@ -169,12 +173,12 @@ def video_tokens(
     toolkit, device = toolkit_of(vlm), vlm.device
     projector = vlm.model.multi_modal_projector
     own: Any = toolkit.connector
-    connector = projector if own is None else own.projectors[0]
+    connector = getattr(own, "projectors", [own or projector])[0]
     rows, of_frames = torch.unique(torch.stack([d.rows for d in dialogues]), return_inverse=True)
     is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
     for row, dialogue in zip(is_key, dialogues, strict=True):
         row[dialogue.keyframes] = True
-    patches = features[rows].to(device, torch.float32)
+    patches = features.kept[rows].to(device, torch.float32)
     (kept,), of_kept = _unique(of_frames[is_key][:, None])
     pooled = vlm.model.apply_pooling(projector(patches[kept])).flatten(0, 1)
     numbers = torch.arange(is_key.shape[1])
@@ -184,7 +188,7 @@ def video_tokens(
     different = torch.stack([videos, of_frames, reference], -1)[~is_key]
     (video, frame, key), of_merges = _unique(different)
     with torch.autocast(device.type, enabled=False):  # temperature 0.01 leaves bfloat16 no digits
-        dense = connector(patches)
+        dense = connector(features.merged[rows].to(device, torch.float32))
         found = Merges(video, dense[frame], dense[key.clamp(min=0)], (key >= 0).to(device), queries)
         merged = merge(toolkit.merger, found)
     counts = torch.tensor([len(tokens) for tokens in merged])
@@ -232,13 +236,13 @@ def lay_out(
 
 
 def forward(
-    vlm: Any, tokenizer: Any, features: Tensor, dialogues: Sequence[Dialogue]
+    vlm: Any, tokenizer: Any, features: Features, dialogues: Sequence[Dialogue]
 ) -> tuple[Tensor, Tensor, TextBatch]:
     """Run the language model over a batch of videos that are all equally long.
 
     Args:
         vlm: Wrapped; its merger and connector make the tokens of merged frames.
-        features: ``[rows, 36, 96]``, the patches of a feature bank.
+        features: Of a bank; ``merged`` as the wrapped model's connector takes it.
 
     Returns:
         Logits ``[L, vocabulary]`` of the learned places, their labels ``[L]``, and the texts.
@@ -261,6 +265,8 @@ def forward(
     )
     positions = torch.cat([positions, 1 + positions[:, -1:] + texts.places], 1)
     mask = _mask(F.pad(index < 0, (1, 0)), texts.turns).to(device)
+    if any(dialogue.crowd is not None for dialogue in dialogues):
+        mask = _crowded(mask, lengths, dialogues)
     states = vlm.model.language_model(
         inputs_embeds=inputs,
         position_ids=F.pad(positions, (1, 0)).to(device),
@@ -293,3 +299,16 @@ def _mask(padding: Tensor, turns: Tensor) -> Tensor:
     allowed = causal & same & ~hidden[:, None, :]
     # A row that sees nothing would be NaN: padding sees itself.
     return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
+
+
+def _crowded(mask: Tensor, lengths: Tensor, dialogues: Sequence[Dialogue]) -> Tensor:
+    """A mask to add: a token that counts as c tokens gets log c, for a softmax the same as c."""
+    rows = []
+    for length, dialogue in zip(lengths, dialogues, strict=True):
+        crowd = torch.ones(len(length)) if dialogue.crowd is None else dialogue.crowd.clone()
+        crowd[dialogue.keyframes] = 1
+        rows.append(torch.repeat_interleave(crowd.log(), length).flip(0))
+    visual = pad_sequence(rows, batch_first=True).flip(1)
+    after = mask.shape[-1] - 1 - visual.shape[1]  # the user's mark is before them
+    weight = F.pad(visual, (1, after)).to(mask.device)[:, None, None]
+    return torch.where(mask, weight, float("-inf"))

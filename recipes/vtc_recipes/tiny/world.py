@@ -17,7 +17,7 @@ from vtc import registry
 from vtc_recipes.synthetic import Example, SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import choose_turns, describe
 from vtc_recipes.tiny.dual_encoder import embed_texts
-from vtc_recipes.tiny.features import rows_of
+from vtc_recipes.tiny.features import Features, rows_of
 from vtc_recipes.tiny.needles import bury
 from vtc_recipes.tiny.sequences import Dialogue
 
@@ -34,6 +34,7 @@ class Format:
         spread: By how many positions, at most, the video is drawn apart.
         alone: Whether the video has one question, for which it is merged, and no others.
         buried: Whether its questions are about a few scenes of many, as `needles.bury` makes it.
+        crowd: As how many frames, at most, each counts that does not matter.
     """
 
     frames: int
@@ -43,6 +44,7 @@ class Format:
     spread: int = 0
     alone: bool = False
     buried: bool = False
+    crowd: int = 1
 
 
 class World:
@@ -51,7 +53,7 @@ class World:
     Args:
         split: Of the scenes.
         scenes: How many.
-        patches: As `features.patches_of` gives them.
+        features: Of these scenes.
         embeddings: As `features.embeddings_of` gives them.
         dual_encoder: What made them, for the queries, and its tokenizer.
     """
@@ -60,12 +62,12 @@ class World:
         self,
         split: str,
         scenes: int,
-        patches: Tensor,
+        features: Features,
         embeddings: Tensor,
         dual_encoder: Any,
         tokenizer: Any,
     ) -> None:
-        self.split, self.scenes, self.patches = split, scenes, patches
+        self.split, self.scenes, self.features = split, scenes, features
         self._embeddings = embeddings
         self._embedded = cache(lambda text: _embed(dual_encoder, tokenizer, text))
 
@@ -93,8 +95,9 @@ class World:
             else choose_turns(rng, example, keyframes.tolist())
         )
         gaps = draw_gaps(rng, example, form.spread) if form.spread else None
+        crowd = draw_crowd(rng, example, form.crowd) if form.crowd > 1 else None
         embedding = self._embedded(own.text)
-        return Dialogue(rows, keyframes, own.text, embedding, turns, gaps)
+        return Dialogue(rows, keyframes, own.text, embedding, turns, gaps, crowd)
 
     def _example(self, rng: np.random.Generator, form: Format, kind: str) -> Example:
         return make_example(
@@ -149,3 +152,14 @@ def draw_gaps(rng: np.random.Generator, example: Example, spread: int) -> Tensor
     for place in chosen.tolist():
         gaps[place] = int(np.exp(rng.uniform(0, np.log(spread))))
     return gaps
+
+
+def draw_crowd(rng: np.random.Generator, example: Example, most: int) -> Tensor:
+    """As how many frames each counts: one where the question is about it, up to ``most`` elsewhere.
+
+    The other questions about a video are about its keyframes, which are never crowded.
+    """
+    crowd = torch.full((len(example.video),), float(np.exp(rng.uniform(0, np.log(most)))))
+    for first, end in example.question.evidence:
+        crowd[first:end] = 1
+    return crowd
