@@ -65,9 +65,11 @@ def count(
 def fast_path(subject: Subject, frames: int, keyframes: int) -> StageProfile | None:
     """What reading a video would cost on the fast path; None where that is counted anyway.
 
-    It is not counted either where the frame encoder gives no patches.
+    It is not counted either where the frame encoder gives no patches, or where the selector looks
+    through one of its own.
     """
-    if subject.fast_path or subject.encoder is None or not gives_patches(subject.encoder):
+    encoder = subject.encoder if subject.selector.encoder is None else None
+    if subject.fast_path or encoder is None or not gives_patches(encoder):
         return None
     return count(replace(subject, fast_path=True), frames, keyframes).first_token
 
