@@ -156,6 +156,13 @@ def test_foreign_folders_are_refused(model, tmp_path):
         vtc.from_pretrained(tmp_path)
 
 
+def test_an_encoder_of_another_width_is_refused(model, processor, encoder, tmp_path):
+    trained(model, processor, encoder, tmp_path)
+    other = vtc.testing.tiny_encoder(dim=24)
+    with pytest.raises(ValueError, match=r"is \[32, 16\] in .* and \[32, 24\] here"):
+        vtc.from_pretrained(tmp_path, encoder=other)
+
+
 def test_missing_merger_tensors_are_named(model, processor, encoder, tmp_path):
     vtc.wrap(model, "uniform", "q_former", processor=processor, encoder=encoder)
     vtc.save_pretrained(model, tmp_path)

@@ -63,3 +63,12 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_shipped_model_is_asked_as_the_page_says():
+    page = (ROOT / "docs" / "niah.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```python\n(.*?)^```$", page, re.S | re.M)
+    (code,) = (block for block in found if "load_trained" in block)
+    space: dict = {}
+    exec(compile(code, "niah.md", "exec"), space)
+    assert space["answer"].text == space["example"].question.answer

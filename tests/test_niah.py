@@ -349,6 +349,21 @@ def test_results_of_something_else_are_not_continued(tmp_path):
         run(CASES[1:], Scorer(), tmp_path, {"selector": "x"})
 
 
+def test_a_run_that_failed_at_once_blocks_no_folder(tmp_path):
+    def fail(case):
+        raise OSError("no such file")
+
+    with pytest.raises(OSError):
+        run(CASES, fail, tmp_path, {"selector": "x"})
+    assert len(run(CASES[1:], Scorer(), tmp_path, {"selector": "y"})) == len(CASES) - 1
+
+
+@pytest.mark.parametrize("prompt", ["{question} {foo}", "{0}", "{question"])
+def test_a_prompt_with_something_else_in_braces_is_refused(prompt):
+    with pytest.raises(ValueError, match="allowed in braces are {question} and {choices}"):
+        accuracy(None, None, prompt)
+
+
 def test_cells_are_means_of_cases(tmp_path):
     records = run(CASES, Scorer(), tmp_path, {})
     cells = json.loads((tmp_path / "results.json").read_text())
@@ -472,7 +487,7 @@ def test_the_documentation_names_options_that_there_are():
 def test_the_python_of_the_documentation_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "niah.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.S | re.M)
+    code, _ = re.findall(r"^```python\n(.*?)^```$", page, flags=re.S | re.M)
     space: dict = {}
     exec(code, space)
     for line in code.splitlines():

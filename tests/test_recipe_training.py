@@ -302,3 +302,9 @@ def test_errors_of_the_command_are_short(tmp_path):
     listed = run_vtc("recipes", "--json", cwd=tmp_path)
     names = {file["name"] for file in json.loads(listed.stdout)}
     assert {"smoke", "vilamp_long", "zero3", "fsdp2"} <= names
+
+
+def test_a_stage_that_was_not_trained_yet_is_named(smoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no folder runs/vilamp_short here: train the stage that"):
+        open_model(smoke("model.name=runs/vilamp_short"))

@@ -28,7 +28,7 @@ from vtc_recipes.tiny.curriculum import (
     draw_long_format,
 )
 from vtc_recipes.tiny.dual_encoder import embed_patches
-from vtc_recipes.tiny.evaluate import asking, evaluate, examples, wilson
+from vtc_recipes.tiny.evaluate import asking, evaluate, examples, main, wilson
 from vtc_recipes.tiny.features import Features, embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
 from vtc_recipes.tiny.needles import NEEDLES, bury
@@ -388,3 +388,9 @@ def test_the_shipped_model_answers_questions_about_unseen_videos() -> None:
     assert found["all"]["accuracy"] >= 0.7  # chance is 0.16
     files = [file for file in WEIGHTS.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 10e6
+
+
+def test_a_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", "nowhere"])
+    assert "model 'nowhere' is neither a folder here" in capsys.readouterr().err

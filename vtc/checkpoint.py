@@ -208,7 +208,7 @@ class MissingEncoder:
     def _raise(self, _: object) -> Tensor:
         raise ValueError(
             "the model was saved with a frame encoder that was an object; pass one like it: "
-            "vtc.from_pretrained(folder, encoder=...)"
+            "vtc.from_pretrained(folder, encoder=...), or --encoder on the command line"
         )
 
     encode_frames = encode_text = encode_text_raw = _raise
@@ -242,6 +242,13 @@ def _load_toolkit(
             f"the weights in {folder} do not fit its {CONFIG_NAME}: tensors missing: "
             f"{missing}, unexpected: {extra}"
         )
+    for key, value in found.items():
+        if value.shape != wanted[key].shape:
+            raise ValueError(
+                f"{key} is {list(value.shape)} in {folder} and {list(wanted[key].shape)} here: a "
+                "merger or connector that was trained on a frame encoder needs one of the same "
+                f"widths, and {toolkit.encoder.name} is another"
+            )
     toolkit.load_state_dict({**toolkit.state_dict(), **found})
 
 

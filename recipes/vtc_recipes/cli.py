@@ -102,11 +102,15 @@ def recipes(
     if as_json:
         print(json.dumps([{**asdict(file), "path": str(file.path)} for file in files], indent=2))
         return
+    if paths:
+        for file in files:
+            print(f"{file.kind:<12}{file.path}")  # whole, however long
+        return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for title in ("kind", "name", "path" if paths else "what it is"):
+    for title in ("kind", "name", "what it is"):
         table.add_column(title, overflow="fold")
     for file in files:
-        table.add_row(file.kind, file.name, str(file.path) if paths else file.summary)
+        table.add_row(file.kind, file.name, file.summary)
     Console(highlight=False).print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -57,6 +58,11 @@ def _open(name: str, recipe: Recipe, meta: bool) -> tuple[Any, Any, Any]:
     """A stock model, its processor, and the toolkit that it was saved with, if any."""
     import transformers
 
+    if name.startswith("runs/") and not os.path.isdir(name):
+        raise ValueError(
+            f"model.name: there is no folder {name} here: train the stage that makes it first (vtc "
+            f"train {os.path.basename(name)}), or set model.name to a model that you have"
+        )
     dtype = getattr(torch, recipe.model.dtype)
     processor = transformers.AutoProcessor.from_pretrained(name)
     auto = transformers.AutoModelForImageTextToText

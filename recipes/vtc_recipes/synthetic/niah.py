@@ -86,7 +86,17 @@ def accuracy(
     Returns:
         A `Score`, whose records hold ``text``, the answer, ``covered``, whether the keyframes hold
         the evidence, and ``warnings``, what was lost while reading.
+
+    Raises:
+        ValueError: Something else stands in the prompt's braces.
     """
+
+    try:
+        prompt.format(question="", choices="")
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            f"prompt={prompt!r}: allowed in braces are {{question}} and {{choices}}"
+        ) from error
 
     def score(case: Case) -> dict[str, Any]:
         asked = prompt.format(question=case.question, choices=", ".join(case.choices))
@@ -180,7 +190,7 @@ def _plain(text: str) -> str:
 def _claim(folder: Path, cases: Sequence[Case], settings: dict[str, Any]) -> None:
     """Write down what is run here, or check that it is what was run here before."""
     kept_cases, kept_settings = folder / "cases.jsonl", folder / "settings.json"
-    if kept_settings.exists():
+    if kept_settings.exists() and read_records(folder / "records.jsonl"):
         if read_cases(kept_cases) != list(cases):
             raise ValueError(f"{folder} holds results of other cases: give another folder")
         if (before := json.loads(kept_settings.read_text(encoding="utf-8"))) != settings:

@@ -121,7 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"unknown kinds {', '.join(unknown)}; known: {', '.join(KINDS)}")
     selector = part_choice("dks", given.selector, [], given.keyframes)
     merger = part_choice("dfm", given.merger, [])
-    model, processor = load_model(given.model, selector, merger, given.encoder, "cpu", "auto")
+    try:
+        model, processor = load_model(given.model, selector, merger, given.encoder, "cpu", "auto")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     asked = examples(given.examples, given.frames, given.split, kinds=kinds)
     found = evaluate(asking(model, processor), asked)
     settings = {
