@@ -308,3 +308,16 @@ def test_a_stage_that_was_not_trained_yet_is_named(smoke, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no folder runs/vilamp_short here: train the stage that"):
         open_model(smoke("model.name=runs/vilamp_short"))
+
+
+def test_the_dry_run_says_which_data_are_missing(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command("train", "smoke", "--dry-run")
+    assert code == 0 and "data.sources.0.path: there is no synthetic/train.jsonl here yet" in out
+    code, out, _ = command("train", "smoke", "--dry-run", "data.sources.0.path=null")
+    assert code == 0 and "data.sources.0.path: it is not set yet" in out
+    write_dataset("synthetic", videos=4, seed=0)
+    code, out, _ = command("train", "smoke", "--dry-run")
+    assert code == 0 and "data.sources" not in out
+    code, _, err = command("train", "smoke", "foo=1")
+    assert code == 1 and "smoke.yaml with what is set behind it has 1 error" in err

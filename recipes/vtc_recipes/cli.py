@@ -39,7 +39,8 @@ def train(
     values = apply_overrides(load_yaml(path), settings or ())
     # Stages that each train something of its own, or one model that is wrapped.
     run = _stages if "stages" in values else _wrapped
-    run(values, str(path), dry_run=dry_run, resume=resume, as_json=as_json)
+    label = f"{path} with what is set behind it" if settings else str(path)
+    run(values, label, dry_run=dry_run, resume=resume, as_json=as_json)
 
 
 def _wrapped(
@@ -58,6 +59,10 @@ def _wrapped(
         total = sum(size.bytes for size in sizes)
         note = "in all; ZeRO-3 and FSDP2 divide it by the number of processes."
         _print_sizes(sizes, total, note, as_json)
+        for number, source in enumerate(chosen.data.sources if not as_json else ()):
+            if source.share and not (source.path and Path(source.path).exists()):
+                what = f"there is no {source.path} here" if source.path else "it is not set"
+                print(f"data.sources.{number}.path: {what} yet")
         return
     from vtc_recipes.training import train as run
 
