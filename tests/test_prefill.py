@@ -135,6 +135,16 @@ def test_a_generation_config_is_left_alone(model, processor, encoder, make_input
     assert config.prefill_chunk_size is None and config.max_length == 300
 
 
+def test_pieces_are_left_alone_where_their_mask_takes_more_than_they_save(case):
+    model, inputs = case
+    _, lengths = answer(model, inputs)
+    config = model.config.get_text_config()
+    config.intermediate_size = 8
+    model.vtc.prefill_chunk = 20
+    _, again = answer(model, inputs)
+    assert again == lengths
+
+
 @pytest.mark.parametrize("tokens", [0, -1, 2.5, True])
 def test_an_impossible_size_is_refused(model, processor, encoder, tokens):
     vtc.wrap(model, "uniform", "dfm", processor=processor, encoder=encoder)

@@ -17,6 +17,7 @@ from vtc.report import Recorder
 
 if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
+    from vtc.video_adapter import VideoAdapter
 
 _READ_AT_ONCE = (
     "prefill_chunk_size",  # the caller knows better
@@ -107,13 +108,28 @@ def _read_in_pieces(model: Any, toolkit: Toolkit, arguments: dict[str, Any], len
     would compile, or where what all tokens gave is wanted.
     """
     size = toolkit.prefill_chunk
-    if size is None or length <= size or not toolkit.adapter.causal or _PIECES_FAIL:
+    if size is None or length <= size or _PIECES_FAIL:
+        return
+    if not pieces_pay(model.config.get_text_config(), toolkit.adapter, size):
         return
     if any(_setting(model, arguments, name, None) for name in _READ_AT_ONCE):
         return
     static = getattr(given_cache(arguments), "is_compileable", False)
     if _setting(model, arguments, "use_cache", True) and not static:
         _set(arguments, "prefill_chunk_size", size)
+
+
+def pieces_pay(config: Any, adapter: VideoAdapter, size: int) -> bool:
+    """Whether a prompt may be read ``size`` tokens at a time, and takes less memory then.
+
+    A token that a feed-forward layer need not see at the same time saves three rows as wide as
+    that layer; every piece but the first takes a row of a mask, ``size`` wide, for each token.
+
+    Args:
+        config: Of the language model.
+    """
+    width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return adapter.causal and 3 * width > 2 * size
 
 
 def _set(arguments: dict[str, Any], name: str, value: Any) -> None:

@@ -37,7 +37,8 @@ class Toolkit(nn.Module):
         chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
             never the result.
         prefill_chunk: Tokens of the shortened prompt that ``generate`` lets the language model see
-            at a time; None for all of them. It changes memory, speed, and results by rounding.
+            at a time, where that saves memory; None for all of them. It changes memory, speed, and
+            results by rounding.
         report: What the last call did; None before the first.
         progress: Called with (stage, done, total) while frames are read; None for silence.
     """

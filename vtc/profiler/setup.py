@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vtc import registry
+from vtc.generation import pieces_pay
 from vtc.profiler.count import count
 from vtc.profiler.measure import DrawnFrames, measure, measured
 from vtc.profiler.shapes import empty_model
@@ -39,8 +40,8 @@ class Settings:
         question: What is asked where the model really runs.
         new_tokens: The length of the answer.
         chunk: Slices that the vision tower sees at a time.
-        prefill_chunk: Tokens of the prompt that the language model sees at a time, in families
-            where it can be; None for all.
+        prefill_chunk: Tokens of the prompt that the language model sees at a time, where that is
+            possible and saves memory; None for all.
         fast_path: Merge other frames from the frame encoder's patches.
     """
 
@@ -168,6 +169,8 @@ def _subject(
     query_dim: int | None,
     settings: Settings,
 ) -> Subject:
+    size = settings.prefill_chunk
+    in_pieces = size is not None and pieces_pay(model.config.get_text_config(), adapter, size)
     return Subject(
         model=model,
         processor=processor,
@@ -180,7 +183,7 @@ def _subject(
         text_tokens=settings.text_tokens,
         new_tokens=settings.new_tokens,
         chunk=settings.chunk,
-        prefill_chunk=settings.prefill_chunk if adapter.causal else None,
+        prefill_chunk=size if in_pieces else None,
         fast_path=settings.fast_path,
     )
 
