@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vtc
+from vtc.testing.families import FAMILIES
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,17 @@ def make_video():
 def make_inputs(processor):
     """What the stock processor makes of videos (of one length), images and questions."""
     return functools.partial(vtc.testing.stock_inputs, processor)
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda suite: suite.family)
+def case(request, encoder):
+    """A wrapped model of each family, and inputs of its stock processor: six slices, two kept."""
+    suite = request.param()
+    model, processor = suite.build()
+    chosen = vtc.selector("uniform", keyframes=2)
+    vtc.wrap(model, chosen, "dfm", processor=processor, encoder=encoder)
+    frames = 6 * model.vtc.adapter.frames_per_slice
+    return model, suite.inputs(processor, [suite.video(frames, 1)], ["What is red?"])
 
 
 @pytest.fixture

@@ -11,25 +11,8 @@ import torch
 import vtc
 from vtc.connector import projecting_through
 from vtc.preparing import prepare
-from vtc.testing.families import FAMILIES
 
 KEYFRAMES = 2
-
-
-@pytest.fixture(params=FAMILIES, ids=lambda suite: suite.family)
-def case(request, encoder):
-    """A wrapped model of each family, and inputs of its stock processor with six slices."""
-    suite = request.param()
-    model, processor = suite.build()
-    vtc.wrap(
-        model,
-        vtc.selector("uniform", keyframes=KEYFRAMES),
-        "dfm",
-        processor=processor,
-        encoder=encoder,
-    )
-    frames = 6 * model.vtc.adapter.frames_per_slice
-    return model, suite.inputs(processor, [suite.video(frames, 1)], ["What is red?"])
 
 
 def features(model, inputs):

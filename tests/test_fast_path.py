@@ -11,21 +11,8 @@ import vtc
 from vtc.encoder_patches import PatchKeeper
 from vtc.preparing import prepare
 from vtc.testing import tiny_encoder
-from vtc.testing.families import FAMILIES
 
 SLICES = 6
-
-
-@pytest.fixture(params=FAMILIES, ids=lambda suite: suite.family)
-def case(request, encoder):
-    """A wrapped model of each family, and inputs of its stock processor with six slices."""
-    suite = request.param()
-    model, processor = suite.build()
-    vtc.wrap(
-        model, vtc.selector("uniform", keyframes=2), "dfm", processor=processor, encoder=encoder
-    )
-    frames = SLICES * model.vtc.adapter.frames_per_slice
-    return model, suite.inputs(processor, [suite.video(frames, 1)], ["What is red?"])
 
 
 def take(model):
