@@ -140,6 +140,18 @@ def test_dfm_is_eq_5_to_10(name, redundancy_weight, temperature, seed):
     torch.testing.assert_close(merger(*inputs), slow_dfm(merger, *inputs), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("at_once", [1, 4], ids=["as on the CPU", "as elsewhere"])
+@pytest.mark.parametrize("name", ["dfm", "dfm learned"])
+def test_dfm_of_many_patches_and_of_a_few_frames_at_once(name, at_once, monkeypatch):
+    monkeypatch.setattr("vtc_mergers.dfm.frames_at_once", lambda device: at_once)
+    merger = built(name).double()
+    inputs = frames_for(merger, patches=130, dtype=torch.float64)  # more than stay in the cache
+    with torch.no_grad():
+        merged = merger(*inputs)
+    torch.testing.assert_close(merged, slow_dfm(merger, *inputs), rtol=0, atol=1e-9)
+    assert merger.weights(*inputs).shape == (5, 1, 130)
+
+
 @pytest.mark.parametrize("name", ["dfm", "dfm learned"])
 def test_released_references_are_the_frame_itself_before_the_first_keyframe(name):
     merger = built(name)
@@ -293,6 +305,8 @@ def test_a_reference_that_is_not_there_is_not_looked_at(name):
     patches, reference, known, query = frames_for(merger)
     plain = merger(patches, reference, known, query)
     reference[~known] = math.nan
+    with torch.no_grad():
+        assert torch.equal(merger(patches, reference, known, query), plain)
     patches.requires_grad_()
     merged = merger(patches, reference, known, query)
     assert torch.equal(merged, plain)

@@ -1,18 +1,30 @@
-"""What mergers compute alike: in at least float32, and one frame at a time.
+"""What mergers compute alike: in at least float32, and on the CPU one frame at a time.
 
 Frames are merged one after another because a batched matrix product may round otherwise for
-another number of frames, and the chunk size must never change a result.
+another number of frames, and the chunk size must never change a result. On other devices the
+vision tower rounds otherwise for another chunk in any case, and each operation has to be launched.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
 _LEAST = 1e-8
 """The least length that a vector is divided by."""
+_AT_ONCE = 4
+"""Frames merged at once where launches are dear; float32 copies of so many are alive."""
+
+
+_ROWS_IN_CACHE = 128
+
+
+def frames_at_once(device: torch.device) -> int:
+    """How many frames are merged by the same operations."""
+    return 1 if device.type == "cpu" else _AT_ONCE
 
 
 def exact_dtype(*tensors: Tensor) -> torch.dtype:
@@ -24,15 +36,24 @@ def exact_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines of rows ``[M, D]`` with one vector ``[D]`` or with as many rows ``[M, D]``: ``[M]``.
+    """Cosines of rows ``[..., M, D]`` with a vector ``[D]`` or as many rows: ``[..., M]``.
 
-    In at least float32; 0 for zero vectors. Matrix products, which read their input once, where
-    `torch.nn.functional.cosine_similarity` writes several copies of it.
+    In at least float32; 0 for zero vectors. On the CPU a few rows at a time, so that products and
+    copies in another dtype stay in its cache.
     """
+    rows = _ROWS_IN_CACHE if a.device.type == "cpu" else a.shape[-2]
+    others = repeat(b) if b.ndim == 1 else b.split(rows, dim=-2)
+    return torch.cat(
+        [_cosines(some, other) for some, other in zip(a.split(rows, dim=-2), others, strict=False)],
+        dim=-1,
+    )
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
     exact = exact_dtype(a, b)
     a, b = a.to(exact), b.to(exact)
     with without_autocast(a.device):
-        dots = a @ b if b.ndim == 1 else (a[:, None] @ b[:, :, None])[:, 0, 0]
+        dots = a @ b if b.ndim == 1 else (a * b).sum(dim=-1)
     lengths = [torch.linalg.vector_norm(x, dim=-1).clamp(min=_LEAST) for x in (a, b)]
     found: Tensor = dots / (lengths[0] * lengths[1])
     return found
@@ -45,7 +66,7 @@ def apply(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, frame: Tensor) -> Tensor:
-    """The tokens ``[T, D]`` of weights ``[T, M]`` and patches ``[M, D]``, in the patches' dtype."""
+    """Tokens ``[..., T, D]`` of weights ``[..., T, M]`` and patches ``[..., M, D]``, as these."""
     with without_autocast(frame.device):
         return (weights @ frame.to(weights.dtype)).to(frame.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from vtc.part import require
 from vtc.token_merger import TokenMerger
-from vtc_mergers._arithmetic import apply, cosines, exact_dtype, weighted_sum
+from vtc_mergers._arithmetic import apply, cosines, frames_at_once, weighted_sum
 from vtc_mergers._checks import (
     check_patches,
     check_query,
@@ -33,13 +34,14 @@ class DFM(TokenMerger):
     is that code's. It also learns the temperature, which is an option here. ``linear_k`` and
     ``linear_ik`` have a zero gradient when no frame of a call has a reference.
 
-    Time O(n M D), learned O(n M D^2). Frames are merged one after another, for the same result
-    whatever the chunk: memory is O(M D) beside the input, and no M x M matrix is formed.
+    Time O(n M D), learned O(n M D^2). On the CPU frames are merged one after another, for the same
+    result whatever the chunk, elsewhere a few at once: memory is O(M D) beside the input, and no
+    M x M matrix is formed.
     """
 
     source = "ViLAMP, ICML 2025, Eq. 5-10"
     macs = "6 * M * D"
-    extra_memory = "M * D"
+    extra_memory = "min(M, 128) * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -162,24 +164,29 @@ class DFM(TokenMerger):
             TypeError: the patches are not floating point or ``has_reference`` is not bool.
             RuntimeError: ``projection="learned"`` and ``build`` was not called.
         """
-        direction = self._check(patches, reference, has_reference, query)
-        tokens = [
-            weighted_sum(self._weigh(frame, keyframe, known, direction)[None], frame)
-            for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)
-        ]
-        return torch.stack(tokens) if tokens else patches.new_empty(0, 1, patches.shape[2])
+        return torch.cat(
+            [
+                weighted_sum(weights, frames)
+                for weights, frames in self._weighed(patches, reference, has_reference, query)
+            ]
+        )
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
         """Eq. 10: ``[n, 1, M]`` in at least float32; arguments as for ``forward``."""
+        weighed = self._weighed(patches, reference, has_reference, query)
+        return torch.cat([weights for weights, _ in weighed])
+
+    def _weighed(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights ``[g, 1, M]`` and patches ``[g, M, D]`` of a few frames at a time."""
         direction = self._check(patches, reference, has_reference, query)
-        rows = [
-            self._weigh(frame, keyframe, known, direction)[None]
-            for frame, keyframe, known in zip(patches, reference, has_reference, strict=True)
-        ]
-        empty = (0, 1, patches.shape[1])
-        return torch.stack(rows) if rows else patches.new_empty(empty, dtype=exact_dtype(patches))
+        size = frames_at_once(patches.device)
+        parts = (x.split(size) for x in (patches, reference, has_reference))
+        for frames, keyframes, known in zip(*parts, strict=True):
+            yield self._weigh(frames, keyframes, known, direction)[:, None], frames
 
     def _check(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
@@ -197,18 +204,21 @@ class DFM(TokenMerger):
         query = check_query("dfm", query, dim, self.query_source)
         return apply(self.linear_q, query) if self._learned else query
 
-    def _weigh(self, frame: Tensor, keyframe: Tensor, known: Tensor, query: Tensor) -> Tensor:
-        """Weights ``[M]`` of one frame's patches ``[M, D]``, given its keyframe's, if known."""
-        # Zeros for what is unknown, and a second choice below: whatever a caller left there, even
-        # NaN, reaches neither the score nor a gradient.
+    def _weigh(self, frames: Tensor, keyframes: Tensor, known: Tensor, query: Tensor) -> Tensor:
+        """Weights ``[g, M]`` of frames' patches ``[g, M, D]``, given their keyframes', if known."""
         itself = self.config.reference == "released"
-        keyframe = torch.where(known, keyframe, frame if itself else 0.0)
-        relevance_view = redundancy_view = frame
+        known = known[:, None]
+        if itself or torch.is_grad_enabled():
+            # Whatever a caller left in what is unknown, even NaN, reaches no gradient. It reaches
+            # no score either, by the choice below: without a gradient there is no need to copy.
+            unknown = frames if itself else 0.0
+            keyframes = torch.where(known[..., None], keyframes, unknown)
+        relevance_view = redundancy_view = frames
         if self._learned:
-            relevance_view = apply(self.linear_iq, frame)
-            redundancy_view = apply(self.linear_ik, frame)
-            keyframe = apply(self.linear_k, keyframe)
+            relevance_view = apply(self.linear_iq, frames)
+            redundancy_view = apply(self.linear_ik, frames)
+            keyframes = apply(self.linear_k, keyframes)
         relevance = cosines(relevance_view, query)
-        redundancy = torch.where(known | itself, cosines(redundancy_view, keyframe), 0.0)
+        redundancy = torch.where(known | itself, cosines(redundancy_view, keyframes), 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
-        return torch.softmax(saliency / self.config.temperature, dim=0)
+        return torch.softmax(saliency / self.config.temperature, dim=-1)

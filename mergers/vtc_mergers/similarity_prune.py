@@ -32,7 +32,7 @@ class SimilarityPrune(TokenMerger):
 
     source = "LongVU, arXiv 2024, spatial token compression"
     macs = "3 * M * D"
-    extra_memory = "2 * M"
+    extra_memory = "min(M, 128) * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
