@@ -25,7 +25,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vtc.video import VideoSource
+from vtc.video import Chunk, VideoSource
 
 WIDTH, HEIGHT, RATE = 1280, 720, 30
 BATCH = 32
@@ -142,6 +142,33 @@ def measure(path: Path, seconds: int, rounds: int) -> dict[str, dict[str, list[f
     return results
 
 
+def together(path: Path, videos: int, rounds: int) -> dict[str, list[float]]:
+    """Wall seconds to read 64 frames of each of some videos: one by one, and all begun at once.
+
+    What a wrapped model does with a batch, of which it begins two videos ahead.
+    """
+    ways: dict[str, Callable[[], int]] = {
+        "one by one": lambda: sum(_count(_begin(path)) for _ in range(videos)),
+        "at once": lambda: sum(map(_count, [_begin(path) for _ in range(videos)])),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, read in ways.items():
+            began = time.perf_counter()
+            if read() != 64 * videos:
+                raise RuntimeError(f"{path.name}: not all frames were given")
+            times[name].append(time.perf_counter() - began)
+    return times
+
+
+def _begin(path: Path) -> Iterator[Chunk]:
+    return VideoSource(path, frames=64).chunks(size=BATCH)
+
+
+def _count(chunks: Iterator[Chunk]) -> int:
+    return sum(len(chunk.frames) for chunk in chunks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 files to loop")
@@ -153,12 +180,14 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--videos", type=int, default=4, help="of a batch, read at once")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
 
     path = make_file(options.clips, options.folder, options.minutes)
     seconds = round(options.minutes * 60)
     results = measure(path, seconds, options.rounds)
+    batch = together(path, options.videos, options.rounds)
     median = {
         name: {kind: statistics.median(values) for kind, values in times.items()}
         for name, times in results.items()
@@ -166,7 +195,7 @@ def main() -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     if options.json:
         facts = {"frames": seconds, "cores": os.cpu_count(), "load": load, "av": av.__version__}
-        print(json.dumps({**facts, "median": median, "rounds": results}, indent=2))
+        print(json.dumps({**facts, "median": median, "rounds": results, "batch": batch}, indent=2))
         return
     print(f"{seconds} frames of {WIDTH}x{HEIGHT}, {os.cpu_count()} cores, load {load}")
     print(f"{'reader':18}{'wall s':>8}{'ratio':>7}{'CPU s':>8}{'ratio':>7}{'frames/s':>10}")
@@ -176,6 +205,9 @@ def main() -> None:
             f"{name:18}{wall:8.1f}{wall / median['vtc']['wall']:7.2f}"
             f"{cpu:8.1f}{cpu / median['vtc']['cpu']:7.2f}{seconds / wall:10.1f}"
         )
+    print(f"{options.videos} videos of 64 frames, read")
+    for name, walls in batch.items():
+        print(f"{name:18}{statistics.median(walls):8.1f}")
 
 
 if __name__ == "__main__":

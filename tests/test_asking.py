@@ -309,6 +309,48 @@ def test_inputs_print_in_a_few_lines(wrapped, processor, make_video):
     assert len(str(inputs).splitlines()) < 20
 
 
+def test_the_next_videos_of_a_batch_are_decoded_meanwhile(
+    wrapped, processor, tmp_path, monkeypatch
+):
+    videos, questions = [tmp_path / f"{n}.mp4" for n in range(4)], ["What is red?"] * 4
+    for number, video in enumerate(videos):
+        vtc.testing.write_video(video, vtc.testing.moving_squares(seconds=130 + number))
+    at_work = []  # of 32 frames a chunk, one is left when a thread has to wait
+    select = wrapped.vtc.selector.select
+
+    def watched(*args):
+        threads = [t for t in threading.enumerate() if t.name == "vtc-prefetch"]
+        at_work.append(len(threads))
+        return select(*args)
+
+    monkeypatch.setattr(wrapped.vtc.selector, "select", watched)
+    inputs = vtc.prepare_inputs(wrapped, processor, videos, questions)
+    with torch.no_grad():
+        together = wrapped(**inputs).logits
+        assert at_work == [2, 2, 1, 0]
+        for row, video in enumerate(videos):
+            alone = vtc.prepare_inputs(wrapped, processor, video, questions[0])
+            found = wrapped(**alone).logits
+            torch.testing.assert_close(together[row, -1], found[0, -1], rtol=1e-4, atol=1e-5)
+        monkeypatch.setattr(wrapped.vtc.selector, "select", lambda *_: 1 / 0)
+        with pytest.raises(RuntimeError, match="division by zero"):
+            wrapped(**inputs)
+    assert "vtc-prefetch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_frames_that_no_selector_looks_at_are_not_decoded_ahead(model, processor, make_video):
+    vtc.wrap(model, "uniform", "drop", processor=processor)
+    videos = [make_video(8, 1), make_video(9, 1)]
+    passes = []
+    inputs = vtc.prepare_inputs(model, processor, videos, ["What is red?"] * 2)
+    for request in inputs["vtc_videos"]:
+        chunks = request.source.chunks
+        request.source.chunks = lambda *a, chunks=chunks, **k: passes.append(a) or chunks(*a, **k)
+    with torch.no_grad():
+        model(**inputs)
+    assert len(passes) == 2  # the keyframes of each
+
+
 def test_preparing_a_chunk_ahead_changes_nothing(wrapped, processor, make_video, monkeypatch):
     """As on a GPU: the next chunk is resized in a thread while the vision tower has one."""
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(10, 1), "What is red?")

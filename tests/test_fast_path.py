@@ -53,7 +53,7 @@ def test_merged_tokens_are_those_of_the_encoder_patches(case, encoder):
     assert same == keyframes and torch.equal(tokens[~merged], before[~merged])
 
     (feed,) = [*_feeds(model, inputs)]
-    frames = torch.cat([*feed.rgb(4)])
+    frames = torch.cat([*feed.rgb()])
     width = model.get_input_embeddings().weight.shape[-1]
     patches = model.vtc.connector(encoder.encode_patches(frames)[1]).double()
     ids = model.vtc.processor.tokenizer(

@@ -55,6 +55,20 @@ def test_kept_frames_in_between_come_in_their_order(file, decoded):
     assert len(decoded[0]) == 10
 
 
+def test_passes_at_the_same_time_keep_a_frame_once(file, decoded):
+    frames = vtc.VideoSource(file).frames()
+    source = vtc.VideoSource(file, keep=10 * frames[0].nbytes)
+    slow = source.chunks(range(8), size=2, prefetch=0)
+    pictures = [next(slow).frames]
+    assert np.array_equal(source.frames(range(8)), frames[:8])
+    pictures += [chunk.frames for chunk in slow]
+    assert np.array_equal(np.concatenate(pictures), frames[:8])
+    source.frames([8, 9])  # there is room for two more
+    decoded.clear()
+    source.frames()
+    assert len(decoded[0]) == 2
+
+
 def test_lost_frames_have_the_same_stand_ins(clips):
     broken = sorted((clips / "odd").glob("*corrupt*"))
     assert broken, "the folder of odd clips has a corrupt one"

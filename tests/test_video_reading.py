@@ -228,6 +228,19 @@ def test_running_ahead_is_bounded_and_ordered() -> None:
     assert not vtc_threads()
 
 
+def test_running_ahead_begins_before_it_is_read() -> None:
+    begun = threading.Event()
+
+    def items():
+        begun.set()
+        yield from range(50)
+
+    ahead = run_ahead(items(), depth=1)
+    assert begun.wait(10)
+    ahead.close()  # unread
+    assert not vtc_threads()
+
+
 def test_an_error_in_the_thread_reaches_the_consumer_in_its_place() -> None:
     def items():
         yield 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 NEW_TOKENS = 256
 """The longest answer of ``ask`` where neither the call nor the model's settings say otherwise."""
+_OPENED_AT_ONCE = 4
+"""Videos of a batch."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,10 @@ def prepare_inputs(
         raise ValueError(
             f"question={question!r} holds {mark!r}, the placeholder of a video; leave it out"
         )
-    sources = [VideoSource(item, fps=fps, max_frames=max_frames) for item in videos]
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each file is read through for its index
+        sources = list(
+            pool.map(lambda item: VideoSource(item, fps=fps, max_frames=max_frames), videos)
+        )
     prompts = [
         toolkit.adapter.prompt(processor, text, source)
         for text, source in zip(questions, sources, strict=True)

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from vtc.toolkit import Toolkit
     from vtc.video_span import VideoSpan
 
-ENCODER_CHUNK = 32
-"""Frames decoded and given to the frame encoder at a time."""
-
 
 def compress_video(
     model: Any, toolkit: Toolkit, feed: VideoFeed, query: Query, recorder: Recorder
@@ -88,7 +85,7 @@ class _Compression:
         selection = select_frames(
             toolkit.selector,
             encoder,
-            feed.rgb(ENCODER_CHUNK),
+            feed.rgb(),
             len(feed.span),
             feed.timestamps,
             self.query.text,
@@ -96,7 +93,7 @@ class _Compression:
             toolkit.name_of(toolkit.selector),
         )
         if self.kept is not None and not self.kept.done:  # the selector looked elsewhere, or not
-            embed_frames(self.kept, feed.rgb(ENCODER_CHUNK), len(feed.span), self.recorder)
+            embed_frames(self.kept, feed.rgb(), len(feed.span), self.recorder)
         return selection
 
     def reference_frames(self, rest: Tensor, keys: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from vtc.video_adapter import VideoAdapter
     from vtc.video_span import VideoSpan
 
+
+ENCODER_CHUNK = 32
+"""Frames decoded and given to the frame encoder at a time."""
 
 Pixels = dict[str, Tensor]
 """What one family's vision tower takes for some slices."""
@@ -43,8 +47,12 @@ class VideoFeed(ABC):
     timestamps: Tensor | None
     """``[N]`` float64 seconds of each slice's first frame; None where the input does not say."""
 
+    def decoding_ahead(self) -> AbstractContextManager[object]:
+        """In it, a thread has begun to decode what `rgb` gives, a few chunks far."""
+        return nullcontext()
+
     @abstractmethod
-    def rgb(self, size: int) -> Iterator[Tensor]:
+    def rgb(self) -> Iterator[Tensor]:
         """One frame for each slice in chunks: uint8 RGB ``[n, H, W, 3]``, for selection."""
 
     @abstractmethod
@@ -86,13 +94,13 @@ class TensorFeed(VideoFeed):
         self._number = video if span.number is None else span.number
         self._processor = processor
 
-    def rgb(self, size: int) -> Iterator[Tensor]:
+    def rgb(self) -> Iterator[Tensor]:
         if self._processor is None:
             raise ValueError(
                 "the selector reads frames, which are recovered from the processor's pixels with "
                 "its mean and std: pass processor=... to vtc.wrap"
             )
-        for _, pixels in self.pixels(range(len(self.span)), size):
+        for _, pixels in self.pixels(range(len(self.span)), ENCODER_CHUNK):
             yield self._adapter.frames(self._processor, pixels)
 
     def pixels(
@@ -112,11 +120,31 @@ class SourceFeed(VideoFeed):
         self.frames = len(request.source)
         self.timestamps = torch.as_tensor(request.source.timestamps)[:: span.frames_per_slice]
         self._adapter, self._request = adapter, request
+        self._begun: Generator[Chunk, None, None] | None = None
 
-    def rgb(self, size: int) -> Iterator[Tensor]:
-        firsts = range(0, self.frames, self.span.frames_per_slice)
-        for chunk in self._request.source.chunks(firsts, size=size):
+    @contextmanager
+    def decoding_ahead(self) -> Iterator[None]:
+        self._begin()
+        try:
+            yield
+        finally:
+            self._end()
+
+    def rgb(self) -> Iterator[Tensor]:
+        for chunk in self._begin():
             yield torch.from_numpy(chunk.frames)
+        self._end()
+
+    def _begin(self) -> Generator[Chunk, None, None]:
+        if self._begun is None:
+            firsts = range(0, self.frames, self.span.frames_per_slice)
+            self._begun = self._request.source.chunks(firsts, size=ENCODER_CHUNK)
+        return self._begun
+
+    def _end(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
+            self._begun = None
 
     def pixels(
         self, slices: Sequence[int], size: int

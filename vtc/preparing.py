@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.cache import cached_length, given_cache
 from vtc.compression import compress_video
+from vtc.connector import PatchConnector
 from vtc.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
 from vtc.query import Query, row_texts
 from vtc.report import Recorder, Report
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_frames", "vtc_restore_prompt")
 """Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not know."""
+VIDEOS_AHEAD = 2
+"""Videos of a batch that begin to be decoded while one before them is compressed."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,7 @@ def prepare(
         Query(text, model, toolkit, processor)
         for text, processor in zip(texts, processors, strict=True)
     ]
-    videos = [
-        compress_video(model, toolkit, feed, queries[feed.span.row], recorder) for feed in feeds
-    ]
+    videos = _compress_all(model, toolkit, feeds, queries, recorder)
     dropped = {*adapter.video_inputs, *OUR_INPUTS}
     kept = {name: value for name, value in inputs.items() if name not in dropped}
     rewritten, rows = rewrite_rows(kept, videos, _padding_id(model))
@@ -130,6 +132,28 @@ def prepare(
         adapter.modality: RowFeatures(pooler_output=features),
     }
     return Prepared(rewritten, report)
+
+
+def _compress_all(
+    model: Any,
+    toolkit: Toolkit,
+    feeds: Sequence[VideoFeed],
+    queries: Sequence[Query],
+    recorder: Recorder,
+) -> list[CompressedVideo]:
+    """The videos of a batch, one after another, where the next ones are decoded meanwhile.
+
+    Args:
+        queries: What is asked in each row.
+    """
+    reads = toolkit.selector.uses_embeddings or isinstance(plain(toolkit.connector), PatchConnector)
+    videos = []
+    with ExitStack() as stack:
+        for number, feed in enumerate(feeds):
+            for near in feeds[number : number + 1 + VIDEOS_AHEAD] if reads else ():
+                stack.enter_context(near.decoding_ahead())
+            videos.append(compress_video(model, toolkit, feed, queries[feed.span.row], recorder))
+    return videos
 
 
 def packed(model: Any, toolkit: Toolkit, encoded: Any) -> Any:

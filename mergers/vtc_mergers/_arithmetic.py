@@ -42,11 +42,9 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     copies in another dtype stay in its cache.
     """
     rows = _ROWS_IN_CACHE if a.device.type == "cpu" else a.shape[-2]
-    others = repeat(b) if b.ndim == 1 else b.split(rows, dim=-2)
-    return torch.cat(
-        [_cosines(some, other) for some, other in zip(a.split(rows, dim=-2), others, strict=False)],
-        dim=-1,
-    )
+    some = torch.split(a, rows, dim=-2)
+    others = repeat(b, len(some)) if b.ndim == 1 else torch.split(b, rows, dim=-2)
+    return torch.cat([_cosines(*pair) for pair in zip(some, others, strict=True)], dim=-1)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ class DFM(TokenMerger):
         """Weights ``[g, 1, M]`` and patches ``[g, M, D]`` of a few frames at a time."""
         direction = self._check(patches, reference, has_reference, query)
         size = frames_at_once(patches.device)
-        parts = (x.split(size) for x in (patches, reference, has_reference))
+        parts = (torch.split(x, size) for x in (patches, reference, has_reference))
         for frames, keyframes, known in zip(*parts, strict=True):
             yield self._weigh(frames, keyframes, known, direction)[:, None], frames
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vtc.cache import CACHE_NAME, returned_cache
-from vtc.compression import ENCODER_CHUNK
 from vtc.connector import PatchConnector
+from vtc.feed import ENCODER_CHUNK
 from vtc.profiler.counting import Cost, counting
 from vtc.profiler.stages import (
     CONNECTOR,

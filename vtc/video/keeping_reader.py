@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,24 +25,30 @@ class KeepingReader:
     def __init__(self, reader: Reader, room: int) -> None:
         self._reader, self._room = reader, room
         self._kept: dict[int, Picture] = {}
+        self._lock = Lock()  # two passes may be under way
         self.name = reader.name
         self.info: VideoInfo = reader.info
         self.times = reader.times
         self.warnings = reader.warnings
 
     def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
-        new = np.array([p for p in positions.tolist() if p not in self._kept], dtype=np.int64)
-        known = [self._kept[p] for p in positions.tolist() if p in self._kept]
+        kept = self._kept.copy()
+        new = np.array([p for p in positions.tolist() if p not in kept], dtype=np.int64)
+        known = [kept[p] for p in positions.tolist() if p in kept]
         known.reverse()
         with closing(self._reader.read(new)) as pictures:
             for picture in pictures:
                 while known and known[-1].position < picture.position:
                     yield known.pop()
-                if picture.pixels.nbytes <= self._room:
-                    self._room -= picture.pixels.nbytes
-                    self._kept[picture.position] = picture
+                self._keep(picture)
                 yield picture
         yield from reversed(known)
+
+    def _keep(self, picture: Picture) -> None:
+        with self._lock:
+            if picture.position not in self._kept and picture.pixels.nbytes <= self._room:
+                self._room -= picture.pixels.nbytes
+                self._kept[picture.position] = picture
 
     def decodable(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         return self._reader.decodable(positions)
