@@ -114,6 +114,16 @@ def test_dks_on_a_gpu_waits_for_nothing_in_its_loop():
             selector._visit(embeddings, torch.arange(40))
 
 
+def test_dks_on_a_gpu_compiles_without_a_graph_break():
+    torch.manual_seed(0)
+    selector = DKS(DKS.Config(keyframes=5, similarity_threshold=0.3))
+    vectors = torch.nn.functional.normalize(torch.randn(40, 8), dim=1)
+    torch.compiler.reset()
+    compiled = torch.compile(selector._places, fullgraph=True, backend="eager")
+    places = compiled(vectors)
+    assert places[places < 40].tolist() == selector._visit(vectors, torch.arange(40)).tolist()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("frames", [1, 7, 300])
 @pytest.mark.parametrize("least", [None, 0.05])
