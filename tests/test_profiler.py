@@ -338,14 +338,25 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
         *words, "--frames", "12,24", "--video", file, "--plots", tmp_path / "plots"
     )
     assert code == 0, err
-    for text in ("float32 on cpu", "24 frames", "TTFT s", "vision tower (other frames)", "seen"):
+    for text in (
+        "float32 on cpu",
+        "24 frames",
+        "TTFT s",
+        "vision tower (other frames)",
+        "seen",
+        "Rate:",
+    ):
         assert text in out
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     assert names == {"memory.png", "flops.png", "stages.png", "first_token.png"}
     code, out, _ = command(*words, "--frames", "12", "--fast-path", "--json")
-    (_, *_, connector, _, _, _) = stages = json.loads(out)["lengths"][0]["stages"]
+    found = json.loads(out)
+    (decoding, *others), connector = found["lengths"][0]["stages"], found["lengths"][0]["stages"][4]
     assert code == 0 and connector["name"] == CONNECTOR
-    assert all(stage["seconds"] > 0 for stage in stages)
+    assert decoding["seconds"] > 0 and decoding["rate"] is None
+    for stage in others:
+        assert stage["rate"] == stage["flops"] / stage["seconds"] > 0
+    assert found["matrix_rate"] > 0
     code, out, _ = command(*words, "--frames", "12", "--video", file, "--json")
     source = vtc.VideoSource(file)
     first = json.loads(out)["lengths"][0]["stages"][0]  # counted at the size of the file's frames

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -133,6 +134,23 @@ def measure(
     text = ids.shape[1] - places + report.text_after - report.text_before
     first = meter.first_token - started
     return Measurement(report, text + report.tokens_after, meter.seconds, meter.memory, first)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs a second of large square matrix products: what the stages are compared with.
+
+    Products of 1024 x 1024 on the CPU and of 8192 x 8192 elsewhere; the median of five.
+    """
+    size = 1024 if device.type == "cpu" else 8192
+    one = torch.randn(size, size, device=device).to(dtype)
+    seconds = []
+    for _ in range(6):
+        began = perf_counter()
+        one @ one
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        seconds.append(perf_counter() - began)
+    return 2 * size**3 / median(seconds[1:])  # the first chooses a kernel
 
 
 def measured(counted: LengthProfile, run: Measurement) -> LengthProfile:

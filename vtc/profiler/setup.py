@@ -12,7 +12,7 @@ import torch
 from vtc import registry
 from vtc.generation import pieces_pay
 from vtc.profiler.count import count
-from vtc.profiler.measure import DrawnFrames, measure, measured
+from vtc.profiler.measure import DrawnFrames, matrix_rate, measure, measured
 from vtc.profiler.shapes import empty_model
 from vtc.profiler.stages import LengthProfile, Profile
 from vtc.profiler.subject import Subject, bytes_of, encoder_without_weights, on_meta
@@ -155,8 +155,11 @@ def measure_profile(
         found = run(frames, settings.new_tokens)
         say(f"counting {frames:,} frames")
         lengths.append(measured(count(subject, frames, found.keyframes, found.prompt), found))
-    device = str(next(model.parameters()).device)
-    return _profile(name, subject, lengths, encoder=encoder.name, device=device)
+    device = next(model.parameters()).device
+    say("measuring a matrix product")
+    rate = matrix_rate(device, model.dtype)
+    found = _profile(name, subject, lengths, encoder=encoder.name, device=str(device))
+    return replace(found, matrix_rate=rate)
 
 
 def _subject(

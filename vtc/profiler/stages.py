@@ -55,9 +55,14 @@ class StageProfile:
         """All multiply-accumulates."""
         return self.flops / 2
 
+    @property
+    def rate(self) -> float | None:
+        """FLOPs a second; None where there is nothing to count, or nothing was measured."""
+        return self.flops / self.seconds if self.flops and self.seconds else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "macs": self.macs}
+        return {**asdict(self), "macs": self.macs, "rate": self.rate}
 
 
 def stage(
@@ -142,6 +147,7 @@ class Profile:
         dtype: Of the weights.
         weights: Bytes of the model's parameters; the frame encoder's are `encoder_weights`.
         lengths: By the number of frames.
+        matrix_rate: FLOPs a second of a large matrix product there, as measured, or None.
         notes: What a reader must know.
     """
 
@@ -154,6 +160,7 @@ class Profile:
     weights: int
     encoder_weights: int
     lengths: tuple[LengthProfile, ...]
+    matrix_rate: float | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,8 +20,16 @@ def conventions(profile: Profile) -> str:
         "FLOPs: all, two for a multiply-accumulate. MACs: all. Layers: MACs of the Linear and Conv "
         "layers of the vision-language model alone, which Table 5 of ViLAMP calls FLOPs. "
         f"{unit.bytes_prefix}B: above the weights.{seen} Moved: bytes read "
-        "and written, without caches and fusion. All up to the first new token."
+        f"and written, without caches and fusion. {_rates(profile)}All up to the first new token."
     )
+
+
+def _rates(profile: Profile) -> str:
+    if profile.matrix_rate is None:
+        return ""
+    prefix, unit = _unit(profile.matrix_rate)
+    rate = f"{_short(profile.matrix_rate, unit)} {prefix}FLOPs a second"
+    return f"Rate: per cent of a large matrix product's {rate} here. "
 
 
 def headline(profile: Profile) -> str:
@@ -81,12 +89,14 @@ def stages(profile: Profile, each: LengthProfile) -> Table:
     """A row for each stage of one length."""
     unit, timed = Units.of(profile), _timed(profile)
     titles = ["stage", "tokens", *unit.titles(timed), "moved"]
-    table = _table(titles, "s" if timed else "")
-    table.columns[0].justify = "left"
+    table = _table([*titles, "rate"] if timed else titles, "s" if timed else "")
+    table.columns[0].justify, table.columns[0].no_wrap = "left", False
     *before, last = each.stages
     for stage in (*before, each.first_token, last):
         cells = [stage.name, f"{stage.tokens:,}", *unit.cells(stage, timed)]
         cells.append(unit.held(stage.bytes_moved))
+        if timed:
+            cells.append(_share(stage.rate, profile.matrix_rate))
         style = "bold" if stage.name == each.first_token.name else None
         table.add_row(*cells, *([_seconds(stage.seconds)] if timed else []), style=style)
     return table
@@ -156,6 +166,10 @@ def _short(value: float | None, unit: float, digits: int = 1) -> str:
 
 def _timed(profile: Profile) -> bool:
     return any(each.first_token_seconds is not None for each in profile.lengths)
+
+
+def _share(rate: float | None, of: float | None) -> str:
+    return "-" if rate is None or of is None else _short(100 * rate / of, 1)
 
 
 def _seconds(value: float | None) -> str:
