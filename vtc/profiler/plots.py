@@ -131,7 +131,8 @@ def _figure(profile: Profile, down: str) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     plot = figure.add_subplot()
-    plot.set(title=f"{profile.model}, {profile.dtype}", xlabel="frames", ylabel=down)
+    how = "counted" if profile.device == "meta" else f"on {profile.device}"
+    plot.set(title=f"{profile.model}, {profile.dtype}, {how}", xlabel="frames", ylabel=down)
     plot.set_xscale("log", base=2)
     frames = _frames(profile)
     plot.set_xticks(frames, [f"{count:,}" for count in frames], rotation=45, ha="right")
