@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def make_run(
             records = [
                 {
                     "id": str(place),
+                    "kind": ("colour", "after")[place % 2],
                     "question": f"{seed}, {place}",
                     "answer": "red",
                     "right": bool(one),
@@ -81,6 +83,12 @@ def make_run(
             lines = "".join(json.dumps(record) + "\n" for record in records)
             (folder / "predictions.jsonl").write_text(lines)
             (folder / "metrics.json").write_text(json.dumps({"macs": 2e9}))
+            task = {"name": "questions", "frames": 64, "kinds": ["colour", "after"], "file": None}
+            config = {"model_name": "shipped", "task": {**task, "examples": len(right)}}
+            (folder / "config.json").write_text(json.dumps(config))
+            where = {"device": "cpu", "system": "Linux", "threads": 1}
+            environment = {**where, "libraries": {"torch": f"2.{number}"}}
+            (folder / "environment.json").write_text(json.dumps(environment))
         label = ", ".join(f"{k}={v}" for k, v in row["values"].items())
         described.append(
             {"label": label, "values": row["values"], "cells": cells, "trained": trained}
@@ -140,6 +148,10 @@ def test_the_report_shows_all_of_it(tmp_path: Path) -> None:
     written = write_report(tmp_path, tmp_path / "out")
     page = written.file.read_text()
     assert "| dks | 8 | 62.5 (" in page and "| +25.0 (" in page
+    assert "All cells: seeds 0, 1; model shipped; task questions; frames 64; kinds colour" in page
+    assert "file" not in page and "torch" not in page  # nothing, and not the same in all
+    assert "| selector | keyframes | colour | after |" in page
+    assert re.search(r"\| dks \| 8 \| 75\.0 \(.*\) \| 50\.0 \(", page)
     assert "| 4 (seeds missing: 1) |" in page and "Not done yet" in page
     assert page.count("another model, other data") == 2  # Table 2 and Figure 6
     assert "| +DFM (Ours) | 60.5 | 72.6 | 65.1 |" in page and "Table 6" not in page

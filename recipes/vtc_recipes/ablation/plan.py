@@ -20,7 +20,8 @@ from vtc_recipes.ablation.embeddings import Shelf
 from vtc_recipes.ablation.grid import Grid, Row
 from vtc_recipes.ablation.leases import Lease
 from vtc_recipes.ablation.questions import count
-from vtc_recipes.ablation.running import METRICS, run_cell
+from vtc_recipes.ablation.records import METRICS
+from vtc_recipes.ablation.running import run_cell
 from vtc_recipes.ablation.trainings import RESULT, TrainingJob
 from vtc_recipes.ablation.work import Job
 

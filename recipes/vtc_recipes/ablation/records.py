@@ -11,8 +11,11 @@ from typing import Any
 
 from vtc_recipes.ablation.bootstrap import interval
 
+CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.json"
+PREDICTIONS = "predictions.jsonl"
+"""Files of a cell."""
 Record = Mapping[str, Any]
-"""A line of ``predictions.jsonl``."""
+"""A line of `PREDICTIONS`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class RowResult:
         missing: Those that are not.
         questions: How many were asked, over all seeds.
         accuracy, coverage: Shares: right answers, and keyframes that hold all evidence.
+        kinds: The accuracy in each kind of question.
         difference: In accuracy, from the first row, question by question; None in that row, and
             where the questions are not the same.
         chance: The accuracy of a guess.
@@ -50,6 +54,7 @@ class RowResult:
     questions: int
     accuracy: Estimate
     coverage: Estimate
+    kinds: dict[str, Estimate]
     difference: Estimate | None
     chance: float
     tokens_before: float
@@ -68,6 +73,8 @@ class Results:
         trained: Whether each seed is a training of its own.
         rows: In the grid's order.
         waiting: Labels of the rows without any result yet.
+        setting: What all cells have in common: the model, the task and where they ran, each by the
+            name that it has in ``config.json`` or ``environment.json``.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Results:
     trained: bool
     rows: tuple[RowResult, ...]
     waiting: tuple[str, ...]
+    setting: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -91,7 +99,7 @@ def read_results(runs: Path) -> Results:
     file = runs / "grid.json"
     if not file.is_file():
         raise FileNotFoundError(f"{runs} holds no grid.json: give a folder that vtc ablate wrote")
-    grid = json.loads(file.read_text(encoding="utf-8"))
+    grid = _json(file)
     trained = any(row["trained"] for row in grid["rows"])
     found: list[RowResult] = []
     waiting: list[str] = []
@@ -102,14 +110,31 @@ def read_results(runs: Path) -> Results:
         if not done:
             waiting.append(row["label"])
             continue
-        macs = [_metrics(folders[seed])["macs"] for seed in done]
+        macs = [_json(folders[seed] / METRICS)["macs"] for seed in done]
         missing = tuple(seed for seed in folders if seed not in done)
         found.append(_summary(row, done, missing, first, macs, trained))
         if row is grid["rows"][0]:
             first = done
     if not found:
         raise ValueError(f"no cell of {runs} is done yet; run vtc ablate with --out {runs}")
-    return Results(grid["name"], tuple(grid["axes"]), trained, tuple(found), tuple(waiting))
+    cells = [runs / "cells" / name for row in grid["rows"] for name in row["cells"].values()]
+    setting = _common([_setting(cell) for cell in cells if cell.is_dir()])
+    return Results(
+        grid["name"], tuple(grid["axes"]), trained, tuple(found), tuple(waiting), setting
+    )
+
+
+def _setting(cell: Path) -> dict[str, Any]:
+    config, environment = _json(cell / CONFIG), _json(cell / ENVIRONMENT)
+    model, (task, *about) = config["model_name"], config["task"].items()
+    where = {name: environment[name] for name in ("device", "system", "threads")}
+    return {"model": model, "task": task[1], **dict(about), **where, **environment["libraries"]}
+
+
+def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all."""
+    first, *others = settings
+    return {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
 
 
 def _summary(
@@ -125,17 +150,26 @@ def _summary(
     def mean(name: str) -> float:
         return float(sum(record[name] for record in everything) / len(everything))
 
-    def estimate(score: Callable[[Record], float]) -> Estimate:
-        return _estimate([[score(one) for one in records] for records in done.values()], trained)
+    def estimate(score: Callable[[Record], float], kind: str | None = None) -> Estimate:
+        asked = [
+            [score(one) for one in records if kind in (None, one["kind"])]
+            for records in done.values()
+        ]
+        return _estimate([scores for scores in asked if scores], trained)
 
+    def right(record: Record) -> float:
+        return float(record["right"])
+
+    asked = dict.fromkeys(record["kind"] for record in everything)
     return RowResult(
         label=row["label"],
         values=row["values"],
         seeds=tuple(done),
         missing=missing,
         questions=len(everything),
-        accuracy=estimate(lambda record: float(record["right"])),
+        accuracy=estimate(right),
         coverage=estimate(lambda record: float(record["covered"])),
+        kinds={kind: estimate(right, kind) for kind in asked},
         difference=None if first is None else _difference(done, first, trained),
         chance=mean("chance"),
         tokens_before=mean("tokens_before"),
@@ -172,10 +206,10 @@ def _estimate(scores: Sequence[Sequence[float]], trained: bool) -> Estimate:
 
 
 def _records(folder: Path) -> list[Record]:
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / PREDICTIONS).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+def _json(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found

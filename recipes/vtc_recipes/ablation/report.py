@@ -9,7 +9,7 @@ from typing import Any
 from vtc_recipes.ablation.bootstrap import DRAWS
 from vtc_recipes.ablation.plots import write_plots
 from vtc_recipes.ablation.records import Results, read_results
-from vtc_recipes.ablation.tables import csv_table, markdown_table, paper_tables
+from vtc_recipes.ablation.tables import csv_table, kinds_table, markdown_table, paper_tables
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ def write_report(runs: Path, folder: Path) -> Written:
         f"# {results.name}\n",
         _about(results),
         table,
+        "## Right answers by kind of question\n",
+        kinds_table(results),
         *pictures,
         f"{note}\n" if note else "",
         "## In the paper\n" if paper else "",
@@ -72,5 +74,17 @@ def _about(results: Results) -> str:
         f"draws: {what}). Differences to the first row are taken question by question. A guess is "
         f"right in {100 * results.rows[0].chance:.1f} %. Tokens are those of a video for the bare "
         "model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
-        f"of a question, without the frame encoder, whose embeddings all cells share.\n{waiting}"
+        "of a question, without the frame encoder, whose embeddings all cells share. Where all "
+        "answers are right, or all wrong, a bootstrap knows no interval, and none is meant.\n\n"
+        f"All cells: {_setting(results)}.\n{waiting}"
     )
+
+
+def _setting(results: Results) -> str:
+    seeds = sorted({seed for row in results.rows for seed in row.seeds})
+    words = [f"seeds {', '.join(map(str, seeds))}"]
+    for name, value in results.setting.items():
+        if value is not None:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            words.append(f"{name} {shown}")
+    return "; ".join(words)

@@ -24,11 +24,11 @@ from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
 from vtc_recipes.ablation.leases import Lease
 from vtc_recipes.ablation.models import encoder_identity, open_for
 from vtc_recipes.ablation.questions import Item, count, questions
+from vtc_recipes.ablation.records import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS
 from vtc_recipes.synthetic.niah import is_right, read_records
 from vtc_recipes.synthetic.questions import covers
 
-CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.json"
-PREDICTIONS, LOG = "predictions.jsonl", "log.txt"
+LOG = "log.txt"
 _LIBRARIES = ("video-token-compression", "torch", "transformers", "numpy")
 
 

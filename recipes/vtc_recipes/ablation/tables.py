@@ -32,6 +32,19 @@ def markdown_table(results: Results) -> str:
     return _markdown(titles, (_cells(results, row) for row in results.rows))
 
 
+def kinds_table(results: Results) -> str:
+    """Right answers in each kind of question, in per cent, one line a configuration."""
+    kinds = list(dict.fromkeys(kind for row in results.rows for kind in row.kinds))
+    rows = (
+        [
+            *(shown(row.values.get(axis, "")) for axis in results.axes),
+            *(per_cent(row.kinds[kind]) if kind in row.kinds else "" for kind in kinds),
+        ]
+        for row in results.rows
+    )
+    return _markdown([*results.axes, *kinds], rows)
+
+
 def csv_table(results: Results) -> str:
     """One line a configuration, with all numbers as they are."""
     text = io.StringIO()
