@@ -84,7 +84,13 @@ def make_run(
             (folder / "predictions.jsonl").write_text(lines)
             (folder / "metrics.json").write_text(json.dumps({"macs": 2e9}))
             task = {"name": "questions", "frames": 64, "kinds": ["colour", "after"], "file": None}
-            config = {"model_name": "shipped", "task": {**task, "examples": len(right)}}
+            config = {
+                "model_name": "shipped",
+                "task": {**task, "examples": len(right)},
+                "selector": {"name": "dks", "keyframes": number},
+                "merger": {"name": "dfm"},
+                "prompt": "{question}",
+            }
             (folder / "config.json").write_text(json.dumps(config))
             where = {"device": "cpu", "system": "Linux", "threads": 1}
             environment = {**where, "libraries": {"torch": f"2.{number}"}}
@@ -93,7 +99,7 @@ def make_run(
         described.append(
             {"label": label, "values": row["values"], "cells": cells, "trained": trained}
         )
-    grid = {"name": "mine", "axes": axes, "rows": described}
+    grid = {"name": "mine", "note": "No fair game.", "axes": axes, "rows": described}
     (runs / "grid.json").write_text(json.dumps(grid))
 
 
@@ -148,7 +154,8 @@ def test_the_report_shows_all_of_it(tmp_path: Path) -> None:
     written = write_report(tmp_path, tmp_path / "out")
     page = written.file.read_text()
     assert "| dks | 8 | 62.5 (" in page and "| +25.0 (" in page
-    assert "All cells: seeds 0, 1; model shipped; task questions; frames 64; kinds colour" in page
+    assert "All cells: seeds 0, 1; model shipped; merger dfm; task questions; frames 64;" in page
+    assert "\nNo fair game.\n" in page
     assert "file" not in page and "torch" not in page  # nothing, and not the same in all
     assert "| selector | keyframes | colour | after |" in page
     assert re.search(r"\| dks \| 8 \| 75\.0 \(.*\) \| 50\.0 \(", page)

@@ -249,7 +249,7 @@ class Worker:
     def lines(self, word: str) -> list[str]:
         """The cells of which its log says so."""
         text = self.log.read_text()
-        return [line.split()[1] for line in text.splitlines() if line.endswith(f": {word}")]
+        return [line.split()[1] for line in text.splitlines() if f": {word}" in line]
 
 
 def install(folder: Path) -> None:
@@ -295,6 +295,8 @@ def test_a_worker_killed_in_mid_cell_changes_nothing(
     begun = Counter(name for worker in workers for name in worker.lines("begun"))
     assert set(done.values()) == {1} and len(done) == 6
     assert begun == done + Counter([cell])
+    taken_over = [n for one in workers for n in one.lines("begun, with what another worker left")]
+    assert taken_over == [cell]
     for folder in (runs / "cells").iterdir():
         lines = (folder / "predictions.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines] == list("01234")
@@ -310,7 +312,6 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
     values = {
         "base": {
             "model": {"recipe": "smoke", "settings": settings},
-            "encoder": "tiny",
             "task": {"examples": 1, "frames": 12},
             "max_new_tokens": 2,
             "seeds": [0],
@@ -325,8 +326,15 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
     saved = json.loads((training / "model" / "vtc.json").read_text())
     assert saved["merger"]["name"] == "q_former"
     assert err.count("training") == 2 and len(list((tmp_path / "runs" / "cells").iterdir())) == 2
+    data.rename(tmp_path / "elsewhere")
+    missing = "data.sources.0.path (synthetic): there is no "
+    code, out, _ = command(*words[:2], "--dry-run", "--out", tmp_path / "new")
+    assert code == 0 and out.count(f"missing: {missing}") == 1
+    code, _, err = command(*words[:2], "--out", tmp_path / "new")
+    assert code == 1 and missing in err and not (tmp_path / "new").exists()
+    (tmp_path / "elsewhere").rename(data)
     # The trained model is one that a grid may take for itself, with its merger or without.
-    values["base"] |= {"model": str(training / "model"), "merger": "llama_vid"}
+    values["base"] |= {"model": str(training / "model"), "merger": "llama_vid", "encoder": "tiny"}
     values["axes"] = {"selector": ["uniform"], "merger": ["q_former", "llama_vid"]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
     code, out, err = command(*words, "--dry-run")

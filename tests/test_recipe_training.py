@@ -313,9 +313,9 @@ def test_a_stage_that_was_not_trained_yet_is_named(smoke, tmp_path, monkeypatch)
 def test_the_dry_run_says_which_data_are_missing(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = command("train", "smoke", "--dry-run")
-    assert code == 0 and "data.sources.0.path: there is no synthetic/train.jsonl here yet" in out
+    assert code == 0 and "path (synthetic): there is no synthetic/train.jsonl here yet" in out
     code, out, _ = command("train", "smoke", "--dry-run", "data.sources.0.path=null")
-    assert code == 0 and "data.sources.0.path: it is not set yet" in out
+    assert code == 0 and "data.sources.0.path (synthetic): it is not set yet" in out
     write_dataset("synthetic", videos=4, seed=0)
     code, out, _ = command("train", "smoke", "--dry-run")
     assert code == 0 and "data.sources" not in out

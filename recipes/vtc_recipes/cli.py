@@ -50,6 +50,7 @@ def _wrapped(
 
     chosen = parse_recipe(values, label)
     if dry_run:
+        from vtc_recipes.data import missing_files
         from vtc_recipes.estimate import estimate
         from vtc_recipes.models import open_model
         from vtc_recipes.parts import set_training
@@ -59,10 +60,8 @@ def _wrapped(
         total = sum(size.bytes for size in sizes)
         note = "in all; ZeRO-3 and FSDP2 divide it by the number of processes."
         _print_sizes(sizes, total, note, as_json)
-        for number, source in enumerate(chosen.data.sources if not as_json else ()):
-            if source.share and not (source.path and Path(source.path).exists()):
-                what = f"there is no {source.path} here" if source.path else "it is not set"
-                print(f"data.sources.{number}.path: {what} yet")
+        for line in missing_files(chosen.data.sources) if not as_json else ():
+            print(f"{line} yet")
         return
     from vtc_recipes.training import train as run
 

@@ -44,6 +44,16 @@ class Sample:
     source: Source
 
 
+def missing_files(sources: Sequence[Source]) -> list[str]:
+    """What is not here of the data, by the options that name it."""
+    missing = []
+    for number, source in enumerate(sources):
+        if source.share and not (source.path and Path(source.path).expanduser().exists()):
+            what = f"there is no {source.path} here" if source.path else "it is not set"
+            missing.append(f"data.sources.{number}.path ({source.name}): {what}")
+    return missing
+
+
 def load_samples(sources: Sequence[Source], seed: int) -> list[Sample]:
     """Read all sources, in their order.
 

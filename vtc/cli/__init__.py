@@ -53,7 +53,8 @@ class _Commands(TyperGroup):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            message = " ".join(str(error).split()) or type(error).__name__
+            lines = str(error).splitlines() if getattr(error, "problems", ()) else [str(error)]
+            message = "\n".join(" ".join(line.split()) for line in lines) or type(error).__name__
             if not isinstance(error, EXPECTED):
                 message = f"{type(error).__name__}: {message} (vtc --debug shows where)"
             print(f"vtc: error: {message}", file=sys.stderr)

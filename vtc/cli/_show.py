@@ -31,6 +31,7 @@ def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("remaining"),
     )
     options: Any = {"console": console, "transient": True, "disable": quiet}
     with Progress(*columns, speed_estimate_period=window, **options) as bars:

@@ -103,7 +103,7 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
-    from vtc_recipes.ablation.plan import estimate
+    from vtc_recipes.ablation.plan import estimate, trainings_of
 
     cost = estimate(grid, runs)
     rows: list[dict[str, Any]] = [
@@ -132,10 +132,12 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
     console.print(
         f"{cost.cells_done} of {cost.cells} cells and {cost.trainings_done} of {cost.trainings} "
         f"trainings are done in {runs}.\nLeft: {cost.questions} questions about "
-        f"{cost.frames} frames, {_minutes(cost.seconds)}; trainings "
-        f"{_minutes(cost.training_seconds)}.",
+        f"{cost.frames} frames, {_minutes(cost.seconds)}"
+        + (f"; trainings {_minutes(cost.training_seconds)}." if cost.trainings else "."),
         markup=False,
     )
+    for line in dict.fromkeys(line for job in trainings_of(grid) for line in job.missing()):
+        console.print(f"missing: {line}", markup=False)
 
 
 def _minutes(seconds: float | None) -> str:

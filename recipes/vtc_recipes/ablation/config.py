@@ -110,10 +110,12 @@ class Document:
             of an option or of a field of the task; with ``combine: list`` a list of mappings.
         combine: ``product``, every value with every other; ``zip``, the first values together,
             then the second ones; ``list``, the mappings one by one.
+        note: What readers of the report should know.
         lease_seconds: A job whose worker has not been heard of for so long goes to another.
     """
 
     base: Any = option(None, lambda value: isinstance(value, Mapping), "a mapping")
     axes: Any = option(None, lambda value: isinstance(value, (Mapping, list)), "a mapping")
     combine: Literal["product", "zip", "list"] = "product"
+    note: str = ""
     lease_seconds: float = positive(60.0)

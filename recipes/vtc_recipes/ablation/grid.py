@@ -48,13 +48,14 @@ class Grid:
         name: What it is called in reports.
         axes: Their names, in order.
         rows: The configurations, in order; the first is what others are compared with.
-        lease_seconds: See `Document`.
+        lease_seconds, note: See `Document`.
     """
 
     name: str
     axes: tuple[str, ...]
     rows: tuple[Row, ...]
     lease_seconds: float
+    note: str
 
     @property
     def cells(self) -> list[Cell]:
@@ -93,7 +94,7 @@ def parse_grid(values: Mapping[str, Any], name: str) -> Grid:
     if problems:
         raise RecipeError(name, [_located(*problem) for problem in problems.items()])
     rows = [Row(dict(row[0][0]), tuple(cell for _, cell in row)) for row in cells.values()]
-    return Grid(name, axes, tuple(rows), document.lease_seconds)
+    return Grid(name, axes, tuple(rows), document.lease_seconds, document.note)
 
 
 def label_of(point: Point) -> str:
@@ -122,13 +123,18 @@ def _points(document: Document, errors: list[str]) -> list[Point]:
             return []
         return list(axes)
     if not isinstance(axes, Mapping):
-        errors.append(f"axes: {axes!r}: allowed is a mapping; or write combine: list")
+        errors.append(
+            f"axes: {axes!r}: allowed is a mapping from names to lists of values; or write "
+            "combine: list"
+        )
         return []
     for axis, values in axes.items():
         if not isinstance(values, list):
             errors.append(f"axes.{axis}: {values!r}: allowed is a list of values")
         elif not values:
             errors.append(f"axes.{axis}: it is empty; name at least one value")
+        elif combine == "zip":
+            continue
         elif twice := [value for number, value in enumerate(values) if value in values[:number]]:
             errors.append(f"axes.{axis}: {twice[0]!r} stands twice; leave one out")
     if any(error.startswith("axes.") for error in errors):
@@ -187,6 +193,7 @@ def _fill_in(values: dict[str, Any]) -> None:
         own = saved_parts(model)
     elif isinstance(model, Mapping):
         own = trained_parts(model)
+        values["encoder"] = values.get("encoder") or own["encoder"]
     else:
         return
     for kind in PARTS:

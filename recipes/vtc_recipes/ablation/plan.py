@@ -106,9 +106,12 @@ def prepare(grid: Grid, runs: Path) -> None:
     """Make the folders of a run, and write down what the grid is.
 
     Raises:
-        RecipeError: The folder cannot be written, or the disk is too full.
+        RecipeError: Data of a training are missing, the folder cannot be written, or the disk is
+            too full.
     """
-    problems = []
+    problems = list(dict.fromkeys(line for job in trainings_of(grid) for line in job.missing()))
+    if problems:
+        raise RecipeError(grid.name, problems)
     try:
         for name in FOLDERS:
             (runs / name).mkdir(parents=True, exist_ok=True)
@@ -142,6 +145,7 @@ def described(grid: Grid) -> dict[str, Any]:
     """A grid as ``grid.json`` has it: for the report, which makes no cells anew."""
     return {
         "name": grid.name,
+        "note": grid.note,
         "axes": list(grid.axes),
         "rows": [
             {

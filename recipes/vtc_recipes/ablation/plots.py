@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import starmap
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from vtc_recipes.ablation.grid import label_of, shown
+from vtc_recipes.ablation.grid import PARTS, label_of, shown
 from vtc_recipes.ablation.records import Results, RowResult
 from vtc_recipes.synthetic.heatmap import Axis, heat_map
 
@@ -25,7 +27,7 @@ def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
     """
     drawn = {}
     pair = [axis for axis in results.axes if _numeric(results, axis)]
-    if len(pair) == 2:
+    if len(pair) == 2 and _is_product(results):
         heat_maps(results, pair[0], pair[1]).save(folder / "heatmap.png")
         drawn[f"Right answers by {' and '.join(pair)}"] = "heatmap.png"
     try:
@@ -81,7 +83,7 @@ def keyframe_curve(results: Results, axis: str) -> Any:
         )
         covered = [100 * row.coverage.mean for row in rows]
         colour = drawn.get_color()
-        plot.plot(across, covered, "--", color=colour, label=f"evidence seen{suffix}")
+        plot.plot(across, covered, "x--", color=colour, label=f"evidence seen{suffix}")
     plot.set_xscale("log", base=2)
     ticks = sorted({float(row.values[axis]) for row in results.rows})
     plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -106,6 +108,7 @@ def pareto_plot(results: Results, cost: str, title: str) -> Any:
         color="grey",
         linewidth=1,
         zorder=0,
+        label="best for their cost",
     )
     costs = [getattr(row, cost) for row in results.rows]
     if max(costs) > _WIDE * min(costs) > 0:
@@ -122,6 +125,12 @@ def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
             yield row
 
 
+def _named(axis: str, value: Any) -> str:
+    """``dks``, and ``temperature=0.1``."""
+    short = axis.rpartition(".")[2]
+    return shown(value) if short in PARTS else f"{short}={shown(value)}"
+
+
 def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], float]) -> None:
     """A point for each row, with its interval; colours come again with other marks."""
     for number, row in enumerate(rows):
@@ -133,8 +142,14 @@ def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], f
             color=f"C{number % 10}",
             linestyle="",
             capsize=3,
-            label=", ".join(map(shown, row.values.values())) or row.label,
+            label=", ".join(starmap(_named, row.values.items())) or row.label,
         )
+
+
+def _is_product(results: Results) -> bool:
+    """Whether every value stands with every other, so that means compare like with like."""
+    rows = [[shown(row.values.get(axis)) for axis in results.axes] for row in results.rows]
+    return len(rows) == prod(len(set(values)) for values in zip(*rows, strict=True))
 
 
 def _numeric(results: Results, axis: str) -> bool:

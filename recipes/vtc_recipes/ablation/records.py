@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from vtc_recipes.ablation.bootstrap import interval
+from vtc_recipes.ablation.grid import PARTS
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.json"
 PREDICTIONS = "predictions.jsonl"
@@ -68,7 +69,7 @@ class Results:
     """All rows of a grid that have results.
 
     Attributes:
-        name: The grid's.
+        name, note: The grid's.
         axes: Their names.
         trained: Whether each seed is a training of its own.
         rows: In the grid's order.
@@ -83,6 +84,7 @@ class Results:
     rows: tuple[RowResult, ...]
     waiting: tuple[str, ...]
     setting: dict[str, Any]
+    note: str
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -112,6 +114,8 @@ def read_results(runs: Path) -> Results:
             continue
         macs = [_json(folders[seed] / METRICS)["macs"] for seed in done]
         missing = tuple(seed for seed in folders if seed not in done)
+        config = _json(folders[next(iter(done))] / CONFIG)
+        row["values"] = {axis: _said(axis, v, config) for axis, v in row["values"].items()}
         found.append(_summary(row, done, missing, first, macs, trained))
         if row is grid["rows"][0]:
             first = done
@@ -120,15 +124,29 @@ def read_results(runs: Path) -> Results:
     cells = [runs / "cells" / name for row in grid["rows"] for name in row["cells"].values()]
     setting = _common([_setting(cell) for cell in cells if cell.is_dir()])
     return Results(
-        grid["name"], tuple(grid["axes"]), trained, tuple(found), tuple(waiting), setting
+        grid["name"],
+        tuple(grid["axes"]),
+        trained,
+        tuple(found),
+        tuple(waiting),
+        setting,
+        grid.get("note", ""),
     )
+
+
+def _said(axis: str, value: Any, config: Mapping[str, Any]) -> Any:
+    """A value of an axis; by its name where it is what the model was saved with."""
+    saved = value is None and axis in PARTS
+    return f"{config[axis]['name']}, as saved" if saved else value
 
 
 def _setting(cell: Path) -> dict[str, Any]:
     config, environment = _json(cell / CONFIG), _json(cell / ENVIRONMENT)
     model, (task, *about) = config["model_name"], config["task"].items()
     where = {name: environment[name] for name in ("device", "system", "threads")}
-    return {"model": model, "task": task[1], **dict(about), **where, **environment["libraries"]}
+    parts = {kind: config[kind] for kind in PARTS}
+    task_values = {"task": task[1], **dict(about), "prompt": config["prompt"]}
+    return {"model": model, **parts, **task_values, **where, **environment["libraries"]}
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

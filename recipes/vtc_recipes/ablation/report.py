@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vtc_recipes.ablation.bootstrap import DRAWS
+from vtc_recipes.ablation.grid import shown
 from vtc_recipes.ablation.plots import write_plots
 from vtc_recipes.ablation.records import Results, read_results
 from vtc_recipes.ablation.tables import csv_table, kinds_table, markdown_table, paper_tables
@@ -69,14 +70,16 @@ def _about(results: Results) -> str:
         else "the model is the same for all seeds, which have other questions; questions are drawn"
     )
     waiting = f"\n**Not done yet:** {'; '.join(results.waiting)}.\n" if results.waiting else ""
+    note = f"\n{results.note.strip()}\n" if results.note else ""
     return (
         f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
         f"draws: {what}). Differences to the first row are taken question by question. A guess is "
         f"right in {100 * results.rows[0].chance:.1f} %. Tokens are those of a video for the bare "
         "model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
         "of a question, without the frame encoder, whose embeddings all cells share. Where all "
-        "answers are right, or all wrong, a bootstrap knows no interval, and none is meant.\n\n"
-        f"All cells: {_setting(results)}.\n{waiting}"
+        "answers are right, or all wrong, a bootstrap knows no interval, and none is meant. "
+        "Seconds are comparable where nothing else, no other worker either, kept the machine "
+        f"busy.\n\nAll cells: {_setting(results)}.\n{note}{waiting}"
     )
 
 
@@ -85,6 +88,6 @@ def _setting(results: Results) -> str:
     words = [f"seeds {', '.join(map(str, seeds))}"]
     for name, value in results.setting.items():
         if value is not None:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            words.append(f"{name} {shown}")
+            said = ", ".join(map(str, value)) if isinstance(value, list) else shown(value)
+            words.append(f"{name} {said}")
     return "; ".join(words)

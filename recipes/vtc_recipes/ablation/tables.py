@@ -27,7 +27,7 @@ def markdown_table(results: Results) -> str:
         "tokens",
         "GMACs",
         "seconds",
-        "n",
+        "questions",
     ]
     return _markdown(titles, (_cells(results, row) for row in results.rows))
 

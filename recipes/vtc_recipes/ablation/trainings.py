@@ -67,6 +67,15 @@ class TrainingJob:
             return None
         return replace(self, values={**self.values, "stages": first, "vtc": {}})
 
+    def missing(self) -> list[str]:
+        """What is missing of its data; recipes with stages make theirs."""
+        if self.staged:
+            return []
+        from vtc_recipes.config import parse_recipe
+        from vtc_recipes.data import missing_files
+
+        return missing_files(parse_recipe(self.values, self.recipe).data.sources)
+
     def run(self, folder: Path, lease: Lease, trainings: Path) -> None:
         """Train into ``folder/model``, going on from what is there.
 
@@ -132,14 +141,20 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
 
 
 def trained_parts(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Selector and merger that a recipe trains a model with; its encoder is saved with it.
+    """Selector and merger that a recipe trains a model with.
+
+    Its encoder is saved with it by name, and ``None`` here; but for ``tiny``, which is an object.
 
     Raises:
         RecipeError: What is wrong with the mapping, or with its settings.
         ValueError: There is no such recipe.
     """
     parts = _values(parse_training(model)).get("vtc") or {}
-    return {"selector": parts.get("selector", "dks"), "merger": parts.get("merger", "dfm")}
+    return {
+        "selector": parts.get("selector", "dks"),
+        "merger": parts.get("merger", "dfm"),
+        "encoder": "tiny" if parts.get("encoder") == "tiny" else None,
+    }
 
 
 def parse_training(model: Mapping[str, Any]) -> Training:

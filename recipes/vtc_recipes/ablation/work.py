@@ -65,7 +65,7 @@ def work(
     Raises:
         RuntimeError: Jobs failed here; all that could be done without them is done.
     """
-    failed: dict[Path, str] = {}
+    failed: dict[Path, tuple[str, str]] = {}
     while True:
         pending = [job for job in jobs if not job.done]
         progress(len(jobs) - len(pending), len(jobs))
@@ -81,7 +81,15 @@ def work(
     if failed:
         left = len(pending) - len(failed)
         lost = f"; {left} more need them" if left else ""
-        raise RuntimeError(f"{len(failed)} failed{lost}: " + "; ".join(failed.values()))
+        reasons: dict[str, list[str]] = {}
+        for title, reason in failed.values():
+            reasons.setdefault(reason, []).append(title)
+        told = (f"{titles[0]}{_more(titles)}: {reason}" for reason, titles in reasons.items())
+        raise RuntimeError(f"{len(failed)} failed{lost}: " + "; ".join(told))
+
+
+def _more(titles: Sequence[str]) -> str:
+    return f" and {len(titles) - 1} more" if len(titles) > 1 else ""
 
 
 def _try(
@@ -89,7 +97,7 @@ def _try(
     leases: Path,
     working: Path,
     lease_seconds: float,
-    failed: dict[Path, str],
+    failed: dict[Path, tuple[str, str]],
     tell: Callable[[str], None],
 ) -> bool:
     """Run a job, if it can be claimed; whether it was."""
@@ -104,8 +112,8 @@ def _try(
     folder = working / f"{job.name}.{lease.number}"
     try:
         with lease:
-            _take_over(working, lease, folder)
-            tell(f"{job.title}: begun")
+            left = _take_over(working, lease, folder)
+            tell(f"{job.title}: begun{', with what another worker left' if left else ''}")
             job.run(folder, lease)
             lease.check()
             _publish(folder, job.target)
@@ -115,22 +123,23 @@ def _try(
         if lease.lost:  # its folder has been taken away, too
             tell(f"{job.title}: taken over by another worker")
         else:
-            failed[job.target] = f"{job.title}: {cause(error)}"
+            failed[job.target] = job.title, cause(error)
             with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as lines:
                 lines.write(traceback.format_exc())
             tell(f"{job.title}: failed: {cause(error)}")
     return True
 
 
-def _take_over(working: Path, lease: Lease, folder: Path) -> None:
-    """Make the folder of a claim, of what the latest claim before it left."""
+def _take_over(working: Path, lease: Lease, folder: Path) -> bool:
+    """Make the folder of a claim, of what the latest claim before it left; whether one did."""
     for number in range(lease.number - 1, 0, -1):
         try:
             os.rename(working / f"{lease.name}.{number}", folder)
-            return
+            return True
         except FileNotFoundError:
             continue
     folder.mkdir()
+    return False
 
 
 def _publish(folder: Path, target: Path) -> None:
