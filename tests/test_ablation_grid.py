@@ -55,6 +55,8 @@ def test_a_product_a_zip_and_a_list() -> None:
     every = [("uniform", 2), ("uniform", 3), ("dks", 2), ("dks", 3)]
     assert pairs(parse(axes)) == every
     assert pairs(parse(axes, "zip")) == [every[0], every[3]]
+    axes = {"selector": ["dks", "dks"], "keyframes": [3, 2]}  # twice the same is no mistake here
+    assert pairs(parse(axes, "zip")) == [every[3], every[2]]
     points = [{"selector": "dks", "keyframes": 3}, {"keyframes": 2}]
     assert pairs(parse(points, "list", selector="uniform")) == [every[3], every[0]]
     assert pairs(parse({}, selector={"name": "dks", "keyframes": 2})) == [every[2]]
@@ -274,6 +276,37 @@ def every_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     monkeypatch.setattr(registry, "_registry", registry.Registry())
+
+
+def test_questions_about_videos_of_ones_own(tmp_path, command):
+    vtc.testing.write_video(tmp_path / "squares.mp4", vtc.testing.moving_squares(seconds=8))
+    lines = [
+        {"video": "squares.mp4", "question": "What is red?", "answer": "a square", "kind": "what"},
+        {"video": "squares.mp4", "question": "Red?", "answer": "no", "choices": ["yes", "no"]},
+    ]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = {"name": "videos", "file": str(file), "frames": 6}
+    values = {"base": {**BASE, "task": task}, "axes": {"selector": ["uniform", "dks"]}}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
+    words = ("ablate", tmp_path / "grid.yaml", "--out", tmp_path / "runs")
+    code, out, err = command(*words, "--json")
+    assert code == 0, err
+    row = json.loads(out)["rows"][0]
+    assert row["questions"] == 2 * len(BASE["seeds"]) and row["coverage"] is None
+    assert set(row["kinds"]) == {"what", "question"} and row["chance"] == 0.25
+    assert row["tokens_before"] == 6 * 4 + 1
+    page = (tmp_path / "runs" / "report" / "report.md").read_text()
+    assert "coverage.png" not in page
+    before = parse({}, task=task).cells[0].id
+    file.write_text(json.dumps(lines[0]) + "\n")
+    assert parse({}, task=task).cells[0].id != before
+    wrong = [{"video": "no.mp4", "question": "?", "answer": "no", "choices": ["yes"]}, {"clip": 1}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in wrong) + "{")
+    code, _, err = command(*words)
+    assert code == 1 and "line 1: answer: 'no': allowed is one of the choices ('yes',)" in err
+    for text in ("line 1: video: there is no file", "line 2: clip", "line 3: is no JSON"):
+        assert text in err
 
 
 def test_a_selector_of_a_third_party_enters_by_its_name(every_second: None, tmp_path, command):

@@ -101,8 +101,12 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
     if len(errors) > before:
         return None
     learned = setting.model == SHIPPED or (training is not None and training.staged)
+    task = asdict(setting.task)
+    if setting.task.file is not None:  # its contents make results what they are
+        task["file"] = digest(Path(setting.task.file).read_text(encoding="utf-8"))
     config = {
         **asdict(setting),
+        "task": task,
         "model": model,
         "encoder": seen_by,
         "prompt": setting.prompt or ("{question}" if learned else WITH_CHOICES),

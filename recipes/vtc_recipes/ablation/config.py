@@ -25,18 +25,20 @@ class Task:
 
     Attributes:
         name: ``questions`` about random synthetic videos; ``needles`` in haystacks, as those of
-            ``vtc niah``; or ``cases`` of your own, from a file.
-        examples: Questions of each seed; of needles, at each depth. Cases are all asked.
+            ``vtc niah``; ``cases`` of such needles, from a file; or ``videos``, questions about
+            videos of your own, from a file.
+        examples: Questions of each seed; of needles, at each depth. Those of a file are all asked.
         frames: Of a video.
         kinds: Of questions, in turn.
         depths: How many, evenly from front to end, needles have.
         needle_frames: Of a needle.
         size: Height and width of synthetic frames in pixels.
         split: Of synthetic scenes.
-        file: A file of cases (docs/niah.md). They are the same for every seed.
+        file: Of cases (docs/niah.md) or of questions about videos (docs/ablation.md), which are
+            the same for every seed.
     """
 
-    name: Literal["questions", "needles", "cases"] = "questions"
+    name: Literal["questions", "needles", "cases", "videos"] = "questions"
     examples: int = positive(100)
     frames: int = positive(64)
     kinds: tuple[str, ...] = _kinds()

@@ -38,8 +38,9 @@ def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
         if axis.rpartition(".")[2] == _KEYFRAMES and _numeric(results, axis):
             _save(keyframe_curve(results, axis), folder / "keyframes.png")
             drawn["Right answers and evidence by the number of keyframes"] = "keyframes.png"
-    _save(coverage_plot(results), folder / "coverage.png")
-    drawn["Evidence among the keyframes, beside right answers"] = "coverage.png"
+    if all(row.coverage is not None for row in results.rows):
+        _save(coverage_plot(results), folder / "coverage.png")
+        drawn["Evidence among the keyframes, beside right answers"] = "coverage.png"
     for name, title in (("tokens_after", "tokens"), ("macs", "MACs"), ("seconds", "seconds")):
         _save(pareto_plot(results, name, title), folder / f"pareto_{title.lower()}.png")
         drawn[f"Right answers by {title}; the line joins the best for their cost"] = (
@@ -81,9 +82,10 @@ def keyframe_curve(results: Results, axis: str) -> Any:
         (drawn, *_) = plot.errorbar(
             across, _per_cent(rows), yerr=_errors(rows), marker="o", capsize=3, label=name
         )
-        covered = [100 * row.coverage.mean for row in rows]
-        colour = drawn.get_color()
-        plot.plot(across, covered, "x--", color=colour, label=f"evidence seen{suffix}")
+        covered = [100 * row.coverage.mean for row in rows if row.coverage is not None]
+        if len(covered) == len(rows):
+            colour = drawn.get_color()
+            plot.plot(across, covered, "x--", color=colour, label=f"evidence seen{suffix}")
     plot.set_xscale("log", base=2)
     ticks = sorted({float(row.values[axis]) for row in results.rows})
     plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -93,7 +95,7 @@ def keyframe_curve(results: Results, axis: str) -> Any:
 def coverage_plot(results: Results) -> Any:
     """Accuracy over coverage: what selection loses, and what is lost after it."""
     figure, plot = _figure(f"{results.name}: what is seen and what is right", "evidence seen, %")
-    _points(plot, results.rows, lambda row: 100 * row.coverage.mean)
+    _points(plot, results.rows, lambda row: 100 * row.coverage.mean if row.coverage else 0.0)
     return _finished(figure, plot, results)
 
 

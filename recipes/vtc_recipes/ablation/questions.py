@@ -9,6 +9,7 @@ from typing import Any
 
 from vtc_recipes.ablation.config import Task
 from vtc_recipes.ablation.hashing import digest
+from vtc_recipes.ablation.videos import VideoQuestion, read_videos
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.synthetic.cases import Case, make_cases, read_cases
 
@@ -22,7 +23,8 @@ class Item:
 
     Attributes:
         id: The same in every cell of the task and seed, so that answers can be compared in pairs.
-        kind, question, answer, choices, evidence: As those of a `Case`.
+        kind, question, answer, choices, evidence: As those of a `Case`; the evidence is None where
+            nobody knows it.
         video: Makes the video anew, for ``vtc.ask``.
         video_id: A name for the video, by what it is made from.
     """
@@ -32,13 +34,22 @@ class Item:
     question: str
     answer: str
     choices: tuple[str, ...]
-    evidence: Sequence[Sequence[int]]
+    evidence: Sequence[Sequence[int]] | None
     video: Callable[[], Any]
     video_id: str
 
 
+_OF_A_FILE: dict[str, Callable[[str], Sequence[Any]]] = {
+    "cases": read_cases,
+    "videos": read_videos,
+}
+
+
 def questions(task: Task, seed: int) -> Iterator[Item]:
     """All questions of a task, made one by one while they are asked."""
+    if task.name == "videos":
+        asked = enumerate(read_videos(str(task.file)))
+        return (_of_video(one, number, task.frames) for number, one in asked)
     if task.name == "questions":
         return (_example(task, seed, number) for number in range(task.examples))
     cases = _needles(task, seed) if task.name == "needles" else read_cases(str(task.file))
@@ -47,15 +58,15 @@ def questions(task: Task, seed: int) -> Iterator[Item]:
 
 def count(task: Task) -> int:
     """How many questions a task has for each seed."""
-    if task.name == "cases":
-        return len(read_cases(str(task.file)))
+    if task.name in _OF_A_FILE:
+        return len(_OF_A_FILE[task.name](str(task.file)))
     return task.examples * (task.depths if task.name == "needles" else 1)
 
 
 def check_task(task: Task) -> list[str]:
     """What is wrong with a task; nothing, if its first questions can be made."""
-    if task.name == "cases" and (task.file is None or not Path(task.file).is_file()):
-        return [f"task.file: {task.file!r}: a task of cases needs a file of them"]
+    if task.name in _OF_A_FILE and (task.file is None or not Path(task.file).is_file()):
+        return [f"task.file: {task.file!r}: a task of {task.name} needs a file of them"]
     if task.examples > SEEDS_APART:
         return [f"task.examples: {task.examples}: allowed is up to {SEEDS_APART}"]
     try:
@@ -105,4 +116,17 @@ def _of_case(case: Case, number: int) -> Item:
         evidence=case.evidence,
         video=case.video,
         video_id=digest(asdict(case)),
+    )
+
+
+def _of_video(one: VideoQuestion, number: int, frames: int) -> Item:
+    return Item(
+        id=str(number),
+        kind=one.kind,
+        question=one.question,
+        answer=one.answer,
+        choices=one.choices,
+        evidence=None,
+        video=lambda: one.source(frames),
+        video_id=digest([one.video, frames]),
     )

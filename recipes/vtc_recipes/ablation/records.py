@@ -38,7 +38,8 @@ class RowResult:
         seeds: Those that are done.
         missing: Those that are not.
         questions: How many were asked, over all seeds.
-        accuracy, coverage: Shares: right answers, and keyframes that hold all evidence.
+        accuracy, coverage: Shares: right answers, and keyframes that hold all evidence; no coverage
+            where nobody says what the evidence is.
         kinds: The accuracy in each kind of question.
         difference: In accuracy, from the first row, question by question; None in that row, and
             where the questions are not the same.
@@ -54,7 +55,7 @@ class RowResult:
     missing: tuple[int, ...]
     questions: int
     accuracy: Estimate
-    coverage: Estimate
+    coverage: Estimate | None
     kinds: dict[str, Estimate]
     difference: Estimate | None
     chance: float
@@ -178,6 +179,7 @@ def _summary(
     def right(record: Record) -> float:
         return float(record["right"])
 
+    known = all(record["covered"] is not None for record in everything)
     asked = dict.fromkeys(record["kind"] for record in everything)
     return RowResult(
         label=row["label"],
@@ -186,7 +188,7 @@ def _summary(
         missing=missing,
         questions=len(everything),
         accuracy=estimate(right),
-        coverage=estimate(lambda record: float(record["covered"])),
+        coverage=estimate(lambda record: float(record["covered"])) if known else None,
         kinds={kind: estimate(right, kind) for kind in asked},
         difference=None if first is None else _difference(done, first, trained),
         chance=mean("chance"),

@@ -104,7 +104,7 @@ def ask(model: Any, processor: Any, item: Item, prompt: str, limit: int) -> dict
         "answer": item.answer,
         "text": answer.text,
         "right": is_right(answer.text, item.answer),
-        "covered": covers(keyframes, item.evidence),
+        "covered": None if item.evidence is None else covers(keyframes, item.evidence),
         "chance": 1 / len(item.choices) if item.choices else 0.0,
         "keyframes": keyframes,
         "tokens_before": report.tokens_before + report.text_before,
@@ -124,7 +124,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "questions": len(records),
         "accuracy": mean("right"),
-        "coverage": mean("covered"),
+        "coverage": None if records[0]["covered"] is None else mean("covered"),
         "chance": mean("chance"),
         "tokens_before": mean("tokens_before"),
         "tokens_after": mean("tokens_after"),

@@ -91,7 +91,7 @@ def _cells(results: Results, row: RowResult) -> list[str]:
         *(shown(row.values.get(axis, "")) for axis in results.axes),
         per_cent(row.accuracy),
         "" if row.difference is None else per_cent(row.difference, signed=True),
-        per_cent(row.coverage),
+        "" if row.coverage is None else per_cent(row.coverage),
         f"{row.tokens_before:.0f} -> {row.tokens_after:.0f}",
         f"{row.macs / 1e9:.3g}",
         f"{row.seconds:.3g}",
