@@ -15,6 +15,8 @@ from vtc_recipes.synthetic.heatmap import Axis, heat_map
 NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', then vtc report."
 _KEYFRAMES = "keyframes"
 _MARKS = "osD^v"
+_ASIDE = 0.11
+"""Inches between points of one place."""
 _WIDE = 5
 """Costs that differ by more than this factor are drawn on a logarithmic scale."""
 
@@ -134,11 +136,22 @@ def _named(axis: str, value: Any) -> str:
 
 
 def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], float]) -> None:
-    """A point for each row, with its interval; colours come again with other marks."""
+    """A point for each row, with its interval; colours come again with other marks.
+
+    Those of one place stand side by side, or one would hide the other.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    places = [round(place(row), 6) for row in rows]
+    inches = plot.figure.dpi_scale_trans
+    for row in rows:  # unseen, for the limits, which know no points set aside
+        plot.plot([place(row)] * 2, [100 * row.accuracy.low, 100 * row.accuracy.high], " ")
     for number, row in enumerate(rows):
+        aside = places[:number].count(places[number]) - (places.count(places[number]) - 1) / 2
         plot.errorbar(
             place(row),
             100 * row.accuracy.mean,
+            transform=plot.transData + ScaledTranslation(aside * _ASIDE, 0, inches),
             yerr=_errors([row]),
             marker=_MARKS[number // 10 % len(_MARKS)],
             color=f"C{number % 10}",
