@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import starmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -129,10 +128,19 @@ def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
             yield row
 
 
-def _named(axis: str, value: Any) -> str:
-    """``dks``, and ``temperature=0.1``."""
-    short = axis.rpartition(".")[2]
-    return shown(value) if short in PARTS else f"{short}={shown(value)}"
+def _labels(rows: Sequence[RowResult]) -> list[str]:
+    """``dks, temperature=0.1``; options of a part only where its name alone would be another's."""
+    words: list[list[str]] = [[] for _ in rows]
+    for axis in dict.fromkeys(axis for row in rows for axis in row.values):
+        short = axis.rpartition(".")[2]
+        values = [row.values.get(axis) for row in rows]
+        full = [shown(value) for value in values]
+        names = [v["name"] if isinstance(v, Mapping) and "name" in v else shown(v) for v in values]
+        said = names if len(set(names)) == len(set(full)) else full
+        for place, row in enumerate(rows):
+            if axis in row.values:
+                words[place].append(said[place] if short in PARTS else f"{short}={said[place]}")
+    return [", ".join(found) or row.label for found, row in zip(words, rows, strict=True)]
 
 
 def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], float]) -> None:
@@ -142,8 +150,10 @@ def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], f
     """
     from matplotlib.transforms import ScaledTranslation
 
+    labels = _labels(rows)
     places = [round(place(row), 6) for row in rows]
     inches = plot.figure.dpi_scale_trans
+    plot.margins(x=0.15)
     for row in rows:  # unseen, for the limits, which know no points set aside
         plot.plot([place(row)] * 2, [100 * row.accuracy.low, 100 * row.accuracy.high], " ")
     for number, row in enumerate(rows):
@@ -157,7 +167,8 @@ def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], f
             color=f"C{number % 10}",
             linestyle="",
             capsize=3,
-            label=", ".join(starmap(_named, row.values.items())) or row.label,
+            label=labels[number],
+            clip_on=False,
         )
 
 
