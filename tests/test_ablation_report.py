@@ -131,6 +131,11 @@ def test_rows_are_means_over_questions_and_seeds(tmp_path: Path) -> None:
     assert third.difference.low < 0 < third.difference.high
     assert (third.seeds, third.missing, third.questions) == ((0,), (1,), 4)
     assert (first.coverage.mean, first.seconds, first.macs) == (0.5, 2.5, 2e9)
+    other = read_results(tmp_path, against=2)
+    assert [row.difference and row.difference.mean for row in other.rows] == [-2 / 8, None, -1 / 4]
+    with pytest.raises(ValueError, match="against=5: allowed is a row of the grid, 1 to 4"):
+        read_results(tmp_path, against=5)
+    assert all(row.difference is None for row in read_results(tmp_path, against=4).rows)
     assert results.waiting == ("selector={'name': 'uniform'}, keyframes=8",)
 
 

@@ -73,18 +73,21 @@ def ablate(
     if worker:
         print(json.dumps({"folder": str(runs)}) if as_json else f"all of {runs} is done")
         return
-    report(runs, None, as_json)
+    report(runs, None, as_json=as_json)
 
 
 def report(
     runs: Annotated[Path, typer.Argument(help="The folder that vtc ablate wrote to.")],
     out: Annotated[Folder, typer.Option(help="For the report. (default: RUNS/report)")] = None,
+    against: Annotated[
+        int, typer.Option(help="The row, from 1 on, that differences are taken from.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Write what a grid found: tables (Markdown, CSV) and plots."""
     from vtc_recipes.ablation.report import write_report
 
-    written = write_report(runs, out or runs / "report")
+    written = write_report(runs, out or runs / "report", against)
     if as_json:
         print(json.dumps(written.to_dict(), indent=2))
         return

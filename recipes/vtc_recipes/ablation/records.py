@@ -41,8 +41,8 @@ class RowResult:
         accuracy, coverage: Shares: right answers, and keyframes that hold all evidence; no coverage
             where nobody says what the evidence is.
         kinds: The accuracy in each kind of question.
-        difference: In accuracy, from the first row, question by question; None in that row, and
-            where the questions are not the same.
+        difference: In accuracy, from the row `Results.against`, question by question; None there,
+            and where the questions are not the same.
         chance: The accuracy of a guess.
         tokens_before, tokens_after: Visual tokens of a video, and the text around them.
         macs: Multiply-accumulates of a question without the frame encoder; the first one's.
@@ -72,6 +72,7 @@ class Results:
     Attributes:
         name, note: The grid's.
         axes: Their names.
+        against: The row of the grid, from 1 on, that differences are taken from.
         trained: Whether each seed is a training of its own.
         rows: In the grid's order.
         waiting: Labels of the rows without any result yet.
@@ -81,6 +82,7 @@ class Results:
 
     name: str
     axes: tuple[str, ...]
+    against: int
     trained: bool
     rows: tuple[RowResult, ...]
     waiting: tuple[str, ...]
@@ -92,12 +94,15 @@ class Results:
         return asdict(self)
 
 
-def read_results(runs: Path) -> Results:
+def read_results(runs: Path, against: int = 1) -> Results:
     """Read what is done in a folder.
+
+    Args:
+        against: The row of the grid, from 1 on, that differences are taken from.
 
     Raises:
         FileNotFoundError: Nothing was started there.
-        ValueError: No cell is done yet.
+        ValueError: No cell is done yet, or there is no such row.
     """
     file = runs / "grid.json"
     if not file.is_file():
@@ -106,10 +111,12 @@ def read_results(runs: Path) -> Results:
     trained = any(row["trained"] for row in grid["rows"])
     found: list[RowResult] = []
     waiting: list[str] = []
-    first: dict[int, list[Record]] | None = None
-    for row in grid["rows"]:
-        folders = {int(seed): runs / "cells" / name for seed, name in row["cells"].items()}
-        done = {seed: _records(folder) for seed, folder in folders.items() if folder.is_dir()}
+    count = len(grid["rows"])
+    if not 1 <= against <= count:
+        raise ValueError(f"against={against}: allowed is a row of the grid, 1 to {count}")
+    first = _done(runs, grid["rows"][against - 1])
+    for number, row in enumerate(grid["rows"], 1):
+        folders, done = _cells(runs, row), _done(runs, row)
         if not done:
             waiting.append(row["label"])
             continue
@@ -117,22 +124,33 @@ def read_results(runs: Path) -> Results:
         missing = tuple(seed for seed in folders if seed not in done)
         config = _json(folders[next(iter(done))] / CONFIG)
         row["values"] = {axis: _said(axis, v, config) for axis, v in row["values"].items()}
-        found.append(_summary(row, done, missing, first, macs, trained))
-        if row is grid["rows"][0]:
-            first = done
+        other = None if number == against else first
+        found.append(_summary(row, done, missing, other, macs, trained))
     if not found:
         raise ValueError(f"no cell of {runs} is done yet; run vtc ablate with --out {runs}")
-    cells = [runs / "cells" / name for row in grid["rows"] for name in row["cells"].values()]
+    cells = [cell for row in grid["rows"] for cell in _cells(runs, row).values()]
     setting = _common([_setting(cell) for cell in cells if cell.is_dir()])
     return Results(
         grid["name"],
         tuple(grid["axes"]),
+        against,
         trained,
         tuple(found),
         tuple(waiting),
         setting,
         grid.get("note", ""),
     )
+
+
+def _cells(runs: Path, row: Mapping[str, Any]) -> dict[int, Path]:
+    """The folder of each seed."""
+    return {int(seed): runs / "cells" / name for seed, name in row["cells"].items()}
+
+
+def _done(runs: Path, row: Mapping[str, Any]) -> dict[int, list[Record]]:
+    """What each seed that is done has answered."""
+    folders = _cells(runs, row)
+    return {seed: _records(folder) for seed, folder in folders.items() if folder.is_dir()}
 
 
 def _said(axis: str, value: Any, config: Mapping[str, Any]) -> Any:

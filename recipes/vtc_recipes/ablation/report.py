@@ -32,15 +32,18 @@ class Written:
         return {"report": str(self.file), **self.results.to_dict()}
 
 
-def write_report(runs: Path, folder: Path) -> Written:
+def write_report(runs: Path, folder: Path, against: int = 1) -> Written:
     """Write ``report.md``, ``results.csv`` and plots of what is done in a run.
+
+    Args:
+        against: See `read_results`.
 
     Raises:
         FileNotFoundError: Nothing was started there.
-        ValueError: No cell is done yet.
+        ValueError: No cell is done yet, or there is no such row.
         OSError: The folder cannot be written.
     """
-    results = read_results(runs)
+    results = read_results(runs, against)
     folder.mkdir(parents=True, exist_ok=True)
     drawn, note = write_plots(results, folder)
     table = markdown_table(results)
@@ -73,8 +76,8 @@ def _about(results: Results) -> str:
     note = f"\n{results.note.strip()}\n" if results.note else ""
     return (
         f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
-        f"draws: {what}). Differences to the first row are taken question by question. A guess is "
-        f"right in {100 * results.rows[0].chance:.1f} %. Tokens are those of a video for the bare "
+        f"draws: {what}). Differences to row {results.against} are taken question by "
+        f"question. A guess is right in {100 * results.rows[0].chance:.1f} %. Tokens are those of a video for the bare "
         "model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
         "of a question, without the frame encoder, whose embeddings all cells share. Where all "
         "answers are right, or all wrong, a bootstrap knows no interval, and none is meant. "

@@ -22,7 +22,7 @@ def markdown_table(results: Results) -> str:
     titles = [
         *results.axes,
         "right answers, %",
-        "difference to the first",
+        f"difference to row {results.against}",
         "evidence seen, %",
         "tokens",
         "GMACs",
