@@ -77,8 +77,8 @@ def _about(results: Results) -> str:
     return (
         f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
         f"draws: {what}). Differences to row {results.against} are taken question by "
-        f"question. A guess is right in {100 * results.rows[0].chance:.1f} %. Tokens are those of a video for the bare "
-        "model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
+        f"question. A guess is right in {100 * results.rows[0].chance:.1f} %. Tokens are those of "
+        "a video for the bare model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
         "of a question, without the frame encoder, whose embeddings all cells share. Where all "
         "answers are right, or all wrong, a bootstrap knows no interval, and none is meant. "
         "Seconds are comparable where nothing else, no other worker either, kept the machine "
