@@ -74,15 +74,16 @@ def _about(results: Results) -> str:
     )
     waiting = f"\n**Not done yet:** {'; '.join(results.waiting)}.\n" if results.waiting else ""
     note = f"\n{results.note.strip()}\n" if results.note else ""
+    chance = 100 * results.rows[0].chance
     return (
         f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
-        f"draws: {what}). Differences to row {results.against} are taken question by "
-        f"question. A guess is right in {100 * results.rows[0].chance:.1f} %. Tokens are those of "
-        "a video for the bare model and for the wrapped one; MACs (of the first question) and seconds (medians) are "
-        "of a question, without the frame encoder, whose embeddings all cells share. Where all "
-        "answers are right, or all wrong, a bootstrap knows no interval, and none is meant. "
-        "Seconds are comparable where nothing else, no other worker either, kept the machine "
-        f"busy.\n\nAll cells: {_setting(results)}.\n{note}{waiting}"
+        f"draws: {what}); a guess is right in {chance:.1f} %. Differences to row {results.against} "
+        "are taken question by question. Where all answers are right, or all wrong, a bootstrap "
+        "knows no interval, and none is meant. Tokens are those of a video, for the bare model and "
+        "for the wrapped one. MACs (of the first question) and seconds (medians) are of a question, "
+        "without the frame encoder, whose embeddings all cells share; seconds are comparable where "
+        "nothing else, no other worker either, kept the machine busy.\n\n"
+        f"All cells: {_setting(results)}.\n{note}{waiting}"
     )
 
 
