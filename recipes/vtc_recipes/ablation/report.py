@@ -81,8 +81,8 @@ def _about(results: Results) -> str:
         "are taken question by question. Where all answers are right, or all wrong, a bootstrap "
         "knows no interval, and none is meant. Tokens are those of a video, for the bare model and "
         "for the wrapped one. MACs (of the first question) and seconds (medians) are of a "
-        "question, without the frame encoder, whose embeddings all cells share; seconds are comparable where "
-        "nothing else, no other worker either, kept the machine busy.\n\n"
+        "question, without the frame encoder, whose embeddings all cells share; seconds are "
+        "comparable where nothing else, no other worker either, kept the machine busy.\n\n"
         f"All cells: {_setting(results)}.\n{note}{waiting}"
     )
 
