@@ -8,6 +8,8 @@ tokenizer needs about half as many tokens for a timestamp. 64 slices, 8 of them 
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 
 import vtc
@@ -16,6 +18,7 @@ SLICES, KEYFRAMES = 64, 8
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     encoder = vtc.testing.tiny_encoder()
     print("| family | merged and kept visual tokens | all | keyframes | none |")
     print("|---|---|---|---|---|")

@@ -16,7 +16,7 @@ SLICES = 6
 
 
 def take(model):
-    with pytest.warns(UserWarning, match="nobody has trained it"):
+    with pytest.warns(UserWarning, match="connector of .* that nobody has trained"):
         model.vtc.merge_encoder_patches()
     with torch.no_grad():  # the default initialisation hides errors
         for weight in model.vtc.connector.parameters():
@@ -90,11 +90,43 @@ def test_answers_save_and_open(case, encoder, tmp_path):
     expected = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     vtc.save_pretrained(model, tmp_path)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*nobody has trained it")
+        warnings.filterwarnings("error", ".*nobody has trained")
         opened = vtc.from_pretrained(tmp_path, encoder=encoder, processor=model.vtc.processor)
     assert opened.vtc.connector_kind == "trained"
     answer = opened.eval().generate(**inputs, max_new_tokens=3, do_sample=False)
     assert torch.equal(answer, expected)
+
+
+def test_an_untrained_connector_is_told_of_until_it_is_trained(encoder, tmp_path):
+    wrapped, processor = vtc.testing.tiny()
+    vtc.wrap(wrapped, processor=processor, encoder=encoder)
+    video = torch.zeros(6, 32, 32, 3, dtype=torch.uint8)
+    inputs = vtc.prepare_inputs(wrapped, processor, video, "What?")
+
+    def told(model):
+        with torch.no_grad():
+            model(**inputs)
+        return [text for text in vtc.last_report(model).warnings if "nobody has trained" in text]
+
+    with pytest.warns(UserWarning, match="nobody has trained"):
+        wrapped.vtc.merge_encoder_patches()
+    assert len(told(wrapped)) == 1
+    vtc.save_pretrained(wrapped, tmp_path / "new")
+    with pytest.warns(UserWarning, match="nobody has trained"):
+        opened = vtc.from_pretrained(tmp_path / "new", encoder=encoder)
+    assert len(told(opened)) == 1
+    optimiser = torch.optim.SGD(opened.vtc.connector.parameters(), lr=0.1)
+    opened(**inputs).logits.square().mean().backward()
+    optimiser.step()
+    assert told(opened) == []
+    vtc.save_pretrained(opened, tmp_path / "trained")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vtc.from_pretrained(tmp_path / "trained", encoder=encoder)
+    with pytest.raises(ValueError, match="encoder that was an object; pass one like it"):
+        vtc.from_pretrained(tmp_path / "trained")
+    with pytest.raises(ValueError, match=r"a connector of their own already \(trained\)"):
+        opened.vtc.separate_connector()
 
 
 def test_gradients_reach_the_connector_and_not_the_encoder(case):

@@ -224,8 +224,17 @@ def test_a_folder_with_checkpoints_is_not_trained_into_anew(smoke, tmp_path):
     train(recipe)
     with pytest.raises(ValueError, match="holds checkpoints of another run: go on .* --resume"):
         train(recipe)
-    with pytest.raises(ValueError, match="vtc section is not the one that .*checkpoint-1 was"):
-        train(smoke("vtc.merger.temperature=0.5"), resume=True)
+    written = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    steps = ("optimisation.steps=1", "output.save_steps=1")
+    for setting, message in {
+        "vtc.merger.temperature=0.5": "vtc.merger.temperature is 0.5 and was",
+        "optimisation.steps=2": "optimisation.steps is 2 and was 1",
+        "train.language_model.learning_rate=0.9": "learning_rate is 0.9 and was 0.001",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            train(smoke(*steps, setting), resume=True)
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == written
+    train(smoke(*steps, "output.log_steps=1"), resume=True)  # what changes no weight
 
 
 def test_a_trained_model_is_trained_on(smoke, tmp_path):

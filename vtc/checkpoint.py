@@ -56,6 +56,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "selector": registry.spec_of(toolkit.selector),
         "merger": registry.spec_of(plain(toolkit.merger)),
         "connector": toolkit.connector_kind,
+        "untrained": toolkit.untrained(),
         "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
         "long_text": toolkit.encoder.long_text,
         "chunk_frames": toolkit.chunk_frames,
@@ -137,6 +138,9 @@ def from_pretrained(
     toolkit.configure(**saved["adapter"])
     toolkit.add_connector(saved.get("connector", "stock"))
     _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
+    for name in saved.get("untrained", ()):
+        if getattr(toolkit, name) is not None and not (name == "merger" and toolkit.merger_is_new):
+            toolkit.note_new(name)
     warn_of_untrained(toolkit, stacklevel=3)
     return model
 
@@ -211,7 +215,7 @@ class MissingEncoder:
             "vtc.from_pretrained(folder, encoder=...), or --encoder on the command line"
         )
 
-    encode_frames = encode_text = encode_text_raw = _raise
+    encode_frames = encode_text = encode_text_raw = encode_patches = _raise
 
 
 def _load_toolkit(

@@ -102,6 +102,8 @@ def prepare(
         selector=toolkit.describe(toolkit.selector), merger=toolkit.describe(toolkit.merger)
     )
     recorder = Recorder(report, toolkit.progress)
+    if not torch.is_grad_enabled():  # or it may be about to be trained
+        recorder.warn(*toolkit.untrained_warnings())
     asked = toolkit.selector.uses_query or plain(toolkit.merger).query_source is not None
     texts: list[str | None] = [None] * len(inputs["input_ids"])
     if asked or inputs.get("vtc_query") is not None:

@@ -62,6 +62,7 @@ class Toolkit(nn.Module):
         self.chunk_frames = 16
         self.prefill_chunk = 4096
         self.merger_is_new = True
+        self._made: dict[str, tuple[float, ...]] = {}
         self.report: Report | None = None
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
@@ -155,18 +156,17 @@ class Toolkit(nn.Module):
                 belongs to no model (peft has copied it: call this before).
         """
         self.add_connector("trained")
-        warnings.warn(
-            "the connector of the frame encoder's patches is new and nobody has trained it: its "
-            "tokens mean nothing until somebody does",
-            stacklevel=2,
-        )
+        warnings.warn(self.untrained_warnings()[-1], stacklevel=2)
 
     def add_connector(self, kind: Literal["stock", "separate", "trained"]) -> None:
         """As `separate_connector` or `merge_encoder_patches`, unwarned; ``stock`` adds nothing."""
         if kind == "stock":
             return
         if self.connector is not None:
-            raise ValueError("the merged frames have a connector of their own already")
+            raise ValueError(
+                f"the merged frames have a connector of their own already ({self.connector_kind}), "
+                "which they were trained with; wrap a stock model to give them another"
+            )
         model = self._model()
         if model is None:
             raise ValueError(
@@ -181,6 +181,7 @@ class Toolkit(nn.Module):
         width = self.encoder.encode_patches(blank)[1].shape[-1]
         new = PatchConnector(width, table.shape[-1])
         self.connector = new.to(input_device(model), table.dtype)
+        self.note_new("connector")
 
     @property
     def connector_kind(self) -> Literal["stock", "separate", "trained"]:
@@ -229,6 +230,34 @@ class Toolkit(nn.Module):
             self.merger.build(width, asked)
             self.merger.to(table.dtype)
         self.merger.to(input_device(model))
+        if self.merger_is_new and self.merger.needs_training:
+            self.note_new("merger")
+
+    def note_new(self, name: str) -> None:
+        """Say that nobody has trained the ``merger`` or the ``connector`` as it is now."""
+        self._made[name] = _sums(getattr(self, name))
+
+    def untrained(self) -> list[str]:
+        """``merger``, ``connector``: what must be trained and is still as it was made."""
+        return [name for name, made in self._made.items() if _sums(getattr(self, name)) == made]
+
+    def untrained_warnings(self) -> list[str]:
+        """A sentence for each of them."""
+        names = {
+            "merger": f"merger {self.name_of(self.merger)!r}",
+            "connector": "the connector of the frame encoder's patches",
+        }
+        return [
+            f"{names[name]} has parameters that nobody has trained: its tokens mean nothing until "
+            "they are"
+            for name in self.untrained()
+        ]
+
+
+def _sums(module: Any) -> tuple[float, ...]:
+    """What tells whether the parameters of a module were changed; nothing where they are none."""
+    values = [parameter.detach() for parameter in plain(module).parameters()]
+    return tuple(float(value.float().sum()) for value in values if not value.is_meta)
 
 
 def _no_model() -> None:

@@ -73,13 +73,9 @@ def wrap(
 
 
 def warn_of_untrained(toolkit: Toolkit, stacklevel: int) -> None:
-    """Say aloud that a merger has new parameters."""
-    if toolkit.merger_is_new and toolkit.merger.needs_training:
-        warnings.warn(
-            f"merger {toolkit.name_of(toolkit.merger)!r} has parameters that nobody has trained: "
-            "its tokens mean nothing until they are",
-            stacklevel=stacklevel,
-        )
+    """Say aloud what nobody has trained yet."""
+    for warning in toolkit.untrained_warnings():
+        warnings.warn(warning, stacklevel=stacklevel)
 
 
 def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any) -> Toolkit:

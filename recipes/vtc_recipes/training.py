@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ def train(
     """
     folder = Path(recipe.output.folder)
     checkpoint = _checkpoint(folder, resume)
+    if checkpoint is not None:
+        _refuse_other_recipe(recipe, folder)
     samples = load_samples(recipe.data.sources, recipe.optimisation.seed)
     arguments = training_arguments(recipe)
     _open_models_whole()
@@ -189,9 +191,38 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
+    """What was trained so far must have been trained so; how often it is saved may differ."""
+    file = folder / "recipe.yaml"
+    if not file.is_file():  # killed before it was written, so by this recipe as well as by any
+        return
+    before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    now = yaml.safe_load(yaml.safe_dump(asdict(recipe)))
+    different = [
+        f"{name} is {new!r} and was {old!r}"
+        for name, new, old in _differences(now, before, "")
+        if not name.startswith("output.")
+    ]
+    if different:
+        raise ValueError(
+            f"{file} says that {folder} was trained otherwise: {'; '.join(different)}. Resume with "
+            "the same recipe, or train anew elsewhere"
+        )
+
+
+def _differences(now: Any, before: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    """The dotted names of what differs, with both values."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        for key in dict.fromkeys([*now, *before]):
+            yield from _differences(now.get(key), before.get(key), f"{where}.{key}".lstrip("."))
+    elif now != before:
+        yield where, now, before
+
+
 def _refuse_other_toolkit(toolkit: Any, checkpoint: Path) -> None:
     saved = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))
-    if saved != json.loads(json.dumps(described(toolkit, checkpoint))):
+    ours = json.loads(json.dumps(described(toolkit, checkpoint)))
+    if {**saved, "untrained": None} != {**ours, "untrained": None}:
         raise ValueError(
             f"the recipe's vtc section is not the one that {checkpoint} was trained with, which "
             f"its {CONFIG_NAME} says; resume with the same recipe, or train anew elsewhere"

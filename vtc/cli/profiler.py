@@ -82,7 +82,7 @@ def profile(
         ),
     ] = False,
     plots: Annotated[
-        Text, typer.Option(help="Write plots to this folder (needs the extra [plots]).")
+        Text, typer.Option(help="Write plots to this folder (needs the extra \\[plots]).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -156,7 +156,12 @@ def _count(
         usual = config.dtype or torch.float32
     if saved.get("connector") == "trained":
         settings = replace(settings, fast_path=True)
-    if encoder is None and saved.get("encoder"):
+    if encoder is None and saved:
+        if saved["encoder"] is None:
+            raise ValueError(
+                f"{name} was saved with a frame encoder that was an object; name one like it with "
+                "--encoder"
+            )
         encoder = find_encoder(saved["encoder"], name)
     return count_profile(
         name,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vtc.profiler.stages import LengthProfile, Profile
+from vtc.profiler.stages import CONNECTOR, LengthProfile, Profile
+from vtc.profiler.tables import Units
 
 _CARDS = (24e9, 80e9)
 """The memory of GPUs that are drawn as lines, in bytes."""
@@ -41,23 +42,27 @@ def write_plots(profile: Profile, folder: Path) -> list[Path]:
 
 def memory_plot(profile: Profile) -> Any:
     """Figure 1: memory over the number of frames, weights included."""
-    figure, plot = _figure(profile, "memory of the device, GB")
+    unit, name = Units.of(profile), _ours(profile)
+    figure, plot = _figure(profile, f"memory of the device, {unit.bytes_prefix}B")
     weights = profile.weights + profile.encoder_weights
-    ours = [(weights + each.first_token.peak_memory) / 1e9 for each in profile.lengths]
-    stock = [(profile.weights + e.stock_first_token.peak_memory) / 1e9 for e in profile.lengths]
+    ours = [(weights + each.first_token.peak_memory) / unit.bytes for each in profile.lengths]
+    bare = [profile.weights + each.stock_first_token.peak_memory for each in profile.lengths]
+    stock = [bytes_ / unit.bytes for bytes_ in bare]
     _line(plot, profile, stock, "stock model", "C3")
-    _line(plot, profile, ours, "with vtc", "C0")
+    _line(plot, profile, ours, name, "C0")
     seen = [each.first_token.measured_memory for each in profile.lengths]
     if all(value is not None for value in seen):
-        found = [(weights + (value or 0.0)) / 1e9 for value in seen]
-        plot.plot(_frames(profile), found, "x", color="C0", label="with vtc, measured")
-    plot.axhline(weights / 1e9, color="grey", linestyle=":", label="weights alone")
+        found = [(weights + (value or 0.0)) / unit.bytes for value in seen]
+        plot.plot(_frames(profile), found, "x", color="C0", label=f"{name}, measured")
+    label = "weights alone,\nframe encoder too"
+    plot.axhline(weights / unit.bytes, color="grey", linestyle=":", label=label)
     top = max(*ours, *stock)
     for card in _CARDS:
-        if card / 1e9 < top:
-            plot.axhline(card / 1e9, color="black", linewidth=0.8)
+        place = card / unit.bytes
+        if place < top:
+            plot.axhline(place, color="black", linewidth=0.8)
             plot.annotate(
-                f"{card / 1e9:g} GB card", (_frames(profile)[0], card / 1e9), va="bottom", size=8
+                f"{card / 1e9:g} GB card", (_frames(profile)[0], place), va="bottom", size=8
             )
     plot.set_yscale("log")
     _plain_numbers(plot)
@@ -66,14 +71,16 @@ def memory_plot(profile: Profile) -> Any:
 
 def flops_plot(profile: Profile) -> Any:
     """Table 5's first column: FLOPs up to the first token over the number of frames."""
-    figure, plot = _figure(profile, "FLOPs to the first token, T")
-    _line(plot, profile, [e.stock_first_token.flops / 1e12 for e in profile.lengths], "stock", "C3")
-    _line(plot, profile, [e.first_token.flops / 1e12 for e in profile.lengths], "with vtc", "C0")
-    fast = [each.fast_path.flops / 1e12 for each in profile.lengths if each.fast_path]
+    unit, name = Units.of(profile), _ours(profile)
+    figure, plot = _figure(profile, f"{unit.prefix}FLOPs to the first token (dotted: MACs)")
+    counts = [(each.stock_first_token, each.first_token) for each in profile.lengths]
+    _line(plot, profile, [bare.flops / unit.operations for bare, _ in counts], "stock", "C3")
+    _line(plot, profile, [ours.flops / unit.operations for _, ours in counts], name, "C0")
+    fast = [each.fast_path.flops / unit.operations for each in profile.lengths if each.fast_path]
     if fast:
         _line(plot, profile, fast, "with vtc,\nfast path", "C2", style="--")
-    layers = [(each.first_token.linear_macs or 0.0) / 1e12 for each in profile.lengths]
-    _line(plot, profile, layers, "with vtc, MACs of\nlayers (Table 5)", "C1", style=":")
+    layers = [(ours.linear_macs or 0.0) / unit.operations for _, ours in counts]
+    _line(plot, profile, layers, f"{name},\nMACs of layers\n(Table 5)", "C1", style=":")
     plot.set_yscale("log")
     _plain_numbers(plot)
     return _finished(figure, plot)
@@ -99,10 +106,15 @@ def first_token_plot(profile: Profile) -> Any:
     figure, plot = _figure(profile, "seconds to the first token")
     timed = [each for each in profile.lengths if each.first_token_seconds is not None]
     seconds = [each.first_token_seconds for each in timed]
-    plot.plot([each.frames for each in timed], seconds, "o-", color="C0", label="with vtc")
-    plot.set_yscale("log")
-    _plain_numbers(plot)
+    plot.plot([each.frames for each in timed], seconds, "o-", color="C0", label=_ours(profile))
+    plot.set_ylim(bottom=0)
     return _finished(figure, plot)
+
+
+def _ours(profile: Profile) -> str:
+    """What the line of the wrapped model is called."""
+    names = {stage.name for stage in profile.lengths[0].stages}
+    return "with vtc,\nfast path" if CONNECTOR in names else "with vtc"
 
 
 def _plain_numbers(plot: Any) -> None:
@@ -132,7 +144,9 @@ def _figure(profile: Profile, down: str) -> tuple[Any, Any]:
     figure = Figure(figsize=(8, 5), layout="constrained")
     plot = figure.add_subplot()
     how = "counted" if profile.device == "meta" else f"on {profile.device}"
-    plot.set(title=f"{profile.model}, {profile.dtype}, {how}", xlabel="frames", ylabel=down)
+    parts = f"{profile.selector['name']}, at most {max(e.keyframes for e in profile.lengths)} kept"
+    title = f"{profile.model}, {profile.dtype}, {how}\n{parts}; {profile.merger['name']}"
+    plot.set(title=title, xlabel="frames", ylabel=down)
     plot.set_xscale("log", base=2)
     frames = _frames(profile)
     plot.set_xticks(frames, [f"{count:,}" for count in frames], rotation=45, ha="right")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _WARM_UP = 4
 """Frames of the run before those that are measured."""
+_READ = ("size", "text_tokens", "new_tokens", "chunk", "prefill_chunk", "fast_path")
+_LIBRARIES = ("video-token-compression", "torch", "transformers")
 Said = Callable[[str], None]
 
 
@@ -205,6 +208,8 @@ def _profile(
         weights=bytes_of(subject.model),
         encoder_weights=bytes_of(subject.encoder) if looks else 0,
         lengths=tuple(lengths),
+        settings={name: getattr(subject, name) for name in _READ},
+        libraries={name: version(name) for name in _LIBRARIES},
         notes=tuple(_notes(subject, device)),
     )
 

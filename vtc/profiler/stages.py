@@ -147,6 +147,8 @@ class Profile:
         dtype: Of the weights.
         weights: Bytes of the model's parameters; the frame encoder's are `encoder_weights`.
         lengths: By the number of frames.
+        settings: What was read and how: sizes, tokens and chunks.
+        libraries: Versions.
         matrix_rate: FLOPs a second of a large matrix product there, as measured, or None.
         notes: What a reader must know.
     """
@@ -160,6 +162,8 @@ class Profile:
     weights: int
     encoder_weights: int
     lengths: tuple[LengthProfile, ...]
+    settings: dict[str, Any]
+    libraries: dict[str, str]
     matrix_rate: float | None = None
     notes: tuple[str, ...] = ()
 

@@ -101,6 +101,8 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
     toolkit = toolkit_of(model)
     if toolkit.merger_is_new and toolkit.merger.needs_training:
         raise ValueError(untrained(toolkit.name_of(toolkit.merger), source))
+    for warning in toolkit.untrained_warnings():
+        raise ValueError(f"{source}: {warning}, so its answers would be no result")
     return model, processor
 
 
