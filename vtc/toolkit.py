@@ -255,9 +255,13 @@ class Toolkit(nn.Module):
 
 
 def _sums(module: Any) -> tuple[float, ...]:
-    """What tells whether the parameters of a module were changed; nothing where they are none."""
+    """What tells whether the parameters of a module were changed; on meta, nothing does.
+
+    Of a parameter that is divided among processes this one's part, as others may not be asked.
+    """
     values = [parameter.detach() for parameter in plain(module).parameters()]
-    return tuple(float(value.float().sum()) for value in values if not value.is_meta)
+    here = [value.to_local() if hasattr(value, "to_local") else value for value in values]
+    return tuple(float(value.float().sum()) for value in here if not value.is_meta)
 
 
 def _no_model() -> None:
