@@ -297,7 +297,7 @@ def test_questions_about_videos_of_ones_own(tmp_path, command):
     assert set(row["kinds"]) == {"what", "question"} and row["chance"] == 0.25
     assert row["tokens_before"] == 6 * 4 + 1
     page = (tmp_path / "runs" / "report" / "report.md").read_text()
-    assert "coverage.png" not in page
+    assert "coverage.png" not in page and "examples" not in page
     before = parse({}, task=task).cells[0].id
     file.write_text(json.dumps(lines[0]) + "\n")
     assert parse({}, task=task).cells[0].id != before
