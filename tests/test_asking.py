@@ -351,6 +351,35 @@ def test_frames_that_no_selector_looks_at_are_not_decoded_ahead(model, processor
     assert len(passes) == 2  # the keyframes of each
 
 
+@pytest.mark.parametrize("ahead", [0, 1], ids=["on the CPU", "as on a GPU"])
+def test_chunks_that_do_not_fit_are_halved_aloud(
+    wrapped, processor, make_video, monkeypatch, ahead
+):
+    monkeypatch.setattr("vtc.compression.chunks_ahead", lambda device: ahead)
+    inputs = vtc.prepare_inputs(wrapped, processor, make_video(20, 1), "What is red?")
+    encode, fits, calls = wrapped.vtc.adapter.encode, 3, []
+
+    def with_little_memory(model, pixels):
+        (frames,) = pixels.values()
+        calls.append(len(frames))
+        if len(frames) > fits:
+            raise torch.OutOfMemoryError("too much")
+        return encode(model, pixels)
+
+    with torch.no_grad():
+        expected = wrapped(**inputs).logits
+        monkeypatch.setattr(wrapped.vtc.adapter, "encode", with_little_memory)
+        wrapped.vtc.chunk_frames = 12
+        assert torch.equal(wrapped(**inputs).logits, expected)
+    assert 12 in calls and calls.count(3) >= 4
+    told = [text for text in vtc.last_report(wrapped).warnings if "had no memory" in text]
+    assert "for 12 slices at a time and went on with 6; model.vtc.chunk_frames = 6" in told[0]
+    assert "for 6 slices at a time and went on with 3" in told[1]
+    fits = 0
+    with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
+        wrapped(**inputs)
+
+
 def test_preparing_a_chunk_ahead_changes_nothing(wrapped, processor, make_video, monkeypatch):
     """As on a GPU: the next chunk is resized in a thread while the vision tower has one."""
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(10, 1), "What is red?")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import vtc
 import vtc.video.source
-from vtc.compression import _whole_groups
+from vtc.merged import whole_groups
 
 TOLERANCE = 5e-6
 """Of the largest logit: the vision tower may round otherwise for another chunk."""
@@ -20,7 +20,7 @@ def test_groups_are_whole_and_nothing_is_lost(sizes, together):
     slices = torch.arange(sum(sizes)) + 3
     patches = slices[:, None, None] * torch.ones(1, 2, 3)
     chunks = zip(slices.split(sizes), patches.split(sizes), strict=True) if sizes else []
-    groups = list(_whole_groups(chunks, together))
+    groups = list(whole_groups(chunks, together))
     assert all(len(numbers) % together == 0 for numbers, _ in groups[:-1])
     assert all(len(numbers) == len(part) > 0 for numbers, part in groups)
     if groups:
@@ -33,7 +33,7 @@ def test_groups_are_whole_and_nothing_is_lost(sizes, together):
 
 def test_frames_that_wait_do_not_keep_their_chunk_alive():
     chunk = torch.zeros(7, 2, 3)
-    _, (_, waiting) = _whole_groups([(torch.arange(7), chunk)], 5)
+    _, (_, waiting) = whole_groups([(torch.arange(7), chunk)], 5)
     assert len(waiting) == 2
     assert waiting.untyped_storage().data_ptr() != chunk.untyped_storage().data_ptr()
 
@@ -57,7 +57,7 @@ def test_chunks_never_part_a_group(model, processor, encoder, make_video, make_i
         assert (other - logits[0]).abs().max() / logits[0].abs().max() < TOLERANCE
 
 
-def test_a_file_whose_chunks_are_small_has_whole_groups(
+def test_a_file_whose_chunks_are_small_haswhole_groups(
     model, processor, encoder, make_video, tmp_path, monkeypatch
 ):
     wrap_memory(model, processor, encoder)

@@ -473,8 +473,8 @@ def test_no_keyframe_and_no_compression_are_noted(
 def test_merged_tokens_do_not_keep_the_patches_alive(
     model, processor, encoder, make_video, make_inputs
 ):
-    from vtc.compression import _checked
+    from vtc.merged import checked
 
     patches = torch.zeros(4, 9, 32)
-    rows = _checked(patches[:, :1], patches, "view")
+    rows = checked(patches[:, :1], patches, "view")
     assert all(row.untyped_storage().nbytes() <= 2 * 4 * 32 * 4 for row in rows)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vtc.connector import PatchConnector, projecting_through
 from vtc.encoder_patches import PatchKeeper
+from vtc.merged import checked, whole_groups
 from vtc.part import blaming
 from vtc.report import Recorder, VideoReport, keyframes_of
 from vtc.selecting import embed_frames, select_frames
@@ -159,7 +160,7 @@ class _Compression:
                 rest, "other frames", through=self.toolkit.connector
             )
         )
-        for slices, patches, *extra in _whole_groups(encoded, merger.frames_together):
+        for slices, patches, *extra in whole_groups(encoded, merger.frames_together):
             with self.recorder.stage("merging") as stage:
                 frames = referred[torch.searchsorted(rest, slices)]
                 nearest = torch.zeros_like(patches)
@@ -171,7 +172,7 @@ class _Compression:
                 with blaming(f"merger {name!r}"):
                     merged = merger(patches, nearest, known, asked)
                     weights = merger.weights(patches, nearest, known, asked) if extra else None
-                rows = _checked(merged, patches, name)
+                rows = checked(merged, patches, name)
                 if extra:
                     rows = self._with_extra(rows, weights, extra, name)
                 for index, token in zip(slices.tolist(), rows, strict=True):
@@ -204,26 +205,50 @@ class _Compression:
     ) -> Iterator[tuple[Tensor, SliceFeatures]]:
         """Vision tower and projector over some slices, one chunk at a time.
 
+        A chunk that does not fit into the device's memory is halved, and so are all later ones.
+
         Args:
             through: A connector of their own, where they do not go through the stock one.
         """
-        if not len(slices):
-            return
         if self.kept is not None and through is not None:
             yield from self._project(slices, what, plain(through), self.kept)
             return
-        done, device = 0, input_device(self.model)
-        chunks = self.feed.pixels(slices.tolist(), self.toolkit.chunk_frames)
-        with closing(run_ahead(chunks, chunks_ahead(device))) as ready:
-            for numbers, pixels in self.recorder.waited("decoding", ready):
-                with self.recorder.stage(f"vision tower ({what})") as stage:
-                    on_device = {name: value.to(device) for name, value in pixels.items()}
-                    with projecting_through(self.model, plain(through)):
-                        features = self.toolkit.adapter.encode(self.model, on_device)
-                    stage.bytes += features.patches.nbytes
+        done, size = 0, self.toolkit.chunk_frames
+        while done < len(slices):
+            for numbers, features in self._chunks(slices[done:], size, what, through):
+                if features is None:
+                    size = self._halved(size)
+                    break
                 done += len(numbers)
                 self.recorder.progress(f"vision tower ({what})", done, len(slices))
                 yield numbers, features
+
+    def _chunks(
+        self, slices: Tensor, size: int, what: str, through: Any
+    ) -> Iterator[tuple[Tensor, SliceFeatures | None]]:
+        """Chunks of a size, the last one without features where the device has no room for it."""
+        device = input_device(self.model)
+        chunks = self.feed.pixels(slices.tolist(), size)
+        with closing(run_ahead(chunks, chunks_ahead(device))) as ready:
+            for numbers, pixels in self.recorder.waited("decoding", ready):
+                features = None
+                with self.recorder.stage(f"vision tower ({what})") as stage:
+                    with suppress(*([torch.OutOfMemoryError] if size > 1 else [])):
+                        on_device = {name: value.to(device) for name, value in pixels.items()}
+                        with projecting_through(self.model, plain(through)):
+                            features = self.toolkit.adapter.encode(self.model, on_device)
+                        stage.bytes += features.patches.nbytes
+                yield numbers, features
+
+    def _halved(self, size: int) -> int:
+        """Make room for a chunk of half the size, and tell of it."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what was in use lies in pieces
+        self.recorder.warn(
+            f"the vision tower had no memory for {size} slices at a time and went on with "
+            f"{size // 2}; model.vtc.chunk_frames = {size // 2} saves the attempt"
+        )
+        return size // 2
 
     def _project(
         self, slices: Tensor, what: str, connector: Any, kept: PatchKeeper
@@ -347,49 +372,3 @@ def _wrapping(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     positions, of_slice = torch.cat([text.cpu() for text in around])[kept], of_slice[kept]
     after = positions > span.slots.cpu()[of_slice, -1]
     return positions, of_slice, 2 * after.long()
-
-
-def _whole_groups(chunks: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Chunks of tensors that run along the slices, cut anew into whole groups of ``size``.
-
-    What a chunk has too many waits for the next one, so at most ``size - 1`` slices more than a
-    chunk are alive. A feed may make chunks smaller than asked for; asking for a multiple of
-    ``size`` would not do.
-    """
-    left: tuple[Tensor, ...] | None = None
-    for chunk in chunks:
-        if left is not None:
-            chunk = tuple(torch.cat(pair) for pair in zip(left, chunk, strict=True))
-        count = len(chunk[0])
-        whole = count - count % size
-        # A view would keep the whole chunk alive.
-        left = tuple(part[whole:].clone() for part in chunk) if whole < count else None
-        if whole:
-            yield tuple(part[:whole] for part in chunk)
-    if left is not None:
-        yield left
-
-
-def _checked(merged: Any, patches: Tensor, name: str) -> list[Tensor]:
-    """The merged tokens of each frame, of the right shape, without the patches behind them."""
-    frames, width = len(patches), patches.shape[-1]
-    rows = merged if isinstance(merged, (list, Tensor)) else None
-    if (
-        rows is None
-        or len(rows) != frames
-        or any(row.ndim != 2 or row.shape[1] != width for row in rows)
-    ):
-        given = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
-        raise ValueError(
-            f"merger {name!r} returned {given} for {frames} frames of width {width}; allowed is a "
-            f"tensor [{frames}, T, {width}], or a list of {frames} tensors [T_i, {width}]"
-        )
-    # A view of the patches would keep the patches of all frames alive.
-    if isinstance(merged, Tensor):
-        merged = _compact(merged)
-    return [_compact(row) if isinstance(rows, list) else row for row in merged]
-
-
-def _compact(tokens: Tensor) -> Tensor:
-    held = 0 if tokens.is_meta else tokens.untyped_storage().nbytes()
-    return tokens.clone() if held > 2 * tokens.nbytes and not tokens.requires_grad else tokens
