@@ -333,6 +333,8 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
     assert code == 0 and out.count(f"missing: {missing}") == 1
     code, _, err = command(*words[:2], "--out", tmp_path / "new")
     assert code == 1 and missing in err and not (tmp_path / "new").exists()
+    code, _, err = command(*words)  # what is trained needs no data
+    assert code == 0, err
     (tmp_path / "elsewhere").rename(data)
     # The trained model is one that a grid may take for itself, with its merger or without.
     values["base"] |= {"model": str(training / "model"), "merger": "llama_vid", "encoder": "tiny"}

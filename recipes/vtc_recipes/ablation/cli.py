@@ -106,7 +106,7 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
-    from vtc_recipes.ablation.plan import estimate, trainings_of
+    from vtc_recipes.ablation.plan import estimate, missing_data
 
     cost = estimate(grid, runs)
     rows: list[dict[str, Any]] = [
@@ -139,7 +139,7 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
         + (f"; trainings {_minutes(cost.training_seconds)}." if cost.trainings else "."),
         markup=False,
     )
-    for line in dict.fromkeys(line for job in trainings_of(grid) for line in job.missing()):
+    for line in missing_data(grid, runs):
         console.print(f"missing: {line}", markup=False)
 
 

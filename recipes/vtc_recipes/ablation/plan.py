@@ -64,6 +64,12 @@ def trainings_of(grid: Grid) -> list[TrainingJob]:
     return list(trainings.values())
 
 
+def missing_data(grid: Grid, runs: Path) -> list[str]:
+    """What is not here of the data of the trainings that are left."""
+    left = [job for job in trainings_of(grid) if not (runs / "trainings" / job.id).is_dir()]
+    return list(dict.fromkeys(line for job in left for line in job.missing()))
+
+
 def estimate(grid: Grid, runs: Path) -> Cost:
     """What is left to be done in a folder."""
     trainings = trainings_of(grid)
@@ -109,7 +115,7 @@ def prepare(grid: Grid, runs: Path) -> None:
         RecipeError: Data of a training are missing, the folder cannot be written, or the disk is
             too full.
     """
-    problems = list(dict.fromkeys(line for job in trainings_of(grid) for line in job.missing()))
+    problems = missing_data(grid, runs)
     if problems:
         raise RecipeError(grid.name, problems)
     try:

@@ -161,13 +161,18 @@ def _said(axis: str, value: Any, config: Mapping[str, Any]) -> Any:
 
 def _setting(cell: Path) -> dict[str, Any]:
     config, environment = _json(cell / CONFIG), _json(cell / ENVIRONMENT)
-    model, (task, *about) = config["model_name"], config["task"].items()
-    if config["task"]["file"] is not None:  # the others say nothing of it
-        about = [(name, value) for name, value in about if name in ("frames", "file")]
-    where = {name: environment[name] for name in ("device", "system", "threads")}
-    parts = {kind: config[kind] for kind in PARTS}
-    task_values = {"task": task[1], **dict(about), "prompt": config["prompt"]}
-    return {"model": model, **parts, **task_values, **where, **environment["libraries"]}
+    task = dict(config["task"])
+    if task["file"] is not None:  # the other fields say nothing of it
+        task = {name: task[name] for name in ("name", "frames", "file")}
+    return {
+        "model": config["model_name"],
+        **{kind: config[kind] for kind in PARTS},
+        "task": task.pop("name"),
+        **task,
+        "prompt": config["prompt"],
+        **{name: environment[name] for name in ("device", "system", "threads")},
+        **environment["libraries"],
+    }
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
