@@ -133,9 +133,14 @@ def test_rows_are_means_over_questions_and_seeds(tmp_path: Path) -> None:
     assert (first.coverage.mean, first.seconds, first.macs) == (0.5, 2.5, 2e9)
     other = read_results(tmp_path, against=2)
     assert [row.difference and row.difference.mean for row in other.rows] == [-2 / 8, None, -1 / 4]
-    with pytest.raises(ValueError, match="against=5: allowed is a row of the grid, 1 to 4"):
-        read_results(tmp_path, against=5)
-    assert all(row.difference is None for row in read_results(tmp_path, against=4).rows)
+    for wrong in (0, 4):  # the fourth row of the grid has no results, and no line in the table
+        message = f"against={wrong}: allowed is a row that has results, 1 to 3"
+        with pytest.raises(ValueError, match=message):
+            read_results(tmp_path, against=wrong)
+    make_run(tmp_path / "waiting", [ROWS[3], *ROWS[:2]], ["selector", "keyframes"])
+    first, second = read_results(tmp_path / "waiting").rows
+    assert first.difference is None and second.difference is not None
+    assert second.difference.mean == 2 / 8
     assert results.waiting == ("selector={'name': 'uniform'}, keyframes=8",)
 
 

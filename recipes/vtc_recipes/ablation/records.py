@@ -72,7 +72,7 @@ class Results:
     Attributes:
         name, note: The grid's.
         axes: Their names.
-        against: The row of the grid, from 1 on, that differences are taken from.
+        against: The row, from 1 on, that differences are taken from.
         trained: Whether each seed is a training of its own.
         rows: In the grid's order.
         waiting: Labels of the rows without any result yet.
@@ -98,7 +98,7 @@ def read_results(runs: Path, against: int = 1) -> Results:
     """Read what is done in a folder.
 
     Args:
-        against: The row of the grid, from 1 on, that differences are taken from.
+        against: The row that differences are taken from, of those that have results, from 1 on.
 
     Raises:
         FileNotFoundError: Nothing was started there.
@@ -109,25 +109,24 @@ def read_results(runs: Path, against: int = 1) -> Results:
         raise FileNotFoundError(f"{runs} holds no grid.json: give a folder that vtc ablate wrote")
     grid = _json(file)
     trained = any(row["trained"] for row in grid["rows"])
+    rows = [(row, _done(runs, row)) for row in grid["rows"]]
+    answered = [(row, done) for row, done in rows if done]
+    waiting = [row["label"] for row, done in rows if not done]
+    if not answered:
+        raise ValueError(f"no cell of {runs} is done yet; run vtc ablate with --out {runs}")
+    if not 1 <= against <= len(answered):
+        raise ValueError(
+            f"against={against}: allowed is a row that has results, 1 to {len(answered)}"
+        )
     found: list[RowResult] = []
-    waiting: list[str] = []
-    count = len(grid["rows"])
-    if not 1 <= against <= count:
-        raise ValueError(f"against={against}: allowed is a row of the grid, 1 to {count}")
-    first = _done(runs, grid["rows"][against - 1])
-    for number, row in enumerate(grid["rows"], 1):
-        folders, done = _cells(runs, row), _done(runs, row)
-        if not done:
-            waiting.append(row["label"])
-            continue
+    for number, (row, done) in enumerate(answered, 1):
+        folders = _cells(runs, row)
         macs = [_json(folders[seed] / METRICS)["macs"] for seed in done]
         missing = tuple(seed for seed in folders if seed not in done)
         config = _json(folders[next(iter(done))] / CONFIG)
         row["values"] = {axis: _said(axis, v, config) for axis, v in row["values"].items()}
-        other = None if number == against else first
+        other = None if number == against else answered[against - 1][1]
         found.append(_summary(row, done, missing, other, macs, trained))
-    if not found:
-        raise ValueError(f"no cell of {runs} is done yet; run vtc ablate with --out {runs}")
     cells = [cell for row in grid["rows"] for cell in _cells(runs, row).values()]
     setting = _common([_setting(cell) for cell in cells if cell.is_dir()])
     return Results(
