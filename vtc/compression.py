@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -233,11 +233,14 @@ class _Compression:
             for numbers, pixels in self.recorder.waited("decoding", ready):
                 features = None
                 with self.recorder.stage(f"vision tower ({what})") as stage:
-                    with suppress(*([torch.OutOfMemoryError] if size > 1 else [])):
+                    try:
                         on_device = {name: value.to(device) for name, value in pixels.items()}
                         with projecting_through(self.model, plain(through)):
                             features = self.toolkit.adapter.encode(self.model, on_device)
                         stage.bytes += features.patches.nbytes
+                    except torch.OutOfMemoryError:
+                        if size == 1:
+                            raise
                 yield numbers, features
 
     def _halved(self, size: int) -> int:

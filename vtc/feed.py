@@ -131,9 +131,11 @@ class SourceFeed(VideoFeed):
             self._end()
 
     def rgb(self) -> Iterator[Tensor]:
-        for chunk in self._begin():
-            yield torch.from_numpy(chunk.frames)
-        self._end()
+        try:
+            for chunk in self._begin():
+                yield torch.from_numpy(chunk.frames)
+        finally:  # whoever reads again begins anew
+            self._end()
 
     def _begin(self) -> Generator[Chunk, None, None]:
         if self._begun is None:
