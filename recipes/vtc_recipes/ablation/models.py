@@ -99,7 +99,7 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
                 setting.dtype,
             )
     toolkit = toolkit_of(model)
-    if toolkit.merger_is_new and toolkit.merger.needs_training:
+    if "merger" in toolkit.untrained():
         raise ValueError(untrained(toolkit.name_of(toolkit.merger), source))
     for warning in toolkit.untrained_warnings():
         raise ValueError(f"{source}: {warning}, so its answers would be no result")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,16 @@ def keyframe_curve(results: Results, axis: str) -> Any:
 def coverage_plot(results: Results) -> Any:
     """Accuracy over coverage: what selection loses, and what is lost after it."""
     figure, plot = _figure(f"{results.name}: what is seen and what is right", "evidence seen, %")
-    _points(plot, results.rows, lambda row: 100 * row.coverage.mean if row.coverage else 0.0)
+    seen = [100 * row.coverage.mean for row in results.rows if row.coverage is not None]
+    _points(plot, results.rows, seen)
     return _finished(figure, plot, results)
 
 
 def pareto_plot(results: Results, cost: str, title: str) -> Any:
     """Accuracy over a cost, and the line of those that nothing cheaper equals."""
     figure, plot = _figure(f"{results.name}: quality and cost", f"{title} a question")
-    _points(plot, results.rows, lambda row: getattr(row, cost))
+    costs = [getattr(row, cost) for row in results.rows]
+    _points(plot, results.rows, costs)
     front = list(pareto_front(results.rows, cost))
     plot.plot(
         [getattr(row, cost) for row in front],
@@ -113,7 +115,6 @@ def pareto_plot(results: Results, cost: str, title: str) -> Any:
         zorder=0,
         label="best for their cost",
     )
-    costs = [getattr(row, cost) for row in results.rows]
     if max(costs) > _WIDE * min(costs) > 0:
         plot.set_xscale("log")
     return _finished(figure, plot, results)
@@ -143,7 +144,7 @@ def _labels(rows: Sequence[RowResult]) -> list[str]:
     return [", ".join(found) or row.label for found, row in zip(words, rows, strict=True)]
 
 
-def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], float]) -> None:
+def _points(plot: Any, rows: Sequence[RowResult], across: Sequence[float]) -> None:
     """A point for each row, with its interval; colours come again with other marks.
 
     Those of one place stand side by side, or one would hide the other.
@@ -151,15 +152,15 @@ def _points(plot: Any, rows: Sequence[RowResult], place: Callable[[RowResult], f
     from matplotlib.transforms import ScaledTranslation
 
     labels = _labels(rows)
-    places = [round(place(row), 6) for row in rows]
+    places = [round(place, 6) for place in across]
     inches = plot.figure.dpi_scale_trans
     plot.margins(x=0.15)
-    for row in rows:  # unseen, for the limits, which know no points set aside
-        plot.plot([place(row)] * 2, [100 * row.accuracy.low, 100 * row.accuracy.high], " ")
+    for place, row in zip(places, rows, strict=True):  # unseen, for the limits
+        plot.plot([place] * 2, [100 * row.accuracy.low, 100 * row.accuracy.high], " ")
     for number, row in enumerate(rows):
         aside = places[:number].count(places[number]) - (places.count(places[number]) - 1) / 2
         plot.errorbar(
-            place(row),
+            places[number],
             100 * row.accuracy.mean,
             transform=plot.transData + ScaledTranslation(aside * _ASIDE, 0, inches),
             yerr=_errors([row]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,17 @@ def questions(task: Task, seed: int) -> Iterator[Item]:
     """All questions of a task, made one by one while they are asked."""
     if task.name == "videos":
         asked = enumerate(read_videos(str(task.file)))
-        return (_of_video(one, number, task.frames) for number, one in asked)
+        return (
+            _item(one, number, None, partial(one.source, task.frames), [one.video, task.frames])
+            for number, one in asked
+        )
     if task.name == "questions":
         return (_example(task, seed, number) for number in range(task.examples))
     cases = _needles(task, seed) if task.name == "needles" else read_cases(str(task.file))
-    return (_of_case(case, number) for number, case in enumerate(cases))
+    return (
+        _item(case, number, case.evidence, case.video, asdict(case))
+        for number, case in enumerate(cases)
+    )
 
 
 def count(task: Task) -> int:
@@ -106,27 +113,20 @@ def _needles(task: Task, seed: int) -> list[Case]:
     )
 
 
-def _of_case(case: Case, number: int) -> Item:
+def _item(
+    asked: Case | VideoQuestion,
+    number: int,
+    evidence: Sequence[Sequence[int]] | None,
+    video: Callable[[], Any],
+    made_from: Any,
+) -> Item:
     return Item(
         id=str(number),
-        kind=case.kind,
-        question=case.question,
-        answer=case.answer,
-        choices=case.choices,
-        evidence=case.evidence,
-        video=case.video,
-        video_id=digest(asdict(case)),
-    )
-
-
-def _of_video(one: VideoQuestion, number: int, frames: int) -> Item:
-    return Item(
-        id=str(number),
-        kind=one.kind,
-        question=one.question,
-        answer=one.answer,
-        choices=one.choices,
-        evidence=None,
-        video=lambda: one.source(frames),
-        video_id=digest([one.video, frames]),
+        kind=asked.kind,
+        question=asked.question,
+        answer=asked.answer,
+        choices=asked.choices,
+        evidence=evidence,
+        video=video,
+        video_id=digest(made_from),
     )
