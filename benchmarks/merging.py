@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from vtc import registry
+from vtc.plugins import registry
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import vtc
-from vtc import registry
-from vtc._plugins import Claim, Plugin
+from vtc.plugins import registry
+from vtc.plugins.discovery import Claim, Plugin
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc
-from vtc import registry
-from vtc_recipes._reading import RecipeError, load_yaml
+from vtc.plugins import registry
 from vtc_recipes.ablation.grid import parse_grid
 from vtc_recipes.ablation.hashing import digest, fingerprint
 from vtc_recipes.ablation.plan import estimate, prepare, trainings_of
+from vtc_recipes.reading import RecipeError, load_yaml
 from vtc_recipes.shipped import shipped
 
 BASE = {

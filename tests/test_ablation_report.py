@@ -14,11 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from vtc_recipes.ablation.bootstrap import interval
 from vtc_recipes.ablation.plots import NOTE, pareto_front
 from vtc_recipes.ablation.records import read_results
 from vtc_recipes.ablation.report import write_report
 from vtc_recipes.ablation.tables import PAPER
+from vtc_recipes.evaluation.bootstrap import interval
 
 
 def slow_interval(scores: list[list[float]], seeds: bool) -> tuple[float, float]:

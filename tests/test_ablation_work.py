@@ -19,8 +19,8 @@ import torch
 import yaml
 
 import vtc
-from vtc import registry
-from vtc.frame_encoder import LazyEncoder
+from vtc.encoders.lazy import LazyEncoder
+from vtc.plugins import registry
 from vtc_recipes.ablation import work as working
 from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
 from vtc_recipes.ablation.leases import Lease, LeaseLost, claim, last_claim

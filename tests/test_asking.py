@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import vtc
-from vtc.cache import returned_cache
-from vtc.feed import SourceFeed
+from vtc.pipeline.feed import SourceFeed
+from vtc.pipeline.kv_cache import returned_cache
 
 
 @pytest.fixture
@@ -199,8 +199,8 @@ def test_full_size_token_counts_on_the_meta_device():
     """LLaVA-OneVision-7B's own shape: 32*196 + 8160 + 1 tokens for 8,192 frames."""
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-    from vtc.feed import VideoRequest
-    from vtc.preparing import prepare
+    from vtc.pipeline.feed import VideoRequest
+    from vtc.pipeline.prepare import prepare
 
     config = LlavaOnevisionConfig(
         text_config={
@@ -355,7 +355,7 @@ def test_frames_that_no_selector_looks_at_are_not_decoded_ahead(model, processor
 def test_chunks_that_do_not_fit_are_halved_aloud(
     wrapped, processor, make_video, monkeypatch, ahead
 ):
-    monkeypatch.setattr("vtc.compression.chunks_ahead", lambda device: ahead)
+    monkeypatch.setattr("vtc.pipeline.compress.chunks_ahead", lambda device: ahead)
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(20, 1), "What is red?")
     encode, fits, calls = wrapped.vtc.adapter.encode, 3, []
 
@@ -395,7 +395,7 @@ def test_preparing_a_chunk_ahead_changes_nothing(wrapped, processor, make_video,
                 yield item
 
         monkeypatch.setattr(SourceFeed, "pixels", watched)
-        monkeypatch.setattr("vtc.compression.chunks_ahead", lambda device: 1)
+        monkeypatch.setattr("vtc.pipeline.compress.chunks_ahead", lambda device: 1)
         assert torch.equal(wrapped(**inputs).logits, expected)
     assert set(threads) == {"vtc-prefetch"}
     monkeypatch.setattr(wrapped.vtc.adapter, "encode", lambda *_: 1 / 0)

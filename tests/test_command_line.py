@@ -17,7 +17,7 @@ PLUGIN = """
 from dataclasses import dataclass
 
 import vtc
-from vtc.frame_selector import FrameSelector
+from vtc.interfaces.frame_selector import FrameSelector
 
 
 class Even(FrameSelector):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import vtc
-from vtc.connector import projecting_through
-from vtc.preparing import prepare
+from vtc.pipeline.connector import projecting_through
+from vtc.pipeline.prepare import prepare
 
 KEYFRAMES = 2
 

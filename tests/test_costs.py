@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import vtc
-from vtc.costs import evaluate, symbols
-from vtc.registry import build_part
+from vtc.interfaces.costs import evaluate, symbols
+from vtc.plugins.registry import build_part
 from vtc.testing import LiveNumbers, MultiplyAccumulates
 
 FACTOR = 1.5

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import vtc
-from vtc.report import Keyframe
+from vtc.pipeline.report import Keyframe
 from vtc_recipes.demo import SIDE, _around_the_needle
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.synthetic.cases import make_cases
@@ -168,6 +168,6 @@ def test_bad_input_is_one_line_before_the_work(
 
 def test_a_folder_that_cannot_be_written_is_refused(command, tmp_path, no_work, monkeypatch):
     # Not by its mode: root may write anywhere.
-    monkeypatch.setattr("vtc.contact_sheet.os.access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr("vtc.pages.contact_sheet.os.access", lambda path, mode: mode != os.W_OK)
     code, _, err = command("demo", "--folder", tmp_path)
     assert code == 1 and f"no writable folder {tmp_path}" in err

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import vtc
-from vtc.frame_encoder import LazyEncoder, load_encoder
+from vtc.encoders.lazy import LazyEncoder, load_encoder
 from vtc.testing import LargestTensor, scene_embeddings
 from vtc_selectors.dino_diff import DinoDiff
 

@@ -86,10 +86,10 @@ def lines_that_train() -> list[str]:
 
 @pytest.mark.parametrize("line", lines_that_train())
 def test_recipes_that_the_docs_train_take_their_settings(line):
-    from vtc_recipes._reading import apply_overrides, load_yaml
-    from vtc_recipes.config import parse_recipe
+    from vtc_recipes.reading import apply_overrides, load_yaml
     from vtc_recipes.shipped import find_config
     from vtc_recipes.tiny.config import parse_tiny
+    from vtc_recipes.training.config import parse_recipe
 
     name, *words = line.partition("#")[0].partition(";")[0].split()
     settings = [word.replace("$seed", "0") for word in words if "=" in word and word[0] != "-"]

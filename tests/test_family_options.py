@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import vtc
-from vtc.preparing import prepare
-from vtc.query import row_texts
+from vtc.pipeline.prepare import prepare
+from vtc.pipeline.query import row_texts
 from vtc.testing.families import FAMILIES
 
 CONTRACTS = {contract.family: contract() for contract in FAMILIES}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import vtc
-from vtc.encoder_patches import PatchKeeper
-from vtc.preparing import prepare
+from vtc.encoders.encoder_patches import PatchKeeper
+from vtc.pipeline.prepare import prepare
 from vtc.testing import tiny_encoder
 
 SLICES = 6
@@ -77,7 +77,7 @@ def test_merged_tokens_are_those_of_the_encoder_patches(case, encoder):
 
 
 def _feeds(model, inputs):
-    from vtc.feed import TensorFeed
+    from vtc.pipeline.feed import TensorFeed
 
     adapter = model.vtc.adapter
     for number, span in enumerate(adapter.spans(model, inputs)):

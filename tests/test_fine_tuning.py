@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 import vtc
-from vtc_recipes.config import load_recipe
-from vtc_recipes.models import open_model
-from vtc_recipes.parts import part_of
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.synthetic.__main__ import main as write
 from vtc_recipes.synthetic.dataset import write_dataset
 from vtc_recipes.tiny.evaluate import asking, evaluate, examples
 from vtc_recipes.tiny.trained import WEIGHTS
+from vtc_recipes.training.components import part_of
+from vtc_recipes.training.config import load_recipe
+from vtc_recipes.training.models import open_model
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"  # read by peft and accelerate

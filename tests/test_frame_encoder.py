@@ -23,9 +23,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from vtc._clip_encoder import split_text
-from vtc._open_clip import prepare_pixels
-from vtc.frame_encoder import FrameEncoder, LazyEncoder, load_encoder
+from vtc.encoders.base import FrameEncoder
+from vtc.encoders.clip import split_text
+from vtc.encoders.lazy import LazyEncoder, load_encoder
+from vtc.encoders.openclip import prepare_pixels
 from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, tiny_encoder
 
 CLIPS = Path(__file__).parents[1].parent / "shared" / "clips"
@@ -477,7 +478,7 @@ def test_lazy_encoder_loads_at_first_use(clip_folder):
 
 LAZY = """
 import sys
-from vtc.frame_encoder import LazyEncoder
+from vtc.encoders.lazy import LazyEncoder
 encoder = LazyEncoder("open_clip:ViT-B-32/openai").to("cpu")
 if {control}: import transformers
 print(sorted({{"open_clip", "transformers", "torchvision"}} & set(sys.modules)))

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 
 import vtc
-from vtc.cache import CACHE_NAME, given_cache, returned_cache
+from vtc.pipeline.kv_cache import CACHE_NAME, given_cache, returned_cache
 
 QUESTIONS = ["What is red?", "And a longer question: who enters the room before the dog?"]
 
@@ -217,7 +217,7 @@ def test_the_prepared_inputs_fit_the_stock_model(
     model, processor, encoder, make_inputs, make_video
 ):
     """What `prepare` returns runs through an unwrapped model as well, once it is packed."""
-    from vtc.preparing import packed, prepare
+    from vtc.pipeline.prepare import packed, prepare
 
     inputs = make_inputs([make_video(8)], ["What is it?"])
     vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)

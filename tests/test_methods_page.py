@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import vtc
-from vtc.costs import SIZES
+from vtc.interfaces.costs import SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

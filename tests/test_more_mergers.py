@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtc.registry import build_part
+from vtc.plugins.registry import build_part
 from vtc_mergers.llama_vid import LlamaVid
 from vtc_mergers.memory import Memory
 from vtc_mergers.perceiver import Perceiver

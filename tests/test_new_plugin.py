@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vtc.skeleton import skeleton, write_skeleton
+from vtc.plugins.scaffold import skeleton, write_skeleton
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vtc-plugin-example"
 

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 import vtc
 from vtc.video import VideoSource
 from vtc_recipes.demo import demo
-from vtc_recipes.niah_cli import niah as command
+from vtc_recipes.evaluation.heatmap import heat_map
+from vtc_recipes.evaluation.niah import accuracy, cell_means, coverage, run
+from vtc_recipes.evaluation.niah_cli import niah as command
 from vtc_recipes.synthetic.cases import ASKED, Case, make_cases, read_cases, write_cases
 from vtc_recipes.synthetic.examples import make_example
-from vtc_recipes.synthetic.heatmap import heat_map
-from vtc_recipes.synthetic.niah import accuracy, cell_means, coverage, run
 from vtc_recipes.synthetic.splice import Splice
 from vtc_recipes.synthetic.videos import random_video
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 import vtc
-from vtc._options import options_of
+from vtc.plugins.options import options_of
 
 CONTRACTS = {
     "selector": vtc.testing.SelectorContract,

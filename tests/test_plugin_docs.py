@@ -15,8 +15,8 @@ from textwrap import dedent
 import pytest
 
 import vtc
-from vtc import hookspecs
-from vtc.part import Part
+from vtc.interfaces.part import Part
+from vtc.plugins import hookspecs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import transformers
 from packaging import version
 
 import vtc
-from vtc.cache import returned_cache
+from vtc.pipeline.kv_cache import returned_cache
 from vtc.testing.families import FAMILIES
 
 pytestmark = pytest.mark.skipif(

@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vtc
-from vtc import registry
+from vtc.pipeline.report import Recorder, Report, watching
+from vtc.plugins import registry
 from vtc.profiler.count import count
 from vtc.profiler.counting import counting
 from vtc.profiler.measure import DrawnFrames, measure
@@ -21,7 +22,6 @@ from vtc.profiler.setup import Settings, count_profile
 from vtc.profiler.shapes import SHAPES, empty_model
 from vtc.profiler.stages import CONNECTOR, KEYFRAMES, MERGING, OTHERS, PREFILL, STAGES
 from vtc.profiler.subject import Subject, encoder_without_weights
-from vtc.report import Recorder, Report, watching
 from vtc.testing import LiveBytes
 
 PAPER = {64: 61.0, 256: 120.3, 1024: 356.8, 8192: 2565.2}

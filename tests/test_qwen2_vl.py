@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vtc
-from vtc.cache import returned_cache
+from vtc.pipeline.kv_cache import returned_cache
 
 QUESTIONS = ["What is red?", "How many people walk by, and when do they leave the room?"]
 FAMILIES = ["qwen2_vl", "qwen2_5_vl"]

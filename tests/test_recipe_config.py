@@ -7,10 +7,10 @@ import re
 import pytest
 import yaml
 
-from vtc_recipes._reading import RecipeError, apply_overrides, load_yaml
-from vtc_recipes.config import load_recipe, parse_recipe
+from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml
 from vtc_recipes.shipped import CONFIGS, find_config, shipped
 from vtc_recipes.tiny.config import parse_tiny
+from vtc_recipes.training.config import load_recipe, parse_recipe
 
 SMALL = {
     "model": {"name": "tiny:llava_onevision"},

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import vtc
-from vtc_recipes.batches import Collator, conversation
-from vtc_recipes.config import Source
-from vtc_recipes.data import Sample, Turn, load_samples
+from vtc_recipes.training.batches import Collator, conversation
+from vtc_recipes.training.config import Source
+from vtc_recipes.training.data import Sample, Turn, load_samples
 
 FAMILIES = ("llava_onevision", "qwen2_vl", "qwen3_vl", "internvl", "smolvlm", "gemma3")
 SOURCE = Source(name="clips")

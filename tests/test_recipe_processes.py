@@ -111,9 +111,9 @@ FSDP2 = """
 import copy, os, sys, torch, torch.distributed as dist, vtc
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from vtc_recipes.batches import Collator
-from vtc_recipes.config import Source
-from vtc_recipes.data import load_samples
+from vtc_recipes.training.batches import Collator
+from vtc_recipes.training.config import Source
+from vtc_recipes.training.data import load_samples
 
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 import vtc
-from vtc_recipes.config import load_recipe
-from vtc_recipes.estimate import estimate
-from vtc_recipes.models import open_model
-from vtc_recipes.parts import PARTS, parameter_groups, part_of, set_training
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic.dataset import write_dataset
-from vtc_recipes.training import train, training_arguments
+from vtc_recipes.training.components import PARTS, parameter_groups, part_of, set_training
+from vtc_recipes.training.config import load_recipe
+from vtc_recipes.training.estimate import estimate
+from vtc_recipes.training.models import open_model
+from vtc_recipes.training.run import train, training_arguments
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"  # read by peft and accelerate
@@ -34,10 +34,10 @@ LORA = (
 KILLED_AFTER_A_SAVE = """
 import os, signal, sys
 from transformers import TrainerCallback
-from vtc_recipes.config import load_recipe
+from vtc_recipes.training.config import load_recipe
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic.dataset import write_dataset
-from vtc_recipes.training import train
+from vtc_recipes.training.run import train
 
 class Kill(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vtc
-from vtc._options import conform
-from vtc.registry import Registry, adapter_for, build_part, spec_of
+from vtc.plugins.options import conform
+from vtc.plugins.registry import Registry, adapter_for, build_part, spec_of
 
 SELECTOR = """
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vtc.frame_selector import FrameSelector
+from vtc.interfaces.frame_selector import FrameSelector
 
 
 class Even(FrameSelector):
@@ -293,7 +293,7 @@ CONFIGS = {
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.replace("\n", " "))
 def test_malformed_configs_name_the_class(install: Install, config: str) -> None:
     head = "from __future__ import annotations\nfrom dataclasses import dataclass, field\n"
-    head += "from vtc.frame_selector import FrameSelector\n"
+    head += "from vtc.interfaces.frame_selector import FrameSelector\n"
     body = config.replace("@FROZEN", "@dataclass(frozen=True, kw_only=True)")
     body += "\ndef select(self, embeddings, query=None, timestamps=None): ..."
     source = f"{head}\nclass Odd(FrameSelector):\n{indent(body, '    ')}\n"
@@ -481,7 +481,7 @@ def test_metadata_installed_twice_counts_once(
     install("acme-vtc", "acme", source)
     install("acme-vtc", "acme", source, folder="again")
     twice = [*entry_points(group="vtc"), *entry_points(group="vtc")]
-    monkeypatch.setattr("vtc._plugins.entry_points", lambda group: twice)
+    monkeypatch.setattr("vtc.plugins.discovery.entry_points", lambda group: twice)
     assert Registry().build("selector", "even").config.stride == 2
     assert Registry().build("selector", "dks").config.keyframes == 32
 

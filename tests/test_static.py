@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from vtc._classes import INTERFACES
-from vtc._plugins import load_plugins
-from vtc._static import NotStatic, read_class
-from vtc.registry import Registry
+from vtc.plugins.classes import INTERFACES
+from vtc.plugins.discovery import load_plugins
+from vtc.plugins.registry import Registry
+from vtc.plugins.static import NotStatic, read_class
 
 SHIPPED = [
     claim
@@ -32,7 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vtc.frame_selector import FrameSelector
+from vtc.interfaces.frame_selector import FrameSelector
 
 if TYPE_CHECKING:
     import not_installed_at_all

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from vtc.video import VideoSource
-from vtc_recipes.config import Source
-from vtc_recipes.data import load_samples
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.synthetic.__main__ import main
 from vtc_recipes.synthetic.dataset import write_dataset
 from vtc_recipes.synthetic.examples import fair_questions
+from vtc_recipes.training.config import Source
+from vtc_recipes.training.data import load_samples
 
 
 def read(path):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import vtc
-from vtc_recipes._reading import RecipeError, apply_overrides, load_yaml
+from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.tiny import dual_encoder, pretext, vlm
@@ -40,7 +40,7 @@ BASICS = [
 KILLED_IN_THE_LAST_STAGE = """
 import os, signal, sys
 from transformers import TrainerCallback
-from vtc_recipes._reading import apply_overrides, load_yaml
+from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
 from vtc_recipes.tiny.config import parse_tiny
 from vtc_recipes.tiny.stages import train

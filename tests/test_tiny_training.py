@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, CLIPModel
 
 import vtc
-from vtc import registry
-from vtc._hf_clip import HFClipEncoder
-from vtc.frame_encoder import EncoderOptions
+from vtc.encoders.base import EncoderOptions
+from vtc.encoders.hf import HFClipEncoder
+from vtc.plugins import registry
 from vtc_recipes.synthetic import Example, Scene, Segment, SyntheticVideo, make_example
 from vtc_recipes.synthetic.questions import solve
 from vtc_recipes.tiny.asking import KINDS, choose_turns, describe, fair_questions, scene_requests

@@ -49,7 +49,9 @@ def test_the_loss_is_that_of_the_answers_only(model, processor, encoder, batch):
     assert given.loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-5)
     # Labels that are a copy of the ids learn the text, but never a placeholder.
     video = model.config.video_token_id
-    short = vtc.preparing.prepare(model, model.vtc, batch | {"labels": batch["input_ids"]}).inputs
+    short = vtc.pipeline.prepare.prepare(
+        model, model.vtc, batch | {"labels": batch["input_ids"]}
+    ).inputs
     assert bool((short["labels"][short["input_ids"] == video] == -100).all())
     assert bool((short["labels"][short["input_ids"] != video] != -100).any())
     assert torch.isfinite(everything.loss)
@@ -123,7 +125,7 @@ def test_lora_on_top_saves_loads_and_merges(model, processor, encoder, batch, tm
         optimizer.zero_grad()
         tuned(**batch).loss.backward()
         optimizer.step()
-    merger = vtc.wrapped_class.toolkit_of(tuned)
+    merger = vtc.wrapped.model_class.toolkit_of(tuned)
     assert any(p.requires_grad for p in merger.parameters())
     tuned.eval()
     with torch.no_grad():

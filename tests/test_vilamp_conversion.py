@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import vtc
-from vtc.preparing import prepare
+from vtc.pipeline.prepare import prepare
 from vtc.testing.models import redraw
 from vtc.testing.tokenizer import byte_tokenizer
 from vtc_recipes.vilamp import convert as converting
@@ -610,7 +610,7 @@ def test_a_target_with_something_in_it_stays_as_it_is(release, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()
     release.convert(tmp_path / "empty")
-    assert vtc.checkpoint.is_saved_by_vtc(tmp_path / "empty")
+    assert vtc.wrapped.saving.is_saved_by_vtc(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])

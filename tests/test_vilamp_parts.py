@@ -16,7 +16,7 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
 )
 
-from vtc import registry
+from vtc.plugins import registry
 from vtc.testing.tokenizer import byte_tokenizer
 from vtc_recipes.vilamp.layout import expected, in_shards
 from vtc_recipes.vilamp.processor import (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import vtc
 import vtc.video.source
-from vtc.merged import whole_groups
+from vtc.pipeline.merge import whole_groups
 
 TOLERANCE = 5e-6
 """Of the largest logit: the vision tower may round otherwise for another chunk."""

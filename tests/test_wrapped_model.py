@@ -276,7 +276,7 @@ def test_padding_is_no_part_of_the_query(model, processor, encoder, make_video, 
 
 
 def test_the_query_is_the_last_user_turn(processor):
-    from vtc.query import last_user_turn
+    from vtc.pipeline.query import last_user_turn
 
     turns = [
         {"role": "system", "content": "Be brief."},
@@ -473,7 +473,7 @@ def test_no_keyframe_and_no_compression_are_noted(
 def test_merged_tokens_do_not_keep_the_patches_alive(
     model, processor, encoder, make_video, make_inputs
 ):
-    from vtc.merged import checked
+    from vtc.pipeline.merge import checked
 
     patches = torch.zeros(4, 9, 32)
     rows = checked(patches[:, :1], patches, "view")

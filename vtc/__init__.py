@@ -13,43 +13,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtc import testing
-    from vtc.asking import Answer, ask, prepare_inputs
-    from vtc.checkpoint import from_pretrained, save_pretrained
-    from vtc.frame_selector import FrameSelector, Selection
-    from vtc.hookspecs import hookimpl
-    from vtc.registry import PartInfo, merger, parts, selector
-    from vtc.report import Report
-    from vtc.token_merger import TokenMerger
+    from vtc.interfaces.frame_selector import FrameSelector, Selection
+    from vtc.interfaces.token_merger import TokenMerger
+    from vtc.interfaces.video_adapter import VideoAdapter
+    from vtc.interfaces.video_span import SliceFeatures, VideoSpan
+    from vtc.pipeline.report import Report
+    from vtc.plugins.hookspecs import hookimpl
+    from vtc.plugins.registry import PartInfo, merger, parts, selector
     from vtc.video import VideoError, VideoSource
-    from vtc.video_adapter import VideoAdapter
-    from vtc.video_span import SliceFeatures, VideoSpan
-    from vtc.wrapping import disabled, is_wrapped, last_report, unwrap, wrap
+    from vtc.wrapped.asking import Answer, ask, prepare_inputs
+    from vtc.wrapped.saving import from_pretrained, save_pretrained
+    from vtc.wrapped.wrapping import disabled, is_wrapped, last_report, unwrap, wrap
 
 _HOME = {
-    "Answer": "vtc.asking",
-    "FrameSelector": "vtc.frame_selector",
-    "PartInfo": "vtc.registry",
-    "Report": "vtc.report",
-    "Selection": "vtc.frame_selector",
-    "SliceFeatures": "vtc.video_span",
-    "TokenMerger": "vtc.token_merger",
-    "VideoAdapter": "vtc.video_adapter",
+    "Answer": "vtc.wrapped.asking",
+    "FrameSelector": "vtc.interfaces.frame_selector",
+    "PartInfo": "vtc.plugins.registry",
+    "Report": "vtc.pipeline.report",
+    "Selection": "vtc.interfaces.frame_selector",
+    "SliceFeatures": "vtc.interfaces.video_span",
+    "TokenMerger": "vtc.interfaces.token_merger",
+    "VideoAdapter": "vtc.interfaces.video_adapter",
     "VideoError": "vtc.video",
     "VideoSource": "vtc.video",
-    "VideoSpan": "vtc.video_span",
-    "ask": "vtc.asking",
-    "disabled": "vtc.wrapping",
-    "from_pretrained": "vtc.checkpoint",
-    "hookimpl": "vtc.hookspecs",
-    "is_wrapped": "vtc.wrapping",
-    "last_report": "vtc.wrapping",
-    "merger": "vtc.registry",
-    "parts": "vtc.registry",
-    "prepare_inputs": "vtc.asking",
-    "save_pretrained": "vtc.checkpoint",
-    "selector": "vtc.registry",
-    "unwrap": "vtc.wrapping",
-    "wrap": "vtc.wrapping",
+    "VideoSpan": "vtc.interfaces.video_span",
+    "ask": "vtc.wrapped.asking",
+    "disabled": "vtc.wrapped.wrapping",
+    "from_pretrained": "vtc.wrapped.saving",
+    "hookimpl": "vtc.plugins.hookspecs",
+    "is_wrapped": "vtc.wrapped.wrapping",
+    "last_report": "vtc.wrapped.wrapping",
+    "merger": "vtc.plugins.registry",
+    "parts": "vtc.plugins.registry",
+    "prepare_inputs": "vtc.wrapped.asking",
+    "save_pretrained": "vtc.wrapped.saving",
+    "selector": "vtc.plugins.registry",
+    "unwrap": "vtc.wrapped.wrapping",
+    "wrap": "vtc.wrapped.wrapping",
 }
 
 __all__ = [

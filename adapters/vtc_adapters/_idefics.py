@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.video_span import SliceFeatures
+from vtc.interfaces.video_span import SliceFeatures
 from vtc_adapters._pixels import to_rgb
 from vtc_adapters._stills import WrappedStillsAdapter
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.video_adapter import VideoAdapter
-from vtc.video_span import VideoSpan
+from vtc.interfaces.video_adapter import VideoAdapter
+from vtc.interfaces.video_span import VideoSpan
 from vtc_adapters._pixels import pack_tensor, to_rgb
 
 

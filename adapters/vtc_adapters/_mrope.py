@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtc.video_span import MERGED, TEXT, CompressedVideo, Layout, VideoSpan
+from vtc.interfaces.video_span import MERGED, TEXT, CompressedVideo, Layout, VideoSpan
 
 
 @dataclass(frozen=True)

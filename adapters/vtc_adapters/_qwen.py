@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vtc.video_adapter import VideoAdapter
-from vtc.video_span import CompressedVideo, Layout, VideoSpan
+from vtc.interfaces.video_adapter import VideoAdapter
+from vtc.interfaces.video_span import CompressedVideo, Layout, VideoSpan
 from vtc_adapters._mrope import Slices, mrope_positions
 
 

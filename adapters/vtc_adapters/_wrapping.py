@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtc.part import require
+from vtc.interfaces.part import require
 
 
 def require_keeps(wrapping: object) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vtc.interfaces.video_adapter import chat_prompt
 from vtc.video import VideoSource
-from vtc.video_adapter import chat_prompt
 from vtc_adapters._idefics import IdeficsAdapter
 from vtc_adapters._stills import one_token_each
 from vtc_adapters._wrapping import written_out

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtc.interfaces.video_span import SliceFeatures
 from vtc.video import VideoSource
-from vtc.video_span import SliceFeatures
 from vtc_adapters._stills import WrappedStillsAdapter, one_token_each
 from vtc_adapters._wrapping import written_out
 

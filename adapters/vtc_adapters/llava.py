@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vtc.interfaces.video_adapter import chat_prompt
 from vtc.video import VideoSource
-from vtc.video_adapter import chat_prompt
 from vtc_adapters._stills import StillsAdapter
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtc.video_span import SliceFeatures
+from vtc.interfaces.video_span import SliceFeatures
 from vtc_adapters._llava import LlavaAdapter
 
 

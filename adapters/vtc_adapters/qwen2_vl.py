@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.part import require
-from vtc.video_span import CompressedVideo, SliceFeatures
+from vtc.interfaces.part import require
+from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
 from vtc_adapters._mrope import Slices
 from vtc_adapters._qwen import QwenAdapter
 

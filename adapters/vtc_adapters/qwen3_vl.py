@@ -14,9 +14,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from vtc.part import require
+from vtc.interfaces.part import require
+from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
 from vtc.video import VideoSource
-from vtc.video_span import CompressedVideo, SliceFeatures
 from vtc_adapters._mrope import Slices, wrapped_slices
 from vtc_adapters._qwen import QwenAdapter
 from vtc_adapters._wrapping import keeps_text, require_keeps, text_around, written_out

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.video_span import SliceFeatures
+from vtc.interfaces.video_span import SliceFeatures
 from vtc_adapters._llava import LlavaAdapter
 
 

@@ -7,7 +7,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from vtc.part import require
+from vtc.interfaces.part import require
 
 
 def check_patches(merger: str, patches: Tensor) -> None:

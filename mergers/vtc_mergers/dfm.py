@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vtc.part import require
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.part import require
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import apply, cosines, frames_at_once, weighted_sum
 from vtc_mergers._checks import (
     check_patches,

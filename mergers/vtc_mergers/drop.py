@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import exact_dtype
 from vtc_mergers._checks import check_patches
 

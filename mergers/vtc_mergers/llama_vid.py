@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import apply, exact_dtype
 from vtc_mergers._checks import check_patches, check_query, not_built
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vtc.part import require
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.part import require
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import cosines, exact_dtype, weighted_sum
 from vtc_mergers._checks import check_patches, require_count
 from vtc_mergers._matching import matching_weights

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._attention import attend, heads_of
 from vtc_mergers._checks import check_patches, not_built, require_count
 

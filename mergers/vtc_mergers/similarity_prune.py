@@ -8,8 +8,8 @@ from math import inf
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtc.part import require
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.part import require
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import cosines, exact_dtype
 from vtc_mergers._checks import check_patches, check_reference, is_number, require_count
 

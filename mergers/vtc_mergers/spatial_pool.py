@@ -8,7 +8,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import exact_dtype, weighted_sum
 from vtc_mergers._checks import check_patches, require_count
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vtc.token_merger import TokenMerger
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import exact_dtype, weighted_sum
 from vtc_mergers._checks import check_patches, require_count
 from vtc_mergers._matching import matching_weights

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vtc.cli._show import ask_result, clock, facts, printable, progress_bars
+from vtc.cli.show import ask_result, clock, facts, printable, progress_bars
 
 if TYPE_CHECKING:
-    from vtc.report import Keyframe
+    from vtc.pipeline.report import Keyframe
     from vtc.video import VideoSource
     from vtc_recipes.synthetic.cases import Case
 
@@ -54,12 +54,12 @@ def demo(
     import transformers
 
     import vtc
-    from vtc.contact_sheet import check_target, contact_sheet
-    from vtc.registry import build_part
+    from vtc.pages.contact_sheet import check_target, contact_sheet
+    from vtc.plugins.registry import build_part
     from vtc.video import VideoSource
-    from vtc.wrapped_class import toolkit_of
+    from vtc.wrapped.model_class import toolkit_of
+    from vtc_recipes.evaluation.niah import is_right
     from vtc_recipes.synthetic.cases import make_cases
-    from vtc_recipes.synthetic.niah import is_right
     from vtc_recipes.tiny.trained import load_trained
 
     # What is wrong with the command should not wait for the work.

@@ -9,8 +9,8 @@ def vtc_register_commands() -> dict[str, str]:
         "ablate": "vtc_recipes.ablation.cli:ablate",
         "convert-vilamp": "vtc_recipes.vilamp.cli:convert_vilamp",
         "demo": "vtc_recipes.demo:demo",
-        "niah": "vtc_recipes.niah_cli:niah",
-        "recipes": "vtc_recipes.cli:recipes",
+        "niah": "vtc_recipes.evaluation.niah_cli:niah",
+        "recipes": "vtc_recipes.training.cli:recipes",
         "report": "vtc_recipes.ablation.cli:report",
-        "train": "vtc_recipes.cli:train",
+        "train": "vtc_recipes.training.cli:train",
     }

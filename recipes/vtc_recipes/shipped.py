@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtc._plugins import suggestion
+from vtc.plugins.discovery import suggestion
 
 CONFIGS = Path(__file__).with_name("configs")
 

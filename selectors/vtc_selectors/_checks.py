@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vtc.part import require
+from vtc.interfaces.part import require
 
 
 def require_keyframes(keyframes: object) -> None:

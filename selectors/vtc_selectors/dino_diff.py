@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vtc.frame_selector import FrameSelector, Selection
-from vtc.part import require
+from vtc.interfaces.frame_selector import FrameSelector, Selection
+from vtc.interfaces.part import require
 from vtc_selectors._checks import require_keyframes
 from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vtc.frame_selector import FrameSelector, Selection
-from vtc.part import require
+from vtc.interfaces.frame_selector import FrameSelector, Selection
+from vtc.interfaces.part import require
 from vtc_selectors._checks import require_keyframes
 from vtc_selectors._cosine import CHUNK, most_relevant_first, query_relevance, unit
 from vtc_selectors._gaps import fill_gaps

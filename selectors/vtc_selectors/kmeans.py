@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from vtc.frame_selector import FrameSelector, Selection
-from vtc.part import require
+from vtc.interfaces.frame_selector import FrameSelector, Selection
+from vtc.interfaces.part import require
 from vtc_selectors._checks import require_keyframes
 from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
 from vtc_selectors._spread import middles_of_parts

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vtc.frame_selector import FrameSelector, Selection
-from vtc.part import require
+from vtc.interfaces.frame_selector import FrameSelector, Selection
+from vtc.interfaces.part import require
 from vtc_selectors._checks import is_number_in, require_keyframes
 from vtc_selectors._cosine import cosines, query_relevance, unit
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vtc.frame_selector import FrameSelector, Selection
+from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc_selectors._checks import require_keyframes
 from vtc_selectors._cosine import most_relevant_first, query_relevance
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vtc.frame_selector import FrameSelector, Selection
+from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc_selectors._checks import check_embeddings, require_keyframes
 from vtc_selectors._spread import middles_of_parts
 

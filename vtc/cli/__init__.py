@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from typer.core import TyperGroup
 
 from vtc.cli import ask, keyframes, new_plugin, parts, profiler
-from vtc.cli._plugin_commands import plugin_commands
+from vtc.cli.plugin_commands import plugin_commands
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
 """Errors that tell the user what to do; a traceback would only bury the message."""

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from vtc.cli._models import load_model, part_choice, read_options
-from vtc.cli._show import ask_result, facts, printable, progress_bars
+from vtc.cli.models import load_model, part_choice, read_options
+from vtc.cli.show import ask_result, facts, printable, progress_bars
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
@@ -60,7 +60,7 @@ def ask(
     loaded, processor = load_model(model, *choices, encoder, device, dtype)
 
     import vtc
-    from vtc.wrapped_class import toolkit_of
+    from vtc.wrapped.model_class import toolkit_of
 
     toolkit_of(loaded).configure(**family)
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vtc.cli._models import DEFAULT_ENCODER, part_choice, pick_device
-from vtc.cli._show import clock, progress_bars
+from vtc.cli.models import DEFAULT_ENCODER, part_choice, pick_device
+from vtc.cli.show import clock, progress_bars
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
@@ -40,7 +40,7 @@ def select(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print the keyframes of a video for a query, and draw them on a contact sheet."""
-    from vtc.contact_sheet import check_target, contact_sheet
+    from vtc.pages.contact_sheet import check_target, contact_sheet
     from vtc.video import VideoSource
 
     if sheet is not None:
@@ -50,10 +50,10 @@ def select(
     import torch
     import transformers
 
-    from vtc import registry
-    from vtc.frame_encoder import LazyEncoder
-    from vtc.report import Recorder, Report, keyframes_of
-    from vtc.selecting import select_frames
+    from vtc.encoders.lazy import LazyEncoder
+    from vtc.pipeline.report import Recorder, Report, keyframes_of
+    from vtc.pipeline.selection import select_frames
+    from vtc.plugins import registry
 
     transformers.utils.logging.disable_progress_bar()
     spec = part_choice("dks", selector, selector_option, keyframes).spec()

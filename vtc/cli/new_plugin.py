@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vtc.skeleton import write_skeleton
+from vtc.plugins.scaffold import write_skeleton
 
 
 def new_plugin(

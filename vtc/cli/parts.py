@@ -17,8 +17,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vtc.registry import PartInfo
-from vtc.registry import parts as list_parts
+from vtc.plugins.registry import PartInfo
+from vtc.plugins.registry import parts as list_parts
 
 
 class Kind(str, Enum):
@@ -54,7 +54,7 @@ def parts(
         print(json.dumps([asdict(part) for part in found], indent=2))
         return
     if as_markdown:
-        from vtc.cli._methods import tables
+        from vtc.cli.methods import tables
 
         print(tables(found, _sizes(at)))
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from vtc.cli._models import (
+from vtc.cli.models import (
     DEFAULT_ENCODER,
     PartChoice,
     load_model,
@@ -139,9 +139,9 @@ def _count(
 ) -> Profile:
     import torch
 
-    from vtc.checkpoint import find_encoder, is_saved_by_vtc, saved_config
     from vtc.profiler.setup import count_profile
     from vtc.profiler.shapes import SHAPES
+    from vtc.wrapped.saving import find_encoder, is_saved_by_vtc, saved_config
 
     wanted, saved = read_dtype(dtype), {}
     if name in SHAPES:
@@ -208,9 +208,9 @@ def _random(
 ) -> tuple[Any, Any]:
     """A wrapped full-size model with random weights, and a frame encoder with such."""
     import vtc
+    from vtc.plugins.registry import build_part
     from vtc.profiler.shapes import SHAPES, check_room, random_model
     from vtc.profiler.subject import encoder_without_weights
-    from vtc.registry import build_part
 
     config, processor = SHAPES[name]()
     check_room(name, config, dtype, place)
@@ -244,7 +244,7 @@ def _show(found: Profile, files: list[Path]) -> None:
 
 def _check_name(name: str) -> None:
     """Refuse what is neither a folder, nor of the form of a hub's name, nor a shape."""
-    from vtc._plugins import suggestion
+    from vtc.plugins.discovery import suggestion
     from vtc.profiler import SHAPE_NAMES
 
     if name in SHAPE_NAMES or os.path.isdir(name) or "/" in name:

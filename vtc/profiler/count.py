@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vtc.cache import CACHE_NAME, returned_cache
-from vtc.connector import PatchConnector
-from vtc.feed import ENCODER_CHUNK
+from vtc.interfaces.video_span import SliceFeatures
+from vtc.pipeline.connector import PatchConnector
+from vtc.pipeline.feed import ENCODER_CHUNK
+from vtc.pipeline.kv_cache import CACHE_NAME, returned_cache
+from vtc.profiler.counters import MultiplyAccumulates
 from vtc.profiler.counting import Cost, counting
 from vtc.profiler.stages import (
     CONNECTOR,
@@ -33,8 +35,6 @@ from vtc.profiler.stages import (
     stage,
 )
 from vtc.profiler.subject import Subject, gives_patches
-from vtc.testing.counting import MultiplyAccumulates
-from vtc.video_span import SliceFeatures
 
 T = TypeVar("T")
 

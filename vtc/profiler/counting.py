@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from vtc.testing.counting import LiveBytes, storage_key, tensors_in
+from vtc.profiler.counters import LiveBytes, storage_key, tensors_in
 
 COUNTED_ATTENTION = "vtc_counted"
 """The ``attn_implementation`` of models that are counted: one operation, as fused kernels are."""

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 import vtc
+from vtc.pipeline.report import Report, watching
 from vtc.profiler.stages import (
     CONNECTOR,
     DECODE,
@@ -30,9 +31,8 @@ from vtc.profiler.stages import (
     TOKENS,
     LengthProfile,
 )
-from vtc.report import Report, watching
 from vtc.video import VideoSource
-from vtc.wrapped_class import toolkit_of
+from vtc.wrapped.model_class import toolkit_of
 
 _LANGUAGE_MODEL = "language model"
 _NAMES = {
@@ -114,7 +114,7 @@ def measure(
     Raises:
         ValueError: The file has fewer frames.
     """
-    meter = _Meter(vtc.toolkit.input_device(model))
+    meter = _Meter(vtc.pipeline.toolkit.input_device(model))
     started = perf_counter()
     with meter.stage("decoding"):  # the index of the file is a part of it
         source = _opened(video, frames)

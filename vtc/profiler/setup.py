@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vtc import registry
-from vtc.generation import pieces_pay
+from vtc.interfaces.token_merger import takes_text_embedding
+from vtc.pipeline.toolkit import plain
+from vtc.plugins import registry
 from vtc.profiler.count import count
 from vtc.profiler.measure import DrawnFrames, matrix_rate, measure, measured
 from vtc.profiler.shapes import empty_model
 from vtc.profiler.stages import LengthProfile, Profile
 from vtc.profiler.subject import Subject, bytes_of, encoder_without_weights, on_meta
-from vtc.token_merger import takes_text_embedding
-from vtc.toolkit import plain
 from vtc.video import VideoSource
-from vtc.wrapped_class import toolkit_of
+from vtc.wrapped.generation import pieces_pay
+from vtc.wrapped.model_class import toolkit_of
 
 if TYPE_CHECKING:
-    from vtc.frame_encoder import FrameEncoder
+    from vtc.encoders.base import FrameEncoder
 
 _WARM_UP = 4
 """Frames of the run before those that are measured."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vtc.frame_encoder import EncoderOptions, FrameEncoder, load_encoder
+from vtc.encoders.base import EncoderOptions, FrameEncoder
+from vtc.encoders.lazy import load_encoder
 from vtc.profiler.counting import COUNTED_ATTENTION, register_attention
 
 if TYPE_CHECKING:
-    from vtc.frame_selector import FrameSelector
-    from vtc.token_merger import TokenMerger
-    from vtc.video_adapter import VideoAdapter
+    from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.interfaces.token_merger import TokenMerger
+    from vtc.interfaces.video_adapter import VideoAdapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def encoder_without_weights(spec: str, device: str = "meta") -> FrameEncoder:
     """
     options = EncoderOptions(device=device)
     if spec.startswith("open_clip:") and "/" in spec.removeprefix("open_clip:").strip("/"):
-        from vtc._open_clip import untrained_open_clip
+        from vtc.encoders.openclip import untrained_open_clip
 
         return untrained_open_clip(spec, options)
     encoder = load_encoder(spec, device="cpu" if device == "meta" else device)
@@ -84,7 +85,7 @@ def on_meta(encoder: FrameEncoder) -> FrameEncoder:
     """A copy of an encoder on the meta device; an object of the user's own stays what it is."""
     from transformers import PreTrainedModel
 
-    from vtc._image_encoder import ImageEncoder
+    from vtc.encoders.image import ImageEncoder
 
     if not isinstance(encoder, ImageEncoder):
         return encoder
@@ -98,7 +99,7 @@ def on_meta(encoder: FrameEncoder) -> FrameEncoder:
 
 def gives_patches(encoder: FrameEncoder) -> bool:
     """Whether the fast path can merge what an encoder sees; only known without weights for ours."""
-    from vtc._image_encoder import ImageEncoder
+    from vtc.encoders.image import ImageEncoder
 
     return isinstance(encoder, ImageEncoder)
 

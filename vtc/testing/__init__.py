@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vtc.testing.counting import LiveBytes, LiveNumbers, MultiplyAccumulates
+from vtc.profiler.counters import LiveBytes, LiveNumbers, MultiplyAccumulates
 from vtc.testing.embeddings import LargestTensor, scene_embeddings
 from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
 from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtc._plugins import cause
+from vtc.plugins.discovery import cause
 
 PURITY = "(Purity, docs/plugins.md)"
 """Where a sentence sends an author whose part is not pure."""

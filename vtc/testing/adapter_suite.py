@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import __version__ as transformers_version
 
 import vtc
-from vtc.cache import returned_cache
+from vtc.pipeline.kv_cache import returned_cache
 from vtc.testing.encoders import tiny_encoder
 from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs
 from vtc.testing.models import tiny

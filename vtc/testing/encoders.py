@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from vtc._hf_clip import HFClipEncoder
-from vtc.frame_encoder import EncoderOptions, FrameEncoder
+from vtc.encoders.base import EncoderOptions, FrameEncoder
+from vtc.encoders.hf import HFClipEncoder
 
 IMAGE_SIZE = 32
 CONTEXT = {"clip": 77, "siglip": 64}

@@ -24,7 +24,7 @@ def cache_argument(cache: Any) -> dict[str, Any]:
 
     It is called ``cache`` since transformers 5.24, ``past_key_values`` before.
     """
-    from vtc.cache import CACHE_NAME
+    from vtc.pipeline.kv_cache import CACHE_NAME
 
     return {CACHE_NAME: cache}
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtc._plugins import cause
+from vtc.interfaces.token_merger import TokenMerger
+from vtc.plugins.discovery import cause
 from vtc.testing._demands import (
     PURITY,
     demand,
@@ -26,7 +27,6 @@ from vtc.testing._demands import (
     refused,
 )
 from vtc.testing.part_suite import DTYPES, PartContract, needs_basics, needs_cuda
-from vtc.token_merger import TokenMerger
 
 Frames = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """The arguments of ``forward``: patches, reference, has_reference, query."""

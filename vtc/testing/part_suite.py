@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from vtc._options import PLAIN
-from vtc._plugins import cause
-from vtc.registry import build_part, is_registered, spec_of
+from vtc.plugins.discovery import cause
+from vtc.plugins.options import PLAIN
+from vtc.plugins.registry import build_part, is_registered, spec_of
 from vtc.testing._demands import demand, fail
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -81,7 +81,7 @@ class PartContract:
         demand(
             config == part.config,
             f"{name} must keep its options as they were given: {part.config} was saved, and "
-            f"became {config} when made again (Part.config, vtc/part.py)",
+            f"became {config} when made again (Part.config, vtc/interfaces/part.py)",
         )
 
 

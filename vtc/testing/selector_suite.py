@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtc._plugins import cause
-from vtc.frame_selector import FrameSelector, Selection
+from vtc.interfaces.frame_selector import FrameSelector, Selection
+from vtc.plugins.discovery import cause
 from vtc.testing._demands import (
     PURITY,
     demand,

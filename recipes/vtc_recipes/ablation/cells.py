@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc import registry
-from vtc_recipes._reading import RecipeError
+from vtc.plugins import registry
 from vtc_recipes.ablation.config import Setting
 from vtc_recipes.ablation.hashing import digest
 from vtc_recipes.ablation.models import (
@@ -27,6 +26,7 @@ from vtc_recipes.ablation.trainings import (
     plan_training,
     trained_model,
 )
+from vtc_recipes.reading import RecipeError
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,12 @@ def ablate(
     """
     import transformers
 
-    from vtc.cli._models import pick_device
-    from vtc.cli._show import progress_bars
-    from vtc_recipes._reading import apply_overrides, load_yaml
+    from vtc.cli.models import pick_device
+    from vtc.cli.show import progress_bars
     from vtc_recipes.ablation.grid import parse_grid
     from vtc_recipes.ablation.plan import jobs_of, prepare
     from vtc_recipes.ablation.work import work
+    from vtc_recipes.reading import apply_overrides, load_yaml
 
     path = find_config(grid, "ablation")
     chosen = parse_grid(apply_overrides(load_yaml(path), settings or ()), path.stem)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vtc_recipes._reading import at_least_0, option, positive
-from vtc_recipes.config import part
+from vtc_recipes.reading import at_least_0, option, positive
 from vtc_recipes.synthetic.questions import KINDS
+from vtc_recipes.training.config import part
 
 ASKED = ("colour", "first", "last", "after")
 """The kinds of questions that the tiny models learn."""

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vtc.frame_encoder import LazyEncoder
+from vtc.encoders.lazy import LazyEncoder
 from vtc_recipes.ablation.hashing import digest
 from vtc_recipes.ablation.leases import Lease, claim
 

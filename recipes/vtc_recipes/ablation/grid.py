@@ -8,13 +8,13 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vtc import registry
-from vtc._plugins import suggestion
-from vtc_recipes._reading import RecipeError, read, set_value
+from vtc.plugins import registry
+from vtc.plugins.discovery import suggestion
 from vtc_recipes.ablation.cells import Cell, make_cell
 from vtc_recipes.ablation.config import Document, Setting, Task
 from vtc_recipes.ablation.models import saved_parts
 from vtc_recipes.ablation.trainings import trained_parts
+from vtc_recipes.reading import RecipeError, read, set_value
 
 Point = Mapping[str, Any]
 """Values by the names of axes, as the grid writes them."""

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import vtc
-from vtc.checkpoint import find_encoder, is_saved_by_vtc, saved_config
-from vtc.cli._models import DEFAULT_ENCODER, PartChoice, load_model
-from vtc.wrapped_class import toolkit_of
+from vtc.cli.models import DEFAULT_ENCODER, PartChoice, load_model
+from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.saving import find_encoder, is_saved_by_vtc, saved_config
 from vtc_recipes.ablation.config import Setting
 from vtc_recipes.ablation.hashing import fingerprint
-from vtc_recipes.models import TINY
 from vtc_recipes.tiny.trained import WEIGHTS
+from vtc_recipes.training.models import TINY
 
 SHIPPED = "shipped"
 WITH_CHOICES = "{question} Answer with one word of: {choices}."

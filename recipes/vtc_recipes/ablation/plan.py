@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from vtc_recipes._reading import RecipeError
 from vtc_recipes.ablation.cells import Cell
 from vtc_recipes.ablation.embeddings import Shelf
 from vtc_recipes.ablation.grid import Grid, Row
@@ -24,6 +23,7 @@ from vtc_recipes.ablation.records import METRICS
 from vtc_recipes.ablation.running import run_cell
 from vtc_recipes.ablation.trainings import RESULT, TrainingJob
 from vtc_recipes.ablation.work import Job
+from vtc_recipes.reading import RecipeError
 
 FOLDERS = ("cells", "trainings", "embeddings", "leases", "working")
 GRID = "grid.json"

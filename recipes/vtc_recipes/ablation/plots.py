@@ -9,7 +9,7 @@ from typing import Any
 
 from vtc_recipes.ablation.grid import PARTS, label_of, shown
 from vtc_recipes.ablation.records import Results, RowResult
-from vtc_recipes.synthetic.heatmap import Axis, heat_map
+from vtc_recipes.evaluation.heatmap import Axis, heat_map
 
 NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', then vtc report."
 _KEYFRAMES = "keyframes"

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vtc_recipes.ablation.bootstrap import interval
 from vtc_recipes.ablation.grid import PARTS
+from vtc_recipes.evaluation.bootstrap import interval
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.json"
 PREDICTIONS = "predictions.jsonl"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc_recipes.ablation.bootstrap import DRAWS
 from vtc_recipes.ablation.grid import shown
 from vtc_recipes.ablation.plots import write_plots
 from vtc_recipes.ablation.records import Results, read_results
 from vtc_recipes.ablation.tables import csv_table, kinds_table, markdown_table, paper_tables
+from vtc_recipes.evaluation.bootstrap import DRAWS
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 
 import vtc
-from vtc.frame_encoder import LazyEncoder
+from vtc.encoders.lazy import LazyEncoder
 from vtc.testing import MultiplyAccumulates
-from vtc.wrapped_class import toolkit_of
+from vtc.wrapped.model_class import toolkit_of
 from vtc_recipes.ablation.cells import Cell
 from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
 from vtc_recipes.ablation.leases import Lease
 from vtc_recipes.ablation.models import encoder_identity, open_for
 from vtc_recipes.ablation.questions import Item, count, questions
 from vtc_recipes.ablation.records import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS
-from vtc_recipes.synthetic.niah import is_right, read_records
+from vtc_recipes.evaluation.niah import is_right, read_records
 from vtc_recipes.synthetic.questions import covers
 
 LOG = "log.txt"

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vtc import registry
-from vtc_recipes._reading import RecipeError, apply_overrides, load_yaml, read
+from vtc.plugins import registry
 from vtc_recipes.ablation.config import Training
 from vtc_recipes.ablation.hashing import digest
 from vtc_recipes.ablation.leases import Lease
+from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml, read
 from vtc_recipes.shipped import find_config
 
 MODEL = "model"
@@ -71,8 +71,8 @@ class TrainingJob:
         """What is missing of its data; recipes with stages make theirs."""
         if self.staged:
             return []
-        from vtc_recipes.config import parse_recipe
-        from vtc_recipes.data import missing_files
+        from vtc_recipes.training.config import parse_recipe
+        from vtc_recipes.training.data import missing_files
 
         return missing_files(parse_recipe(self.values, self.recipe).data.sources)
 
@@ -126,7 +126,7 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
         if training.launch:
             raise ValueError(f"{label} trains in one process; leave launch out")
         return TrainingJob(training.recipe, _plain(parse_tiny(values, label)), staged, "")
-    from vtc_recipes.config import parse_recipe
+    from vtc_recipes.training.config import parse_recipe
 
     part = registry.build_part("merger", merger)
     if not _has_parameters(part):  # the recipe may be for one that has
@@ -188,7 +188,7 @@ def _plain(recipe: Any) -> dict[str, Any]:
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    from vtc_recipes.training import last_checkpoint
+    from vtc_recipes.training.run import last_checkpoint
 
     return last_checkpoint(folder) is not None
 
@@ -199,8 +199,8 @@ def _train(values: Mapping[str, Any], staged: bool, resume: bool) -> Path:
         from vtc_recipes.tiny.config import parse_tiny
 
         return stages.train(parse_tiny(values, "the recipe"), resume=resume)
-    from vtc_recipes.config import parse_recipe
-    from vtc_recipes.training import train
+    from vtc_recipes.training.config import parse_recipe
+    from vtc_recipes.training.run import train
 
     return train(parse_recipe(values), resume=resume)
 

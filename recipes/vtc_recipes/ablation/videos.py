@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtc.video import VideoSource
-from vtc_recipes._reading import read
+from vtc_recipes.reading import read
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtc._plugins import cause
+from vtc.plugins.discovery import cause
 from vtc_recipes.ablation.leases import Lease, claim
 
 POLL_SECONDS = 0.5

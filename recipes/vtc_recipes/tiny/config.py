@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vtc import registry
-from vtc_recipes._reading import RecipeError, at_least_0, fraction, positive, read
-from vtc_recipes.config import Output, part
+from vtc.plugins import registry
+from vtc_recipes.reading import RecipeError, at_least_0, fraction, positive, read
+from vtc_recipes.training.config import Output, part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vtc
-from vtc import registry
+from vtc.plugins import registry
 from vtc_recipes.synthetic import Example, covers, make_example
 from vtc_recipes.synthetic.questions import KINDS
 from vtc_recipes.tiny.asking import KINDS as ASKED
@@ -100,7 +100,7 @@ def _summary(rows: list[tuple[bool, bool, float]]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate from the command line; prints JSON."""
-    from vtc.cli._models import load_model, part_choice
+    from vtc.cli.models import load_model, part_choice
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(

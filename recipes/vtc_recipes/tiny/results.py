@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 import vtc
-from vtc import registry
+from vtc.plugins import registry
+from vtc_recipes.evaluation.heatmap import heat_map
+from vtc_recipes.evaluation.niah import accuracy, cell_means, run
 from vtc_recipes.synthetic.cases import make_cases
-from vtc_recipes.synthetic.heatmap import heat_map
-from vtc_recipes.synthetic.niah import accuracy, cell_means, run
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.evaluate import wilson
 from vtc_recipes.tiny.vlm import LongAnswers
@@ -40,7 +40,7 @@ def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> li
     """Ask the model of a run about needles, and keep the records in ``folder/needles``.
 
     Returns:
-        The records of `vtc_recipes.synthetic.niah.run`, with the ``kind`` of question and the
+        The records of `vtc_recipes.evaluation.niah.run`, with the ``kind`` of question and the
         ``seed`` of the training.
     """
     seed = json.loads((folder / f"{STAGE}.json").read_text(encoding="utf-8"))["seed"]

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from vtc import TokenMerger, registry
-from vtc.wrapped_class import toolkit_of
+from vtc import TokenMerger
+from vtc.plugins import registry
+from vtc.wrapped.model_class import toolkit_of
 from vtc_recipes.tiny.features import Features
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import nn
 
-from vtc._hf_clip import HFClipEncoder
-from vtc.frame_encoder import EncoderOptions
-from vtc_recipes.estimate import PartSize
+from vtc.encoders.base import EncoderOptions
+from vtc.encoders.hf import HFClipEncoder
 from vtc_recipes.tiny.config import TinyRecipe
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm
 from vtc_recipes.tiny.pretext import PatchReader
 from vtc_recipes.tiny.vlm import Reader, wrap_new
+from vtc_recipes.training.estimate import PartSize
 
 
 def stage_sizes(recipe: TinyRecipe) -> list[PartSize]:
-    """The parameters and the memory of what each stage trains; see `vtc_recipes.estimate`."""
+    """Parameters and memory of what each stage trains, see `vtc_recipes.training.estimate`."""
     sizes = []
     for settings in recipe.stages:
         size = PartSize(settings.name, "full", settings.learning_rate)

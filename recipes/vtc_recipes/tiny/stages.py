@@ -23,7 +23,7 @@ from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
 from vtc_recipes.tiny.vlm import Answers, Captions, LongAnswers
-from vtc_recipes.training import last_checkpoint
+from vtc_recipes.training.run import last_checkpoint
 
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage for stage in (Pretext, DualEncoder, Captions, Answers, LongAnswers)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vtc
-from vtc.wrapped_class import toolkit_of
+from vtc.wrapped.model_class import toolkit_of
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.bank import build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import vtc
-from vtc import registry
+from vtc.plugins import registry
 from vtc_recipes.synthetic import Example, SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import choose_turns, describe
 from vtc_recipes.tiny.dual_encoder import embed_texts

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vtc.checkpoint import CONFIG_NAME, FORMAT
+from vtc.wrapped.saving import CONFIG_NAME, FORMAT
 from vtc_recipes.vilamp import layout
 from vtc_recipes.vilamp.plan import Plan, make_plan
 from vtc_recipes.vilamp.processor import (

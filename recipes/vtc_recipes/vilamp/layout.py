@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vtc.token_merger import TokenMerger
+    from vtc.interfaces.token_merger import TokenMerger
     from vtc_recipes.vilamp.source import Stored
 
 MODEL, ENCODER, OPTION = "model", "encoder", "option"

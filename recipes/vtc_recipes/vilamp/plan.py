@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vtc import registry
+from vtc.plugins import registry
 from vtc_recipes.vilamp import layout
 from vtc_recipes.vilamp.processor import placeholders
 from vtc_recipes.vilamp.source import Checkpoint

@@ -1,0 +1,1 @@
+"""Evaluation: needles in haystacks, heat maps and intervals."""

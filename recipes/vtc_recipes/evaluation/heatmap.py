@@ -1,0 +1,95 @@
+"""Heat maps, such as those of needle tests: two numbers, and per cent in every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = (84, 44)
+MARGIN = (92, 64, 20, 56)
+"""Pixels to the left, above, to the right and below."""
+INK, PAPER = (32, 33, 36), (255, 255, 255)
+SCALE = ((236, 112, 99), (253, 219, 120), (88, 186, 112))
+"""Colours of 0, 50 and 100 per cent; between them they blend."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a map.
+
+    Attributes:
+        key: Of its value in a cell.
+        title: Its name on the map.
+        shown: A value in words.
+    """
+
+    key: str
+    title: str
+    shown: Callable[[float], str]
+
+
+LENGTH = Axis("Num. Frame", "frames", lambda length: _short(length))
+DEPTH = Axis("Frame Depth", "depth", lambda depth: f"{depth:.0f} %")
+
+
+def heat_map(
+    cells: Sequence[Mapping[str, float]], title: str, across: Axis = LENGTH, down: Axis = DEPTH
+) -> Image.Image:
+    """Draw mean scores by two numbers, by default length and depth.
+
+    Args:
+        cells: As `vtc_recipes.evaluation.niah.cell_means` gives them: a ``Score`` from 0 to 1 and
+            a number for each axis. A place that none of them is at stays empty.
+        title: Stands above the map.
+        across, down: The axes.
+
+    Raises:
+        ValueError: There are no cells.
+    """
+    if not cells:
+        raise ValueError("no cells: a heat map needs at least one score")
+    scores = {(cell[across.key], cell[down.key]): cell["Score"] for cell in cells}
+    columns = sorted({column for column, _ in scores})
+    rows = sorted({row for _, row in scores})
+    left, above, right, below = MARGIN
+    wide, high = CELL
+    plain, large = ImageFont.load_default(14), ImageFont.load_default(17)
+    left = max(left, right + round(plain.getlength(down.title)) + 12)
+    width = left + wide * len(columns) + right
+    width = max(width, round(large.getlength(title)) + 2 * right)
+    image = Image.new("RGB", (width, above + high * len(rows) + below), PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.text((right, 14), title, INK, large)
+    draw.text((right, above - 22), down.title, INK, plain)
+    for number, row in enumerate(rows):
+        middle = above + high * number + high // 2
+        draw.text((left - 12, middle), down.shown(row), INK, plain, anchor="rm")
+        for place, column in enumerate(columns):
+            score = scores.get((column, row))
+            if score is None:
+                continue
+            x, y = left + wide * place, above + high * number
+            draw.rectangle((x, y, x + wide - 2, y + high - 2), fill=colour_of(score))
+            centre = (x + wide // 2 - 1, middle - 1)
+            draw.text(centre, f"{100 * score:.0f}", INK, large, anchor="mm")
+    bottom = above + high * len(rows)
+    for place, column in enumerate(columns):
+        at = (left + wide * place + wide // 2, bottom + 8)
+        draw.text(at, across.shown(column), INK, plain, anchor="ma")
+    middle = left + wide * len(columns) // 2
+    draw.text((middle, bottom + 30), across.title, INK, plain, anchor="ma")
+    return image
+
+
+def colour_of(score: float) -> tuple[int, int, int]:
+    """The colour of a score from 0 (red) through 0.5 (yellow) to 1 (green)."""
+    low, high = SCALE[:2] if score < 0.5 else SCALE[1:]
+    share = 2 * score if score < 0.5 else 2 * score - 1
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(low, high, strict=True))
+    return red, green, blue
+
+
+def _short(length: float) -> str:
+    return f"{length / 1000:g}K" if length >= 1000 and length % 100 == 0 else f"{length:g}"

@@ -1,0 +1,1 @@
+"""Training recipes: configuration, data, models and the training loop."""

@@ -1,0 +1,163 @@
+"""From conversations to what a wrapped model trains on: ids, labels and lazy videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtc.pipeline.feed import VideoRequest
+from vtc.pipeline.toolkit import Toolkit
+from vtc.video import VideoSource
+from vtc_recipes.training.data import Sample, Turn
+
+IGNORED = -100
+IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a conversation's text, and whether the model learns to say it."""
+
+    text: str
+    learned: bool
+
+
+class Collator:
+    """Makes a batch of samples; ``Trainer`` calls it.
+
+    The prompt is the one that ``vtc.ask`` writes, tokenised by itself, and so is each answer: what
+    the model sees in training it will see when it is asked. Labels are the ids of the answers and
+    of the mark that ends a turn, and -100 elsewhere.
+    """
+
+    def __init__(self, model: Any, toolkit: Toolkit, processor: Any) -> None:
+        self._model, self._toolkit, self._processor = model, toolkit, processor
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """A left-padded batch: ids, mask and labels ``[B, L]``, ``vtc_videos``, ``vtc_query``."""
+        sources = [open_video(sample) for sample in samples]
+        rows = [
+            self.tokenise(sample, source) for sample, source in zip(samples, sources, strict=True)
+        ]
+        length = max(len(ids) for ids, _ in rows)
+        padding = self._processor.tokenizer.pad_token_id
+        ids = torch.full((len(rows), length), 0 if padding is None else padding)
+        labels = torch.full_like(ids, IGNORED)
+        mask = torch.zeros_like(ids)
+        for row, (row_ids, row_labels) in enumerate(rows):
+            start = length - len(row_ids)
+            ids[row, start:], labels[row, start:], mask[row, start:] = row_ids, row_labels, 1
+        batch: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": labels,
+            **self._toolkit.adapter.text_inputs(self._model, ids),
+        }
+        videos = [VideoRequest(source, self._processor) for source in sources if source is not None]
+        if videos:
+            batch["vtc_videos"] = videos
+            batch["vtc_query"] = [sample.query or sample.turns[-2].text for sample in samples]
+        return batch
+
+    def tokenise(self, sample: Sample, source: VideoSource | None) -> tuple[Tensor, Tensor]:
+        """The ids and labels ``[L]`` of one sample."""
+        ids: list[int] = []
+        labels: list[int] = []
+        for number, piece in enumerate(self._pieces(sample, source)):
+            new = self._processor.tokenizer(piece.text, add_special_tokens=number == 0)["input_ids"]
+            ids += new
+            labels += new if piece.learned else [IGNORED] * len(new)
+        return torch.tensor(ids), torch.tensor(labels)
+
+    def _pieces(self, sample: Sample, source: VideoSource | None) -> list[Piece]:
+        pieces = conversation(self._processor, sample.turns)
+        if source is None:
+            return pieces
+        asked = sample.turns[0].text
+        plain = _render(self._processor, [Turn("user", asked)], open_end=True)
+        prompt = self._toolkit.adapter.prompt(self._processor, asked, source)
+        if pieces[0].text != plain:
+            raise ValueError("the chat template writes the first turn otherwise when more follow")
+        return [Piece(prompt, False), *pieces[1:]]
+
+
+def open_video(sample: Sample) -> VideoSource | None:
+    """The video of a sample, unread; a still image is a video of one frame.
+
+    Raises:
+        VideoError: It cannot be opened; the message names the file.
+    """
+    if sample.video is None:
+        return None
+    if sample.video.suffix.lower() in IMAGE_ENDINGS:
+        from PIL import Image
+
+        with Image.open(sample.video) as image:
+            return VideoSource([image.convert("RGB")])
+    source = sample.source
+    return VideoSource(str(sample.video), fps=source.fps, max_frames=source.max_frames)
+
+
+def conversation(processor: Any, turns: Sequence[Turn]) -> list[Piece]:
+    """The text of a conversation as the chat template writes it, cut at its answers.
+
+    What stands before an answer is what the template writes to ask for one, as in ``vtc.ask``.
+
+    Raises:
+        ValueError: The template writes earlier turns otherwise when later ones follow, or changes
+            the answers; then the ids of an answer cannot be told.
+    """
+    pieces: list[Piece] = []
+    done, between = "", ""
+    for number in range(1, len(turns), 2):
+        asked = _render(processor, turns[:number])
+        opening = _after(asked, _render(processor, turns[:number], open_end=True))
+        whole = _render(processor, turns[: number + 1])
+        rest, marks = _after(asked, whole), opening.rstrip()
+        known = len(marks) if rest.startswith(marks) else 0  # a short answer may be in the marks
+        head, answer, tail = _around(turns[number].text, rest[known:])
+        head = rest[:known] + head
+        if head.split() != opening.split():
+            raise _unclear(f"{head!r} before an answer, and {opening!r} to ask for one")
+        prompt = between + _after(done, asked) + opening
+        pieces += [Piece(prompt, False), Piece(answer + tail.rstrip(), True)]
+        done, between = whole, tail[len(tail.rstrip()) :]
+    return pieces
+
+
+def _after(start: str, text: str) -> str:
+    if not text.startswith(start):
+        raise _unclear(f"{text!r:.200} where it wrote {start!r:.200} for the turns before")
+    return text[len(start) :]
+
+
+def _around(answer: str, text: str) -> tuple[str, str, str]:
+    """An answer as it stands in the text of its turn, with what is before and after it."""
+    for form in (answer, answer.strip()):  # some templates strip it
+        head, found, tail = text.partition(form)
+        if found:
+            return head, form, tail
+    raise _unclear(f"{text!r:.200} of the answer {answer!r:.200}")
+
+
+def _unclear(what: str) -> ValueError:
+    return ValueError(f"answers cannot be told from the rest: the chat template writes {what}")
+
+
+def _render(processor: Any, turns: Sequence[Turn], open_end: bool = False) -> str:
+    messages = [
+        {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in turns
+    ]
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(
+            f"this {type(processor).__name__} has no chat_template, so the form of a "
+            "conversation is unknown; set processor.chat_template"
+        )
+    text: str = processor.apply_chat_template(
+        messages, add_generation_prompt=open_end, tokenize=False
+    )
+    return text

@@ -1,0 +1,141 @@
+"""The commands ``vtc train`` and ``vtc recipes``; torch is imported inside them only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vtc_recipes.shipped import find_config, shipped
+
+if TYPE_CHECKING:
+    from vtc_recipes.training.estimate import PartSize
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
+        typer.Argument(help="Other values: optimisation.steps=10 data.sources.0.path=a.json"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would train, and its memory.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train as a recipe says: a wrapped model, its merger, connector or all of it."""
+    from vtc_recipes.reading import apply_overrides, load_yaml
+
+    path = find_config(recipe, "training")
+    values = apply_overrides(load_yaml(path), settings or ())
+    # Stages that each train something of its own, or one model that is wrapped.
+    run = _stages if "stages" in values else _wrapped
+    label = f"{path} with what is set behind it" if settings else str(path)
+    run(values, label, dry_run=dry_run, resume=resume, as_json=as_json)
+
+
+def _wrapped(
+    values: dict[str, Any], label: str, *, dry_run: bool, resume: bool, as_json: bool
+) -> None:
+    from vtc_recipes.training.config import parse_recipe
+
+    chosen = parse_recipe(values, label)
+    if dry_run:
+        from vtc_recipes.training.components import set_training
+        from vtc_recipes.training.data import missing_files
+        from vtc_recipes.training.estimate import estimate
+        from vtc_recipes.training.models import open_model
+
+        model, _ = open_model(chosen, meta=True)
+        sizes = estimate(set_training(model, chosen.train), chosen)
+        total = sum(size.bytes for size in sizes)
+        note = "in all; ZeRO-3 and FSDP2 divide it by the number of processes."
+        _print_sizes(sizes, total, note, as_json)
+        for line in missing_files(chosen.data.sources) if not as_json else ():
+            print(f"{line} yet")
+        return
+    from vtc_recipes.training.run import train as run
+
+    folder = run(chosen, resume=resume)
+    hint = f"open it with vtc.from_pretrained, or vtc ask --model {folder}"
+    _print_folder(folder, hint, as_json)
+
+
+def _stages(
+    values: dict[str, Any], label: str, *, dry_run: bool, resume: bool, as_json: bool
+) -> None:
+    from vtc_recipes.tiny.config import parse_tiny
+
+    chosen = parse_tiny(values, label)
+    if dry_run:
+        from vtc_recipes.tiny.sizes import stage_sizes
+
+        sizes = stage_sizes(chosen)
+        total = max(size.bytes for size in sizes)
+        _print_sizes(sizes, total, "in the largest stage.", as_json)
+        for stage in chosen.stages if not as_json else ():
+            gates = ", ".join(f"{name} >= {least:g}" for name, least in stage.gates.items())
+            print(f"{stage.name}: {stage.steps} steps of {stage.batch}, gates: {gates or 'none'}")
+        return
+    from vtc_recipes.tiny.stages import train as run
+
+    folder = run(chosen, resume=resume)
+    option = "encoder" if folder.name == "dual_encoder" else "model"
+    _print_folder(folder, f"give it to vtc ask --{option}", as_json)
+
+
+def _print_folder(folder: Path, hint: str, as_json: bool) -> None:
+    print(json.dumps({"folder": str(folder)}) if as_json else f"saved in {folder}; {hint}")
+
+
+def recipes(
+    paths: Annotated[bool, typer.Option("--paths", help="Show where the files are.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """List the shipped recipes, ablation grids and settings for accelerate."""
+    files = shipped()
+    if as_json:
+        print(json.dumps([{**asdict(file), "path": str(file.path)} for file in files], indent=2))
+        return
+    if paths:
+        for file in files:
+            print(f"{file.kind:<12}{file.path}")  # whole, however long
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for title in ("kind", "name", "what it is"):
+        table.add_column(title, overflow="fold")
+    for file in files:
+        table.add_row(file.kind, file.name, file.summary)
+    Console(highlight=False).print(table)
+
+
+def _print_sizes(sizes: list[PartSize], total: int, note: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"parts": [asdict(size) for size in sizes], "bytes": total}, indent=2))
+        return
+    titles = ("parameters", "trainable", "weights", "gradients", "optimiser")
+    print(f"{'part':<15}{'trains':<7}{'rate':>7}" + "".join(f"{title:>12}" for title in titles))
+    for size in sizes:
+        rate = "" if size.learning_rate is None else f"{size.learning_rate:g}"
+        counts = (_count(number) for number in (size.parameters, size.trainable))
+        memory = (_size(number) for number in (size.weights, size.gradients, size.optimiser))
+        columns = "".join(f"{column:>12}" for column in (*counts, *memory))
+        print(f"{size.part:<15}{size.how:<7}{rate:>7}{columns}")
+    print(f"{_size(total)} {note} Activations come on top.")
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e4 else str(number)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"

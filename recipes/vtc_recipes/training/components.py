@@ -1,0 +1,128 @@
+"""Which parameters belong to which part of a model, and how each part trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from vtc.pipeline.toolkit import Toolkit
+from vtc.wrapped.model_class import toolkit_of
+from vtc_recipes.training.config import Train
+
+PARTS = ("merger", "connector", "projector", "vision_tower", "language_model")
+
+
+def modules_of(toolkit: Toolkit) -> dict[str, tuple[str, ...]]:
+    """The names of the modules of each part but the language model, which is all the rest."""
+    return {
+        "merger": ("vtc.merger",),
+        "connector": ("vtc.connector",),
+        "projector": toolkit.adapter.projectors,
+        "vision_tower": toolkit.adapter.vision_towers,
+    }
+
+
+def part_of(name: str, toolkit: Toolkit) -> str:
+    """The part that a parameter or module of the wrapped model belongs to.
+
+    Args:
+        name: As in ``model.named_parameters()``, with or without what peft adds.
+    """
+    name = name.removeprefix("base_model.model.")
+    for part, modules in modules_of(toolkit).items():  # projectors before the towers around them
+        if any(name == module or name.startswith(f"{module}.") for module in modules):
+            return part
+    return "language_model"
+
+
+def set_training(model: Any, train: Train) -> Any:
+    """Make each part trainable as a recipe says.
+
+    Returns:
+        The model; a peft model around it where a part trains with LoRA.
+
+    Raises:
+        ValueError: A part that is to train has no parameters, or no linear layers for LoRA.
+    """
+    toolkit = toolkit_of(model)
+    ways = {name: part.how for name, part in train.parts()}
+    found: set[str] = set()
+    for name, parameter in model.named_parameters():
+        part = part_of(name, toolkit)
+        found.add(part)
+        parameter.requires_grad_(ways[part] == "full")
+    for part, how in ways.items():
+        if how != "frozen" and part not in found:
+            raise ValueError(
+                f"train.{part}.how: {how!r}: {_why_empty(part, toolkit)}, so there is nothing to "
+                "train; set it to frozen"
+            )
+    if "lora" not in ways.values():
+        return model
+    return _with_lora(model, toolkit, train, ways)
+
+
+def parameter_groups(model: nn.Module, train: Train, weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters by part, for the optimiser, each with its learning rate.
+
+    Vectors and scalars (biases, norms) get no weight decay.
+    """
+    toolkit = toolkit_of(model)
+    rates = {name: part.learning_rate for name, part in train.parts()}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in _trainable(model):
+        groups.setdefault((part_of(name, toolkit), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": rates[part],
+            "weight_decay": weight_decay if decays else 0.0,
+            "part": part,
+        }
+        for (part, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _with_lora(model: Any, toolkit: Toolkit, train: Train, ways: Mapping[str, str]) -> Any:
+    import peft
+
+    linear = {
+        part: [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and part_of(name, toolkit) == part
+        ]
+        for part, how in ways.items()
+        if how == "lora"
+    }
+    # The head is as large as the embeddings and often tied to them.
+    head = model.get_output_embeddings()
+    targets = [
+        name for names in linear.values() for name in names if model.get_submodule(name) is not head
+    ]
+    for part, names in linear.items():
+        if not names:
+            raise ValueError(f"train.{part}.how: 'lora': it has no linear layers; train it in full")
+    full = [
+        name for part, how in ways.items() if how == "full" for name in modules_of(toolkit)[part]
+    ]
+    config = peft.LoraConfig(
+        r=train.lora.rank,
+        lora_alpha=train.lora.alpha,
+        lora_dropout=train.lora.dropout,
+        target_modules=targets,
+        modules_to_save=full or None,
+    )
+    return peft.get_peft_model(model, config)
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _why_empty(part: str, toolkit: Toolkit) -> str:
+    if part == "merger":
+        return f"merger {toolkit.name_of(toolkit.merger)!r} has no parameters"
+    return f"adapter {type(toolkit.adapter).__name__} names no {part}"

@@ -1,0 +1,130 @@
+"""What commands show: progress while they work, and the facts of a report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from vtc.pipeline.report import Keyframe, Report
+    from vtc.wrapped.asking import Answer
+
+
+@contextmanager
+def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
+    """A bar for each stage on the error stream; yields what ``toolkit.progress`` takes.
+
+    Args:
+        quiet: Show nothing.
+        window: The last seconds, by which the time that is left is estimated.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("remaining"),
+    )
+    options: Any = {"console": console, "transient": True, "disable": quiet}
+    with Progress(*columns, speed_estimate_period=window, **options) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def facts(report: Report, source: Any) -> Table:
+    """A short table of what a call did."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    before, after = report.tokens_before, report.tokens_after
+    info = source.info
+    table.add_row(
+        "video",
+        f"{escape(source.name)}: {clock(info.duration)} at {info.native_fps:.4g} frames/s, "
+        f"{info.width}x{info.height}",
+    )
+    table.add_row("frames", f"{report.frames} read, {len(report.keyframes)} keyframes")
+    table.add_row("keyframes", keyframe_line(report.keyframes))
+    table.add_row("tokens", f"{before} -> {after} ({before / max(after, 1):.1f} times fewer)")
+    if report.text_before:
+        table.add_row("text", f"{report.text_before} -> {report.text_after} tokens around frames")
+    table.add_row(
+        "parts",
+        escape(f"selector {part_line(report.selector)}; merger {part_line(report.merger)}"),
+    )
+    table.add_row(
+        "seconds",
+        ", ".join(f"{name} {stage.seconds:.2f}" for name, stage in report.stages.items()),
+    )
+    if peak_memory():
+        table.add_row("memory", f"{peak_memory() / 2**20:.0f} MiB at most")
+    for warning in report.warnings:
+        table.add_row("[yellow]note[/]", escape(warning))
+    return table
+
+
+def ask_result(video: str, question: str, answer: Answer) -> dict[str, Any]:
+    """What ``--json`` prints of an answer."""
+    return {
+        "video": video,
+        "question": question,
+        "answer": answer.text,
+        "report": answer.report.to_dict(),
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which could play tricks on a terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def part_line(spec: dict[str, Any]) -> str:
+    """``dks(keyframes=32, fill='none')``"""
+    options = ", ".join(f"{key}={value!r}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}({options})"
+
+
+def keyframe_line(keyframes: tuple[Keyframe, ...] | list[Keyframe]) -> str:
+    """The times of the keyframes, with what they were ranked by."""
+    return ", ".join(
+        clock(frame.timestamp if frame.timestamp is not None else frame.index)
+        + ("" if frame.relevance is None else f" ({frame.relevance:.2f})")
+        for frame in keyframes
+    )
+
+
+def clock(seconds: float) -> str:
+    """``75.5`` as ``1:15.5``."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def peak_memory() -> int:
+    """The most memory in bytes that this process has held: of the GPU where it was used."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return 0  # Windows does not tell
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Frame encoders: embeddings of frames and of the query."""

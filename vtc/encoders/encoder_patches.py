@@ -1,0 +1,58 @@
+"""The frame encoder's own patches, kept while it embeds frames, so that they can be merged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vtc.encoders.base import FrameEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class PatchKeeper(FrameEncoder):
+    """A frame encoder that keeps the patches of the frames of one video, ``2 N P C`` bytes in bf16.
+
+    Args:
+        encoder: What embeds the frames.
+        frames: N, how many will come, in order.
+        dtype: Of the kept patches.
+    """
+
+    def __init__(self, encoder: FrameEncoder, frames: int, dtype: torch.dtype) -> None:
+        self.inner, self.name = encoder, encoder.name
+        self.done = 0
+        self._frames, self._dtype = frames, dtype
+        self._patches: Tensor | None = None
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Of the encoder's embeddings."""
+        return self.inner.dim
+
+    @property
+    def notes(self) -> list[str]:  # type: ignore[override]
+        """The encoder's."""
+        return self.inner.notes
+
+    def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
+        embeddings, patches = self.inner.encode_patches(frames)
+        if self._patches is None:  # at once, as joining chunks would take twice the memory
+            shape = (self._frames, *patches.shape[1:])
+            self._patches = patches.new_empty(shape, dtype=self._dtype)
+        self._patches[self.done : self.done + len(patches)] = patches
+        self.done += len(patches)
+        return embeddings
+
+    def encode_text(self, text: str) -> Tensor:
+        return self.inner.encode_text(text)
+
+    def of(self, numbers: Tensor) -> Tensor:
+        """The patches ``[n, P, C]`` of some frames, given by their numbers ``[n]``."""
+        if self._patches is None or self.done != self._frames:
+            raise RuntimeError(f"{self.done} of {self._frames} frames were encoded")
+        return self._patches[numbers.to(self._patches.device)]

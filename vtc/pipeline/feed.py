@@ -1,0 +1,184 @@
+"""The frames of one video, wherever they come from: a processor's tensors or a lazy source."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vtc.interfaces.video_adapter import VideoAdapter
+    from vtc.interfaces.video_span import VideoSpan
+    from vtc.video import Chunk, VideoSource
+
+
+ENCODER_CHUNK = 32
+"""Frames decoded and given to the frame encoder at a time."""
+
+Pixels = dict[str, Tensor]
+"""What one family's vision tower takes for some slices."""
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """A video that is decoded only while it is read, as ``vtc.prepare_inputs`` passes it on.
+
+    Attributes:
+        source: The frames.
+        processor: The stock processor of the model.
+    """
+
+    source: VideoSource
+    processor: Any = field(repr=False)
+
+
+class VideoFeed(ABC):
+    """The slices of one video in chunks, for the frame encoder and for the vision tower."""
+
+    name: str
+    span: VideoSpan
+    frames: int
+    """How many frames the video has; the last slice may hold fewer than the others."""
+    timestamps: Tensor | None
+    """``[N]`` float64 seconds of each slice's first frame; None where the input does not say."""
+
+    def decoding_ahead(self) -> AbstractContextManager[object]:
+        """In it, a thread has begun to decode what `rgb` gives, a few chunks far."""
+        return nullcontext()
+
+    @abstractmethod
+    def rgb(self) -> Iterator[Tensor]:
+        """One frame for each slice in chunks: uint8 RGB ``[n, H, W, 3]``, for selection."""
+
+    @abstractmethod
+    def pixels(
+        self, slices: Sequence[int], size: int
+    ) -> Generator[tuple[Tensor, Pixels], None, None]:
+        """Some slices in chunks: their numbers ``[n]``, and what the vision tower takes."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was lost while reading."""
+        return []
+
+    @property
+    def seconds_per_slice(self) -> float | None:
+        """The mean time from slice to slice; None where the input does not say."""
+        times = self.timestamps
+        if times is None or len(times) < 2:
+            return None
+        return float(times[-1] - times[0]) / (len(times) - 1)
+
+
+class TensorFeed(VideoFeed):
+    """A video that the stock processor made into tensors."""
+
+    def __init__(
+        self,
+        adapter: VideoAdapter,
+        inputs: Mapping[str, Any],
+        span: VideoSpan,
+        video: int,
+        processor: Any,
+    ) -> None:
+        self.name = f"video {video} of the batch"
+        self.span = span
+        self.frames = len(span) * span.frames_per_slice
+        self.timestamps = None
+        self._adapter, self._inputs = adapter, inputs
+        self._number = video if span.number is None else span.number
+        self._processor = processor
+
+    def rgb(self) -> Iterator[Tensor]:
+        if self._processor is None:
+            raise ValueError(
+                "the selector reads frames, which are recovered from the processor's pixels with "
+                "its mean and std: pass processor=... to vtc.wrap"
+            )
+        for _, pixels in self.pixels(range(len(self.span)), ENCODER_CHUNK):
+            yield self._adapter.frames(self._processor, pixels)
+
+    def pixels(
+        self, slices: Sequence[int], size: int
+    ) -> Generator[tuple[Tensor, Pixels], None, None]:
+        for start in range(0, len(slices), size):
+            chunk = list(slices[start : start + size])
+            yield torch.tensor(chunk), self._adapter.pixels(self._inputs, self._number, chunk)
+
+
+class SourceFeed(VideoFeed):
+    """A video that is decoded chunk by chunk."""
+
+    def __init__(self, adapter: VideoAdapter, request: VideoRequest, span: VideoSpan) -> None:
+        self.name = request.source.name
+        self.span = span
+        self.frames = len(request.source)
+        self.timestamps = torch.as_tensor(request.source.timestamps)[:: span.frames_per_slice]
+        self._adapter, self._request = adapter, request
+        self._begun: Generator[Chunk, None, None] | None = None
+
+    @contextmanager
+    def decoding_ahead(self) -> Iterator[None]:
+        self._begin()
+        try:
+            yield
+        finally:
+            self._end()
+
+    def rgb(self) -> Iterator[Tensor]:
+        try:
+            for chunk in self._begin():
+                yield torch.from_numpy(chunk.frames)
+        finally:  # whoever reads again begins anew
+            self._end()
+
+    def _begin(self) -> Generator[Chunk, None, None]:
+        if self._begun is None:
+            firsts = range(0, self.frames, self.span.frames_per_slice)
+            self._begun = self._request.source.chunks(firsts, size=ENCODER_CHUNK)
+        return self._begun
+
+    def _end(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
+            self._begun = None
+
+    def pixels(
+        self, slices: Sequence[int], size: int
+    ) -> Generator[tuple[Tensor, Pixels], None, None]:
+        each = self.span.frames_per_slice
+        wanted = [
+            frame
+            for number in slices
+            for frame in range(number * each, min((number + 1) * each, self.frames))
+        ]
+        done = 0
+        for frames in _regroup(self._request.source.chunks(wanted, size=size * each), each):
+            count = -(-len(frames) // each)
+            numbers = torch.as_tensor(list(slices[done : done + count]))
+            done += count
+            processor = self._request.processor
+            yield numbers, self._adapter.preprocess(processor, frames, self.frames)
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self._request.source.warnings)
+
+
+def _regroup(chunks: Iterable[Chunk], each: int) -> Iterator[Tensor]:
+    """Chunks of whole slices: frames that a chunk has too many wait for the next one."""
+    left: Tensor | None = None
+    for chunk in chunks:
+        frames = torch.from_numpy(chunk.frames)
+        frames = frames if left is None else torch.cat([left, frames])
+        whole = len(frames) - len(frames) % each
+        left = frames[whole:].clone() if whole < len(frames) else None
+        if whole:
+            yield frames[:whole]
+    if left is not None:
+        yield left

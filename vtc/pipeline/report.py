@@ -1,0 +1,212 @@
+"""What a call did: frames, keyframes, tokens, seconds and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtc.interfaces.frame_selector import Selection
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the frames done and the frames in all."""
+Watch = Callable[[str], AbstractContextManager[None]]
+"""Makes the context in which a stage of the given name runs."""
+
+_watch: ContextVar[Watch | None] = ContextVar("vtc_watch", default=None)
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A frame that keeps all its tokens.
+
+    Attributes:
+        index: Its number among the sampled frames, from 0.
+        timestamp: Seconds from the first shown frame; None where the input does not say.
+        relevance: What the selector ranked it by; None where nothing was ranked.
+    """
+
+    index: int
+    timestamp: float | None
+    relevance: float | None
+
+
+def keyframes_of(
+    selection: Selection, timestamps: Tensor | None, frames_per_slice: int = 1
+) -> tuple[Keyframe, ...]:
+    """The keyframes of a selection with their times and what they were ranked by."""
+    relevance = selection.relevance
+    return tuple(
+        Keyframe(
+            index=slice_number * frames_per_slice,
+            timestamp=None if timestamps is None else float(timestamps[slice_number]),
+            relevance=None if relevance is None else float(relevance[slice_number]),
+        )
+        for slice_number in selection.keyframes.tolist()
+    )
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What became of one video.
+
+    Attributes:
+        name: The file, or what stands for it.
+        frames: The number of frames seen (N).
+        keyframes: The frames that kept all their tokens, in order of time.
+        tokens_before: The visual tokens that the bare model would read.
+        tokens_after: The visual tokens that the wrapped model reads.
+        query: What the frames were ranked for; None without a query.
+        text_before, text_after: The tokens of text around the slices (timestamps and the like),
+            which come on top, likewise.
+    """
+
+    name: str
+    frames: int
+    keyframes: tuple[Keyframe, ...]
+    tokens_before: int
+    tokens_after: int
+    query: str | None
+    text_before: int = 0
+    text_after: int = 0
+
+
+@dataclass
+class Stage:
+    """One stage of the work: its seconds, and the bytes that it handed on."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass
+class Report:
+    """What the last call of a wrapped model did.
+
+    Attributes:
+        selector, merger: The parts and their options, as ``vtc.wrap`` takes them.
+        videos: One report a video.
+        stages: Seconds and bytes by stage. On a GPU, work is counted where it is waited for.
+        warnings: What was lost, shortened or replaced on the way.
+    """
+
+    selector: dict[str, Any]
+    merger: dict[str, Any]
+    videos: list[VideoReport] = field(default_factory=list)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """The number of frames seen, over all videos."""
+        return sum(video.frames for video in self.videos)
+
+    @property
+    def keyframes(self) -> tuple[Keyframe, ...]:
+        """The keyframes of the only video."""
+        if len(self.videos) != 1:
+            raise ValueError(
+                f"the call read {len(self.videos)} videos; use report.videos[i].keyframes"
+            )
+        return self.videos[0].keyframes
+
+    @property
+    def tokens_before(self) -> int:
+        """The visual tokens that the bare model would read, over all videos."""
+        return sum(video.tokens_before for video in self.videos)
+
+    @property
+    def tokens_after(self) -> int:
+        """The visual tokens that the wrapped model reads, over all videos."""
+        return sum(video.tokens_after for video in self.videos)
+
+    @property
+    def text_before(self) -> int:
+        """The tokens of text around slices that the bare model would read, over all videos."""
+        return sum(video.text_before for video in self.videos)
+
+    @property
+    def text_after(self) -> int:
+        """The tokens of text around slices that the wrapped model reads, over all videos."""
+        return sum(video.text_after for video in self.videos)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values, with the totals."""
+        names = ("frames", "tokens_before", "tokens_after", "text_before", "text_after")
+        totals = {name: getattr(self, name) for name in names}
+        return totals | asdict(self)
+
+    def _text(self) -> str:
+        if not self.text_before:
+            return ""
+        return f", {self.text_before} -> {self.text_after} tokens of text around them"
+
+    def __str__(self) -> str:
+        seconds = ", ".join(f"{name} {stage.seconds:.2f}" for name, stage in self.stages.items())
+        lines = [
+            f"{self.selector['name']} + {self.merger['name']}: {self.frames} frames, "
+            f"{sum(len(video.keyframes) for video in self.videos)} keyframes, "
+            f"{self.tokens_before} -> {self.tokens_after} visual tokens{self._text()}",
+            f"seconds: {seconds}",
+            *self.warnings,
+        ]
+        return "\n".join(lines)
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Run every stage of the calls inside in a context of one's own, as profilers do."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+class Recorder:
+    """Fills a report while the work goes on."""
+
+    def __init__(self, report: Report, progress: Progress | None = None) -> None:
+        self.report = report
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Add the time spent inside to a stage."""
+        stage = self.report.stages.setdefault(name, Stage())
+        watch = _watch.get()
+        start = perf_counter()
+        try:
+            with nullcontext() if watch is None else watch(name):
+                yield stage
+        finally:
+            stage.seconds += perf_counter() - start
+
+    def waited(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Pass ``items`` on, adding the time spent waiting for them to a stage."""
+        iterator = iter(items)
+        while True:
+            with self.stage(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def warn(self, *warnings: str) -> None:
+        """Note what a reader of the result must know, each sentence once."""
+        for warning in warnings:
+            if warning not in self.report.warnings:
+                self.report.warnings.append(warning)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Tell whoever watches how far a stage is."""
+        if self._progress is not None:
+            self._progress(stage, done, total)

@@ -1,0 +1,109 @@
+"""From frames to keyframes: run the frame encoder over a video, then the selector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vtc.interfaces.frame_selector import Selection
+from vtc.interfaces.part import blaming
+
+if TYPE_CHECKING:
+    from vtc.encoders.base import FrameEncoder
+    from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.pipeline.report import Recorder
+
+
+def select_frames(
+    selector: FrameSelector,
+    encoder: FrameEncoder,
+    frames: Iterable[Tensor],
+    count: int,
+    timestamps: Tensor | None,
+    query: str | None,
+    recorder: Recorder,
+    name: str,
+) -> Selection:
+    """Choose the keyframes of one video.
+
+    Args:
+        selector: The selector; the encoder runs only if it looks at embeddings.
+        encoder: The frame encoder.
+        frames: Chunks of uint8 RGB frames ``[n, H, W, 3]``, in order; read only if needed.
+        count: N, the number of frames in all chunks.
+        timestamps: ``[N]`` float64 seconds, or None where they are unknown.
+        query: What is asked of the video.
+        recorder: Takes the times of the stages.
+        name: The selector's name, for messages.
+
+    Raises:
+        ValueError: The selector needs a query, or returned frames that are not in the video.
+        TypeError: The selector returned something else than frame numbers.
+    """
+    if selector.uses_query and query is None:
+        raise ValueError(
+            f"selector {name!r} needs a query: pass processor=... to vtc.wrap (or to "
+            "vtc.from_pretrained), so that the last user turn can be read, or vtc_query='...' to "
+            "the call"
+        )
+    embeddings = torch.empty(count, 0)
+    wanted = None
+    if selector.uses_embeddings:
+        if selector.uses_query and query is not None:
+            with torch.no_grad():
+                wanted = encoder.encode_text(query)
+            recorder.warn(*encoder.notes)
+        embeddings = embed_frames(encoder, frames, count, recorder)
+    if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
+        timestamps = timestamps.to(embeddings.device)
+    with recorder.stage("selection") as stage:
+        with blaming(f"selector {name!r}"):
+            selection = selector.select(embeddings, wanted, timestamps)
+        _check(selection, count, name)
+        stage.bytes += selection.keyframes.nbytes
+    return selection
+
+
+@torch.no_grad()  # a graph would keep all frames alive, and a choice has no gradient
+def embed_frames(
+    encoder: FrameEncoder, frames: Iterable[Tensor], count: int, recorder: Recorder
+) -> Tensor:
+    """``[count, d]``, the embeddings of all frames, given in chunks; without gradients."""
+    chunks: list[Tensor] = []
+    done = 0
+    for chunk in recorder.waited("decoding", frames):
+        recorder.report.stages["decoding"].bytes += chunk.nbytes
+        with recorder.stage("frame encoder") as stage:
+            chunks.append(encoder.encode_frames(chunk))
+            stage.bytes += chunks[-1].nbytes
+        done += len(chunk)
+        recorder.progress("frame encoder", done, count)
+    return torch.cat(chunks)
+
+
+def _check(selection: object, count: int, name: str) -> None:
+    """Refuse a selection that would silently shuffle or repeat frames."""
+    if not isinstance(selection, Selection) or not isinstance(selection.keyframes, Tensor):
+        raise TypeError(
+            f"selector {name!r} returned {selection!r}; allowed is a vtc.Selection of tensors"
+        )
+    keyframes, relevance = selection.keyframes, selection.relevance
+    if keyframes.dtype != torch.int64 or keyframes.ndim != 1:
+        raise TypeError(
+            f"selector {name!r} returned keyframes of dtype {keyframes.dtype} and shape "
+            f"{tuple(keyframes.shape)}; allowed is int64 [K]"
+        )
+    inside = len(keyframes) == 0 or (keyframes[0] >= 0 and keyframes[-1] < count)
+    if not inside or not bool((keyframes.diff() > 0).all()):
+        raise ValueError(
+            f"selector {name!r} returned keyframes {keyframes.tolist()}; allowed are ascending, "
+            f"unique numbers from 0 to {count - 1}"
+        )
+    if relevance is not None and tuple(relevance.shape) != (count,):
+        raise ValueError(
+            f"selector {name!r} returned relevance of shape {tuple(relevance.shape)}; allowed is "
+            f"one number for each of the {count} frames, or None"
+        )

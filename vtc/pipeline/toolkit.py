@@ -1,0 +1,285 @@
+"""What ``vtc.wrap`` adds to a model: the module ``model.vtc`` with the parts and the options."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from vtc.encoders.lazy import LazyEncoder
+from vtc.interfaces.part import require
+from vtc.interfaces.token_merger import takes_text_embedding
+from vtc.pipeline.connector import Connector, PatchConnector
+from vtc.plugins import registry
+from vtc.plugins.options import config_values, make
+
+if TYPE_CHECKING:
+    from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.interfaces.token_merger import TokenMerger
+    from vtc.interfaces.video_adapter import VideoAdapter
+    from vtc.pipeline.report import Progress, Report
+
+
+class Toolkit(nn.Module):
+    """The parts that compress the videos of one model.
+
+    Attributes:
+        merger: The token merger; its parameters train and are saved with the model.
+        connector: The projector of merged frames, see `separate_connector` and
+            `merge_encoder_patches`; None where they go through the stock one. Trained and saved
+            likewise.
+        selector, adapter, encoder, processor: The other parts. Mergers take the query from
+            ``encoder``; a selector may have another, `selector_encoder`.
+        chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
+            never the result.
+        prefill_chunk: Tokens of the shortened prompt that ``generate`` lets the language model see
+            at a time, where that saves memory; None for all of them. It changes memory, speed, and
+            results by rounding.
+        report: What the last call did; None before the first.
+        progress: Called with (stage, done, total) while frames are read; None for silence.
+    """
+
+    def __init__(
+        self,
+        selector: FrameSelector,
+        merger: TokenMerger,
+        adapter: VideoAdapter,
+        encoder: LazyEncoder,
+        processor: Any,
+    ) -> None:
+        super().__init__()
+        self.selector = selector
+        self.merger = merger
+        self.connector: nn.Module | None = None
+        self._model: Callable[[], Any] = _no_model
+        self.adapter = adapter
+        self.encoder = encoder
+        self.processor = processor
+        self.chunk_frames = 16
+        self.prefill_chunk = 4096
+        self.merger_is_new = True
+        self._made: dict[str, tuple[float, ...]] = {}
+        self.report: Report | None = None
+        self.progress: Progress | None = None
+        self._own_encoder: LazyEncoder | None = None
+
+    @property
+    def chunk_frames(self) -> int:
+        """Slices that the vision tower sees at a time, at least 1."""
+        return self._chunk_frames
+
+    @chunk_frames.setter
+    def chunk_frames(self, slices: int) -> None:
+        ok = type(slices) is int and slices >= 1
+        require(ok, "chunk_frames", slices, "a whole number of at least 1")
+        self._chunk_frames = slices
+
+    @property
+    def prefill_chunk(self) -> int | None:
+        """Tokens of a prompt that the language model sees at a time, at least 1; None for all."""
+        return self._prefill_chunk
+
+    @prefill_chunk.setter
+    def prefill_chunk(self, tokens: int | None) -> None:
+        ok = tokens is None or (type(tokens) is int and tokens >= 1)
+        require(ok, "prefill_chunk", tokens, "a whole number of at least 1, or None")
+        self._prefill_chunk = tokens
+
+    @property
+    def selector_encoder(self) -> LazyEncoder:
+        """The frame encoder that the selector looks through: its own, else ``encoder``.
+
+        Raises:
+            ValueError: The selector's own is none that is known.
+        """
+        own = self.selector.encoder
+        if own is None or own == self.encoder.name:
+            return self.encoder
+        if self._own_encoder is None or self._own_encoder.name != own:
+            self._own_encoder = LazyEncoder(own)
+        return self._own_encoder
+
+    def place_encoders(self, device: torch.device) -> None:
+        """Run the frame encoders on a device from now on; they are not loaded for it."""
+        self.encoder.to(device)
+        self.selector_encoder.to(device)
+
+    def replace_encoders(self, change: Callable[[LazyEncoder], LazyEncoder]) -> None:
+        """Look through other frame encoders from now on, such as ones that keep what they saw.
+
+        Args:
+            change: Gets each encoder in use, once, and returns what takes its place.
+        """
+        own = self.selector_encoder
+        self._own_encoder = None if own is self.encoder else change(own)
+        self.encoder = change(self.encoder)
+
+    def attach(self, model: Any) -> None:
+        """Belong to a model from now on; weakly, since the model owns its toolkit."""
+        self._model = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled, and a copy belongs to another model.
+        return {**self.__dict__, "_model": _no_model}
+
+    def separate_connector(self) -> None:
+        """Give merged frames a projector of their own (MLP_n of Eq. 11 in ViLAMP).
+
+        It starts as a copy of the stock projector, so that nothing changes before it is trained.
+        Keyframes go on through the stock one. What a merged frame is compared with, the patches
+        of its keyframe, goes through the copy as well, since Eq. 7 compares patches in one space:
+        keyframes run through the vision tower twice. While merged frames are encoded, the copy
+        takes the stock projector's place in the model, so two threads must not share one.
+
+        Raises:
+            ValueError: There is one already, the family names no projector, or the toolkit
+                belongs to no model (peft has copied it: call this before).
+        """
+        self.add_connector("separate")
+
+    def merge_encoder_patches(self) -> None:
+        """Merge other frames from the frame encoder's patches: the fast path.
+
+        The vision tower then sees the keyframes alone. The encoder has computed the patches of all
+        frames when a selector has looked at its embeddings; for other selectors it runs for them.
+        They are kept until the keyframes are known: N * P * C numbers of the model's dtype. They go
+        through a connector of their own, which is new: it must be trained, together with the
+        merger if that has parameters. Of a slice of several frames the first one is merged, and
+        merged frames bring no deepstack features.
+
+        Raises:
+            ValueError: There is a connector already, the encoder gives no patches, or the toolkit
+                belongs to no model (peft has copied it: call this before).
+        """
+        self.add_connector("trained")
+        warnings.warn(self.untrained_warnings()[-1], stacklevel=2)
+
+    def add_connector(self, kind: Literal["stock", "separate", "trained"]) -> None:
+        """As `separate_connector` or `merge_encoder_patches`, unwarned; ``stock`` adds nothing."""
+        if kind == "stock":
+            return
+        if self.connector is not None:
+            raise ValueError(
+                f"the merged frames have a connector of their own already ({self.connector_kind}), "
+                "which they were trained with; wrap a stock model to give them another"
+            )
+        model = self._model()
+        if model is None:
+            raise ValueError(
+                "this toolkit belongs to no model; add a connector to the vtc of the wrapped model "
+                "itself, before peft copies model.vtc"
+            )
+        if kind == "separate":
+            self.connector = Connector(model, self.adapter.projectors)
+            return
+        table = model.get_input_embeddings().weight
+        blank = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+        width = self.encoder.encode_patches(blank)[1].shape[-1]
+        new = PatchConnector(width, table.shape[-1])
+        self.connector = new.to(input_device(model), table.dtype)
+        self.note_new("connector")
+
+    @property
+    def connector_kind(self) -> Literal["stock", "separate", "trained"]:
+        """What merged frames go through: see `separate_connector` and `merge_encoder_patches`."""
+        if self.connector is None:
+            return "stock"
+        return "trained" if isinstance(plain(self.connector), PatchConnector) else "separate"
+
+    def configure(self, **options: Any) -> None:
+        """Set options of the adapter: how this family of models reads a compressed video.
+
+        Options that are not named keep their values. ``vtc parts`` lists those of each family.
+
+        Raises:
+            ValueError: An option is unknown to this family, or a value is out of range.
+        """
+        family = type(self.adapter)
+        label = f"adapter {family.__name__}"
+        self.adapter = make(family, label, {**config_values(self.adapter), **options})
+
+    def extra_repr(self) -> str:
+        return (
+            f"selector={self.describe(self.selector)}, adapter={self.adapter.config}, "
+            f"encoder={self.encoder!r}, chunk_frames={self.chunk_frames}, "
+            f"prefill_chunk={self.prefill_chunk}"
+        )
+
+    def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:
+        """A part's name and options; the name of its class where it is not registered."""
+        part = plain(part)
+        if registry.is_registered(part):
+            return registry.spec_of(part)
+        return {"name": type(part).__name__}  # an instance of a class of the user's own
+
+    def name_of(self, part: FrameSelector | TokenMerger) -> str:
+        """The name of a part in messages."""
+        return str(self.describe(part)["name"])
+
+    def build_merger(self, model: Any) -> None:
+        """Create the merger's parameters, once, where the language model takes its inputs."""
+        self.merger_is_new = not any(True for _ in self.merger.parameters())
+        table = model.get_input_embeddings().weight
+        if self.merger_is_new:  # an instance may have been built, and trained, before
+            width = table.shape[-1]
+            asked = self.encoder.dim if takes_text_embedding(self.merger) else width
+            self.merger.build(width, asked)
+            self.merger.to(table.dtype)
+        self.merger.to(input_device(model))
+        if self.merger_is_new and self.merger.needs_training:
+            self.note_new("merger")
+
+    def note_new(self, name: str) -> None:
+        """Say that nobody has trained the ``merger`` or the ``connector`` as it is now."""
+        self._made[name] = _sums(getattr(self, name))
+
+    def untrained(self) -> list[str]:
+        """``merger``, ``connector``: what must be trained and is still as it was made."""
+        return [name for name, made in self._made.items() if _sums(getattr(self, name)) == made]
+
+    def untrained_warnings(self) -> list[str]:
+        """A sentence for each of them."""
+        names = {
+            "merger": f"merger {self.name_of(self.merger)!r}",
+            "connector": "the connector of the frame encoder's patches",
+        }
+        return [
+            f"{names[name]} has parameters that nobody has trained: its tokens mean nothing until "
+            "they are"
+            for name in self.untrained()
+        ]
+
+
+def _sums(module: Any) -> tuple[float, ...]:
+    """What tells whether the parameters of a module were changed; on meta, nothing does.
+
+    Of a parameter that is divided among processes this one's part, as others may not be asked.
+    """
+    values = [parameter.detach() for parameter in plain(module).parameters()]
+    here = [value.to_local() if hasattr(value, "to_local") else value for value in values]
+    return tuple(float(value.float().sum()) for value in here if not value.is_meta)
+
+
+def _no_model() -> None:
+    """Stands for the model of a toolkit that belongs to none."""
+
+
+def plain(module: Any) -> Any:
+    """A module without what peft puts around the modules that it trains in full."""
+    trained = getattr(module, "modules_to_save", None)
+    if trained is None:
+        return module
+    if module.disable_adapters:
+        return module.original_module
+    return trained[module.active_adapters[0]]
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model computes on its inputs, also when accelerate keeps its weights elsewhere."""
+    table = model.get_input_embeddings()
+    placed = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
+    return torch.device(table.weight.device if placed is None else placed)

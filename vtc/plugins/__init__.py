@@ -1,0 +1,1 @@
+"""Plug-in hooks, discovery, options and the registry of parts."""

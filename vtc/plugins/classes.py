@@ -1,0 +1,69 @@
+"""The class that a plug-in registered under a name: imports it, or reads it from its source."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from inspect import cleandoc
+from typing import cast
+
+from vtc.plugins.discovery import Claim, cause
+from vtc.plugins.options import options_of
+from vtc.plugins.static import Facts, NotStatic, read_class
+
+INTERFACES = {
+    "adapter": "vtc.interfaces.video_adapter:VideoAdapter",
+    "merger": "vtc.interfaces.token_merger:TokenMerger",
+    "selector": "vtc.interfaces.frame_selector:FrameSelector",
+}
+"""By kind, the class that its parts derive from."""
+
+
+def load_class(claim: Claim) -> type:
+    """Import the class of a part and check that it implements the interface of its kind.
+
+    Raises:
+        ImportError: its module cannot be imported or does not have the class.
+        TypeError: it is not a concrete subclass of the interface.
+    """
+    target = claim.target
+    if isinstance(target, str):
+        module, _, name = target.partition(":")
+        try:
+            target = cast(type, getattr(import_module(module), name))
+        # A third party's code may raise anything, and sys.exit() must not end the program.
+        except (Exception, SystemExit) as error:
+            message = f"{claim}: cannot load {claim.target}: {cause(error)}"
+            raise ImportError(message) from error
+    interface = interface_of(claim.kind)
+    if not (isinstance(target, type) and issubclass(target, interface)):
+        raise TypeError(f"{claim}: {claim.target} is no subclass of vtc.{interface.__name__}")
+    if missing := sorted(getattr(target, "__abstractmethods__", ())):
+        raise TypeError(f"{claim}: {claim.target} does not define {', '.join(missing)}")
+    return target
+
+
+def read_facts(claim: Claim, *, load: bool = False) -> Facts:
+    """What a listing shows of a part, imported only where its source leaves a doubt.
+
+    Args:
+        claim: the part.
+        load: import it in any case.
+
+    Raises:
+        ImportError, TypeError: as `load_class`; also where its ``Config`` is not as it should be.
+    """
+    if isinstance(claim.target, str) and not load:
+        try:
+            return read_class(claim.target, INTERFACES[claim.kind])
+        except NotStatic:
+            pass  # importing it says what is the matter
+    cls = load_class(claim)
+    doc = cleandoc(vars(cls).get("__doc__") or "")
+    options = {name: option.default for name, option in options_of(cls).items()}
+    return Facts(doc.partition("\n")[0], options)
+
+
+def interface_of(kind: str) -> type:
+    """The class that the parts of a kind derive from."""
+    module, _, name = INTERFACES[kind].partition(":")
+    return cast(type, getattr(import_module(module), name))

@@ -1,0 +1,167 @@
+"""Finds the installed plug-ins: walks the entry points of the group ``vtc``.
+
+pluggy's own ``load_setuptools_entrypoints`` is not used: one broken plug-in would stop all the
+others, the second plug-in of an entry-point name would be dropped in silence, and a misspelt hook
+would load in silence. Here each plug-in gets a manager of its own, so that nothing one of them
+does reaches another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isroutine
+from typing import Any
+
+import pluggy
+
+from vtc.plugins import hookspecs
+
+DISABLED_VARIABLE = "VTC_DISABLED_PLUGINS"
+"""Environment variable: entry-point names, separated by commas, of plug-ins to switch off."""
+
+_HOOKS = {
+    "vtc_register_selectors": "selector",
+    "vtc_register_mergers": "merger",
+    "vtc_register_adapters": "adapter",
+    "vtc_register_commands": "command",
+}
+_CLASS_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed plug-in, whether it works or not.
+
+    Attributes:
+        name: the entry point's name, not necessarily unique.
+        target: what the entry point names, a module or ``module:object``.
+        distribution: the distribution that it was installed with.
+        version: that distribution's version.
+        error: why the plug-in is not used; None where it is.
+        claims: the parts and commands that it registers; empty where it is not used.
+    """
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+    error: str | None = None
+    claims: tuple[Claim, ...] = ()
+
+    def __str__(self) -> str:
+        return f"plug-in {self.name!r} ({self.distribution} {self.version})"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One part or command that a plug-in registers, under the name that users type."""
+
+    kind: str
+    name: str
+    target: type | str
+    plugin: Plugin = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} of {self.plugin}"
+
+
+def load_plugins() -> list[Plugin]:
+    """Every installed plug-in, sorted by name and distribution; no plug-in makes this fail."""
+    disabled = disabled_names()
+    found = {(p.name, p.distribution, p.target): (p, point) for p, point in _installed()}
+    return [_load(*found[key], disabled=key[0] in disabled) for key in sorted(found)]
+
+
+def disabled_names() -> set[str]:
+    """The entry-point names in ``VTC_DISABLED_PLUGINS``."""
+    names = os.environ.get(DISABLED_VARIABLE, "").split(",")
+    return {name.strip() for name in names if name.strip()}
+
+
+def cause(error: BaseException) -> str:
+    """An exception in one line: ``ModuleNotFoundError: No module named 'acme'``."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """``" Did you mean 'dks'?"``, or nothing where no known name is near."""
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _installed() -> Iterator[tuple[Plugin, EntryPoint]]:
+    for point in entry_points(group="vtc"):
+        distribution = point.dist
+        name = distribution.name if distribution else "unknown distribution"
+        version = distribution.version if distribution else "?"
+        yield Plugin(point.name, point.value, name, version), point
+
+
+def _load(plugin: Plugin, point: EntryPoint, disabled: bool) -> Plugin:
+    identity = (plugin.name, plugin.target, plugin.distribution, plugin.version)
+    if disabled:
+        return Plugin(*identity, error=f"switched off by {DISABLED_VARIABLE}")
+    try:
+        return Plugin(*identity, claims=tuple(_claims(plugin, point.load())))
+    # A third party's code may raise anything. A plug-in that calls sys.exit() must not end the
+    # program that happens to have it installed; only Ctrl-C passes.
+    except (Exception, SystemExit) as error:
+        return Plugin(*identity, error=cause(error))
+
+
+def _claims(plugin: Plugin, module: Any) -> Iterator[Claim]:
+    """What the hooks of one plug-in return, checked."""
+    manager = pluggy.PluginManager("vtc")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module)
+    if forgotten := _unmarked(manager, module):
+        raise ValueError(f"these need @vtc.hookimpl above them: {', '.join(forgotten)}")
+    callers = manager.get_hookcallers(module) or []
+    if not callers:
+        raise ValueError(f"it has no hook; hooks: {', '.join(_HOOKS)}, each under @vtc.hookimpl")
+    for caller in callers:
+        # One by one and not through the manager, which drops the None of a forgotten return.
+        for implementation in caller.get_hookimpls():
+            if caller.has_spec():
+                parts = _checked(caller.name, implementation.function())
+                kind = _HOOKS[caller.name]
+                yield from (Claim(kind, name, parts[name], plugin) for name in parts)
+            elif not implementation.optionalhook:
+                known = ", ".join(_HOOKS)
+                hint = suggestion(caller.name, list(_HOOKS))
+                raise ValueError(f"there is no hook {caller.name!r}; hooks: {known}.{hint}")
+
+
+def _unmarked(manager: pluggy.PluginManager, module: Any) -> list[str]:
+    """Functions that are named as hooks are, but that pluggy would pass over in silence."""
+    return [
+        name
+        for name in dir(module)
+        if name.startswith("vtc_register_")
+        and isroutine(getattr(module, name))
+        and manager.parse_hookimpl_opts(module, name) is None
+    ]
+
+
+def _checked(hook: str, parts: object) -> Mapping[str, type | str]:
+    if not isinstance(parts, Mapping):
+        raise TypeError(
+            f"{hook} must return a mapping from names to classes, got {type(parts).__name__}"
+        )
+    for name, target in parts.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{hook}: names must be str, got {name!r}")
+        if isinstance(target, str):
+            if not _CLASS_STRING.fullmatch(target):
+                form = "module:function" if hook == "vtc_register_commands" else "module:Class"
+                raise ValueError(f"{hook}: {name!r}: {target!r} does not read {form!r}")
+        elif hook == "vtc_register_commands":
+            raise TypeError(f"{hook}: {name!r} must be 'module:function', got {target!r}")
+        elif not isinstance(target, type):
+            raise TypeError(f"{hook}: {name!r} must be a class or 'module:Class', got {target!r}")
+    return parts

@@ -1,0 +1,169 @@
+"""The options of a part: reads a part class's ``Config`` and makes parts with checked options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from vtc.plugins.discovery import cause, suggestion
+
+PLAIN = "bool, int, float, str, None, Literal, and list[...], tuple[...], dict[...] of these"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a part: its type as annotated and its default."""
+
+    annotation: Any
+    default: Any
+
+
+def make(cls: type, label: str, options: Mapping[str, Any]) -> Any:
+    """Make a part with options.
+
+    Args:
+        cls: the part's class.
+        label: how errors call the part: ``selector 'dks'``.
+        options: values by option name; those not given have their default.
+
+    Raises:
+        ValueError: an unknown option, or a value out of range.
+        TypeError: a value of the wrong type, or a ``Config`` that is not as it should be.
+    """
+    known = options_of(cls)
+    for name in options:
+        if not known:
+            raise ValueError(f"{label} takes no options, got {name!r}")
+        if name not in known:
+            raise ValueError(
+                f"{label} has no option {name!r}; it takes: {', '.join(known)}."
+                f"{suggestion(str(name), list(known))}"
+            )
+    values = {name: _conform_option(label, name, options[name], known[name]) for name in options}
+    config = getattr(cls, "Config", None)
+    try:
+        return cls() if config is None else cls(config(**values))
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"{label}: {error}") from error
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The options of a part class by name, in their order; empty where it takes none.
+
+    Raises:
+        TypeError: ``cls.Config`` is not a frozen, keyword-only dataclass of plain JSON values
+            that all have a default.
+    """
+    config = getattr(cls, "Config", None)
+    if config is None:
+        return {}
+    where = f"{cls.__module__}.{cls.__qualname__}.Config"
+    if not (
+        isinstance(config, type)
+        and is_dataclass(config)
+        and config.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        and all(option.kw_only for option in fields(config))
+    ):
+        raise TypeError(
+            f"{where} must be a frozen, keyword-only dataclass: @dataclass(frozen=True, "
+            "kw_only=True)"
+        )
+    try:
+        annotations = get_type_hints(config)
+    # Annotations are a third party's code, and evaluating them may raise anything.
+    except Exception as error:
+        raise TypeError(f"{where}: its annotations cannot be read: {cause(error)}") from error
+    return {f.name: _option(where, f, annotations[f.name]) for f in fields(config)}
+
+
+def config_values(part: Any) -> dict[str, Any]:
+    """The options that a part was made with; empty where its class takes none.
+
+    Raises:
+        TypeError: the part does not keep them.
+    """
+    config_class = getattr(part, "Config", None)
+    if config_class is None:
+        return {}
+    if not isinstance(part.config, config_class):
+        raise TypeError(
+            f"{type(part).__qualname__} does not keep its options in self.config; its __init__ "
+            "must call super().__init__(config)"
+        )
+    return asdict(part.config)
+
+
+def conform(value: Any, annotation: Any) -> Any:
+    """``value`` as an option of the type ``annotation`` holds it; lists become tuples where asked.
+
+    An int passes for a float and a list for a tuple, because JSON and YAML know no better.
+
+    Raises:
+        TypeError: ``value`` is of another type, or ``annotation`` is no type of plain JSON.
+        ValueError: ``value`` is none of the values of a ``Literal``.
+    """
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return _conform_to_one(value, args)
+    if origin is Literal and type(value) in map(type, args):
+        if not any(type(value) is type(arg) and value == arg for arg in args):
+            raise ValueError(f"allowed is {' or '.join(map(repr, args))}")
+        return value
+    if origin is list and isinstance(value, list):
+        return [conform(item, args[0]) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {conform(k, args[0]): conform(v, args[1]) for k, v in value.items()}
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = (args[0],) * len(value) if args[-1] is Ellipsis else args
+        if len(kinds) == len(value):
+            return tuple(conform(item, kind) for item, kind in zip(value, kinds, strict=True))
+    if annotation in (int, float) and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if annotation in (bool, float, str, NoneType) and isinstance(value, annotation):
+        return value
+    raise TypeError(f"allowed is {inspect.formatannotation(annotation)}")
+
+
+def _conform_to_one(value: Any, members: tuple[Any, ...]) -> Any:
+    refusals: list[str] = []
+    for member in members:
+        try:
+            return conform(value, member)
+        except ValueError as error:
+            refusals.append(str(error))
+        except TypeError:
+            continue
+    raise ValueError(refusals[0]) if refusals else TypeError("no member of the union fits")
+
+
+def _conform_option(label: str, name: str, value: Any, option: Option) -> Any:
+    try:
+        return conform(value, option.annotation)
+    except ValueError as error:
+        raise ValueError(f"{label}: {name}={value!r}: {error}") from None
+    except TypeError:
+        allowed = inspect.formatannotation(option.annotation)
+        given = type(value).__name__
+        raise TypeError(f"{label}: {name}={value!r} ({given}): allowed is {allowed}") from None
+
+
+def _option(where: str, field: Field[Any], annotation: Any) -> Option:
+    if field.name == "name":
+        raise TypeError(f"{where}: no option can be called 'name', which names the part itself")
+    factory = field.default_factory
+    default = field.default if factory is MISSING else factory()
+    if default is MISSING or not field.init:
+        raise TypeError(f"{where}: option {field.name!r} needs a default and init=True")
+    try:
+        return Option(annotation, conform(default, annotation))
+    except (TypeError, ValueError):
+        shown = inspect.formatannotation(annotation)
+        raise TypeError(
+            f"{where}: the default {field.name}={default!r} does not fit {shown}; "
+            f"options are plain JSON: {PLAIN}"
+        ) from None

@@ -1,0 +1,306 @@
+"""The parts that the installed plug-ins register: makes them by name, and lists them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from vtc.plugins.classes import INTERFACES, interface_of, load_class, read_facts
+from vtc.plugins.discovery import (
+    DISABLED_VARIABLE,
+    Claim,
+    Plugin,
+    disabled_names,
+    load_plugins,
+    suggestion,
+)
+from vtc.plugins.options import config_values, make
+from vtc.plugins.static import Facts
+
+if TYPE_CHECKING:
+    from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.interfaces.token_merger import TokenMerger
+    from vtc.interfaces.video_adapter import VideoAdapter
+
+KINDS = (*INTERFACES, "plug-in")
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One line of the list of parts.
+
+    Attributes:
+        kind: ``"selector"``, ``"merger"``, ``"adapter"``, or ``"plug-in"`` for a plug-in that is
+            not used at all.
+        name: what users type; an adapter's is its ``config.model_type``.
+        plugin: name of the plug-in's entry point.
+        distribution: what to ``pip install`` or ``pip uninstall``.
+        version: the distribution's version.
+        summary: first line of the class's docstring.
+        options: default by option name.
+        error: why the part cannot be used; None where it can.
+    """
+
+    kind: str
+    name: str
+    plugin: str
+    distribution: str
+    version: str
+    summary: str
+    options: dict[str, Any]
+    error: str | None = None
+
+
+class Registry:
+    """Parts by kind and name. Plug-ins are found at the first use, and only once."""
+
+    def __init__(self) -> None:
+        self._plugins: list[Plugin] | None = None
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """Every installed plug-in; warns of the broken ones when first read."""
+        if self._plugins is None:
+            self._plugins = load_plugins()
+            self._warn_of_broken(self._plugins)
+        return self._plugins
+
+    def get_class(self, kind: str, name: str) -> type:
+        """The class of a part, imported where the plug-in named it by string.
+
+        Raises:
+            ValueError: no plug-in registers ``name``, or more than one does.
+            ImportError: importing the class failed.
+            TypeError: the class does not implement the interface of its kind.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of the {kind} must be a str, got {name!r}")
+        return load_class(self._claim(kind, name))
+
+    def make(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
+        """Make a part by its name; see `selector`."""
+        return make(self.get_class(kind, name), f"{kind} {name!r}", options)
+
+    def build(self, kind: str, spec: object) -> Any:
+        """See `build_part`."""
+        if isinstance(spec, str):
+            return self.make(kind, spec, {})
+        if isinstance(spec, Mapping):
+            if "name" not in spec:
+                raise ValueError(
+                    f"{kind} {dict(spec)!r} has no name; write {{'name': ..., **options}} with "
+                    f"one of these names: {self._listed(kind)}"
+                )
+            options = {key: value for key, value in spec.items() if key != "name"}
+            return self.make(kind, spec["name"], options)
+        interface = interface_of(kind)
+        if isinstance(spec, interface):
+            return spec
+        given = f"the class {spec.__qualname__}" if isinstance(spec, type) else repr(spec)
+        raise TypeError(
+            f"{kind} must be a name ({self._listed(kind)}), a mapping {{'name': ..., **options}}, "
+            f"or an instance of vtc.{interface.__name__}; got {given}"
+        )
+
+    def spec_of(self, part: object) -> dict[str, Any]:
+        """See `spec_of`."""
+        cls = type(part)
+        for claim in self._claims():
+            if _names(claim, cls):
+                # Raises where another plug-in claims the name as well: it could not be loaded.
+                self._claim(claim.kind, claim.name)
+                return {"name": claim.name, **config_values(part)}
+        raise ValueError(
+            f"{cls.__module__}.{cls.__qualname__} is not registered, so it has no name to be "
+            "saved under; return it from a vtc_register_* hook of a plug-in (see vtc.hookimpl)"
+        )
+
+    def names(self, cls: type) -> bool:
+        """Whether some plug-in registers this very class."""
+        return any(_names(claim, cls) for claim in self._claims())
+
+    def parts(self, kind: str | None = None, *, load: bool = False) -> list[PartInfo]:
+        """See `parts`; with ``load``, every class is imported, whatever its source says."""
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"kind={kind!r}: allowed is {', '.join(map(repr, KINDS))}, or None")
+        kinds = INTERFACES if kind is None else (kind,)
+        infos = [self._info(claim, load) for claim in self._claims() if claim.kind in kinds]
+        if kind in (None, "plug-in"):
+            infos += [_skipped(plugin) for plugin in self.plugins if plugin.error]
+        return sorted(infos, key=lambda i: (i.kind, i.name, i.plugin, i.distribution))
+
+    def commands(self) -> dict[str, list[Claim]]:
+        """See `commands`."""
+        found: dict[str, list[Claim]] = {}
+        for claim in self._claims():
+            if claim.kind == "command":
+                found.setdefault(claim.name, []).append(claim)
+        return found
+
+    def _claims(self) -> Iterator[Claim]:
+        return (claim for plugin in self.plugins for claim in plugin.claims)
+
+    def _claim(self, kind: str, name: str) -> Claim:
+        claims = [claim for claim in self._claims() if claim.kind == kind]
+        found = [claim for claim in claims if claim.name == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"{kind} {name!r} is claimed by {' and by '.join(str(c.plugin) for c in found)}; "
+                f"uninstall one, or name one in {DISABLED_VARIABLE}"
+            )
+        raise ValueError(self._unknown(kind, name))
+
+    def _listed(self, kind: str) -> str:
+        names = {claim.name for claim in self._claims() if claim.kind == kind}
+        return ", ".join(sorted(names)) or "none"
+
+    def _unknown(self, kind: str, name: str) -> str:
+        listed = self._listed(kind)
+        guess = suggestion(name, listed.split(", "))
+        if kind == "adapter":
+            start = f"no adapter for model_type {name!r}; supported: {listed}.{guess}"
+            start += " docs/adapters.md shows how to write one."
+        else:
+            start = f"unknown {kind} {name!r}; known: {listed}.{guess}"
+        skipped = [f"{plugin.name} ({plugin.error})" for plugin in self.plugins if plugin.error]
+        return f"{start} Skipped plug-ins: {', '.join(skipped)}." if skipped else start
+
+    def _info(self, claim: Claim, load: bool) -> PartInfo:
+        facts, error = Facts("", {}), None
+        try:
+            self._claim(claim.kind, claim.name)
+            facts = read_facts(claim, load=load)
+        except (ImportError, TypeError, ValueError) as problem:
+            error = str(problem).removeprefix(f"{claim}: ")
+        plugin = claim.plugin
+        return PartInfo(
+            claim.kind,
+            claim.name,
+            plugin.name,
+            plugin.distribution,
+            plugin.version,
+            facts.summary,
+            facts.options,
+            error,
+        )
+
+    @staticmethod
+    def _warn_of_broken(plugins: list[Plugin]) -> None:
+        disabled = disabled_names()
+        for plugin in plugins:
+            if plugin.error and plugin.name not in disabled:
+                message = f"{plugin}, {plugin.target}, is skipped: {plugin.error}"
+                warnings.warn(message, UserWarning, stacklevel=2)
+        for name in sorted(disabled - {plugin.name for plugin in plugins}):
+            message = f"{DISABLED_VARIABLE}: {_no_plugin(name, plugins)}"
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def selector(name: str, /, **options: Any) -> FrameSelector:
+    """Make a frame selector by its registered name.
+
+    >>> vtc.selector("dks", keyframes=16).config.keyframes
+    16
+
+    Raises:
+        ValueError: an unknown name or option, or an option's value out of range.
+        TypeError: an option's value of the wrong type.
+        ImportError: the selector's module cannot be imported.
+    """
+    return cast("FrameSelector", _registry.make("selector", name, options))
+
+
+def merger(name: str, /, **options: Any) -> TokenMerger:
+    """Make a token merger by its registered name; see `selector`."""
+    return cast("TokenMerger", _registry.make("merger", name, options))
+
+
+def parts(kind: str | None = None) -> list[PartInfo]:
+    """List what the installed plug-ins register, broken parts and plug-ins included.
+
+    Args:
+        kind: ``"selector"``, ``"merger"``, ``"adapter"`` or ``"plug-in"``; None for all.
+
+    Returns:
+        Sorted by kind and name. Classes are read from their source where that settles it, so
+        neither torch nor transformers is imported for them.
+    """
+    return _registry.parts(kind)
+
+
+def commands() -> dict[str, list[Claim]]:
+    """The commands that plug-ins register, by name; more than one claim is a clash."""
+    return _registry.commands()
+
+
+def build_part(kind: str, spec: object) -> Any:
+    """Make a part from whatever a user may give for it.
+
+    Args:
+        kind: ``"selector"`` or ``"merger"``.
+        spec: a name; a mapping ``{"name": "dks", "keyframes": 16}``; or an instance, which is
+            returned as it is.
+
+    Raises:
+        ValueError, TypeError, ImportError: as `selector`; also for a spec that is none of these.
+    """
+    return _registry.build(kind, spec)
+
+
+def spec_of(part: object) -> dict[str, Any]:
+    """The mapping that `build_part` makes an equal part from: ``{"name": ..., **options}``.
+
+    Raises:
+        ValueError: no plug-in registers the part's class.
+        TypeError: the part does not keep its options in ``config``.
+    """
+    return _registry.spec_of(part)
+
+
+def is_registered(part: object) -> bool:
+    """Whether a plug-in registers the part's class, so that `spec_of` can name it."""
+    return _registry.names(type(part))
+
+
+def adapter_for(model_type: str) -> VideoAdapter:
+    """Make the adapter of a model family.
+
+    Args:
+        model_type: the model's ``config.model_type``, such as ``"llava_onevision"``.
+
+    Raises:
+        ValueError: no plug-in supports it, or more than one does.
+        ImportError: the adapter's module cannot be imported.
+    """
+    return cast("VideoAdapter", _registry.get_class("adapter", model_type)())
+
+
+def _names(claim: Claim, cls: type) -> bool:
+    """Whether a claim is for this very class; a class in use was imported already."""
+    if isinstance(claim.target, type):
+        return claim.target is cls
+    module, _, name = claim.target.partition(":")
+    return getattr(sys.modules.get(module), name, None) is cls
+
+
+def _no_plugin(name: str, plugins: list[Plugin]) -> str:
+    """Why ``name`` switches nothing off, and what would."""
+    if brought := sorted({p.name for p in plugins if p.distribution == name}):
+        meant = " or ".join(map(repr, brought))
+        return f"{name!r} is a distribution, not a plug-in. Did you mean {meant}?"
+    names = sorted({p.name for p in plugins})
+    listed = ", ".join(names) or "none"
+    return f"no plug-in {name!r} is installed; installed: {listed}.{suggestion(name, names)}"
+
+
+def _skipped(plugin: Plugin) -> PartInfo:
+    identity = (plugin.name, plugin.name, plugin.distribution, plugin.version)
+    return PartInfo("plug-in", *identity, summary="", options={}, error=plugin.error)
+
+
+_registry = Registry()

@@ -1,0 +1,152 @@
+"""``ask`` and ``prepare_inputs``: a video and a question, without expanding its placeholder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vtc.pipeline.feed import VideoRequest
+from vtc.pipeline.toolkit import input_device
+from vtc.video import VideoSource
+from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.wrapping import last_report
+
+if TYPE_CHECKING:
+    from vtc.pipeline.report import Report
+
+NEW_TOKENS = 256
+"""The longest answer of ``ask`` where neither the call nor the model's settings say otherwise."""
+_OPENED_AT_ONCE = 4
+"""Videos of a batch."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered, and how the video was read.
+
+    Attributes:
+        text: The answer, without special tokens.
+        report: Frames, keyframes, tokens, seconds.
+    """
+
+    text: str
+    report: Report
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    video: Any,
+    question: str,
+    *,
+    fps: float | None = 1.0,
+    max_frames: int | None = None,
+    **generate_kwargs: Any,
+) -> Answer:
+    """Ask a wrapped model about a video.
+
+    Args:
+        model: A model that ``vtc.wrap`` returned.
+        processor: Its stock processor.
+        video: A file, an array ``[N, H, W, 3]`` uint8, a list of PIL images, or a ``VideoSource``.
+        question: What to ask.
+        fps: Frames to sample a second; None for every frame.
+        max_frames: Where ``fps`` gives more frames, this many are spread evenly instead.
+        **generate_kwargs: Passed to ``model.generate``; at most 256 new tokens unless they or
+            the model's generation settings say otherwise.
+
+    Raises:
+        VideoError: The video cannot be read; the message names the file and the reason.
+        ValueError: The model is not wrapped, or an argument is out of range.
+    """
+    if not isinstance(question, str):
+        raise TypeError(
+            f"ask takes one question, got {type(question).__name__}; for several write "
+            "model.generate(**vtc.prepare_inputs(model, processor, videos, questions))"
+        )
+    if "vtc_restore_prompt" in generate_kwargs:
+        raise ValueError("vtc_restore_prompt is for model.generate; ask returns the answer alone")
+    inputs = prepare_inputs(model, processor, video, question, fps=fps, max_frames=max_frames)
+    limits = ("max_new_tokens", "max_length")
+    settings = (generate_kwargs.get("generation_config"), model.generation_config)
+    limited = any(getattr(one, name, None) for one in settings for name in limits)
+    if not limited and not generate_kwargs.keys() & set(limits):
+        generate_kwargs["max_new_tokens"] = NEW_TOKENS
+    result = model.generate(**inputs, **generate_kwargs)
+    sequences = getattr(result, "sequences", result)
+    new = sequences[0, inputs["input_ids"].shape[1] :]
+    text = processor.decode(new, skip_special_tokens=True).strip()
+    return Answer(text, last_report(model))
+
+
+def prepare_inputs(
+    model: Any,
+    processor: Any,
+    video: Any,
+    question: str | Sequence[str],
+    *,
+    fps: float | None = 1.0,
+    max_frames: int | None = None,
+) -> dict[str, Any]:
+    """The arguments for ``model.generate(**inputs)`` or ``model(**inputs)``.
+
+    The video stays lazy: ``input_ids`` holds one placeholder for all of its frames (one a slice
+    in families that write text around each), which are decoded chunk by chunk while the model
+    reads them. With a list of videos and a list of as many
+    questions the result is a left-padded batch.
+
+    Args:
+        model, processor, video, question, fps, max_frames: As for ``ask``.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` ``[B, L]`` on the model's device (and what else the
+        family needs along them), the lazy videos as ``vtc_videos``, the questions as ``vtc_query``.
+    """
+    toolkit = toolkit_of(model)
+    batch = isinstance(question, (list, tuple))
+    questions: list[Any] = list(question) if batch else [question]
+    videos = video if batch else [video]
+    if batch and (not isinstance(video, (list, tuple)) or len(videos) != len(questions)):
+        raise ValueError(
+            f"{len(questions)} questions were given; give a list of as many videos, one for each"
+        )
+    if not batch and isinstance(video, (list, tuple)) and _are_videos(video):
+        raise ValueError(
+            f"{len(video)} videos were given with one question; give a list of as many questions"
+        )
+    filled = all(isinstance(text, str) and text.strip() for text in questions)
+    if not questions or not filled:
+        raise ValueError(f"question={question!r}: allowed is some text")
+    mark = processor.tokenizer.decode([toolkit.adapter.video_token_id(model)])
+    if any(mark in text for text in questions):
+        raise ValueError(
+            f"question={question!r} holds {mark!r}, the placeholder of a video; leave it out"
+        )
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each file is read through for its index
+        sources = list(
+            pool.map(lambda item: VideoSource(item, fps=fps, max_frames=max_frames), videos)
+        )
+    prompts = [
+        toolkit.adapter.prompt(processor, text, source)
+        for text, source in zip(questions, sources, strict=True)
+    ]
+    tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    ids = tokens["input_ids"].to(input_device(model))
+    return {
+        **toolkit.adapter.text_inputs(model, ids),
+        "input_ids": ids,
+        "attention_mask": tokens["attention_mask"].to(input_device(model)),
+        "vtc_videos": [VideoRequest(source, processor) for source in sources],
+        "vtc_query": list(questions),
+    }
+
+
+def _are_videos(items: Sequence[Any]) -> bool:
+    """Whether a list holds videos; a list of pictures is one video."""
+    return any(isinstance(item, (str, os.PathLike, VideoSource)) for item in items)

@@ -1,0 +1,161 @@
+"""``generate`` of a wrapped model: shorten, run the stock one, give the caller's prompt back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from packaging import version
+from torch import Tensor
+
+from vtc.pipeline.kv_cache import given_cache, mark_shortened, returned_cache
+from vtc.pipeline.prepare import prepare
+from vtc.pipeline.report import Recorder
+
+if TYPE_CHECKING:
+    from vtc.interfaces.video_adapter import VideoAdapter
+    from vtc.pipeline.toolkit import Toolkit
+
+_READ_AT_ONCE = (
+    "prefill_chunk_size",  # the caller knows better
+    "output_hidden_states",
+    "output_attentions",
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "cache_implementation",
+)
+"""Settings with which a prompt is not read in pieces unasked."""
+_PIECES_FAIL = version.parse(transformers.__version__) < version.parse("5.23")
+"""Older ones fail, for some families, on a prompt that is read in pieces."""
+
+
+def generate_compressed(
+    model: Any, stock: Callable[..., Any], toolkit: Toolkit, arguments: dict[str, Any]
+) -> Any:
+    """Run the stock ``generate`` on compressed videos.
+
+    Args:
+        arguments: Those of ``generate``, by name. ``vtc_restore_prompt=False`` leaves the
+            shortened prompt in the result, which is what a next turn on the same cache needs.
+
+    Returns:
+        What the stock ``generate`` returns, its sequences starting with the caller's prompt.
+    """
+    arguments = dict(arguments)
+    restore = arguments.pop("vtc_restore_prompt", True)
+    prompt: Any = arguments.get("input_ids")
+    if prompt is not None and arguments.get("attention_mask") is None:
+        arguments["attention_mask"] = _usual_mask(model, arguments, prompt)
+    prepared = prepare(model, toolkit, arguments, generating=True)
+    arguments = prepared.inputs
+    shortened = arguments["input_ids"]
+    _shift_lengths(model, arguments, prompt.shape[1], shortened.shape[1])
+    _read_in_pieces(model, toolkit, arguments, shortened.shape[1])
+
+    toolkit.report = prepared.report
+    with Recorder(prepared.report).stage("language model"):
+        result = stock(model, **arguments)
+    changed = shortened.shape != prompt.shape
+    for cache in (given_cache(arguments), returned_cache(result)):
+        mark_shortened(cache, prompt if restore and changed else None)
+    return _with_prompt(result, prompt, shortened.shape[1]) if restore else result
+
+
+def _usual_mask(model: Any, arguments: Mapping[str, Any], prompt: Tensor) -> Tensor:
+    """The mask that the stock ``generate`` guesses: what is not padding, unless padding ends."""
+    padding = _setting(model, arguments, "pad_token_id", None)
+    ends = _setting(model, arguments, "eos_token_id", [])
+    ends = ends if isinstance(ends, (list, tuple)) else [ends]
+    if padding is None or padding in ends:
+        return torch.ones_like(prompt)
+    return prompt.ne(padding).to(prompt.dtype)
+
+
+def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: int) -> None:
+    """Count ``max_length`` and ``min_length`` from the caller's prompt, not from ours.
+
+    Raises:
+        ValueError: ``max_length`` leaves no room after the prompt.
+    """
+    change = after - before
+    config = arguments.get("generation_config")
+    new_tokens = _setting(model, arguments, "max_new_tokens", None)
+    for name in ("max_length", "min_length"):
+        if name == "max_length" and new_tokens is not None:
+            continue  # the stock generate prefers it
+        if name == "max_length" and (_setting(model, arguments, name, before + 1)) <= before:
+            raise ValueError(
+                f"max_length={_setting(model, arguments, name, None)} leaves no room after the "
+                f"prompt of {before} tokens; set max_new_tokens instead"
+            )
+        if arguments.get(name) is not None:
+            arguments[name] += change
+        elif config is not None and getattr(config, name, None):
+            _set(arguments, name, getattr(config, name) + change)
+            config = arguments["generation_config"]
+        elif getattr(model.generation_config, name, None):
+            arguments[name] = getattr(model.generation_config, name) + change
+
+
+def _read_in_pieces(model: Any, toolkit: Toolkit, arguments: dict[str, Any], length: int) -> None:
+    """Let the language model see a long prompt a piece at a time, where nothing else was asked for.
+
+    What is inside of a layer then takes memory for a piece and not for the whole prompt. Not where
+    tokens attend to later ones, where there is no cache or a static one, for which the stock code
+    would compile, or where what all tokens gave is wanted.
+    """
+    size = toolkit.prefill_chunk
+    if size is None or length <= size or _PIECES_FAIL:
+        return
+    if not pieces_pay(model.config.get_text_config(), toolkit.adapter, size):
+        return
+    if any(_setting(model, arguments, name, None) for name in _READ_AT_ONCE):
+        return
+    static = getattr(given_cache(arguments), "is_compileable", False)
+    if _setting(model, arguments, "use_cache", True) and not static:
+        _set(arguments, "prefill_chunk_size", size)
+
+
+def pieces_pay(config: Any, adapter: VideoAdapter, size: int) -> bool:
+    """Whether a prompt may be read ``size`` tokens at a time, and takes less memory then.
+
+    A token that a feed-forward layer need not see at the same time saves three rows as wide as
+    that layer; every piece but the first takes a row of a mask, ``size`` wide, for each token.
+
+    Args:
+        config: Of the language model.
+    """
+    width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return adapter.causal and 3 * width > 2 * size
+
+
+def _set(arguments: dict[str, Any], name: str, value: Any) -> None:
+    """Set a generation setting where the stock ``generate`` looks first."""
+    config = arguments.get("generation_config")
+    if config is None:
+        arguments[name] = value
+    else:
+        arguments["generation_config"] = config = copy.deepcopy(config)
+        setattr(config, name, value)
+
+
+def _setting(model: Any, arguments: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A generation setting as the stock ``generate`` will see it."""
+    for source in (arguments, arguments.get("generation_config"), model.generation_config):
+        value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+        if value is not None:
+            return value
+    return default
+
+
+def _with_prompt(result: Any, prompt: Tensor, shortened: int) -> Any:
+    """Put the caller's prompt before the new tokens, for callers slice it off by its length."""
+    if isinstance(result, Tensor):
+        copies = len(result) // len(prompt)
+        full = prompt.to(result.device).repeat_interleave(copies, dim=0)
+        return torch.cat([full, result[:, shortened:]], dim=1)
+    result.sequences = _with_prompt(result.sequences, prompt, shortened)
+    return result

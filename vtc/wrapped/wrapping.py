@@ -1,0 +1,184 @@
+"""``wrap`` and ``unwrap``: splice the toolkit into a stock model, and take it out again.
+
+The model stays the same object. Its class becomes a subclass, made on the spot, whose ``forward``
+and ``generate`` compress the videos of a call and then run the stock code on the result.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vtc.encoders.lazy import LazyEncoder
+from vtc.interfaces.frame_selector import FrameSelector
+from vtc.interfaces.token_merger import TokenMerger
+from vtc.pipeline.toolkit import Toolkit, input_device
+from vtc.plugins import registry
+from vtc.wrapped.model_class import (
+    RawVideoGuard,
+    stock_model,
+    toolkit_of,
+    while_disabled,
+    wrapped_class,
+)
+
+if TYPE_CHECKING:
+    from vtc.pipeline.report import Report
+
+M = TypeVar("M")
+
+
+def wrap(
+    model: M,
+    selector: str | Mapping[str, Any] | FrameSelector = "dks",
+    merger: str | Mapping[str, Any] | TokenMerger = "dfm",
+    *,
+    processor: Any = None,
+    encoder: Any = "open_clip:ViT-B-32/openai",
+) -> M:
+    """Make a Hugging Face vision-language model read videos with few tokens.
+
+    Args:
+        model: A stock model of a supported family; it is changed in place.
+        selector: Which frames keep all their tokens: a name, ``vtc.selector(name, **options)``,
+            a mapping ``{"name": ..., option: ...}`` or an instance.
+        merger: What each other frame becomes; given likewise.
+        processor: The model's own processor. Needed when videos come through it, to read the
+            question and the frames; ``vtc.ask`` and ``vtc.prepare_inputs`` bring their own.
+        encoder: The frame encoder that selectors look through, where they name none of their own:
+            a name, a folder or an object, see ``vtc.encoders.lazy.load_encoder``. Loaded at its
+            first use. ``vtc.encoders.lazy.LazyEncoder`` gives it options.
+
+    Returns:
+        The same object, still an instance of its Hugging Face class.
+
+    Raises:
+        ValueError: The family, a part or an option is unknown; the model is wrapped already.
+        TypeError: Something is of the wrong kind.
+    """
+    toolkit = splice(stock_model(model), selector, merger, processor, encoder)
+    for part in (toolkit.selector, toolkit.merger):
+        if not registry.is_registered(part):
+            warnings.warn(
+                f"{type(part).__name__} is not registered by a plug-in, so the wrapped model "
+                "cannot be saved, nor a Trainer's checkpoint; register it with vtc.hookimpl",
+                stacklevel=2,
+            )
+    warn_of_untrained(toolkit, stacklevel=3)
+    return model
+
+
+def warn_of_untrained(toolkit: Toolkit, stacklevel: int) -> None:
+    """Say aloud what nobody has trained yet."""
+    for warning in toolkit.untrained_warnings():
+        warnings.warn(warning, stacklevel=stacklevel)
+
+
+def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any) -> Toolkit:
+    """Check everything, then change the model: ``wrap`` without its warning.
+
+    Returns:
+        The toolkit, now ``model.vtc``.
+    """
+    if is_wrapped(model):
+        raise ValueError(
+            "the model is wrapped already; call vtc.unwrap(model) first to change its parts"
+        )
+    _refuse_replaced_forward(model)
+    adapter = registry.adapter_for(model.config.model_type)
+    chosen_selector = registry.build_part("selector", selector)
+    chosen_merger = registry.build_part("merger", merger)
+    lazy = encoder if isinstance(encoder, LazyEncoder) else LazyEncoder(encoder)
+    takes_features = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+    if not takes_features or not hasattr(model, "generate"):
+        raise ValueError(
+            f"{type(model).__name__} has no generate, or its forward takes no mm_encoder_outputs, "
+            "through which videos enter; vtc needs a model with a language head "
+            "(...ForConditionalGeneration) of transformers 5.18 or newer"
+        )
+    toolkit = Toolkit(chosen_selector, chosen_merger, adapter, lazy, processor)
+    toolkit.place_encoders(input_device(model))
+    toolkit.build_merger(model)
+    toolkit.train(model.training)
+    stock: Any = type(model)
+    wrapped = wrapped_class(stock)
+
+    model.vtc = toolkit
+    toolkit.attach(model)
+    model.__class__ = wrapped
+    _rebind_old_forward(model)
+    model.vtc_guard = model.base_model.register_forward_pre_hook(
+        RawVideoGuard(model), with_kwargs=True
+    )
+    return toolkit
+
+
+def unwrap(model: M) -> M:
+    """Give a wrapped model its stock class, weights and outputs back.
+
+    The merger leaves with the toolkit; ``model.vtc.merger`` taken before keeps its parameters.
+
+    Raises:
+        ValueError: The model is not wrapped, or its ``forward`` was replaced since.
+    """
+    target: Any = stock_model(model)
+    toolkit_of(target)
+    _refuse_replaced_forward(target)
+    target.vtc_guard.remove()
+    target.__class__ = type(target).vtc_stock_class
+    del target.vtc, target.vtc_guard
+    _rebind_old_forward(target)
+    return model
+
+
+def is_wrapped(model: Any) -> bool:
+    """Whether ``vtc.wrap`` was applied to a model, or to the model inside a peft model."""
+    return hasattr(type(stock_model(model)), "vtc_stock_class")
+
+
+@contextmanager
+def disabled(model: Any) -> Iterator[None]:
+    """Run a wrapped model as the stock model for a while: ``with vtc.disabled(model): ...``
+
+    Other threads are not affected.
+    """
+    toolkit_of(model)
+    with while_disabled(model):
+        yield
+
+
+def last_report(model: Any) -> Report:
+    """What the last call of a wrapped model did.
+
+    The steps of a loop of one's own, which go on from a cache, leave the report as it is.
+
+    Raises:
+        ValueError: The model is not wrapped, or the last call compressed no video.
+    """
+    report: Report | None = toolkit_of(model).report
+    if report is None:
+        raise ValueError(
+            "there is no report: the model has not been called yet, or its last call brought no "
+            "video to compress"
+        )
+    return report
+
+
+def _refuse_replaced_forward(model: Any) -> None:
+    """A forward put on the object itself would go on running the class that is left."""
+    if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
+        raise ValueError(
+            f"the forward of this {type(model).__name__} was replaced on the object, as "
+            "accelerate does for mixed precision; take it off first: "
+            "model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
+        )
+
+
+def _rebind_old_forward(model: Any) -> None:
+    """Let a hook of accelerate on the model itself call the forward of its new class."""
+    if hasattr(model, "_old_forward"):
+        model._old_forward = functools.partial(type(model).forward, model)
