@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import Layout, SliceFeatures, VideoSpan
-from vtc.pipeline.toolkit import input_device
+from vtc.pipeline.modules import input_device
 from vtc_adapters._declared import declared_videos
 from vtc_adapters._pixels import pack_tensor, to_rgb
 from vtc_adapters._wrapping import keeps_text, require_keeps, text_around

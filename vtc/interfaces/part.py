@@ -34,7 +34,7 @@ class Part:
 
 
 @contextmanager
-def blaming(label: str) -> Iterator[None]:
+def part_errors(label: str) -> Iterator[None]:
     """Name the part in whose code something broke that is no error of its user's.
 
     Raises:

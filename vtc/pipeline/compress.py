@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vtc.encoders.encoder_patches import PatchKeeper
-from vtc.interfaces.part import blaming
+from vtc.interfaces.part import part_errors
 from vtc.interfaces.video_span import MERGED, TEXT, CompressedVideo, SliceFeatures
 from vtc.pipeline.connector import PatchConnector, projecting_through
 from vtc.pipeline.merge import checked, whole_groups
+from vtc.pipeline.modules import active_module, input_device
 from vtc.pipeline.report import Recorder, VideoReport, keyframes_of
 from vtc.pipeline.selection import embed_frames, select_frames
-from vtc.pipeline.toolkit import input_device, plain
 from vtc.video.run_ahead import run_ahead
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def compress_video(
     is_key = torch.zeros(len(feed.span), dtype=torch.bool)
     is_key[keys] = True
     rest = (~is_key).nonzero().flatten()
-    if plain(toolkit.merger).tokens_per_frame == 0:
+    if active_module(toolkit.merger).tokens_per_frame == 0:
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
 
     tokens: list[Tensor] = [torch.empty(0)] * len(feed.span)
@@ -99,9 +99,9 @@ class _Compression:
 
     def reference_frames(self, rest: Tensor, keys: Tensor) -> Tensor:
         """``[n]`` int64, the frame that each of ``rest`` is compared with; -1 for none."""
-        merger = plain(self.toolkit.merger)
+        merger = active_module(self.toolkit.merger)
         name, last = self.toolkit.name_of(merger), len(self.feed.span) - 1
-        with blaming(f"merger {name!r}"):
+        with part_errors(f"merger {name!r}"):
             found: Tensor = merger.reference_frames(rest, keys)
         fits = (
             isinstance(found, Tensor)
@@ -152,7 +152,7 @@ class _Compression:
             wanted: ``[R]``, the different frames among those, ascending.
             reference: ``[R, P, D]``, their patches; None where there are none.
         """
-        merger = plain(self.toolkit.merger)
+        merger = active_module(self.toolkit.merger)
         name = self.toolkit.name_of(merger)
         encoded = (
             (slices, features.patches, *features.extra)
@@ -169,7 +169,7 @@ class _Compression:
                     nearest = reference[places.clamp(max=len(wanted) - 1).to(reference.device)]
                 known = (frames >= 0).to(patches.device)
                 asked = self.query.for_merger(patches)
-                with blaming(f"merger {name!r}"):
+                with part_errors(f"merger {name!r}"):
                     merged = merger(patches, nearest, known, asked)
                     weights = merger.weights(patches, nearest, known, asked) if extra else None
                 rows = checked(merged, patches, name)
@@ -211,7 +211,7 @@ class _Compression:
             through: A connector of their own, where they do not go through the stock one.
         """
         if self.kept is not None and through is not None:
-            yield from self._project(slices, what, plain(through), self.kept)
+            yield from self._project(slices, what, active_module(through), self.kept)
             return
         done, size = 0, self.toolkit.chunk_frames
         while done < len(slices):
@@ -235,7 +235,7 @@ class _Compression:
                 with self.recorder.stage(f"vision tower ({what})") as stage:
                     try:
                         on_device = {name: value.to(device) for name, value in pixels.items()}
-                        with projecting_through(self.model, plain(through)):
+                        with projecting_through(self.model, active_module(through)):
                             features = self.toolkit.adapter.encode(self.model, on_device)
                         stage.bytes += features.patches.nbytes
                     except torch.OutOfMemoryError:
@@ -331,7 +331,7 @@ class _Compression:
 
 def _keeper(model: Any, toolkit: Toolkit, feed: VideoFeed) -> PatchKeeper | None:
     """What keeps the frame encoder's patches, where those are merged."""
-    if not isinstance(plain(toolkit.connector), PatchConnector):
+    if not isinstance(active_module(toolkit.connector), PatchConnector):
         return None
     dtype = model.get_input_embeddings().weight.dtype
     return PatchKeeper(toolkit.encoder, len(feed.span), dtype)

@@ -16,10 +16,10 @@ from vtc.pipeline.compress import compress_video
 from vtc.pipeline.connector import PatchConnector
 from vtc.pipeline.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
 from vtc.pipeline.kv_cache import cached_length, given_cache
+from vtc.pipeline.modules import active_module, input_device
 from vtc.pipeline.query import Query, row_texts
 from vtc.pipeline.report import Recorder, Report
 from vtc.pipeline.rows import rewrite_rows
-from vtc.pipeline.toolkit import input_device, plain
 
 if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter
@@ -104,7 +104,7 @@ def prepare(
     recorder = Recorder(report, toolkit.progress)
     if not torch.is_grad_enabled():  # or it may be about to be trained
         recorder.warn(*toolkit.untrained_warnings())
-    asked = toolkit.selector.uses_query or plain(toolkit.merger).query_source is not None
+    asked = toolkit.selector.uses_query or active_module(toolkit.merger).query_source is not None
     texts: list[str | None] = [None] * len(inputs["input_ids"])
     if asked or inputs.get("vtc_query") is not None:
         texts = row_texts(model, toolkit, inputs, processors)
@@ -148,7 +148,9 @@ def _compress_all(
     Args:
         queries: What is asked in each row.
     """
-    reads = toolkit.selector.uses_embeddings or isinstance(plain(toolkit.connector), PatchConnector)
+    reads = toolkit.selector.uses_embeddings or isinstance(
+        active_module(toolkit.connector), PatchConnector
+    )
     videos = []
     with ExitStack() as stack:
         for number, feed in enumerate(feeds):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vtc.pipeline.toolkit import input_device, plain
+from vtc.pipeline.modules import active_module, input_device
 
 if TYPE_CHECKING:
     from vtc.pipeline.toolkit import Toolkit
@@ -25,7 +25,7 @@ class Query:
 
     def for_merger(self, like: Tensor) -> Tensor | None:
         """``[Dq]`` on the device and of the dtype of ``like``, or None without a text."""
-        source = plain(self._toolkit.merger).query_source
+        source = active_module(self._toolkit.merger).query_source
         if source is None or self.text is None:
             return None
         if self._for_merger is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vtc.interfaces.frame_selector import Selection
-from vtc.interfaces.part import blaming
+from vtc.interfaces.part import part_errors
 
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
@@ -60,7 +60,7 @@ def select_frames(
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     with recorder.stage("selection") as stage:
-        with blaming(f"selector {name!r}"):
+        with part_errors(f"selector {name!r}"):
             selection = selector.select(embeddings, wanted, timestamps)
         _check(selection, count, name)
         stage.bytes += selection.keyframes.nbytes

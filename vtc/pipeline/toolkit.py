@@ -14,6 +14,7 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.interfaces.part import require
 from vtc.interfaces.token_merger import takes_text_embedding
 from vtc.pipeline.connector import Connector, PatchConnector
+from vtc.pipeline.modules import active_module, input_device
 from vtc.plugins import registry
 from vtc.plugins.options import config_values, make
 
@@ -188,7 +189,9 @@ class Toolkit(nn.Module):
         """What merged frames go through: see `separate_connector` and `merge_encoder_patches`."""
         if self.connector is None:
             return "stock"
-        return "trained" if isinstance(plain(self.connector), PatchConnector) else "separate"
+        return (
+            "trained" if isinstance(active_module(self.connector), PatchConnector) else "separate"
+        )
 
     def configure(self, **options: Any) -> None:
         """Set options of the adapter: how this family of models reads a compressed video.
@@ -211,7 +214,7 @@ class Toolkit(nn.Module):
 
     def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:
         """A part's name and options; the name of its class where it is not registered."""
-        part = plain(part)
+        part = active_module(part)
         if registry.is_registered(part):
             return registry.spec_of(part)
         return {"name": type(part).__name__}  # an instance of a class of the user's own
@@ -259,27 +262,10 @@ def _sums(module: Any) -> tuple[float, ...]:
 
     Of a parameter that is divided among processes this one's part, as others may not be asked.
     """
-    values = [parameter.detach() for parameter in plain(module).parameters()]
+    values = [parameter.detach() for parameter in active_module(module).parameters()]
     here = [value.to_local() if hasattr(value, "to_local") else value for value in values]
     return tuple(float(value.float().sum()) for value in here if not value.is_meta)
 
 
 def _no_model() -> None:
     """Stands for the model of a toolkit that belongs to none."""
-
-
-def plain(module: Any) -> Any:
-    """A module without what peft puts around the modules that it trains in full."""
-    trained = getattr(module, "modules_to_save", None)
-    if trained is None:
-        return module
-    if module.disable_adapters:
-        return module.original_module
-    return trained[module.active_adapters[0]]
-
-
-def input_device(model: Any) -> torch.device:
-    """Where a model computes on its inputs, also when accelerate keeps its weights elsewhere."""
-    table = model.get_input_embeddings()
-    placed = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
-    return torch.device(table.weight.device if placed is None else placed)

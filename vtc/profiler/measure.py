@@ -114,7 +114,7 @@ def measure(
     Raises:
         ValueError: The file has fewer frames.
     """
-    meter = _Meter(vtc.pipeline.toolkit.input_device(model))
+    meter = _Meter(vtc.pipeline.modules.input_device(model))
     started = perf_counter()
     with meter.stage("decoding"):  # the index of the file is a part of it
         source = _opened(video, frames)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vtc.interfaces.token_merger import takes_text_embedding
-from vtc.pipeline.toolkit import plain
+from vtc.pipeline.modules import active_module
 from vtc.plugins import registry
 from vtc.profiler.count import count
 from vtc.profiler.measure import DrawnFrames, matrix_rate, measure, measured
@@ -147,9 +147,9 @@ def measure_profile(
         processor,
         toolkit.adapter,
         toolkit.selector,
-        copy.deepcopy(plain(toolkit.merger)).to("cpu"),
+        copy.deepcopy(active_module(toolkit.merger)).to("cpu"),
         looking,
-        toolkit.encoder.dim if takes_text_embedding(plain(toolkit.merger)) else None,
+        toolkit.encoder.dim if takes_text_embedding(active_module(toolkit.merger)) else None,
         settings,
     )
     lengths: list[LengthProfile] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vtc.pipeline.feed import VideoRequest
-from vtc.pipeline.toolkit import input_device
+from vtc.pipeline.modules import input_device
 from vtc.video import VideoSource
 from vtc.wrapped.model_class import toolkit_of
 from vtc.wrapped.wrapping import last_report

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from vtc.pipeline.kv_cache import cached_length, given_cache, mark_shortened, returned_cache
+from vtc.pipeline.modules import active_module
 from vtc.pipeline.prepare import OUR_INPUTS, has_video, packed, prepare
-from vtc.pipeline.toolkit import plain
 from vtc.wrapped.generation import generate_compressed
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def toolkit_of(model: Any) -> Toolkit:
     target = stock_model(model)
     if not hasattr(type(target), "vtc_stock_class"):
         raise ValueError(f"this {type(target).__name__} is not wrapped; call vtc.wrap(model) first")
-    toolkit: Toolkit = plain(target.vtc)
+    toolkit: Toolkit = active_module(target.vtc)
     return toolkit
 
 

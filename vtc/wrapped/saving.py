@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtc.encoders.lazy import LazyEncoder
-from vtc.pipeline.toolkit import plain
+from vtc.pipeline.modules import active_module
 from vtc.plugins import registry
 from vtc.plugins.options import config_values
 from vtc.wrapped.model_class import toolkit_of, wrapped_class
@@ -54,7 +54,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
     return {
         "format": FORMAT,
         "selector": registry.spec_of(toolkit.selector),
-        "merger": registry.spec_of(plain(toolkit.merger)),
+        "merger": registry.spec_of(active_module(toolkit.merger)),
         "connector": toolkit.connector_kind,
         "untrained": toolkit.untrained(),
         "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),

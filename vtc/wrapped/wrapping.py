@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vtc.encoders.lazy import LazyEncoder
 from vtc.interfaces.frame_selector import FrameSelector
 from vtc.interfaces.token_merger import TokenMerger
-from vtc.pipeline.toolkit import Toolkit, input_device
+from vtc.pipeline.modules import input_device
+from vtc.pipeline.toolkit import Toolkit
 from vtc.plugins import registry
 from vtc.wrapped.model_class import (
     RawVideoGuard,
