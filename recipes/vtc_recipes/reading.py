@@ -14,21 +14,9 @@ import yaml
 
 from vtc.plugins.discovery import suggestion
 from vtc.plugins.options import conform
+from vtc_recipes.schema import RecipeError
 
 T = TypeVar("T")
-
-
-class RecipeError(ValueError):
-    """All that is wrong with one recipe.
-
-    Attributes:
-        problems: One line for each.
-    """
-
-    def __init__(self, label: str, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        count = f"{len(problems)} errors" if len(problems) > 1 else "1 error"
-        super().__init__(f"{label} has {count}:" + "".join(f"\n  - {line}" for line in problems))
 
 
 class _Loader(yaml.SafeLoader):
