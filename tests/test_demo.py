@@ -152,7 +152,7 @@ def test_of_an_own_question_the_truth_is_not_known(command, tmp_path):
         (("--folder", "pyproject.toml/x"), "cannot be made: Not a directory"),
         (("--frames", 16), "a needle of 16 frames in a video of 16"),
         (("--depth", 1.5), "depth=1.5: allowed is 0"),
-        (("--keyframes", 0), "keyframes=0: allowed is"),
+        (("--keyframes", 0), "expected keyframes to be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line_before_the_work(

@@ -139,11 +139,14 @@ def test_memory_is_linear_in_frames():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keyframes": 0}, "keyframes=0: allowed is a whole number of at least 1"),
-        ({"window": 1}, "window=1: allowed is a whole number of at least 2"),
-        ({"window": 8.0}, r"window=8\.0: allowed is a whole number"),
-        ({"encoder": ""}, "encoder='': allowed is the name or folder of a frame encoder"),
-        ({"encoder": None}, "encoder=None: allowed is the name or folder of a frame encoder"),
+        ({"keyframes": 0}, "expected keyframes to be a whole number of at least 1, got 0"),
+        ({"window": 1}, "expected window to be a whole number of at least 2, got 1"),
+        ({"window": 8.0}, r"expected window to be a whole number .*got 8\.0"),
+        ({"encoder": ""}, "expected encoder to be the name or folder of a frame encoder, got ''"),
+        (
+            {"encoder": None},
+            "expected encoder to be the name or folder of a frame encoder, got None",
+        ),
     ],
 )
 def test_options_out_of_range(options, message):

@@ -152,6 +152,27 @@ def test_dfm_of_many_patches_and_of_a_few_frames_at_once(name, at_once, monkeypa
     assert merger.weights(*inputs).shape == (5, 1, 130)
 
 
+@pytest.mark.parametrize("reference", ["preceding", "released"])
+@pytest.mark.parametrize("name", ["dfm", "dfm learned"])
+def test_a_batch_of_dfm_equals_frame_by_frame_and_sends_gradients_back(name, reference):
+    merger = built(name).double()
+    merger.config = replace(merger.config, reference=reference, temperature=0.1)
+    videos = [frames_for(merger, patches=130, seed=seed, dtype=torch.float64) for seed in (0, 1)]
+    patches, references, known, queries = (torch.stack(x) for x in zip(*videos, strict=True))
+    references = references.masked_fill(~known[..., None, None], math.nan)
+    patches.requires_grad_()
+    merged = merger.merge_batch(patches, references, known, queries[:, None])
+    expected = torch.stack([merger(*video) for video in videos])
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-12)
+    flat = (patches.flatten(0, 1), references.flatten(0, 1), known.flatten())
+    one_each = merger.merge_batch(*flat, queries.repeat_interleave(5, 0))
+    torch.testing.assert_close(one_each, merged.flatten(0, 1), rtol=0, atol=1e-12)
+    merged.square().sum().backward()
+    assert all(x.grad.isfinite().all() and x.grad.any() for x in (patches, *merger.parameters()))
+    with pytest.raises(ValueError, match=r"the query is \[2, 1, 1\]; allowed is"):
+        merger.merge_batch(patches, references, known, queries[:, None, :1])
+
+
 @pytest.mark.parametrize("name", ["dfm", "dfm learned"])
 def test_released_references_are_the_frame_itself_before_the_first_keyframe(name):
     merger = built(name)
@@ -432,15 +453,39 @@ def test_dfm_makes_nothing_larger_than_a_frame(name):
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (DFM.Config, {"redundancy_weight": -0.1}, r"redundancy_weight=-0\.1: .* at least 0"),
-        (DFM.Config, {"redundancy_weight": math.nan}, "redundancy_weight=nan: .* at least 0"),
-        (DFM.Config, {"temperature": 0}, "temperature=0: allowed is a number above 0"),
-        (DFM.Config, {"temperature": math.inf}, "temperature=inf: allowed is a number above 0"),
-        (DFM.Config, {"temperature": "1"}, "temperature='1': allowed is a number above 0"),
-        (DFM.Config, {"reference": "next"}, "reference='next': .* 'preceding' or 'released'"),
-        (DFM.Config, {"projection": "linear"}, "projection='linear': .* 'none' or 'learned'"),
-        (QFormer.Config, {"tokens": 0}, "tokens=0: allowed is a whole number of at least 1"),
-        (QFormer.Config, {"tokens": 1.0}, r"tokens=1\.0: allowed is a whole number"),
+        (
+            DFM.Config,
+            {"redundancy_weight": -0.1},
+            r"expected redundancy_weight to be .* at least 0, got -0\.1",
+        ),
+        (
+            DFM.Config,
+            {"redundancy_weight": math.nan},
+            "redundancy_weight to be .* at least 0, got nan",
+        ),
+        (DFM.Config, {"temperature": 0}, "expected temperature to be a number above 0, got 0"),
+        (
+            DFM.Config,
+            {"temperature": math.inf},
+            "expected temperature to be a number above 0, got inf",
+        ),
+        (DFM.Config, {"temperature": "1"}, "expected temperature to be a number above 0, got '1'"),
+        (
+            DFM.Config,
+            {"reference": "next"},
+            "reference to be 'preceding' or 'released', got 'next'",
+        ),
+        (
+            DFM.Config,
+            {"projection": "linear"},
+            "projection to be 'none' or 'learned', got 'linear'",
+        ),
+        (
+            QFormer.Config,
+            {"tokens": 0},
+            "expected tokens to be a whole number of at least 1, got 0",
+        ),
+        (QFormer.Config, {"tokens": 1.0}, r"expected tokens to be a whole number .*got 1\.0"),
     ],
 )
 def test_options_out_of_range(config, options, message):

@@ -227,25 +227,29 @@ def test_unusable_queries_and_references():
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (ToMe.Config, {"tokens": 0}, "tokens=0: allowed is a whole number of at least 1"),
-        (SpatialPool.Config, {"side": 0}, "side=0: allowed is a whole number"),
-        (Perceiver.Config, {"tokens": True}, "tokens=True: allowed is a whole number"),
-        (Perceiver.Config, {"layers": 0}, "layers=0: allowed is a whole number"),
-        (SimilarityPrune.Config, {"tokens": 0}, "tokens=0: allowed is a whole number"),
+        (ToMe.Config, {"tokens": 0}, "expected tokens to be a whole number of at least 1, got 0"),
+        (SpatialPool.Config, {"side": 0}, "expected side to be a whole number .*got 0"),
+        (Perceiver.Config, {"tokens": True}, "expected tokens to be a whole number .*got True"),
+        (Perceiver.Config, {"layers": 0}, "expected layers to be a whole number .*got 0"),
+        (SimilarityPrune.Config, {"tokens": 0}, "expected tokens to be a whole number .*got 0"),
         (
             SimilarityPrune.Config,
             {"similarity_threshold": 1.1},
-            r"similarity_threshold=1\.1: allowed is a number from -1 to 1",
+            r"expected similarity_threshold to be a number from -1 to 1, got 1\.1",
         ),
         (
             SimilarityPrune.Config,
             {"similarity_threshold": math.nan},
-            "similarity_threshold=nan: allowed is a number",
+            "expected similarity_threshold to be a number .*got nan",
         ),
-        (Memory.Config, {"window": 0}, "window=0: allowed is a whole number"),
-        (Memory.Config, {"frames": 0}, "frames=0: allowed is a whole number"),
-        (Memory.Config, {"tokens": -1}, "tokens=-1: allowed is a whole number"),
-        (Memory.Config, {"window": 3, "frames": 4}, "frames=4: .* of at most window=3"),
+        (Memory.Config, {"window": 0}, "expected window to be a whole number .*got 0"),
+        (Memory.Config, {"frames": 0}, "expected frames to be a whole number .*got 0"),
+        (Memory.Config, {"tokens": -1}, "expected tokens to be a whole number .*got -1"),
+        (
+            Memory.Config,
+            {"window": 3, "frames": 4},
+            "expected frames to be .* of at most window=3, got 4",
+        ),
     ],
 )
 def test_options_out_of_range(config, options, message):

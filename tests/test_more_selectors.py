@@ -335,16 +335,43 @@ def test_mmr_never_waits_for_the_device():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        *[(kind, {"keyframes": 0}, "keyframes=0: allowed is a whole number") for kind in EVERY],
-        (MMR, {"relevance_weight": 1.5}, r"relevance_weight=1\.5: allowed is a .* \[0, 1\]"),
-        (MMR, {"relevance_weight": math.nan}, r"relevance_weight=nan: .* \[0, 1\]"),
-        (MMR, {"relevance_weight": True}, r"relevance_weight=True: .* \[0, 1\]"),
-        (AKS, {"score_threshold": -0.1}, r"score_threshold=-0\.1: allowed is a .* \[0, 1\]"),
-        (AKS, {"score_threshold": "0.8"}, r"score_threshold='0\.8': .* \[0, 1\]"),
-        (AKS, {"max_depth": -1}, "max_depth=-1: allowed is a whole number of at least 0"),
-        (AKS, {"max_depth": 2.0}, r"max_depth=2\.0: allowed is a whole number"),
-        (KMeans, {"iterations": 0}, "iterations=0: allowed is a whole number of at least 1"),
-        (SceneChange, {"least_change": 2.1}, r"least_change=2\.1: allowed is a .* \[0, 2\]"),
+        *[
+            (kind, {"keyframes": 0}, "expected keyframes to be a whole number .*got 0")
+            for kind in EVERY
+        ],
+        (
+            MMR,
+            {"relevance_weight": 1.5},
+            r"expected relevance_weight to be a .* \[0, 1\], got 1\.5",
+        ),
+        (
+            MMR,
+            {"relevance_weight": math.nan},
+            r"expected relevance_weight to be .* \[0, 1\], got nan",
+        ),
+        (MMR, {"relevance_weight": True}, r"expected relevance_weight to be .* \[0, 1\], got True"),
+        (
+            AKS,
+            {"score_threshold": -0.1},
+            r"expected score_threshold to be a .* \[0, 1\], got -0\.1",
+        ),
+        (
+            AKS,
+            {"score_threshold": "0.8"},
+            r"expected score_threshold to be .* \[0, 1\], got '0\.8'",
+        ),
+        (AKS, {"max_depth": -1}, "expected max_depth to be a whole number of at least 0, got -1"),
+        (AKS, {"max_depth": 2.0}, r"expected max_depth to be a whole number .*got 2\.0"),
+        (
+            KMeans,
+            {"iterations": 0},
+            "expected iterations to be a whole number of at least 1, got 0",
+        ),
+        (
+            SceneChange,
+            {"least_change": 2.1},
+            r"expected least_change to be a .* \[0, 2\], got 2\.1",
+        ),
     ],
 )
 def test_options_out_of_range(kind, options, message):

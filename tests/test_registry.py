@@ -204,21 +204,49 @@ def test_adapter_for() -> None:
         (
             {"name": "even", "fill": "gap"},
             ValueError,
-            r"^selector 'even': fill='gap': allowed is 'none' or 'gaps'$",
+            r"^selector 'even': expected fill to be 'none' or 'gaps', got 'gap'$",
         ),
         (
             {"name": "even", "stride": "8"},
             TypeError,
-            r"^selector 'even': stride='8' \(str\): allowed is int$",
+            r"^selector 'even': expected stride to be int, got '8' \(str\)$",
         ),
-        ({"name": "even", "stride": True}, TypeError, r"stride=True \(bool\): allowed is int$"),
-        ({"name": "even", "stride": 3.0}, TypeError, r"stride=3.0 \(float\): allowed is int$"),
-        ({"name": "even", "stride": None}, TypeError, r"stride=None \(NoneType\): allowed is int$"),
-        ({"name": "even", "share": "1"}, TypeError, r"share='1' \(str\): allowed is float$"),
-        ({"name": "even", "share": True}, TypeError, r"share=True \(bool\): allowed is float$"),
-        ({"name": "even", "ends": 1}, TypeError, r"ends=1 \(int\): allowed is bool$"),
-        ({"name": "even", "title": 1}, TypeError, r"title=1 \(int\): allowed is str \| None$"),
-        ({"name": "even", "sizes": [1, "2"]}, TypeError, r"sizes=.*: allowed is tuple\[int, \.+\]"),
+        (
+            {"name": "even", "stride": True},
+            TypeError,
+            r"expected stride to be int, got True \(bool\)$",
+        ),
+        (
+            {"name": "even", "stride": 3.0},
+            TypeError,
+            r"expected stride to be int, got 3.0 \(float\)$",
+        ),
+        (
+            {"name": "even", "stride": None},
+            TypeError,
+            r"expected stride to be int, got None \(NoneType\)$",
+        ),
+        (
+            {"name": "even", "share": "1"},
+            TypeError,
+            r"expected share to be float, got '1' \(str\)$",
+        ),
+        (
+            {"name": "even", "share": True},
+            TypeError,
+            r"expected share to be float, got True \(bool\)$",
+        ),
+        ({"name": "even", "ends": 1}, TypeError, r"expected ends to be bool, got 1 \(int\)$"),
+        (
+            {"name": "even", "title": 1},
+            TypeError,
+            r"expected title to be str \| None, got 1 \(int\)$",
+        ),
+        (
+            {"name": "even", "sizes": [1, "2"]},
+            TypeError,
+            r"expected sizes to be tuple\[int, \.+\], got",
+        ),
     ],
 )
 def test_errors_of_specs(even: Registry, spec: object, kind: type, message: str) -> None:

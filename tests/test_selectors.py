@@ -295,15 +295,39 @@ def test_inputs_are_left_alone(kind):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (DKS, {"keyframes": 0}, "keyframes=0: allowed is a whole number of at least 1"),
-        (QueryGuided, {"keyframes": -3}, "keyframes=-3: allowed is a whole number of at least 1"),
-        (Uniform, {"keyframes": 2.5}, r"keyframes=2\.5: allowed is a whole number of at least 1"),
-        (Uniform, {"keyframes": True}, "keyframes=True: allowed is a whole number"),
-        (DKS, {"similarity_threshold": 1.01}, r"similarity_threshold=1\.01: .* \[-1, 1\]"),
-        (DKS, {"similarity_threshold": math.nan}, r"similarity_threshold=nan: .* \[-1, 1\]"),
-        (DKS, {"similarity_threshold": "0.85"}, r"similarity_threshold='0\.85': .* \[-1, 1\]"),
-        (DKS, {"fill": "gap"}, "fill='gap': allowed is 'none' or 'gaps'"),
-        (DKS, {"relevance_threshold": -2}, r"relevance_threshold=-2: .* None or .* \[-1, 1\]"),
+        (DKS, {"keyframes": 0}, "expected keyframes to be a whole number of at least 1, got 0"),
+        (
+            QueryGuided,
+            {"keyframes": -3},
+            "expected keyframes to be a whole number of at least 1, got -3",
+        ),
+        (
+            Uniform,
+            {"keyframes": 2.5},
+            r"expected keyframes to be a whole number of at least 1, got 2\.5",
+        ),
+        (Uniform, {"keyframes": True}, "expected keyframes to be a whole number .*got True"),
+        (
+            DKS,
+            {"similarity_threshold": 1.01},
+            r"expected similarity_threshold to be .* \[-1, 1\], got 1\.01",
+        ),
+        (
+            DKS,
+            {"similarity_threshold": math.nan},
+            r"similarity_threshold to be .* \[-1, 1\], got nan",
+        ),
+        (
+            DKS,
+            {"similarity_threshold": "0.85"},
+            r"similarity_threshold to be .* \[-1, 1\], got '0\.85'",
+        ),
+        (DKS, {"fill": "gap"}, "expected fill to be 'none' or 'gaps', got 'gap'"),
+        (
+            DKS,
+            {"relevance_threshold": -2},
+            r"relevance_threshold to be None or .* \[-1, 1\], got -2",
+        ),
     ],
 )
 def test_options_out_of_range(kind, options, message):

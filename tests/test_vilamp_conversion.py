@@ -499,7 +499,7 @@ def spoil(release, tensors, name):
         return f"{layer} in model-.* is of dtype I8; allowed are F64"
     if name == "a negative temperature":
         tensors["model.composer_projector.tau"] = torch.tensor(-0.01)
-        return "merger 'dfm': temperature=-0.0.*: allowed is a number above 0"
+        return "merger 'dfm': expected temperature to be a number above 0, got -0.0"
     raise ValueError(name)
 
 
@@ -519,8 +519,11 @@ WRONG_SETTINGS = {
     "frame_selector_type": ("ClusterFrameSelector", "allowed is 'SeqFrameSelector'"),
     "activate_pre_fusion": (True, "activate_pre_fusion=True is not supported"),
     "mm_spatial_pool_mode": ("average", "mm_spatial_pool_mode='average' .* 'bilinear'"),
-    "max_frame_num": (0, "selector 'dks': keyframes=0: allowed is a whole number"),
-    "f2f_thrd": (1.5, "selector 'dks': similarity_threshold=1.5"),
+    "max_frame_num": (
+        0,
+        "selector 'dks': expected keyframes to be a whole number of at least 1, got 0",
+    ),
+    "f2f_thrd": (1.5, "selector 'dks': expected similarity_threshold to be .*, got 1.5"),
     "vocab_size": (10, r"model.embed_tokens.weight \[\d+, 32\] instead of \[10, 32\]"),
     "hidden_size": (64, "of another shape: .* and .* more"),
 }

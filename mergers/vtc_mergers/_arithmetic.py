@@ -35,14 +35,15 @@ def exact_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines of rows ``[..., M, D]`` with a vector ``[D]`` or as many rows: ``[..., M]``.
+    """Cosines of rows ``[..., M, D]`` with as many rows, one row or a vector ``[D]``: ``[..., M]``.
 
     In at least float32; 0 for zero vectors. On the CPU a few rows at a time, so that products and
     copies in another dtype stay in its cache.
     """
     rows = _ROWS_IN_CACHE if a.device.type == "cpu" else a.shape[-2]
     some = torch.split(a, rows, dim=-2)
-    others = repeat(b, len(some)) if b.ndim == 1 else torch.split(b, rows, dim=-2)
+    one = b.ndim == 1 or b.shape[-2] == 1
+    others = repeat(b, len(some)) if one else torch.split(b, rows, dim=-2)
     return torch.cat([_cosines(*pair) for pair in zip(some, others, strict=True)], dim=-1)
 
 

@@ -25,7 +25,7 @@ def check_patches(merger: str, patches: Tensor) -> None:
 
 def check_reference(merger: str, patches: Tensor, reference: Tensor, has_reference: Tensor) -> None:
     """Raise unless ``reference`` and ``has_reference`` fit patches ``[n, M, D]``."""
-    if reference.shape != patches.shape or has_reference.shape != patches.shape[:1]:
+    if reference.shape != patches.shape or has_reference.shape != patches.shape[:-2]:
         raise ValueError(
             f"merger '{merger}': patches are {list(patches.shape)}, reference is "
             f"{list(reference.shape)} and has_reference is {list(has_reference.shape)}; "
@@ -37,14 +37,19 @@ def check_reference(merger: str, patches: Tensor, reference: Tensor, has_referen
         )
 
 
-def check_query(merger: str, query: Tensor | None, dim: int, source: str) -> Tensor:
-    """The query; raise unless it is ``[dim]``. ``source`` is the merger's ``query_source``."""
+def check_query(
+    merger: str, query: Tensor | None, dim: int, source: str, batched: bool = False
+) -> Tensor:
+    """Return the query; raise unless it is ``[dim]``, or ``[..., dim]`` where it is ``batched``.
+
+    ``source`` is the merger's ``query_source``.
+    """
     if query is None:
         raise ValueError(
             f"merger '{merger}' needs a query and got None: ask a question, give vtc_query=... to "
             "generate, or choose a merger that takes none, such as 'mean_pool'"
         )
-    if query.shape != (dim,):
+    if query.shape[-1:] != (dim,) or not (batched or query.ndim == 1):
         raise ValueError(
             f"merger '{merger}': the query is {list(query.shape)}; allowed is [{dim}], "
             f"from the {source.replace('_', ' ')}"

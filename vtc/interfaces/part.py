@@ -52,7 +52,7 @@ def require(ok: bool, option: str, value: object, allowed: str) -> None:
     >>> require(False, "keyframes", 0, "a whole number of at least 1")
     Traceback (most recent call last):
     ...
-    ValueError: keyframes=0: allowed is a whole number of at least 1
+    ValueError: expected keyframes to be a whole number of at least 1, got 0
     """
     if not ok:
-        raise ValueError(f"{option}={value!r}: allowed is {allowed}")
+        raise ValueError(f"expected {option} to be {allowed}, got {value!r}")

@@ -145,11 +145,12 @@ def _conform_option(label: str, name: str, value: Any, option: Option) -> Any:
     try:
         return conform(value, option.annotation)
     except ValueError as error:
-        raise ValueError(f"{label}: {name}={value!r}: {error}") from None
+        allowed = str(error).removeprefix("allowed is ")
+        raise ValueError(f"{label}: expected {name} to be {allowed}, got {value!r}") from None
     except TypeError:
         allowed = inspect.formatannotation(option.annotation)
-        given = type(value).__name__
-        raise TypeError(f"{label}: {name}={value!r} ({given}): allowed is {allowed}") from None
+        given = f"{value!r} ({type(value).__name__})"
+        raise TypeError(f"{label}: expected {name} to be {allowed}, got {given}") from None
 
 
 def _option(where: str, field: Field[Any], annotation: Any) -> Option:
