@@ -358,8 +358,8 @@ def test_a_keyboard_interrupt_passes(install: Install) -> None:
         (
             registering("{}", hook="vtc_register_selector"),
             "ValueError: there is no hook 'vtc_register_selector'; hooks: vtc_register_selectors, "
-            "vtc_register_mergers, vtc_register_adapters, vtc_register_commands. "
-            "Did you mean 'vtc_register_selectors'?",
+            "vtc_register_mergers, vtc_register_adapters, vtc_register_commands, "
+            "vtc_register_models. Did you mean 'vtc_register_selectors'?",
         ),
         (
             "def vtc_register_selectors():\n    return {}",
@@ -372,7 +372,8 @@ def test_a_keyboard_interrupt_passes(install: Install) -> None:
         (
             "import vtc",
             "ValueError: it has no hook; hooks: vtc_register_selectors, vtc_register_mergers, "
-            "vtc_register_adapters, vtc_register_commands, each under @vtc.hookimpl",
+            "vtc_register_adapters, vtc_register_commands, vtc_register_models, each under "
+            "@vtc.hookimpl",
         ),
         (registering("1 / 0"), "ZeroDivisionError: division by zero"),
         (

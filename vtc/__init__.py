@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtc import testing
+    from vtc.encoders.lazy import LazyEncoder, load_encoder
     from vtc.interfaces.frame_selector import FrameSelector, Selection
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_adapter import VideoAdapter
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from vtc.plugins.registry import PartInfo, merger, parts, selector
     from vtc.video import VideoError, VideoSource
     from vtc.wrapped.asking import Answer, ask, prepare_inputs
+    from vtc.wrapped.opening import open_model
     from vtc.wrapped.saving import from_pretrained, save_pretrained
     from vtc.wrapped.wrapping import disabled, is_wrapped, last_report, unwrap, wrap
 
 _HOME = {
     "Answer": "vtc.wrapped.asking",
     "FrameSelector": "vtc.interfaces.frame_selector",
+    "LazyEncoder": "vtc.encoders.lazy",
     "PartInfo": "vtc.plugins.registry",
     "Report": "vtc.pipeline.report",
     "Selection": "vtc.interfaces.frame_selector",
@@ -43,7 +46,9 @@ _HOME = {
     "hookimpl": "vtc.plugins.hookspecs",
     "is_wrapped": "vtc.wrapped.wrapping",
     "last_report": "vtc.wrapped.wrapping",
+    "load_encoder": "vtc.encoders.lazy",
     "merger": "vtc.plugins.registry",
+    "open_model": "vtc.wrapped.opening",
     "parts": "vtc.plugins.registry",
     "prepare_inputs": "vtc.wrapped.asking",
     "save_pretrained": "vtc.wrapped.saving",
@@ -55,6 +60,7 @@ _HOME = {
 __all__ = [
     "Answer",
     "FrameSelector",
+    "LazyEncoder",
     "PartInfo",
     "Report",
     "Selection",
@@ -70,7 +76,9 @@ __all__ = [
     "hookimpl",
     "is_wrapped",
     "last_report",
+    "load_encoder",
     "merger",
+    "open_model",
     "parts",
     "prepare_inputs",
     "save_pretrained",

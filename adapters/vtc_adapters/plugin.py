@@ -22,3 +22,8 @@ def vtc_register_adapters() -> dict[str, str]:
         "smolvlm": "vtc_adapters.smolvlm:SmolVLMAdapter",
         "video_llava": "vtc_adapters.video_llava:VideoLlavaAdapter",
     }
+
+
+@vtc.hookimpl
+def vtc_register_models() -> dict[str, str]:
+    return {"tiny": "vtc.testing.models:build_tiny"}

@@ -14,3 +14,8 @@ def vtc_register_commands() -> dict[str, str]:
         "report": "vtc_recipes.ablation.cli:report",
         "train": "vtc_recipes.training.cli:train",
     }
+
+
+@vtc.hookimpl
+def vtc_register_models() -> dict[str, str]:
+    return {"shipped": "vtc_recipes.tiny.trained:shipped_model"}

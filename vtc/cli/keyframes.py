@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vtc.cli.models import DEFAULT_ENCODER, part_choice, pick_device
+from vtc.cli.models import part_choice
 from vtc.cli.show import clock, progress_bars
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
@@ -29,7 +29,7 @@ def select(
     reader: Annotated[str, typer.Option(help="Decodes the video: pyav or decord.")] = "pyav",
     encoder: Annotated[
         str, typer.Option(help="The frame encoder, unless the selector names its own.")
-    ] = DEFAULT_ENCODER,
+    ] = "open_clip:ViT-B-32/openai",
     selector_option: Annotated[
         list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
     ] = [],  # noqa: B006 - typer copies it
@@ -54,6 +54,7 @@ def select(
     from vtc.pipeline.report import Recorder, Report, keyframes_of
     from vtc.pipeline.selection import select_frames
     from vtc.plugins import registry
+    from vtc.wrapped.opening import pick_device
 
     transformers.utils.logging.disable_progress_bar()
     spec = part_choice("dks", selector, selector_option, keyframes).spec()

@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from vtc.cli.models import (
-    DEFAULT_ENCODER,
-    PartChoice,
-    load_model,
-    open_config,
-    part_choice,
-    pick_device,
-    read_dtype,
-)
+from vtc.cli.models import PartChoice, load_model, part_choice
 
 if TYPE_CHECKING:
     from vtc.profiler.setup import Settings
@@ -141,28 +133,22 @@ def _count(
 
     from vtc.profiler.setup import count_profile
     from vtc.profiler.shapes import SHAPES
-    from vtc.wrapped.saving import find_encoder, is_saved_by_vtc, saved_config
+    from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape, read_dtype, saved_parts
 
-    wanted, saved = read_dtype(dtype), {}
+    precision, saved = read_dtype(dtype), {}
     if name in SHAPES:
         config, processor = SHAPES[name]()
-        usual = torch.bfloat16
+        usual, encoder = torch.bfloat16, encoder or DEFAULT_ENCODER
     else:
-        import transformers
-
-        config = open_config(name)
-        processor = transformers.AutoProcessor.from_pretrained(name)
-        saved = saved_config(name) if is_saved_by_vtc(name) else {}
-        usual = config.dtype or torch.float32
+        config, processor = open_shape(name)
+        saved, usual = saved_parts(name), config.dtype or torch.float32
     if saved.get("connector") == "trained":
         settings = replace(settings, fast_path=True)
-    if encoder is None and saved:
-        if saved["encoder"] is None:
-            raise ValueError(
-                f"{name} was saved with a frame encoder that was an object; name one like it with "
-                "--encoder"
-            )
-        encoder = find_encoder(saved["encoder"], name)
+    if (encoder := encoder or saved["encoder"]) is None:
+        raise ValueError(
+            f"{name} was saved with a frame encoder that was an object; name one like it with "
+            "--encoder"
+        )
     return count_profile(
         name,
         config,
@@ -170,8 +156,8 @@ def _count(
         settings,
         selector=choices[0].spec(saved.get("selector")),
         merger=choices[1].spec(saved.get("merger")),
-        encoder=encoder or DEFAULT_ENCODER,
-        dtype=usual if wanted == "auto" else wanted,
+        encoder=encoder,
+        dtype=usual if precision == "auto" else precision,
         say=say,
     )
 
@@ -188,6 +174,7 @@ def _measure(
 ) -> Profile:
     from vtc.profiler.setup import measure_profile
     from vtc.profiler.shapes import SHAPES
+    from vtc.wrapped.opening import pick_device, read_dtype
 
     place = pick_device(device)
     chosen = ("float32" if place == "cpu" else "bfloat16") if dtype == "auto" else dtype
@@ -211,6 +198,7 @@ def _random(
     from vtc.plugins.registry import build_part
     from vtc.profiler.shapes import SHAPES, check_room, random_model
     from vtc.profiler.subject import encoder_without_weights
+    from vtc.wrapped.opening import DEFAULT_ENCODER
 
     config, processor = SHAPES[name]()
     check_room(name, config, dtype, place)
@@ -245,9 +233,12 @@ def _show(found: Profile, files: list[Path]) -> None:
 def _check_name(name: str) -> None:
     """Refuse what is neither a folder, nor of the form of a hub's name, nor a shape."""
     from vtc.plugins.discovery import suggestion
+    from vtc.plugins.registry import model_function
     from vtc.profiler import SHAPE_NAMES
 
     if name in SHAPE_NAMES or os.path.isdir(name) or "/" in name:
+        return
+    if model_function(name.partition(":")[0]) is not None:
         return
     raise ValueError(
         f"model {name!r} is neither a folder here, nor a name on the hub (OWNER/NAME), nor a shape "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from inspect import cleandoc
-from typing import cast
+from typing import Any, cast
 
 from vtc.plugins.discovery import Claim, cause
 from vtc.plugins.options import options_of
@@ -25,21 +25,29 @@ def load_class(claim: Claim) -> type:
         ImportError: its module cannot be imported or does not have the class.
         TypeError: it is not a concrete subclass of the interface.
     """
-    target = claim.target
-    if isinstance(target, str):
-        module, _, name = target.partition(":")
-        try:
-            target = cast(type, getattr(import_module(module), name))
-        # A third party's code may raise anything, and sys.exit() must not end the program.
-        except (Exception, SystemExit) as error:
-            message = f"{claim}: cannot load {claim.target}: {cause(error)}"
-            raise ImportError(message) from error
+    target = load_target(claim)
     interface = interface_of(claim.kind)
     if not (isinstance(target, type) and issubclass(target, interface)):
         raise TypeError(f"{claim}: {claim.target} is no subclass of vtc.{interface.__name__}")
     if missing := sorted(getattr(target, "__abstractmethods__", ())):
         raise TypeError(f"{claim}: {claim.target} does not define {', '.join(missing)}")
     return target
+
+
+def load_target(claim: Claim) -> Any:
+    """Import what a plug-in registered by string: a class or a function.
+
+    Raises:
+        ImportError: its module cannot be imported or does not have it.
+    """
+    if not isinstance(claim.target, str):
+        return claim.target
+    module, _, name = claim.target.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    # A third party's code may raise anything, and sys.exit() must not end the program.
+    except (Exception, SystemExit) as error:
+        raise ImportError(f"{claim}: cannot load {claim.target}: {cause(error)}") from error
 
 
 def read_facts(claim: Claim, *, load: bool = False) -> Facts:

@@ -29,7 +29,9 @@ _HOOKS = {
     "vtc_register_mergers": "merger",
     "vtc_register_adapters": "adapter",
     "vtc_register_commands": "command",
+    "vtc_register_models": "model",
 }
+_FUNCTION_HOOKS = ("vtc_register_commands", "vtc_register_models")
 _CLASS_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -158,9 +160,9 @@ def _checked(hook: str, parts: object) -> Mapping[str, type | str]:
             raise TypeError(f"{hook}: names must be str, got {name!r}")
         if isinstance(target, str):
             if not _CLASS_STRING.fullmatch(target):
-                form = "module:function" if hook == "vtc_register_commands" else "module:Class"
+                form = "module:function" if hook in _FUNCTION_HOOKS else "module:Class"
                 raise ValueError(f"{hook}: {name!r}: {target!r} does not read {form!r}")
-        elif hook == "vtc_register_commands":
+        elif hook in _FUNCTION_HOOKS:
             raise TypeError(f"{hook}: {name!r} must be 'module:function', got {target!r}")
         elif not isinstance(target, type):
             raise TypeError(f"{hook}: {name!r} must be a class or 'module:Class', got {target!r}")

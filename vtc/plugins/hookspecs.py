@@ -2,8 +2,8 @@
 
 A plug-in is a module named by an entry point of the group ``vtc``. It marks its functions with
 ``vtc.hookimpl``; each returns a mapping from the name that users type to the class, or to
-``"module:Class"``, which is imported at its first use and so keeps start-up quick. Commands are
-always ``"module:function"``.
+``"module:Class"``, which is imported at its first use and so keeps start-up quick. Commands and
+models are always ``"module:function"``.
 """
 
 from __future__ import annotations
@@ -43,3 +43,12 @@ def vtc_register_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
 
     Each is a function that typer understands. Its module is imported for ``vtc --help``, so it
     should import little."""
+
+
+@hookspec
+def vtc_register_models() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Models by name, beside folders and the hub: ``{"tiny": "my_adapters.tiny:build"}``.
+
+    Each function returns a folder, or a model (or the configuration of one) with its processor.
+    A name with a colon passes the rest: ``tiny:qwen2_vl`` calls ``build("qwen2_vl")``.
+    """

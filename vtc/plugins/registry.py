@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from vtc.plugins.classes import INTERFACES, interface_of, load_class, read_facts
+from vtc.plugins.classes import INTERFACES, interface_of, load_class, load_target, read_facts
 from vtc.plugins.discovery import (
     DISABLED_VARIABLE,
     Claim,
@@ -140,6 +140,13 @@ class Registry:
                 found.setdefault(claim.name, []).append(claim)
         return found
 
+    def model_function(self, name: str) -> Callable[..., Any] | None:
+        """See `model_function`."""
+        if not any(claim.kind == "model" and claim.name == name for claim in self._claims()):
+            return None
+        function: Callable[..., Any] = load_target(self._claim("model", name))
+        return function
+
     def _claims(self) -> Iterator[Claim]:
         return (claim for plugin in self.plugins for claim in plugin.claims)
 
@@ -236,6 +243,16 @@ def parts(kind: str | None = None) -> list[PartInfo]:
 def commands() -> dict[str, list[Claim]]:
     """The commands that plug-ins register, by name; more than one claim is a clash."""
     return _registry.commands()
+
+
+def model_function(name: str) -> Callable[..., Any] | None:
+    """The function that makes a registered model; None where no plug-in registers the name.
+
+    Raises:
+        ValueError: more than one plug-in registers the name.
+        ImportError: the function's module cannot be imported.
+    """
+    return _registry.model_function(name)
 
 
 def build_part(kind: str, spec: object) -> Any:

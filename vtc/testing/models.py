@@ -29,12 +29,17 @@ def tiny(family: str = "llava_onevision", *, seed: int = 0) -> tuple[Any, Any]:
     Raises:
         ValueError: There is no tiny model of this family.
     """
-    if family not in BUILDERS:
-        raise ValueError(f"no tiny model of {family!r}; there are: {', '.join(sorted(BUILDERS))}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, processor = BUILDERS[family]()
-        redraw(model)
+        return build_tiny(family)
+
+
+def build_tiny(family: str) -> tuple[Any, Any]:
+    """The same, drawn from the random numbers of the caller."""
+    if family not in BUILDERS:
+        raise ValueError(f"no tiny model of {family!r}; there are: {', '.join(sorted(BUILDERS))}")
+    model, processor = BUILDERS[family]()
+    redraw(model)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return model.eval(), processor

@@ -14,6 +14,7 @@ from vtc.pipeline.modules import active_module
 from vtc.plugins import registry
 from vtc.plugins.options import config_values
 from vtc.wrapped.model_class import toolkit_of, wrapped_class
+from vtc.wrapped.stock import is_hub_name, load_weights, open_config, open_processor
 from vtc.wrapped.wrapping import splice, warn_of_untrained
 
 if TYPE_CHECKING:
@@ -107,10 +108,11 @@ def from_pretrained(
             another merger are new.
         processor: Takes the place of the one in the folder.
         encoder: Takes the place of the saved frame encoder; needed where that was an object.
-        **kwargs: Passed to the stock ``from_pretrained`` (``dtype``, ``device_map``, ...).
+        **kwargs: Passed to the stock ``from_pretrained`` (``dtype``, ``device_map``, ...). Python
+            code in the folder runs only with ``trust_remote_code=True``.
 
     Raises:
-        ValueError: There is no ``vtc.json``, or it is of a later format.
+        ValueError: There is no ``vtc.json``, it is of a later format, or weights are missing.
     """
     import transformers
 
@@ -118,17 +120,18 @@ def from_pretrained(
         if name in kwargs:
             raise ValueError(f"{name} is not supported by vtc.from_pretrained; leave it out")
     saved = saved_config(folder, **_hub(kwargs))
-    config = transformers.AutoConfig.from_pretrained(folder, **_hub(kwargs))
+    trust = {"trust_remote_code": kwargs.pop("trust_remote_code", False)}
+    config = open_config(folder, **trust, **_hub(kwargs))
     base = getattr(transformers, config.architectures[0])
     # The subclass, only while loading, knows that the toolkit's tensors are no mistake.
-    model = wrapped_class(base).from_pretrained(folder, **kwargs)
+    model = load_weights(wrapped_class(base), folder, **trust, **kwargs)
     model.__class__ = base
     try:
         toolkit = splice(
             model,
             selector or saved["selector"],
             merger or saved["merger"],
-            processor if processor is not None else _processor(folder, kwargs),
+            processor if processor is not None else _processor(folder, trust | kwargs),
             encoder or _saved_encoder(saved, folder),
         )
     except (ValueError, TypeError, ImportError) as error:
@@ -268,7 +271,7 @@ def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> 
     """A file of a local folder or of a repository on the hub."""
     from transformers.utils import cached_file
 
-    if os.path.isdir(folder) or os.fspath(folder).count("/") != 1:
+    if not is_hub_name(folder):
         file = Path(folder, kwargs.get("subfolder", ""), name)
         if not file.is_file():
             raise FileNotFoundError(
@@ -295,12 +298,11 @@ def is_saved_by_vtc(folder: str | os.PathLike[str]) -> bool:
 
 def _processor(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
     """The processor saved beside the model, or None where there is none."""
-    import transformers
-
+    trust = kwargs["trust_remote_code"]
     for name in ("processor_config.json", "preprocessor_config.json"):
         try:
             _file(folder, name, kwargs)
         except OSError:
             continue
-        return transformers.AutoProcessor.from_pretrained(folder, **_hub(kwargs))
+        return open_processor(folder, trust_remote_code=trust, **_hub(kwargs))
     return None

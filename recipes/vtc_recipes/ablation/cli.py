@@ -46,8 +46,8 @@ def ablate(
     """
     import transformers
 
-    from vtc.cli.models import pick_device
     from vtc.cli.show import progress_bars
+    from vtc.wrapped.opening import pick_device
     from vtc_recipes.ablation.grid import parse_grid
     from vtc_recipes.ablation.plan import jobs_of, prepare
     from vtc_recipes.ablation.work import work

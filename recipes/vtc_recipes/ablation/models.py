@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import vtc
-from vtc.cli.models import DEFAULT_ENCODER, PartChoice, load_model
+from vtc.cli.models import PartChoice, load_model
 from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.opening import DEFAULT_ENCODER
 from vtc.wrapped.saving import find_encoder, is_saved_by_vtc, saved_config
 from vtc_recipes.ablation.config import Setting
 from vtc_recipes.ablation.hashing import fingerprint

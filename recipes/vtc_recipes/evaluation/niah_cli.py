@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from vtc.cli.models import DEFAULT_ENCODER, load_model, part_choice, pick_device
+from vtc.cli.models import load_model, part_choice
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
@@ -50,6 +50,7 @@ def niah(
     """Hide needles in long videos, and draw how often they are found by length and depth."""
     from vtc.cli.show import progress_bars
     from vtc.plugins import registry
+    from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
     from vtc_recipes.evaluation import niah as scoring
     from vtc_recipes.evaluation.heatmap import heat_map
     from vtc_recipes.synthetic import cases as making

@@ -11,6 +11,11 @@ WEIGHTS = Path(__file__).parent / "weights"
 """Folders ``vlm`` and ``dual_encoder``, and how both were trained, in JSON."""
 
 
+def shipped_model() -> Path:
+    """The folder of the language model that is shipped, which `vtc.open_model` opens."""
+    return WEIGHTS / "vlm"
+
+
 def load_trained(keyframes: int = 8) -> tuple[Any, Any]:
     """A wrapped model that answers questions about synthetic videos, and its processor.
 

@@ -1,0 +1,234 @@
+"""Open a model by its name, wherever it comes from."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vtc.plugins import registry
+from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.saving import find_encoder, from_pretrained, is_saved_by_vtc, saved_config
+from vtc.wrapped.stock import check_model_name, load_weights, open_config, open_processor
+from vtc.wrapped.wrapping import unwrap, wrap
+
+if TYPE_CHECKING:
+    import torch
+
+    from vtc.pipeline.toolkit import Toolkit
+
+DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"
+
+
+class StockModel(NamedTuple):
+    """A model that is not wrapped.
+
+    Attributes:
+        model: In evaluation mode.
+        processor: Its own.
+        toolkit: The parts that vtc saved with it; None for a stock model.
+    """
+
+    model: Any
+    processor: Any
+    toolkit: Toolkit | None
+
+
+def open_model(
+    name: str | os.PathLike[str],
+    *,
+    selector: Any = None,
+    merger: Any = None,
+    encoder: Any = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Open a model with its processor, wrapped.
+
+    Args:
+        name: A folder with a stock model or one that vtc saved; ``OWNER/NAME`` on the hub;
+            ``shipped``, the trained tiny model that comes with vtc; ``tiny:FAMILY``, a tiny model
+            with random weights; or another name that a plug-in registers.
+        selector, merger, encoder: As ``vtc.wrap`` takes them; None for what was saved with the
+            model, else the defaults of ``vtc.wrap``.
+        device: Where the model runs; ``"auto"`` is a GPU where there is one.
+        dtype: Of the weights, a dtype or its name; ``"auto"`` keeps the one they were saved in.
+        trust_remote_code: Run Python code that lies beside the weights.
+        seed: Of random weights.
+        **options: Passed to the stock ``from_pretrained`` (``attn_implementation``, ...).
+
+    Returns:
+        The wrapped model in evaluation mode, and its processor.
+
+    Raises:
+        ValueError: The name has none of these forms, a part or the family is unknown, or the
+            weights are incomplete.
+        OSError: The model cannot be read.
+
+    >>> model, processor = open_model("shipped", selector=vtc.selector("dks", keyframes=8))
+    """
+    dtype, device = read_dtype(dtype), pick_device(device)
+    # A wrong part or family is reported before the weights are read.
+    for kind, part in (("selector", selector), ("merger", merger)):
+        if part is not None:
+            registry.build_part(kind, part)
+    place, trust = find_model(name), {"trust_remote_code": trust_remote_code}
+    if place is not None:
+        registry.adapter_for(open_config(place, **trust).model_type)
+    if place is not None and is_saved_by_vtc(place):
+        processor = open_processor(place, **trust)
+        model = from_pretrained(
+            place,
+            selector=selector,
+            merger=merger,
+            processor=processor,
+            encoder=encoder,
+            dtype=dtype,
+            **trust,
+            **options,
+        )
+        return model.eval().to(device), processor
+    model, processor, _ = open_stock(name, dtype=dtype, seed=seed, **trust, **options)
+    defaults = saved_parts(name)
+    parts = (selector or defaults["selector"], merger or defaults["merger"])
+    encoder = encoder or defaults["encoder"]
+    return wrap(model.to(device), *parts, processor=processor, encoder=encoder), processor
+
+
+def open_stock(
+    name: str | os.PathLike[str],
+    *,
+    encoder: Any = None,
+    dtype: str | torch.dtype = "auto",
+    trust_remote_code: bool = False,
+    meta: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> StockModel:
+    """Open a model on the CPU without wrapping it.
+
+    Args:
+        name, dtype, trust_remote_code, seed, options: As `open_model` takes them.
+        encoder: Takes the place of the frame encoder that was saved with the toolkit.
+        meta: Build the model on the meta device, without weights and without a toolkit.
+
+    Raises:
+        ValueError, OSError: As `open_model`.
+    """
+    import torch
+    import transformers
+
+    auto, dtype = transformers.AutoModelForImageTextToText, read_dtype(dtype)
+    place, trust = find_model(name), {"trust_remote_code": trust_remote_code}
+    if meta or place is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            shape, processor = open_shape(name, **trust)
+            if isinstance(shape, transformers.PretrainedConfig):
+                options["dtype"] = shape.dtype or torch.float32 if dtype == "auto" else dtype
+                # from_config writes into what it is given.
+                with torch.device("meta" if meta else "cpu"):
+                    shape = auto.from_config(copy.deepcopy(shape), **options)
+            elif dtype != "auto":
+                shape.to(dtype)
+            if meta:
+                shape.to("meta")
+        return StockModel(shape.eval(), processor, None)
+    processor = open_processor(place, **trust)
+    if not is_saved_by_vtc(place):
+        model = load_weights(auto, place, dtype=dtype, **trust, **options)
+        return StockModel(model.eval(), processor, None)
+    options |= {"processor": processor, "encoder": encoder, "dtype": dtype, **trust}
+    model = from_pretrained(place, **options)
+    toolkit = toolkit_of(model)
+    return StockModel(unwrap(model).eval(), processor, toolkit)
+
+
+def open_shape(name: str | os.PathLike[str], *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """The configuration and the processor of a model, without its weights.
+
+    Of a tiny model, which has no weights to wait for, the model itself.
+
+    Raises:
+        ValueError, OSError: As `open_model`.
+    """
+    place = find_model(name)
+    if place is None:
+        scheme, colon, rest = os.fspath(name).partition(":")
+        function: Any = registry.model_function(scheme)
+        model, processor = function(*[rest] if colon else [])
+        return model, processor
+    trust = {"trust_remote_code": trust_remote_code}
+    return open_config(place, **trust), open_processor(place, **trust)
+
+
+def find_model(name: str | os.PathLike[str]) -> str | None:
+    """The folder, or the name on the hub, that a model's name stands for.
+
+    Returns:
+        None for a model that a plug-in makes in memory.
+
+    Raises:
+        ValueError: The name has none of the forms that `open_model` takes.
+    """
+    text = os.path.expanduser(name)
+    scheme, colon, _ = text.partition(":")
+    function = registry.model_function(scheme)
+    if function is None:
+        check_model_name(text, ", shipped, or tiny:FAMILY")
+        return text
+    made = None if colon else function()
+    return os.fspath(made) if isinstance(made, str | os.PathLike) else None
+
+
+def saved_parts(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``selector``, ``merger`` and ``encoder`` that a model was saved with.
+
+    Returns:
+        The contents of ``vtc.json``; ``encoder`` is None where it was an object, which no file can
+        name. Of other models the defaults of ``vtc.wrap``.
+    """
+    place = find_model(name)
+    if place is None or not is_saved_by_vtc(place):
+        parts = {"selector": {"name": "dks"}, "merger": {"name": "dfm"}}
+        return {**parts, "encoder": DEFAULT_ENCODER}
+    saved = saved_config(place)
+    if saved["encoder"] is not None:
+        saved["encoder"] = find_encoder(saved["encoder"], place)
+    return saved
+
+
+def pick_device(device: str | torch.device) -> str:
+    """The device of a name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.empty(0, device=device).device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot use device={str(device)!r} here: {reason}") from error
+
+
+def read_dtype(dtype: str | torch.dtype) -> Any:
+    """A dtype by its name; ``auto`` stays what it is.
+
+    Raises:
+        ValueError: It is no floating-point dtype.
+    """
+    import torch
+
+    if dtype == "auto":
+        return dtype
+    value = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise ValueError(f"expected dtype to be auto, float32, bfloat16 or float16, got {dtype!r}")
+    return value

@@ -1,0 +1,114 @@
+"""Read stock models from folders and the hub: configuration, processor and weights."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def is_hub_name(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a repository on the hub, ``OWNER/NAME``, and of no folder here."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    name = os.fspath(name)
+    if os.path.isdir(name) or name.count("/") != 1:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_model_name(name: str | os.PathLike[str], others: str = "") -> None:
+    """Refuse a name that is neither a model's folder nor of the form of a hub's.
+
+    Args:
+        name: What a user gave.
+        others: Other forms that the caller accepts, for the message.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if os.path.isfile(os.path.join(name, "config.json")) or is_hub_name(name):
+        return
+    what = "a folder without a config.json" if os.path.isdir(name) else "no folder here"
+    raise ValueError(
+        f"model {os.fspath(name)!r} is {what}; give a folder with a config.json, OWNER/NAME on the "
+        f"hub{others}"
+    )
+
+
+def open_config(
+    name: str | os.PathLike[str], *, trust_remote_code: bool = False, **hub: Any
+) -> Any:
+    """Read the configuration of a model, before any other file of it is fetched.
+
+    Raises:
+        ValueError: The folder needs Python code of its own, which is not run.
+        OSError: It cannot be read.
+    """
+    import transformers
+
+    config = transformers.AutoConfig
+    try:
+        return config.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    except OSError as error:
+        raise OSError(f"model {os.fspath(name)!r} cannot be opened: {error}") from error
+
+
+def open_processor(
+    name: str | os.PathLike[str], *, trust_remote_code: bool = False, **hub: Any
+) -> Any:
+    """Read the processor of a model; see `open_config`."""
+    import transformers
+
+    processor = transformers.AutoProcessor
+    return processor.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+
+
+def load_weights(
+    model_class: Any,
+    name: str | os.PathLike[str],
+    *,
+    trust_remote_code: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    **options: Any,
+) -> Any:
+    """Load a model with ``model_class.from_pretrained``, and refuse incomplete weights.
+
+    transformers draws weights that are missing at random and only logs it. Tensors that the stock
+    class computes or ignores itself may be missing.
+
+    Args:
+        model_class: A stock class, or one of transformers' auto classes.
+        name: A folder or a name on the hub.
+        trust_remote_code: Run Python code that lies beside the weights.
+        ignore_mismatched_sizes: Draw weights of another shape at random, as transformers does.
+        **options: Passed on (``dtype``, ``device_map``, ...).
+
+    Raises:
+        ValueError: Weights are missing, or have another shape.
+    """
+    model, loading = model_class.from_pretrained(
+        name,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused below, with their names
+        **{"use_safetensors": True, **options},
+    )
+    stock = type(model).__name__
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(
+            f"the weights in {os.fspath(name)} lack {len(missing)} tensors of {stock}, such as "
+            f"{missing[0]}; download or save the model again"
+        )
+    mismatched = sorted(loading["mismatched_keys"], key=str)
+    if mismatched and not ignore_mismatched_sizes:
+        key, saved, expected = mismatched[0]
+        raise ValueError(
+            f"{len(mismatched)} tensors in {os.fspath(name)} do not fit its config.json, such as "
+            f"{key}: expected {list(expected)}, got {list(saved)}"
+        )
+    return model
