@@ -1,0 +1,24 @@
+"""Look through what peft and accelerate put around a model's modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def active_module(module: Any) -> Any:
+    """Return the active module inside peft's ``ModulesToSaveWrapper``; any other one unchanged."""
+    copies = getattr(module, "modules_to_save", None)
+    if copies is None:
+        return module
+    if module.disable_adapters:
+        return module.original_module
+    return copies[module.active_adapters[0]]
+
+
+def input_device(model: Any) -> torch.device:
+    """Return the device of a model's inputs, also when accelerate keeps its weights elsewhere."""
+    table = model.get_input_embeddings()
+    placed = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
+    return torch.device(table.weight.device if placed is None else placed)
