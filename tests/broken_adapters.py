@@ -91,8 +91,8 @@ class TestDropsOneMark(_Broken, Qwen3):
     """compression_equals_the_reference"""
 
     class adapter(Qwen3VLAdapter):
-        def wrapping(self, slots):
-            return tuple(text[:-1] for text in super().wrapping(slots))
+        def frame_text(self, slots):
+            return tuple(text[:-1] for text in super().frame_text(slots))
 
 
 class TestWritesOtherText(_Broken, InternVL):

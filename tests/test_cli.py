@@ -192,6 +192,6 @@ def test_ask_answers_with_every_family(command, folders, tmp_path, family):
     report = json.loads(out)["report"]
     assert report["frames"] == 12
     assert report["tokens_after"] < report["tokens_before"]
-    if "wrapping" in family.options:
-        code, out, _ = command(*words[:-1], "-a", "wrapping=none")
+    if "frame_text" in family.options:
+        code, out, _ = command(*words[:-1], "-a", "frame_text=none")
         assert code == 0 and "-> 0 tokens around frames" in out

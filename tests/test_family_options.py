@@ -60,13 +60,13 @@ QWEN3 = {
 }
 
 
-@pytest.mark.parametrize("wrapping", ["all", "keyframes", "none"])
+@pytest.mark.parametrize("frame_text", ["all", "keyframes", "none"])
 @pytest.mark.parametrize("way", ["processor", "lazy"])
 @pytest.mark.parametrize(("family", "texts"), [("internvl", INTERNVL), ("qwen3_vl", QWEN3)])
-def test_text_around_slices_is_kept_as_asked(family, texts, way, wrapping, encoder):
+def test_text_around_slices_is_kept_as_asked(family, texts, way, frame_text, encoder):
     contract = CONTRACTS[family]
     frames = 4 if family == "internvl" else 8
-    model, processor = wrap(family, encoder, wrapping=wrapping)
+    model, processor = wrap(family, encoder, frame_text=frame_text)
     source = vtc.VideoSource(contract.video(frames), fps=0.5)
     if way == "lazy":
         inputs = vtc.prepare_inputs(model, processor, source, "What?")
@@ -77,14 +77,14 @@ def test_text_around_slices_is_kept_as_asked(family, texts, way, wrapping, encod
         inputs = vtc.testing.stock_inputs(
             processor, [contract.video(frames)], ["What?"], video_metadata=[metadata]
         )
-    assert texts[wrapping] in prompt_of(model, processor, inputs)
+    assert texts[frame_text] in prompt_of(model, processor, inputs)
 
 
 def test_frames_that_vanish_take_their_text_along(encoder):
-    model, processor = wrap("internvl", encoder, wrapping="all")
+    model, processor = wrap("internvl", encoder, frame_text="all")
     vtc.unwrap(model)
     vtc.wrap(model, vtc.selector("uniform", keyframes=2), "drop", processor=processor)
-    model.vtc.configure(wrapping="all")
+    model.vtc.configure(frame_text="all")
     video = CONTRACTS["internvl"].video(4)
     inputs = vtc.prepare_inputs(model, processor, video, "What?")
     text = "user Frame1: \nFrame2: <img>[4]</img>\nFrame4: <img>[4]</img>\nWhat"
@@ -95,21 +95,21 @@ def test_frames_that_vanish_take_their_text_along(encoder):
 def test_the_report_tells_what_text_costs(family, encoder):
     contract = CONTRACTS[family]
     costs = {}
-    for wrapping in ("all", "keyframes", "none"):
-        model, processor = wrap(family, encoder, wrapping=wrapping)
+    for frame_text in ("all", "keyframes", "none"):
+        model, processor = wrap(family, encoder, frame_text=frame_text)
         inputs = contract.inputs(processor, [contract.video(8)], ["What?"])
         report = prepare(model, model.vtc, inputs).report
-        costs[wrapping] = report.text_after
+        costs[frame_text] = report.text_after
         assert f"{report.text_before} -> {report.text_after} tokens of text" in str(report)
         assert report.to_dict()["text_after"] == report.text_after
     assert costs["all"] == report.text_before > costs["keyframes"] > costs["none"] == 0
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_vl_moe"])
-@pytest.mark.parametrize("wrapping", ["all", "keyframes", "none"])
-def test_positions_are_the_stock_ones_of_what_is_left(family, wrapping, encoder):
+@pytest.mark.parametrize("frame_text", ["all", "keyframes", "none"])
+def test_positions_are_the_stock_ones_of_what_is_left(family, frame_text, encoder):
     contract = CONTRACTS[family]
-    model, processor = wrap(family, encoder, wrapping=wrapping)
+    model, processor = wrap(family, encoder, frame_text=frame_text)
     inputs = contract.inputs(processor, [contract.video(8)], ["What is it?"])
     full = contract.positions(model, inputs, 0)
     prepared = prepare(model, model.vtc, inputs).inputs
@@ -120,7 +120,7 @@ def test_positions_are_the_stock_ones_of_what_is_left(family, wrapping, encoder)
     keys = [1, 3]
     for n in range(4):
         kept[slots[n] if n in keys else contract.merged_slot(slots[n])] = True
-        if wrapping == "none" or (wrapping == "keyframes" and n not in keys):
+        if frame_text == "none" or (frame_text == "keyframes" and n not in keys):
             kept[contract._around(slots, n)] = False
     assert torch.equal(prepared["position_ids"][:, 0], full[:, kept])
     assert torch.equal(prepared["input_ids"][0], inputs["input_ids"][0, kept])
@@ -212,24 +212,24 @@ def test_positions_of_transformers_4_57(family, frames, encoder):
 
 def test_options_of_an_adapter_are_checked(encoder):
     model, _ = wrap("qwen3_vl", encoder)
-    with pytest.raises(ValueError, match=r"has no option 'wraping'.*Did you mean 'wrapping'"):
-        model.vtc.configure(wraping="all")
-    with pytest.raises(ValueError, match="wrapping"):
-        model.vtc.configure(wrapping="some")
+    with pytest.raises(ValueError, match=r"has no option 'frame_txt'.*Did you mean 'frame_text'"):
+        model.vtc.configure(frame_txt="all")
+    with pytest.raises(ValueError, match="frame_text"):
+        model.vtc.configure(frame_text="some")
     with pytest.raises(ValueError, match="expected resolution_frames to be .* got 1"):
         model.vtc.configure(resolution_frames=1)
-    model.vtc.configure(wrapping="all")
+    model.vtc.configure(frame_text="all")
     model.vtc.configure(resolution_frames=8)
-    assert model.vtc.adapter.config.wrapping == "all"
+    assert model.vtc.adapter.config.frame_text == "all"
     llava, _ = wrap("llava_onevision", encoder)
     with pytest.raises(ValueError, match="takes no options"):
-        llava.vtc.configure(wrapping="all")
+        llava.vtc.configure(frame_text="all")
 
 
 def test_options_of_an_adapter_are_saved(encoder, tmp_path):
-    model, _ = wrap("qwen3_vl", encoder, wrapping="all")
+    model, _ = wrap("qwen3_vl", encoder, frame_text="all")
     vtc.save_pretrained(model, tmp_path)
-    assert vtc.from_pretrained(tmp_path, encoder=encoder).vtc.adapter.config.wrapping == "all"
+    assert vtc.from_pretrained(tmp_path, encoder=encoder).vtc.adapter.config.frame_text == "all"
 
 
 # --- frames as still images

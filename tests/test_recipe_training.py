@@ -126,7 +126,7 @@ def test_frozen_parts_stay_and_others_move(smoke):
     ("settings", "message"),
     [
         (["vtc.merger=mean_pool"], r"train.merger.how: 'full': merger 'mean_pool' has no param"),
-        (["train.projector.how=lora", *LORA, "vtc.adapter.wrapping=all"], "takes no options"),
+        (["train.projector.how=lora", *LORA, "vtc.adapter.frame_text=all"], "takes no options"),
         (["output.folder={data}", "--resume"], "holds no complete checkpoint"),
     ],
 )

@@ -12,10 +12,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_span import SliceFeatures
 from vtc_adapters._pixels import to_rgb
-from vtc_adapters._stills import WrappedStillsAdapter
+from vtc_adapters._stills import FrameTextStillsAdapter
 
 
-class IdeficsAdapter(WrappedStillsAdapter):
+class IdeficsAdapter(FrameTextStillsAdapter):
     """Families with ``pixel_values`` ``[B, P, 3, H, W]`` and a mask of their pixels."""
 
     video_inputs = ("pixel_values", "pixel_attention_mask")

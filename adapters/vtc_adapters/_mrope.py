@@ -60,9 +60,9 @@ def mrope_positions(
 def _first_slice(span: VideoSpan) -> tuple[Tensor, int]:
     """The positions of the first slice and of the text around it; how many come before it."""
     slots = span.slots[0].cpu()
-    if span.wrapping is None:
+    if span.frame_text is None:
         return slots, 0
-    text = span.wrapping[0].cpu()
+    text = span.frame_text[0].cpu()
     before = text[text < slots[0]]
     return torch.cat([before, slots, text[len(before) :]]), len(before)
 
@@ -139,7 +139,7 @@ def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Te
     centre = cells[:, height // 2 * width + width // 2, None]
     number, slices = video.cells.to(cells.device), video.slices.to(cells.device)
     columns = torch.where(number == MERGED, centre, cells[:, number.clamp(min=0)])
-    if span.wrapping is not None:
+    if span.frame_text is not None:
         # Text runs up to the slice's first cell, and goes on after its farthest.
         slots = span.slots.to(cells.device)[slices]
         place = video.positions.to(cells.device)[: len(slices)]
@@ -153,7 +153,7 @@ def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Te
 def wrapped_slices(span: VideoSpan, cells: Tensor) -> Slices:
     """The slices of a video with text around each one: one after the other, like images."""
     slots = span.slots.cpu()
-    around = [text.cpu() for text in span.wrapping or ()]
+    around = [text.cpu() for text in span.frame_text or ()]
     text = torch.tensor([len(found) for found in around])
     before = torch.tensor([int((found < slots[n, 0]).sum()) for n, found in enumerate(around)])
     extent = int(cells.max() + 1 - cells[0, 0])  # what the stock model moves on by

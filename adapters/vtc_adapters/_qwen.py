@@ -47,7 +47,7 @@ class QwenAdapter(VideoAdapter):
                     )
                 run, places = places[: slices * slots], places[slices * slots :]
                 at = run.view(slices, slots)
-                spans.append(VideoSpan(row, at, run[:0], grid, 2, self.wrapping(at)))
+                spans.append(VideoSpan(row, at, run[:0], grid, 2, self.frame_text(at)))
         if len(spans) != len(grids):
             raise ValueError(
                 f"video_grid_thw holds {len(grids)} videos, but input_ids has placeholders for "

@@ -16,8 +16,8 @@ from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import Layout, SliceFeatures, VideoSpan
 from vtc.pipeline.modules import input_device
 from vtc_adapters._declared import declared_videos
+from vtc_adapters._frame_text import keeps_text, require_frame_text, text_around
 from vtc_adapters._pixels import pack_tensor, to_rgb
-from vtc_adapters._wrapping import keeps_text, require_keeps, text_around
 
 
 class StillsAdapter(VideoAdapter):
@@ -96,7 +96,7 @@ class StillsAdapter(VideoAdapter):
                         )
                 before = sum(map(len, pictures[:first]))
                 at = torch.cat(chosen)
-                none, text = at[:0, 0], self.wrapping(at)
+                none, text = at[:0, 0], self.frame_text(at)
                 spans.append(VideoSpan(row, at, none, grid, 1, text, number + before))
         return spans
 
@@ -158,7 +158,7 @@ class StillsAdapter(VideoAdapter):
         return pictures is not None and len(pictures) > len(inputs["input_ids"])
 
 
-class WrappedStillsAdapter(StillsAdapter):
+class FrameTextStillsAdapter(StillsAdapter):
     """Frames as still images with text around each, which an option keeps or drops."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -166,21 +166,22 @@ class WrappedStillsAdapter(StillsAdapter):
         """Options of families with text around each frame.
 
         Attributes:
-            wrapping: Which frames keep the text around them: ``"keyframes"``, ``"all"`` or
-                ``"none"``.
+            frame_text: Which frames keep the text around them (a timestamp, a number, markers):
+                ``"keyframes"``, ``"all"`` or ``"none"``.
         """
 
-        wrapping: Literal["all", "keyframes", "none"] = "keyframes"
+        frame_text: Literal["all", "keyframes", "none"] = "keyframes"
 
         def __post_init__(self) -> None:
-            require_keeps(self.wrapping)
+            require_frame_text(self.frame_text)
 
     config: Config
+    renamed_options = {"wrapping": "frame_text"}
     placeholder_per_slice = True
     marks = (1, 1)
     """How many tokens stand right before the placeholders of a frame, and right after them."""
 
-    def wrapping(self, slots: Tensor) -> tuple[Tensor, ...]:
+    def frame_text(self, slots: Tensor) -> tuple[Tensor, ...]:
         return text_around(slots, *self.marks)
 
     def runs(self, places: Tensor, each: int) -> list[Tensor]:
@@ -194,8 +195,8 @@ class WrappedStillsAdapter(StillsAdapter):
         runs = visual[:, 1:] & ~visual[:, :-1]  # marks stand before every picture
         return bool((runs.sum(1) > 1).any())
 
-    def keeps_wrapping(self, is_keyframe: Tensor) -> Tensor:
-        return keeps_text(self.config.wrapping, is_keyframe)
+    def keeps_frame_text(self, is_keyframe: Tensor) -> Tensor:
+        return keeps_text(self.config.frame_text, is_keyframe)
 
 
 def one_token_each(processor: Any, length: str) -> Any:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vtc.interfaces.video_adapter import chat_prompt
 from vtc.video import VideoSource
-from vtc_adapters._stills import WrappedStillsAdapter
-from vtc_adapters._wrapping import written_out
+from vtc_adapters._frame_text import written_out
+from vtc_adapters._stills import FrameTextStillsAdapter
 
 
-class Gemma3Adapter(WrappedStillsAdapter):
+class Gemma3Adapter(FrameTextStillsAdapter):
     """Gemma 3: each frame a still image; the tokens of a picture attend to one another.
 
     Merged tokens without text between them are one picture to the language model: they attend to

@@ -6,9 +6,9 @@ from typing import Any
 
 from vtc.interfaces.video_adapter import chat_prompt
 from vtc.video import VideoSource
+from vtc_adapters._frame_text import written_out
 from vtc_adapters._idefics import IdeficsAdapter
 from vtc_adapters._stills import one_token_each
-from vtc_adapters._wrapping import written_out
 
 
 class Idefics3Adapter(IdeficsAdapter):

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vtc.interfaces.video_span import SliceFeatures
 from vtc.video import VideoSource
-from vtc_adapters._stills import WrappedStillsAdapter, one_token_each
-from vtc_adapters._wrapping import written_out
+from vtc_adapters._frame_text import written_out
+from vtc_adapters._stills import FrameTextStillsAdapter, one_token_each
 
 
-class InternVLAdapter(WrappedStillsAdapter):
+class InternVLAdapter(FrameTextStillsAdapter):
     """InternVL: each frame a still image with its number before it."""
 
     tiling = "crop_to_patches"

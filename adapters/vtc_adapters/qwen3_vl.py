@@ -17,9 +17,9 @@ from transformers.video_utils import VideoMetadata
 from vtc.interfaces.part import require
 from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
 from vtc.video import VideoSource
+from vtc_adapters._frame_text import keeps_text, require_frame_text, text_around, written_out
 from vtc_adapters._mrope import Slices, wrapped_slices
 from vtc_adapters._qwen import QwenAdapter
-from vtc_adapters._wrapping import keeps_text, require_keeps, text_around, written_out
 
 
 class Qwen3VLAdapter(QwenAdapter):
@@ -34,32 +34,33 @@ class Qwen3VLAdapter(QwenAdapter):
         """Options of Qwen3-VL.
 
         Attributes:
-            wrapping: Which slices keep the timestamp and the marks around them: ``"keyframes"``,
-                ``"all"`` or ``"none"``.
+            frame_text: Which slices keep the timestamp and the markers around them:
+                ``"keyframes"``, ``"all"`` or ``"none"``.
             resolution_frames: The stock processor shrinks frames the more, the more there are. A
                 video decoded while it is read is shrunk as one of so many frames at most.
         """
 
-        wrapping: Literal["all", "keyframes", "none"] = "keyframes"
+        frame_text: Literal["all", "keyframes", "none"] = "keyframes"
         resolution_frames: int = 768
 
         def __post_init__(self) -> None:
-            require_keeps(self.wrapping)
-            least = self.resolution_frames >= 2
-            require(least, "resolution_frames", self.resolution_frames, "a number of at least 2")
+            require_frame_text(self.frame_text)
+            enough = self.resolution_frames >= 2
+            require(enough, "resolution_frames", self.resolution_frames, "a number of at least 2")
 
     config: Config
+    renamed_options = {"wrapping": "frame_text"}
     placeholder_per_slice = True
     projectors: ClassVar[tuple[str, ...]] = (
         "model.visual.merger",
         "model.visual.deepstack_merger_list",
     )
 
-    def wrapping(self, slots: Tensor) -> tuple[Tensor, ...]:
+    def frame_text(self, slots: Tensor) -> tuple[Tensor, ...]:
         return text_around(slots, opening=1, closing=1)
 
-    def keeps_wrapping(self, is_keyframe: Tensor) -> Tensor:
-        return keeps_text(self.config.wrapping, is_keyframe)
+    def keeps_frame_text(self, is_keyframe: Tensor) -> Tensor:
+        return keeps_text(self.config.frame_text, is_keyframe)
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
         grid = pixels["video_grid_thw"]

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
 from vtc.video import VideoSource
+from vtc_adapters._frame_text import written_out
 from vtc_adapters._idefics import IdeficsAdapter
 from vtc_adapters._stills import one_token_each
-from vtc_adapters._wrapping import written_out
 
 
 class SmolVLMAdapter(IdeficsAdapter):

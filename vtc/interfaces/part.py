@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -17,6 +17,8 @@ class Part:
 
     Config: ClassVar[type | None] = None
     config: Any = None
+    renamed_options: ClassVar[Mapping[str, str]] = {}
+    """Old names of options, each with the present one; the old ones work, with a warning."""
 
     source: ClassVar[str] = ""
     """Where the method comes from: paper, venue, year."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from vtc.interfaces.part import Part
+from vtc.interfaces.renamed import warn_renamed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -47,6 +48,19 @@ class VideoAdapter(Part, ABC):
     """Whether a video that is decoded while it is read has a placeholder for each slice, with the
     text that the stock processor writes around it, rather than one for all."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED_METHODS.items():
+            for members in map(vars, cls.__mro__):
+                if new in members:
+                    break
+                if old in members and not hasattr(members[old], "new_name"):
+                    warn_renamed(f"the method {old} of {cls.__name__}", new)
+                    setattr(cls, new, members[old])
+                    break
+            if old not in vars(cls):
+                setattr(cls, old, _old_method(cls, old, new))
+
     # --- where the videos are
 
     @abstractmethod
@@ -70,13 +84,37 @@ class VideoAdapter(Part, ABC):
         """The id of the placeholder of videos."""
         return int(model.config.video_token_id)
 
-    def wrapping(self, slots: Tensor) -> tuple[Tensor, ...] | None:
-        """The positions of the text around each slice, given its slots ``[N, M]``."""
+    def frame_text(self, slots: Tensor) -> tuple[Tensor, ...] | None:
+        """Locate the text that the processor writes around each slice.
+
+        Args:
+            slots: ``[N, M]`` int64, the positions of each slice's placeholders.
+
+        Returns:
+            For each slice ``[w_n]`` int64, the positions of its text; None where there is none.
+        """
         return None
 
-    def keeps_wrapping(self, is_keyframe: Tensor) -> Tensor:
-        """``[N]`` bool, the slices whose text around them stays; given which are keyframes."""
+    def keeps_frame_text(self, is_keyframe: Tensor) -> Tensor:
+        """Choose the slices that keep the text around them.
+
+        Args:
+            is_keyframe: ``[N]`` bool.
+
+        Returns:
+            ``[N]`` bool.
+        """
         return torch.ones_like(is_keyframe)
+
+    def wrapping(self, slots: Tensor) -> tuple[Tensor, ...] | None:
+        """Deprecated: the old name of `frame_text`."""
+        warn_renamed("VideoAdapter.wrapping", "frame_text")
+        return VideoAdapter.frame_text(self, slots)
+
+    def keeps_wrapping(self, is_keyframe: Tensor) -> Tensor:
+        """Deprecated: the old name of `keeps_frame_text`."""
+        warn_renamed("VideoAdapter.keeps_wrapping", "keeps_frame_text")
+        return VideoAdapter.keeps_frame_text(self, is_keyframe)
 
     def tail_length(self) -> int:
         """t, the number of placeholders after the last slice."""
@@ -183,6 +221,21 @@ class VideoAdapter(Part, ABC):
             **{name: inputs.pop(name) for name in names}, return_dict=True
         )
         return features
+
+
+_RENAMED_METHODS = {"wrapping": "frame_text", "keeps_wrapping": "keeps_frame_text"}
+
+
+def _old_method(cls: type, old: str, new: str) -> Callable[..., Any]:
+    """Make a method of the old name, for callers and for ``super()`` in subclasses."""
+    method = getattr(cls, new)
+
+    def deprecated(self: VideoAdapter, *args: Any, **kwargs: Any) -> Any:
+        warn_renamed(f"{type(self).__name__}.{old}", new)
+        return method(self, *args, **kwargs)
+
+    deprecated.new_name = new  # type: ignore[attr-defined]
+    return deprecated
 
 
 def chat_prompt(processor: Any, content: list[dict[str, str]], question: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from vtc.interfaces.renamed import warn_renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +28,7 @@ class VideoSpan:
         tail: ``[t]`` int64, the positions of placeholders after the last slice.
         grid: (h, w) with ``M = h * w``, where the slots lie on a grid.
         frames_per_slice: How many frames the vision tower turns into one slice.
-        wrapping: For each slice ``[w_n]`` int64, the positions of the text that the processor
+        frame_text: For each slice ``[w_n]`` int64, the positions of the text that the processor
             writes around it (a timestamp, the number of the frame); None where it writes none.
         number: What `VideoAdapter.pixels` takes for it; None for its place among the videos.
     """
@@ -35,7 +38,7 @@ class VideoSpan:
     tail: Tensor
     grid: tuple[int, int] | None = None
     frames_per_slice: int = 1
-    wrapping: tuple[Tensor, ...] | None = None
+    frame_text: tuple[Tensor, ...] | None = None
     number: int | None = None
 
     def __len__(self) -> int:
@@ -53,8 +56,28 @@ class VideoSpan:
         return max([int(self.slots[-1, -1]), *self._around(-1), *tail])
 
     def _around(self, number: int) -> list[int]:
-        found: list[int] = [] if self.wrapping is None else self.wrapping[number].tolist()
-        return found
+        positions: list[int] = [] if self.frame_text is None else self.frame_text[number].tolist()
+        return positions
+
+    @property
+    def wrapping(self) -> tuple[Tensor, ...] | None:
+        """Deprecated: the old name of ``frame_text``."""
+        warn_renamed("VideoSpan.wrapping", "VideoSpan.frame_text")
+        return self.frame_text
+
+
+def _with_old_name(init: Any) -> Any:
+    @functools.wraps(init)
+    def __init__(self: VideoSpan, *args: Any, **kwargs: Any) -> None:
+        if "wrapping" in kwargs:
+            warn_renamed("VideoSpan(wrapping=...)", "VideoSpan(frame_text=...)")
+            kwargs["frame_text"] = kwargs.pop("wrapping")
+        init(self, *args, **kwargs)
+
+    return __init__
+
+
+VideoSpan.__init__ = _with_old_name(VideoSpan.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

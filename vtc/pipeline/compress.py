@@ -285,10 +285,10 @@ class _Compression:
         feed, span = self.feed, self.feed.span
         positions, slices, cells = _places(span, tokens, is_key)
         text = torch.zeros(0, dtype=torch.int64)
-        if span.wrapping is not None:
-            keeps = self.toolkit.adapter.keeps_wrapping(is_key)
+        if span.frame_text is not None:
+            keeps = self.toolkit.adapter.keeps_frame_text(is_key)
             keeps &= torch.tensor([len(token) > 0 for token in tokens])
-            text, of_slice, order = _wrapping(span, keeps)
+            text, of_slice, order = _frame_text(span, keeps)
             by_time = torch.cat([slices * 3 + 1, of_slice * 3 + order]).argsort(stable=True)
             positions = torch.cat([positions, text])[by_time]
             slices = torch.cat([slices, of_slice])[by_time]
@@ -314,7 +314,7 @@ class _Compression:
                 keyframes=keyframes_of(selection, feed.timestamps, span.frames_per_slice),
                 tokens_before=before,
                 tokens_after=after,
-                text_before=0 if span.wrapping is None else sum(map(len, span.wrapping)),
+                text_before=0 if span.frame_text is None else sum(map(len, span.frame_text)),
                 text_after=len(text),
                 query=self.query.text,
             )
@@ -366,9 +366,9 @@ def _places(span: VideoSpan, tokens: list[Tensor], is_key: Tensor) -> tuple[Tens
     return positions, slices, torch.where(is_key[slices], within, MERGED)
 
 
-def _wrapping(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _frame_text(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The text that is kept: its positions, slices, and 0 before a slice's tokens or 2 after."""
-    around = span.wrapping or ()
+    around = span.frame_text or ()
     lengths = torch.tensor([len(text) for text in around])
     of_slice = torch.repeat_interleave(torch.arange(len(around)), lengths)
     kept = keeps[of_slice]

@@ -283,7 +283,7 @@ def _lazy_span(
         tail=places[-1].expand(adapter.tail_length()),
         grid=grid,
         frames_per_slice=each,
-        wrapping=adapter.wrapping(slots),
+        frame_text=adapter.frame_text(slots),
     )
 
 

@@ -16,7 +16,7 @@ from vtc.interfaces.token_merger import takes_text_embedding
 from vtc.pipeline.connector import Connector, PatchConnector
 from vtc.pipeline.modules import active_module, input_device
 from vtc.plugins import registry
-from vtc.plugins.options import config_values, make
+from vtc.plugins.options import config_values, make, with_new_names
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import FrameSelector
@@ -203,6 +203,7 @@ class Toolkit(nn.Module):
         """
         family = type(self.adapter)
         label = f"adapter {family.__name__}"
+        options = with_new_names(family, label, options)
         self.adapter = make(family, label, {**config_values(self.adapter), **options})
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from vtc.interfaces.renamed import warn_renamed
 from vtc.plugins.discovery import cause, suggestion
 
 PLAIN = "bool, int, float, str, None, Literal, and list[...], tuple[...], dict[...] of these"
@@ -34,6 +35,7 @@ def make(cls: type, label: str, options: Mapping[str, Any]) -> Any:
         TypeError: a value of the wrong type, or a ``Config`` that is not as it should be.
     """
     known = options_of(cls)
+    options = with_new_names(cls, label, options)
     for name in options:
         if not known:
             raise ValueError(f"{label} takes no options, got {name!r}")
@@ -50,6 +52,25 @@ def make(cls: type, label: str, options: Mapping[str, Any]) -> Any:
         raise ValueError(f"{label}: {error}") from error
     except TypeError as error:
         raise TypeError(f"{label}: {error}") from error
+
+
+def with_new_names(cls: type, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the options that a part class calls otherwise by now, with a DeprecationWarning.
+
+    Raises:
+        ValueError: An option is given by its old and its new name.
+    """
+    renamed = getattr(cls, "renamed_options", {})
+    known = options_of(cls)
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        new = name if name in known else renamed.get(name, name)
+        if new != name:
+            warn_renamed(f"the option {name!r} of {label}", repr(new))
+            if new in options:
+                raise ValueError(f"{label}: give {new}, not {new} and {name}, its old name")
+        values[new] = value
+    return values
 
 
 def options_of(cls: type) -> dict[str, Option]:

@@ -1,6 +1,6 @@
 """What the text around slices costs: tokens with and without it, family by family.
 
-    python benchmarks/wrapping.py
+    python benchmarks/frame_text.py
 
 Tiny models with random weights and a tokenizer of single bytes: an upper bound, as a real
 tokenizer needs about half as many tokens for a timestamp. 64 slices, 8 of them keyframes.
@@ -23,7 +23,7 @@ def main() -> None:
     print("| family | merged and kept visual tokens | all | keyframes | none |")
     print("|---|---|---|---|---|")
     for part in vtc.parts("adapter"):
-        if "wrapping" not in part.options:
+        if "frame_text" not in part.options:
             continue
         model, processor = vtc.testing.tiny(part.name)
         selector = vtc.selector("uniform", keyframes=KEYFRAMES)
@@ -31,8 +31,8 @@ def main() -> None:
         frames = SLICES * model.vtc.adapter.frames_per_slice
         video = np.zeros((frames, 56, 56, 3), np.uint8) + np.uint8(9)
         costs = []
-        for wrapping in ("all", "keyframes", "none"):
-            model.vtc.configure(wrapping=wrapping)
+        for frame_text in ("all", "keyframes", "none"):
+            model.vtc.configure(frame_text=frame_text)
             vtc.ask(model, processor, video, "What?", max_new_tokens=1)
             report = vtc.last_report(model)
             costs.append(str(report.text_after))

@@ -11,17 +11,17 @@ from torch import Tensor
 from vtc.interfaces.part import require
 
 
-def require_keeps(wrapping: object) -> None:
-    """Raise ValueError unless the option ``wrapping`` says which slices keep their text."""
-    allowed = ("all", "keyframes", "none")
-    require(wrapping in allowed, "wrapping", wrapping, "'all', 'keyframes' or 'none'")
+def require_frame_text(frame_text: object) -> None:
+    """Raise ValueError unless the option says which slices keep the text around them."""
+    ok = frame_text in ("all", "keyframes", "none")
+    require(ok, "frame_text", frame_text, "'all', 'keyframes' or 'none'")
 
 
-def keeps_text(wrapping: str, is_keyframe: Tensor) -> Tensor:
-    """``[N]`` bool, the slices that keep the text around them."""
-    if wrapping == "keyframes":
+def keeps_text(frame_text: str, is_keyframe: Tensor) -> Tensor:
+    """Choose the slices that keep the text around them: ``[N]`` bool, as ``is_keyframe`` is."""
+    if frame_text == "keyframes":
         return is_keyframe.clone()
-    return torch.full_like(is_keyframe, wrapping == "all")
+    return torch.full_like(is_keyframe, frame_text == "all")
 
 
 def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]:
