@@ -57,6 +57,7 @@ def demo(
     from vtc.pages.contact_sheet import check_target, contact_sheet
     from vtc.plugins.registry import build_part
     from vtc.video import VideoSource
+    from vtc.video.writing import write_video
     from vtc.wrapped.model_class import toolkit_of
     from vtc_recipes.evaluation.niah import is_right
     from vtc_recipes.synthetic.cases import make_cases
@@ -81,7 +82,7 @@ def demo(
     model, processor = load_trained(keyframes)
     with progress_bars(quiet=as_json) as show:
         if source is None:
-            vtc.testing.write_video(path, _pictures(case.video(), show), fps=1)
+            write_video(path, _pictures(case.video(), show), fps=1)
             source = VideoSource(path)
         toolkit_of(model).progress = show
         answer = vtc.ask(model, processor, source, asked, max_new_tokens=8)

@@ -15,7 +15,8 @@ from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_tim
 from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs
 from vtc.testing.models import redraw, tiny
 from vtc.testing.tokenizer import byte_tokenizer
-from vtc.testing.videos import moving_squares, write_video
+from vtc.testing.videos import moving_squares
+from vtc.video.writing import write_video
 
 if TYPE_CHECKING:
     from vtc.testing.adapter_suite import AdapterContract

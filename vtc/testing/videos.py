@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,28 +38,3 @@ def moving_squares(
             frame[:] = ground + rng.integers(0, 12, (height, width, 1))
             frame[top : top + side, left : left + side] = colour
     return frames
-
-
-def write_video(
-    path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]], fps: int = 10
-) -> None:
-    """Encode frames as H.264 with B-frames; the same frames always give the same file.
-
-    Args:
-        path: The file to write.
-        frames: uint8 RGB ``[N, H, W, 3]``, or anything that gives ``[H, W, 3]`` one by one; H and
-            W must be even.
-        fps: Frames a second.
-    """
-    import av
-
-    with av.open(os.fspath(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.pix_fmt = "yuv420p"
-        # x264's macroblock tree differs from call to call, and threads with the number of cores.
-        stream.options = {"threads": "1", "x264-params": "mbtree=0"}
-        for number, frame in enumerate(frames):
-            if number == 0:
-                stream.height, stream.width = frame.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.video import VideoSource
+from vtc.video.writing import write_video
 from vtc_recipes.synthetic.contents import SPLITS
 from vtc_recipes.synthetic.scenes import SCENES, Scene, check_split, find_scene
 
@@ -106,8 +107,6 @@ class SyntheticVideo:
         Raises:
             ValueError: A side has an odd number of pixels.
         """
-        from vtc.testing import write_video
-
         check_writable(self.height, self.width)
         write_video(path, self.read(np.arange(len(self))), fps=fps)
 
