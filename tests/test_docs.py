@@ -88,7 +88,7 @@ def lines_that_train() -> list[str]:
 def test_recipes_that_the_docs_train_take_their_settings(line):
     from vtc_recipes.reading import apply_overrides, load_yaml
     from vtc_recipes.shipped import find_config
-    from vtc_recipes.tiny.config import parse_tiny
+    from vtc_recipes.tiny.reading import parse_tiny
     from vtc_recipes.training.config import parse_recipe
 
     name, *words = line.partition("#")[0].partition(";")[0].split()

@@ -9,7 +9,7 @@ import yaml
 
 from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml
 from vtc_recipes.shipped import CONFIGS, find_config, shipped
-from vtc_recipes.tiny.config import parse_tiny
+from vtc_recipes.tiny.reading import parse_tiny
 from vtc_recipes.training.config import load_recipe, parse_recipe
 
 SMALL = {

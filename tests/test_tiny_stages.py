@@ -22,9 +22,10 @@ from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.tiny import dual_encoder, pretext, vlm
-from vtc_recipes.tiny.config import StageSettings, TinyRecipe, parse_tiny
+from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.models import build_vlm
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
+from vtc_recipes.tiny.reading import parse_tiny
 from vtc_recipes.tiny.stage import read_metrics
 from vtc_recipes.tiny.stages import STAGES, StageTrainer, _arguments, train
 
@@ -42,7 +43,7 @@ import os, signal, sys
 from transformers import TrainerCallback
 from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
-from vtc_recipes.tiny.config import parse_tiny
+from vtc_recipes.tiny.reading import parse_tiny
 from vtc_recipes.tiny.stages import train
 
 class Kill(TrainerCallback):
@@ -203,7 +204,7 @@ def test_all_errors_of_a_recipe_come_at_once() -> None:
     text = "\n".join(caught.value.problems)
     assert "stages.2: 'answers' needs the stage 'captions' before it" in text
     assert "stages.1.gates.fond is unknown; known: found, same_scene, other_scene" in text
-    assert "stages.3.name: 'answers' stands twice" in text
+    assert "stages.3.name: 'answers' appears twice" in text
     with pytest.raises(RecipeError, match="stages.0.step is unknown.*Did you mean 'steps'"):
         recipe("stages.0.step=3")
 

@@ -121,7 +121,7 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
     values.setdefault("output", {})["folder"] = MODEL
     label = f"recipe {training.recipe!r}"
     if staged:
-        from vtc_recipes.tiny.config import parse_tiny
+        from vtc_recipes.tiny.reading import parse_tiny
 
         if training.launch:
             raise ValueError(f"{label} trains in one process; leave launch out")
@@ -196,7 +196,7 @@ def _has_checkpoint(folder: Path) -> bool:
 def _train(values: Mapping[str, Any], staged: bool, resume: bool) -> Path:
     if staged:
         from vtc_recipes.tiny import stages
-        from vtc_recipes.tiny.config import parse_tiny
+        from vtc_recipes.tiny.reading import parse_tiny
 
         return stages.train(parse_tiny(values, "the recipe"), resume=resume)
     from vtc_recipes.training.config import parse_recipe

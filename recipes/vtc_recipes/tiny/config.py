@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vtc.plugins import registry
-from vtc_recipes.reading import RecipeError, at_least_0, fraction, positive, read
+from vtc_recipes.reading import at_least_0, fraction, positive
 from vtc_recipes.training.config import Output, part
 
 
@@ -59,41 +57,3 @@ class TinyRecipe:
     vtc: Parts = Parts()
     seed: int = at_least_0(0)
     output: Output
-
-
-def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
-    """Make a recipe of plain values.
-
-    Raises:
-        RecipeError: All that is wrong with them.
-    """
-    errors: list[str] = []
-    recipe = read(TinyRecipe, values, "", errors)
-    if recipe is not None:
-        errors += _contradictions(recipe)
-    if recipe is None or errors:
-        raise RecipeError(label, errors)
-    return recipe
-
-
-def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
-    from vtc_recipes.tiny.sequences import unsupported
-    from vtc_recipes.tiny.stages import STAGES
-
-    for problem in unsupported(registry.build_part("merger", recipe.vtc.merger)):
-        yield f"vtc.merger: {problem}"
-    before: list[str] = []
-    for number, stage in enumerate(recipe.stages):
-        kind = STAGES[stage.name]
-        if stage.name in before:
-            yield f"stages.{number}.name: {stage.name!r} stands twice"
-        missing = [name for name in kind.needs if name not in before]
-        if missing:
-            yield f"stages.{number}: {stage.name!r} needs the stage {missing[0]!r} before it"
-        for name in stage.gates:
-            if name not in kind.gated:
-                allowed = ", ".join(kind.gated)
-                yield f"stages.{number}.gates.{name} is unknown; known: {allowed}"
-        before.append(stage.name)
-    if not before:
-        yield "stages: it is empty; name at least one"

@@ -73,7 +73,7 @@ def _wrapped(
 def _stages(
     values: dict[str, Any], label: str, *, dry_run: bool, resume: bool, as_json: bool
 ) -> None:
-    from vtc_recipes.tiny.config import parse_tiny
+    from vtc_recipes.tiny.reading import parse_tiny
 
     chosen = parse_tiny(values, label)
     if dry_run:

@@ -1,0 +1,51 @@
+"""Read a recipe of the tiny models and check it against the stages that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vtc.plugins import registry
+from vtc_recipes.reading import RecipeError, read
+from vtc_recipes.tiny.config import TinyRecipe
+from vtc_recipes.tiny.sequences import unsupported
+from vtc_recipes.tiny.stages import STAGES
+
+
+def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
+    """Build a recipe from plain values, such as those of a YAML file.
+
+    Args:
+        values: The sections of the recipe.
+        label: Names the recipe in messages.
+
+    Raises:
+        RecipeError: The values are invalid; lists all problems.
+    """
+    errors: list[str] = []
+    recipe = read(TinyRecipe, values, "", errors)
+    if recipe is not None:
+        errors += _contradictions(recipe)
+    if recipe is None or errors:
+        raise RecipeError(label, errors)
+    return recipe
+
+
+def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
+    """Problems that no single value shows: stages out of order, unknown gates."""
+    for problem in unsupported(registry.build_part("merger", recipe.vtc.merger)):
+        yield f"vtc.merger: {problem}"
+    earlier: list[str] = []
+    for number, stage in enumerate(recipe.stages):
+        kind = STAGES[stage.name]
+        if stage.name in earlier:
+            yield f"stages.{number}.name: {stage.name!r} appears twice"
+        if missing := [name for name in kind.needs if name not in earlier]:
+            yield f"stages.{number}: {stage.name!r} needs the stage {missing[0]!r} before it"
+        for name in stage.gates:
+            if name not in kind.gated:
+                metrics = ", ".join(kind.gated)
+                yield f"stages.{number}.gates.{name} is unknown; known: {metrics}"
+        earlier.append(stage.name)
+    if not earlier:
+        yield "stages is empty; name at least one"
