@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vtc.plugins import registry
-from vtc_recipes.reading import RecipeError, read
+from vtc_recipes.reading import read
+from vtc_recipes.schema import RecipeError
 from vtc_recipes.tiny.config import TinyRecipe
 from vtc_recipes.tiny.sequences import unsupported
 from vtc_recipes.tiny.stages import STAGES
