@@ -20,7 +20,8 @@ from vtc.plugins import registry
 from vtc_recipes.ablation.grid import parse_grid
 from vtc_recipes.ablation.hashing import digest, fingerprint
 from vtc_recipes.ablation.plan import estimate, prepare, trainings_of
-from vtc_recipes.reading import RecipeError, load_yaml
+from vtc_recipes.reading import load_yaml
+from vtc_recipes.schema import RecipeError
 from vtc_recipes.shipped import shipped
 
 BASE = {

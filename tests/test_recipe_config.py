@@ -7,7 +7,8 @@ import re
 import pytest
 import yaml
 
-from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml
+from vtc_recipes.reading import apply_overrides, load_yaml
+from vtc_recipes.schema import RecipeError
 from vtc_recipes.shipped import CONFIGS, find_config, shipped
 from vtc_recipes.tiny.reading import parse_tiny
 from vtc_recipes.training.config import load_recipe, parse_recipe

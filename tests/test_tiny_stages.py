@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import vtc
-from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml
+from vtc_recipes.reading import apply_overrides, load_yaml
+from vtc_recipes.schema import RecipeError
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.tiny import dual_encoder, pretext, vlm

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vtc.encoders.encoder_patches import PatchKeeper
 from vtc.interfaces.part import part_errors
 from vtc.interfaces.video_span import MERGED, TEXT, CompressedVideo, SliceFeatures
-from vtc.pipeline.connector import PatchConnector, projecting_through
+from vtc.pipeline.connector import PatchConnector, model_with_projectors
 from vtc.pipeline.merge import checked, whole_groups
 from vtc.pipeline.modules import active_module, input_device
 from vtc.pipeline.report import Recorder, VideoReport, keyframes_of
@@ -228,6 +228,8 @@ class _Compression:
     ) -> Iterator[tuple[Tensor, SliceFeatures | None]]:
         """Chunks of a size, the last one without features where the device has no room for it."""
         device = input_device(self.model)
+        connector = active_module(through)
+        model = self.model if through is None else model_with_projectors(self.model, connector)
         chunks = self.feed.pixels(slices.tolist(), size)
         with closing(run_ahead(chunks, chunks_ahead(device))) as ready:
             for numbers, pixels in self.recorder.waited("decoding", ready):
@@ -235,8 +237,7 @@ class _Compression:
                 with self.recorder.stage(f"vision tower ({what})") as stage:
                     try:
                         on_device = {name: value.to(device) for name, value in pixels.items()}
-                        with projecting_through(self.model, active_module(through)):
-                            features = self.toolkit.adapter.encode(self.model, on_device)
+                        features = self.toolkit.adapter.encode(model, on_device)
                         stage.bytes += features.patches.nbytes
                     except torch.OutOfMemoryError:
                         if size == 1:

@@ -1,20 +1,21 @@
-"""A projector of their own for merged frames: the second stream of Eq. 11 in ViLAMP.
+"""The projector of merged frames: the second stream of Eq. 11 of ViLAMP.
 
-Either copies of the stock one, or a new one that reads the frame encoder's patches (the fast path).
+It is either a copy of the stock projector, or a new one that reads the frame encoder's patches.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
+
 
 class PatchConnector(nn.Sequential):
-    """The frame encoder's patches ``[n, P, C]`` to ``[n, P, D]``: norm, linear, GELU, linear.
+    """Project the frame encoder's patches ``[n, P, C]`` to ``[n, P, D]``.
 
     Args:
         patch_dim: C, the width of the frame encoder's patches.
@@ -28,11 +29,14 @@ class PatchConnector(nn.Sequential):
 
 
 class Connector(nn.Module):
-    """Copies of a model's projector modules, which take their places while frames are merged.
+    """Copies of a model's projector modules, which project the merged frames.
 
     Attributes:
-        names: The modules of the model that are replaced, by their names.
+        names: The names of the model's modules that were copied.
         projectors: The copies, in the same order.
+
+    Raises:
+        ValueError: ``names`` is empty.
     """
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
@@ -47,20 +51,29 @@ class Connector(nn.Module):
         self.projectors = nn.ModuleList(copy.deepcopy(module) for module in stock)
 
 
-@contextmanager
-def projecting_through(model: Any, connector: Connector | None) -> Iterator[None]:
-    """A context in which a model's projectors are those of a connector; None changes nothing."""
-    if connector is None:
-        yield
-        return
-    stock = []
-    try:
-        for name, module in zip(connector.names, connector.projectors, strict=True):
-            parent, _, leaf = name.rpartition(".")
-            modules = model.get_submodule(parent)._modules
-            stock.append((modules, leaf, modules[leaf]))
-            modules[leaf] = module
-        yield
-    finally:
-        for modules, leaf, module in stock:
-            modules[leaf] = module
+def model_with_projectors(model: M, connector: Connector) -> M:
+    """Return a view of a model that projects through a connector; the model stays as it is.
+
+    The view shares every module with the model except those on the way to the projectors, which
+    are shallow copies. Other threads that use the model do not see the connector.
+    """
+    view = _shallow_copy(model)
+    for name, projector in zip(connector.names, connector.projectors, strict=True):
+        *path, leaf = name.split(".")
+        parent: nn.Module = view
+        original: nn.Module = model
+        for step in path:
+            original = original._modules[step]  # type: ignore[assignment]
+            child = parent._modules[step]
+            if child is original:  # not copied for an earlier projector
+                child = parent._modules[step] = _shallow_copy(original)
+            parent = child  # type: ignore[assignment]
+        parent._modules[leaf] = projector
+    return view
+
+
+def _shallow_copy(module: M) -> M:
+    # copy.copy would go through __reduce_ex__, which a wrapped model overrides.
+    view = object.__new__(type(module))
+    view.__dict__ = {**module.__dict__, "_modules": dict(module._modules)}
+    return view

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.interfaces.part import require
 from vtc.interfaces.token_merger import takes_text_embedding
 from vtc.pipeline.connector import Connector, PatchConnector
+from vtc.pipeline.gate import Gate
 from vtc.pipeline.modules import active_module, input_device
 from vtc.plugins import registry
 from vtc.plugins.options import config_values, make, with_new_names
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.pipeline.report import Progress, Report
+
+
+_latest = threading.local()
+"""The latest report of each toolkit in this thread, as ``_latest.reports``."""
 
 
 class Toolkit(nn.Module):
@@ -40,7 +46,6 @@ class Toolkit(nn.Module):
         prefill_chunk: Tokens of the shortened prompt that ``generate`` lets the language model see
             at a time, where that saves memory; None for all of them. It changes memory, speed, and
             results by rounding.
-        report: What the last call did; None before the first.
         progress: Called with (stage, done, total) while frames are read; None for silence.
     """
 
@@ -64,9 +69,9 @@ class Toolkit(nn.Module):
         self.prefill_chunk = 4096
         self.merger_is_new = True
         self._made: dict[str, tuple[float, ...]] = {}
-        self.report: Report | None = None
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
+        self.gate = Gate()
 
     @property
     def chunk_frames(self) -> int:
@@ -89,6 +94,18 @@ class Toolkit(nn.Module):
         ok = tokens is None or (type(tokens) is int and tokens >= 1)
         require(ok, "prefill_chunk", tokens, "a whole number of at least 1, or None")
         self._prefill_chunk = tokens
+
+    @property
+    def report(self) -> Report | None:
+        """The report of this thread's latest call; None before the first."""
+        reports = getattr(_latest, "reports", None)
+        return None if reports is None else reports.get(self)
+
+    @report.setter
+    def report(self, report: Report | None) -> None:
+        if not hasattr(_latest, "reports"):
+            _latest.reports = weakref.WeakKeyDictionary()
+        _latest.reports[self] = report
 
     @property
     def selector_encoder(self) -> LazyEncoder:
@@ -124,8 +141,14 @@ class Toolkit(nn.Module):
         self._model = weakref.ref(model)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A weak reference cannot be pickled, and a copy belongs to another model.
-        return {**self.__dict__, "_model": _no_model}
+        # Neither a weak reference nor a lock can be pickled, and a copy belongs to another model.
+        state = {**self.__dict__, "_model": _no_model}
+        del state["gate"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.gate = Gate()
 
     def separate_connector(self) -> None:
         """Give merged frames a projector of their own (MLP_n of Eq. 11 in ViLAMP).
@@ -133,8 +156,7 @@ class Toolkit(nn.Module):
         It starts as a copy of the stock projector, so that nothing changes before it is trained.
         Keyframes go on through the stock one. What a merged frame is compared with, the patches
         of its keyframe, goes through the copy as well, since Eq. 7 compares patches in one space:
-        keyframes run through the vision tower twice. While merged frames are encoded, the copy
-        takes the stock projector's place in the model, so two threads must not share one.
+        keyframes run through the vision tower twice.
 
         Raises:
             ValueError: There is one already, the family names no projector, or the toolkit
@@ -174,15 +196,16 @@ class Toolkit(nn.Module):
                 "this toolkit belongs to no model; add a connector to the vtc of the wrapped model "
                 "itself, before peft copies model.vtc"
             )
-        if kind == "separate":
-            self.connector = Connector(model, self.adapter.projectors)
-            return
-        table = model.get_input_embeddings().weight
-        blank = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
-        width = self.encoder.encode_patches(blank)[1].shape[-1]
-        new = PatchConnector(width, table.shape[-1])
-        self.connector = new.to(input_device(model), table.dtype)
-        self.note_new("connector")
+        with self.gate.change("add a connector"):
+            if kind == "separate":
+                self.connector = Connector(model, self.adapter.projectors)
+                return
+            table = model.get_input_embeddings().weight
+            blank = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+            width = self.encoder.encode_patches(blank)[1].shape[-1]
+            new = PatchConnector(width, table.shape[-1])
+            self.connector = new.to(input_device(model), table.dtype)
+            self.note_new("connector")
 
     @property
     def connector_kind(self) -> Literal["stock", "separate", "trained"]:
@@ -200,11 +223,14 @@ class Toolkit(nn.Module):
 
         Raises:
             ValueError: An option is unknown to this family, or a value is out of range.
+            RuntimeError: A call is running.
         """
         family = type(self.adapter)
         label = f"adapter {family.__name__}"
         options = with_new_names(family, label, options)
-        self.adapter = make(family, label, {**config_values(self.adapter), **options})
+        adapter = make(family, label, {**config_values(self.adapter), **options})
+        with self.gate.change("configure the adapter"):
+            self.adapter = adapter
 
     def extra_repr(self) -> str:
         return (

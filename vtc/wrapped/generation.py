@@ -58,6 +58,7 @@ def generate_compressed(
     toolkit.report = prepared.report
     with Recorder(prepared.report).stage("language model"):
         result = stock(model, **arguments)
+    toolkit.report = prepared.report  # a callback may have called the model meanwhile
     changed = shortened.shape != prompt.shape
     for cache in (given_cache(arguments), returned_cache(result)):
         mark_shortened(cache, prompt if restore and changed else None)

@@ -8,7 +8,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -52,24 +52,25 @@ def wrapped_class(base: Any) -> Any:
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             inputs = _by_name("forward", forward_names, args, kwargs)
             toolkit = toolkit_of(self)
-            if not _generating.get():
-                _check_call(self, toolkit, inputs, start=0)
-            if not (is_enabled(self) and has_video(toolkit, inputs)):
-                if not _generating.get() and given_cache(inputs) is None:
-                    toolkit.report = None  # an earlier call's would be taken for this one's
-                inputs = _without_ours(inputs)
-                if (encoded := inputs.get("mm_encoder_outputs")) is not None:  # by generate
-                    inputs["mm_encoder_outputs"] = packed(self, toolkit, encoded)
-                return base.forward(self, **inputs)
-            prepared = prepare(self, toolkit, inputs)
-            encoded = packed(self, toolkit, prepared.inputs["mm_encoder_outputs"])
-            images = toolkit.adapter.encode_images(self, prepared.inputs)
-            if images is not None:
-                encoded["image"] = images
-            toolkit.report = prepared.report
-            output = base.forward(self, **{**prepared.inputs, "mm_encoder_outputs": encoded})
-            mark_shortened(returned_cache(output), None)
-            return output
+            with _counted(toolkit):
+                if not _generating.get():
+                    _check_call(self, toolkit, inputs, start=0)
+                if not (is_enabled(self) and has_video(toolkit, inputs)):
+                    if not _generating.get() and given_cache(inputs) is None:
+                        toolkit.report = None  # an earlier call's would be taken for this one's
+                    inputs = _without_ours(inputs)
+                    if (encoded := inputs.get("mm_encoder_outputs")) is not None:  # by generate
+                        inputs["mm_encoder_outputs"] = packed(self, toolkit, encoded)
+                    return base.forward(self, **inputs)
+                prepared = prepare(self, toolkit, inputs)
+                encoded = packed(self, toolkit, prepared.inputs["mm_encoder_outputs"])
+                images = toolkit.adapter.encode_images(self, prepared.inputs)
+                if images is not None:
+                    encoded["image"] = images
+                toolkit.report = prepared.report
+                output = base.forward(self, **{**prepared.inputs, "mm_encoder_outputs": encoded})
+                mark_shortened(returned_cache(output), None)
+                return output
 
         @functools.wraps(base.generate)
         @torch.no_grad()
@@ -78,14 +79,15 @@ def wrapped_class(base: Any) -> Any:
             if inputs.get("inputs") is not None:
                 inputs["input_ids"] = inputs.pop("inputs")
             toolkit = toolkit_of(self)
-            if not _generating.get():
-                start = cached_length(given_cache(inputs))
-                _check_call(self, toolkit, inputs, start)
-                toolkit.report = None  # an earlier call's would be taken for this one's
-            with _while_generating():
-                if is_enabled(self) and has_video(toolkit, inputs):
-                    return generate_compressed(self, base.generate, toolkit, inputs)
-                return base.generate(self, **_without_ours(inputs))
+            with _counted(toolkit):
+                if not _generating.get():
+                    start = cached_length(given_cache(inputs))
+                    _check_call(self, toolkit, inputs, start)
+                    toolkit.report = None  # an earlier call's would be taken for this one's
+                with _while_generating():
+                    if is_enabled(self) and has_video(toolkit, inputs):
+                        return generate_compressed(self, base.generate, toolkit, inputs)
+                    return base.generate(self, **_without_ours(inputs))
 
         @functools.wraps(base.save_pretrained)
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -110,6 +112,11 @@ def wrapped_class(base: Any) -> Any:
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(Wrapped, name, getattr(base, name))
     return Wrapped
+
+
+def _counted(toolkit: Toolkit) -> AbstractContextManager[None]:
+    """Count a call, so that the toolkit is not changed meanwhile."""
+    return nullcontext() if torch.compiler.is_compiling() else toolkit.gate.call()
 
 
 def is_enabled(model: Any) -> bool:

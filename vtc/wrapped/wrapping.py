@@ -125,14 +125,16 @@ def unwrap(model: M) -> M:
 
     Raises:
         ValueError: The model is not wrapped, or its ``forward`` was replaced since.
+        RuntimeError: A call is running.
     """
     target: Any = stock_model(model)
-    toolkit_of(target)
+    toolkit = toolkit_of(target)
     _refuse_replaced_forward(target)
-    target.vtc_guard.remove()
-    target.__class__ = type(target).vtc_stock_class
-    del target.vtc, target.vtc_guard
-    _rebind_old_forward(target)
+    with toolkit.gate.change("unwrap the model"):
+        target.vtc_guard.remove()
+        target.__class__ = type(target).vtc_stock_class
+        del target.vtc, target.vtc_guard
+        _rebind_old_forward(target)
     return model
 
 
@@ -153,12 +155,13 @@ def disabled(model: Any) -> Iterator[None]:
 
 
 def last_report(model: Any) -> Report:
-    """What the last call of a wrapped model did.
+    """Return the report of the latest call of a wrapped model in this thread.
 
-    The steps of a loop of one's own, which go on from a cache, leave the report as it is.
+    The steps of a caller's own generation loop, which continue from a cache, keep the report of
+    the prompt.
 
     Raises:
-        ValueError: The model is not wrapped, or the last call compressed no video.
+        ValueError: The model is not wrapped, or the latest call of this thread compressed no video.
     """
     report: Report | None = toolkit_of(model).report
     if report is None:

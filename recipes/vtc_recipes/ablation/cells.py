@@ -26,7 +26,7 @@ from vtc_recipes.ablation.trainings import (
     plan_training,
     trained_model,
 )
-from vtc_recipes.reading import RecipeError
+from vtc_recipes.schema import RecipeError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from vtc_recipes.ablation.cells import Cell, make_cell
 from vtc_recipes.ablation.config import Document, Setting, Task
 from vtc_recipes.ablation.models import saved_parts
 from vtc_recipes.ablation.trainings import trained_parts
-from vtc_recipes.reading import RecipeError, read, set_value
+from vtc_recipes.reading import read, set_value
+from vtc_recipes.schema import RecipeError
 
 Point = Mapping[str, Any]
 """Values by the names of axes, as the grid writes them."""

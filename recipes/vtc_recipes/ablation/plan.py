@@ -23,7 +23,7 @@ from vtc_recipes.ablation.records import METRICS
 from vtc_recipes.ablation.running import run_cell
 from vtc_recipes.ablation.trainings import RESULT, TrainingJob
 from vtc_recipes.ablation.work import Job
-from vtc_recipes.reading import RecipeError
+from vtc_recipes.schema import RecipeError
 
 FOLDERS = ("cells", "trainings", "embeddings", "leases", "working")
 GRID = "grid.json"

@@ -17,7 +17,8 @@ from vtc.plugins import registry
 from vtc_recipes.ablation.config import Training
 from vtc_recipes.ablation.hashing import digest
 from vtc_recipes.ablation.leases import Lease
-from vtc_recipes.reading import RecipeError, apply_overrides, load_yaml, read
+from vtc_recipes.reading import apply_overrides, load_yaml, read
+from vtc_recipes.schema import RecipeError
 from vtc_recipes.shipped import find_config
 
 MODEL = "model"

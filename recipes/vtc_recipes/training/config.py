@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtc_recipes.reading import (
-    RecipeError,
     apply_overrides,
     at_least_0,
     fraction,
@@ -17,6 +16,7 @@ from vtc_recipes.reading import (
     positive,
     read,
 )
+from vtc_recipes.schema import RecipeError
 
 Training = Literal["full", "lora", "frozen"]
 SHIPPED = "shipped:"
