@@ -147,7 +147,7 @@ class Toolkit(nn.Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.gate = Gate()
 
     def separate_connector(self) -> None:
