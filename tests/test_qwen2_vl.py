@@ -96,6 +96,9 @@ def row_by_hand(model, processor, inputs, row, question, keys):
 def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_inputs, make_video):
     videos = [make_video(17, 1, FRAME), make_video(8, 2, FRAME)]  # of different length
     inputs = make_inputs(videos, QUESTIONS)
+    # In float64: rounding in float32 differs from processor to processor.
+    wrapped.double()
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].double()
     with torch.no_grad():
         logits = wrapped(**inputs).logits
         reports = vtc.last_report(wrapped).videos
@@ -106,7 +109,7 @@ def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_i
             with vtc.disabled(wrapped):
                 expected, where = row_by_hand(wrapped, processor, inputs, row, question, keys)
             error = (logits[row, -len(expected) :] - expected).abs().max() / expected.abs().max()
-            assert error < 5e-6
+            assert error < 1e-6  # transformers keeps RoPE and softmax in float32
             # For manual loops: the next token stands after the last one.
             delta = int(wrapped.model.rope_deltas[row])
             assert delta == int(where[:, -1].max()) + 1 - where.shape[1]
