@@ -148,7 +148,7 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
             {},
             "selector=uniform.*: axes.similarity_threshold is unknown.*'uniform' .keyframes.",
         ),
-        ({"keyframes": [2, 0]}, "product", {}, "keyframes=0: .*keyframes=0"),
+        ({"keyframes": [2, 0]}, "product", {}, "keyframes=0: .*expected keyframes to be"),
         ({"task.frame": [2]}, "product", {}, "task.frame is unknown; .*'frames'"),
         ({"frames": []}, "product", {}, "axes.frames: it is empty; name at least one value"),
         ({"frames": 12}, "product", {}, "axes.frames: 12: allowed is a list"),
