@@ -37,8 +37,8 @@ def test_the_check_of_imports_can_fail() -> None:
     assert "vtc_selectors" in imported_by("import vtc; import vtc_selectors.plugin")
 
 
-def test_listing_parts_imports_plugins_but_no_torch() -> None:
-    assert imported_by("import vtc; vtc.parts()") == {
+def test_finding_plugins_imports_them_but_no_torch() -> None:
+    assert imported_by("import vtc; vtc.parts('plug-in')") == {
         "vtc_adapters",
         "vtc_mergers",
         "vtc_recipes",

@@ -1,14 +1,11 @@
-"""The class that a plug-in registered under a name: imports it, or reads it from its source."""
+"""Import the class that a plug-in registered under a name, and check it."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from inspect import cleandoc
 from typing import Any, cast
 
 from vtc.plugins.discovery import Claim, cause
-from vtc.plugins.options import options_of
-from vtc.plugins.static import Facts, NotStatic, read_class
 
 INTERFACES = {
     "adapter": "vtc.interfaces.video_adapter:VideoAdapter",
@@ -48,27 +45,6 @@ def load_target(claim: Claim) -> Any:
     # A third party's code may raise anything, and sys.exit() must not end the program.
     except (Exception, SystemExit) as error:
         raise ImportError(f"{claim}: cannot load {claim.target}: {cause(error)}") from error
-
-
-def read_facts(claim: Claim, *, load: bool = False) -> Facts:
-    """What a listing shows of a part, imported only where its source leaves a doubt.
-
-    Args:
-        claim: the part.
-        load: import it in any case.
-
-    Raises:
-        ImportError, TypeError: as `load_class`; also where its ``Config`` is not as it should be.
-    """
-    if isinstance(claim.target, str) and not load:
-        try:
-            return read_class(claim.target, INTERFACES[claim.kind])
-        except NotStatic:
-            pass  # importing it says what is the matter
-    cls = load_class(claim)
-    doc = cleandoc(vars(cls).get("__doc__") or "")
-    options = {name: option.default for name, option in options_of(cls).items()}
-    return Facts(doc.partition("\n")[0], options)
 
 
 def interface_of(kind: str) -> type:

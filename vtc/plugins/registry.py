@@ -6,9 +6,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, cast
 
-from vtc.plugins.classes import INTERFACES, interface_of, load_class, load_target, read_facts
+from vtc.plugins.classes import INTERFACES, interface_of, load_class, load_target
 from vtc.plugins.discovery import (
     DISABLED_VARIABLE,
     Claim,
@@ -17,8 +18,7 @@ from vtc.plugins.discovery import (
     load_plugins,
     suggestion,
 )
-from vtc.plugins.options import config_values, make
-from vtc.plugins.static import Facts
+from vtc.plugins.options import config_values, make, options_of
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import FrameSelector
@@ -122,12 +122,12 @@ class Registry:
         """Whether some plug-in registers this very class."""
         return any(_names(claim, cls) for claim in self._claims())
 
-    def parts(self, kind: str | None = None, *, load: bool = False) -> list[PartInfo]:
-        """See `parts`; with ``load``, every class is imported, whatever its source says."""
+    def parts(self, kind: str | None = None) -> list[PartInfo]:
+        """See `parts`."""
         if kind is not None and kind not in KINDS:
             raise ValueError(f"kind={kind!r}: allowed is {', '.join(map(repr, KINDS))}, or None")
         kinds = INTERFACES if kind is None else (kind,)
-        infos = [self._info(claim, load) for claim in self._claims() if claim.kind in kinds]
+        infos = [self._info(claim) for claim in self._claims() if claim.kind in kinds]
         if kind in (None, "plug-in"):
             infos += [_skipped(plugin) for plugin in self.plugins if plugin.error]
         return sorted(infos, key=lambda i: (i.kind, i.name, i.plugin, i.distribution))
@@ -177,11 +177,13 @@ class Registry:
         skipped = [f"{plugin.name} ({plugin.error})" for plugin in self.plugins if plugin.error]
         return f"{start} Skipped plug-ins: {', '.join(skipped)}." if skipped else start
 
-    def _info(self, claim: Claim, load: bool) -> PartInfo:
-        facts, error = Facts("", {}), None
+    def _info(self, claim: Claim) -> PartInfo:
+        summary, error = "", None
+        options: dict[str, Any] = {}
         try:
-            self._claim(claim.kind, claim.name)
-            facts = read_facts(claim, load=load)
+            cls = load_class(self._claim(claim.kind, claim.name))
+            options = {name: option.default for name, option in options_of(cls).items()}
+            summary = cleandoc(vars(cls).get("__doc__") or "").partition("\n")[0]
         except (ImportError, TypeError, ValueError) as problem:
             error = str(problem).removeprefix(f"{claim}: ")
         plugin = claim.plugin
@@ -191,8 +193,8 @@ class Registry:
             plugin.name,
             plugin.distribution,
             plugin.version,
-            facts.summary,
-            facts.options,
+            summary,
+            options,
             error,
         )
 
@@ -234,8 +236,7 @@ def parts(kind: str | None = None) -> list[PartInfo]:
         kind: ``"selector"``, ``"merger"``, ``"adapter"`` or ``"plug-in"``; None for all.
 
     Returns:
-        Sorted by kind and name. Classes are read from their source where that settles it, so
-        neither torch nor transformers is imported for them.
+        Sorted by kind and name. All parts are imported, which takes a few seconds.
     """
     return _registry.parts(kind)
 

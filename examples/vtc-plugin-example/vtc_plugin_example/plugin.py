@@ -1,4 +1,4 @@
-"""Registers the parts, by name so that listing them does not import torch."""
+"""Register the parts, as strings so that `vtc --help` does not import torch."""
 
 import vtc
 
