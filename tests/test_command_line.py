@@ -123,7 +123,7 @@ def test_unknown_kinds_are_usage_errors() -> None:
     assert "'mergers' is not one of" in ended.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["parts", "plug-in"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["new-plugin", "--help"]])
 def test_quick_commands_import_nothing_heavy(arguments: list[str]) -> None:
     code = """
 import atexit, sys
