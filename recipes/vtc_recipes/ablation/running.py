@@ -17,7 +17,7 @@ import torch
 
 import vtc
 from vtc.encoders.lazy import LazyEncoder
-from vtc.testing import MultiplyAccumulates
+from vtc.profiler.counters import MultiplyAccumulates
 from vtc.wrapped.model_class import toolkit_of
 from vtc_recipes.ablation.cells import Cell
 from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
