@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 import subprocess
 import sys
@@ -105,6 +106,17 @@ def test_the_examples_of_the_synthetic_world_have_the_values_in_their_comments(
         else:
             exec(code, space)
     assert values >= 6
+
+
+@pytest.mark.parametrize("function", [vtc.wrap, vtc.ask], ids=["wrap", "ask"])
+def test_the_example_in_the_docstring_prints_what_it_shows(function):
+    from vtc_recipes.synthetic import make_example
+
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        function, globs={"vtc": vtc, "make_example": make_example}
+    )
+    assert len(example.examples) >= 4
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_the_shipped_model_is_asked_as_the_page_says():

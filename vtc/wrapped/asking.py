@@ -64,6 +64,12 @@ def ask(
     Raises:
         VideoError: The video cannot be read; the message names the file and the reason.
         ValueError: The model is not wrapped, or an argument is out of range.
+
+    >>> model, processor = vtc.open_model("shipped")  # a tiny model, trained on synthetic video
+    >>> video = make_example(seed=5, frames=600, kind="colour", split="test").video
+    >>> answer = vtc.ask(model, processor, video, "What colour is the moon?")
+    >>> answer.text, len(answer.report.keyframes), answer.report.tokens_after
+    ('red', 8, 665)
     """
     if not isinstance(question, str):
         raise TypeError(

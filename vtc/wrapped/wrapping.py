@@ -60,6 +60,12 @@ def wrap(
     Raises:
         ValueError: The family, a part or an option is unknown; the model is wrapped already.
         TypeError: Something is of the wrong kind.
+
+    >>> model, processor = vtc.testing.tiny("llava_onevision")  # a stock model, random weights
+    >>> encoder = vtc.testing.tiny_encoder()  # leave it out for CLIP ViT-B/32
+    >>> model = vtc.wrap(model, "dks", "dfm", processor=processor, encoder=encoder)
+    >>> vtc.is_wrapped(model), type(model).__name__
+    (True, 'LlavaOnevisionForConditionalGeneration')
     """
     toolkit = splice(stock_model(model), selector, merger, processor, encoder)
     for part in (toolkit.selector, toolkit.merger):
