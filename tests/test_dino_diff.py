@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from reference import cosine, integer_videos
 from torch.nn import functional as F
 
 import vtc
@@ -29,12 +30,6 @@ def vit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vit")
     vtc.testing.save_tiny_timm(folder)
     return folder
-
-
-def cosine(a, b):
-    """The cosine in float64; 0 for zero vectors."""
-    lengths = math.sqrt(math.fsum(x * x for x in a)) * math.sqrt(math.fsum(y * y for y in b))
-    return math.fsum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
 
 
 def dino_diff_by_hand(rows, keyframes, size):
@@ -75,18 +70,11 @@ def test_agrees_with_the_reference(frames, dtype):
             break
 
 
-@st.composite
-def integer_videos(draw):
-    """Short integer vectors: equal frames, exact ties, opposite and zero vectors abound."""
-    dim = draw(st.integers(1, 3))
-    vector = st.lists(st.integers(-2, 2), min_size=dim, max_size=dim)
-    return draw(st.lists(vector, min_size=1, max_size=20))
-
-
 @settings(deadline=None)
 @given(integer_videos(), st.integers(1, 14), st.integers(2, 9))
 def test_agrees_where_frames_are_equal(video, keyframes, window):
     config = DinoDiff.Config(keyframes=keyframes, window=window)
+    video, _ = video
     chosen = DinoDiff(config).select(torch.tensor(video).float()).keyframes
     assert chosen.dtype == torch.int64
     assert 1 <= len(chosen) <= min(keyframes, len(video))
@@ -120,49 +108,11 @@ def test_frames_that_all_differ_stay():
     assert zeros.relevance.tolist() == [1.0] * 9
 
 
-def test_runs_agree_whatever_made_the_rows():
-    embeddings, _ = scene_embeddings(301, dim=16, seed=5)
-    plain = DinoDiff().select(embeddings)
-    for rows in (embeddings.T.contiguous().T, embeddings * 4, embeddings.double()):
-        assert torch.equal(DinoDiff().select(rows).keyframes, plain.keyframes)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(DinoDiff().select(embeddings).keyframes, plain.keyframes)
-
-
 def test_memory_is_linear_in_frames():
     embeddings, _ = scene_embeddings(5000, dim=64, seed=0)
     with LargestTensor() as largest:
         DinoDiff().select(embeddings)
     assert 5000 <= largest.numbers <= 256 * 64
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"keyframes": 0}, "expected keyframes to be a whole number of at least 1, got 0"),
-        ({"window": 1}, "expected window to be a whole number of at least 2, got 1"),
-        ({"window": 8.0}, r"expected window to be a whole number .*got 8\.0"),
-        ({"encoder": ""}, "expected encoder to be the name or folder of a frame encoder, got ''"),
-        (
-            {"encoder": None},
-            "expected encoder to be the name or folder of a frame encoder, got None",
-        ),
-    ],
-)
-def test_options_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
-        DinoDiff.Config(**options)
-
-
-def test_unusable_embeddings():
-    embeddings, _ = scene_embeddings(5, dim=4, seed=0)
-    with pytest.raises(ValueError, match=r"'dino_diff': embeddings are \[5, 0\].* d >= 1"):
-        DinoDiff().select(embeddings[:, :0])
-    with pytest.raises(TypeError, match=r"'dino_diff': embeddings are torch\.int64"):
-        DinoDiff().select(embeddings.long())
-    embeddings[3, 1] = math.nan
-    with pytest.raises(ValueError, match="'dino_diff': the embedding of frame 3 holds NaN"):
-        DinoDiff().select(embeddings)
 
 
 @pytest.mark.parametrize("size", [(48, 56), (32, 32), (20, 90)])

@@ -7,12 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import vtc
-from vtc.interfaces.costs import SIZES
+from vtc.interfaces.costs import Sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -39,18 +40,13 @@ class First(vtc.FrameSelector):
 class Costly(vtc.TokenMerger):
     """Costs something."""
 
-    extra_memory = "depth * M"
-    macs = "M * unheard_of"
-
     @dataclass(frozen=True, kw_only=True)
     class Config:
         depth: int = 3
         form: Literal["plain", "plain too", "free"] = "plain"
 
-    def __init__(self, config=None):
-        super().__init__(config)
-        if self.config.form == "free":
-            self.extra_memory = "0"
+    def extra_memory(self, sizes):
+        return 0 if self.config.form == "free" else self.config.depth * sizes.M
 
     def forward(self, patches, reference, has_reference, query):
         raise NotImplementedError
@@ -96,32 +92,30 @@ def test_the_page_holds_what_the_command_prints(command, shown):
     assert (done.stdout, done.stderr) == (shown, "")
 
 
-def test_the_page_has_all_parts_with_and_without_numbers():
-    (all_parts, symbolic), (mergers, numbers) = BLOCKS
-    assert (all_parts, "--at M=729,D=3584" in mergers) == ("parts --markdown", True)
+def test_the_page_lists_all_shipped_parts_with_their_costs():
+    ((command, shown),) = BLOCKS
+    assert command == "parts --markdown" and "not given" not in PAGE
     for part in (*vtc.parts("selector"), *vtc.parts("merger")):
         if part.distribution == "video-token-compression":
-            assert f"\n| `{part.name}` |" in symbolic
-            assert (f"\n| `{part.name}` |" in numbers) == (part.kind == "merger")
-    assert "not said" not in PAGE
+            assert f"\n| `{part.name}` |" in shown
 
 
-def test_the_page_explains_all_symbols():
-    rows = re.findall(r"^\| (`.*?) \| ", PAGE.partition("## Reading")[2], flags=re.M)
-    explained = {symbol for row in rows for symbol in re.findall(r"`(\w+)`", row)}
-    assert {*SIZES, "K", "T"} <= explained
+def test_the_page_explains_all_sizes_with_their_defaults():
+    rows = re.findall(r"^\| `(\w+)` \| .* \| ([\d,]+)", PAGE.partition("## Reading")[2], flags=re.M)
+    sizes = {name: float(value.replace(",", "")) for name, value in rows}
+    assert sizes == {size.name: size.default for size in fields(Sizes)}
 
 
 def test_parts_of_others_stand_in_the_tables(site):
     done = run_vtc("parts", "--markdown", PYTHONPATH=site)
     lines = done.stdout.splitlines()
-    assert r"| `first` | Left \| Right | no | yes | no | not said | not said |" in lines
-    costly = "| not said | yes | no | 1 | `M * unheard_of` |"
-    assert f"| `costly` {costly} `depth * M` |" in lines
-    assert f'| `costly`, `form="free"` {costly} `0` |' in lines
+    assert r"| `first` | Left \| Right | no | yes | no | not given | not given |" in lines
+    costly = "| not given | yes | no | 1 | not given |"
+    assert f"| `costly` {costly} 2.19 k |" in lines
+    assert f'| `costly`, `form="free"` {costly} 0 |' in lines
     assert sum("`costly`" in line for line in lines) == 2  # "plain too" changes nothing
     (warning,) = done.stderr.splitlines()
-    assert warning.startswith("vtc: warning: selector 'lost' is left out: ")
+    assert warning.startswith("vtc: warning: selector 'lost' is skipped: ")
 
 
 @pytest.fixture
@@ -149,13 +143,12 @@ def test_numbers_have_three_digits(command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("merger --markdown --at M=9", "merger 'dfm', macs: '6 * M * D': D has no value; those"),
-        ("selector --markdown --at M=9", "selector 'aks', macs: '2.5 * d': d has no value"),
-        ("--markdown --at M=9,nine", "--at M=9,nine: 'nine' is no size; write NAME=NUMBER"),
-        ("--markdown --at Q=9", "'Q' is no size; allowed are N (frames of the video), d"),
-        ("adapter --markdown", "--markdown has tables of selector and merger only, not of adapter"),
-        ("--markdown --json", "--json and --markdown are two forms of one list; choose one"),
-        ("--at M=9", "--at M=9 gives sizes for the tables of --markdown; write both"),
+        ("--markdown --at M=9,D=nine", "--at M=9,D=nine: expected NAME=NUMBER, got 'D=nine'"),
+        ("--markdown --at Q=9", "--at Q=9: expected one of N (frames of the video), d (width of"),
+        ("--markdown --at M=-9", "expected M to be a number above 0, got -9.0"),
+        ("adapter --markdown", "--markdown lists selectors and mergers, got adapter"),
+        ("--markdown --json", "expected --json or --markdown, got both"),
+        ("--at M=9", "--at M=9 needs --markdown"),
     ],
 )
 def test_errors_say_what_to_do(command, words, message):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import integer_videos
 
 from vtc.testing import LargestTensor, scene_embeddings
 from vtc_selectors.aks import AKS
@@ -19,7 +20,6 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 WITH_QUERY = [MMR, AKS]
 WITHOUT_QUERY = [KMeans, SceneChange]
 EVERY = WITH_QUERY + WITHOUT_QUERY
-NAMES = {MMR: "mmr", AKS: "aks", KMeans: "kmeans", SceneChange: "scene_change"}
 
 
 def units(rows):
@@ -161,31 +161,6 @@ def test_agrees_with_the_reference(kind, options, frames, dtype):
             )
         else:
             assert selection.relevance is None
-
-
-@st.composite
-def integer_videos(draw):
-    """Short integer vectors: equal frames, exact ties, opposite and zero vectors abound."""
-    dim = draw(st.integers(1, 3))
-    vector = st.lists(st.integers(-2, 2), min_size=dim, max_size=dim)
-    return draw(st.lists(vector, min_size=1, max_size=12)), draw(vector)
-
-
-@settings(deadline=None)
-@given(integer_videos(), st.integers(1, 14), st.sampled_from(EVERY))
-def test_keyframes_are_ascending_unique_and_within_budget(video, keyframes, kind):
-    frames, query = (torch.tensor(part).float() for part in video)
-    selection = kind(kind.Config(keyframes=keyframes)).select(frames, query)
-    chosen = selection.keyframes
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == sorted(set(chosen.tolist()))
-    assert set(chosen.tolist()) <= set(range(len(frames)))
-    if kind in WITH_QUERY:  # which fill the budget always
-        assert len(chosen) == min(keyframes, len(frames))
-        assert selection.relevance.dtype == torch.float32
-        assert selection.relevance.shape == (len(frames),)
-    else:
-        assert 1 <= len(chosen) <= min(keyframes, len(frames))
 
 
 @settings(deadline=None)
@@ -330,87 +305,3 @@ def test_mmr_never_waits_for_the_device():
     """On the meta device any look at a value raises."""
     embeddings, relevance = torch.empty(40, 8, device="meta"), torch.empty(40, device="meta")
     assert MMR(MMR.Config(keyframes=5))._take(embeddings, relevance).shape == (5,)
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
-        *[
-            (kind, {"keyframes": 0}, "expected keyframes to be a whole number .*got 0")
-            for kind in EVERY
-        ],
-        (
-            MMR,
-            {"relevance_weight": 1.5},
-            r"expected relevance_weight to be a .* \[0, 1\], got 1\.5",
-        ),
-        (
-            MMR,
-            {"relevance_weight": math.nan},
-            r"expected relevance_weight to be .* \[0, 1\], got nan",
-        ),
-        (MMR, {"relevance_weight": True}, r"expected relevance_weight to be .* \[0, 1\], got True"),
-        (
-            AKS,
-            {"score_threshold": -0.1},
-            r"expected score_threshold to be a .* \[0, 1\], got -0\.1",
-        ),
-        (
-            AKS,
-            {"score_threshold": "0.8"},
-            r"expected score_threshold to be .* \[0, 1\], got '0\.8'",
-        ),
-        (AKS, {"max_depth": -1}, "expected max_depth to be a whole number of at least 0, got -1"),
-        (AKS, {"max_depth": 2.0}, r"expected max_depth to be a whole number .*got 2\.0"),
-        (
-            KMeans,
-            {"iterations": 0},
-            "expected iterations to be a whole number of at least 1, got 0",
-        ),
-        (
-            SceneChange,
-            {"least_change": 2.1},
-            r"expected least_change to be a .* \[0, 2\], got 2\.1",
-        ),
-    ],
-)
-def test_options_out_of_range(kind, options, message):
-    with pytest.raises(ValueError, match=message):
-        kind.Config(**options)
-
-
-@pytest.mark.parametrize("kind", WITH_QUERY)
-def test_a_query_is_needed(kind):
-    embeddings, query = scene_embeddings(5, dim=4, seed=0)
-    with pytest.raises(ValueError, match=f"selector '{NAMES[kind]}' needs a query .* vtc_query"):
-        kind().select(embeddings)
-    query[0] = math.nan
-    with pytest.raises(ValueError, match="the query embedding holds NaN or infinity"):
-        kind().select(embeddings, query)
-
-
-@pytest.mark.parametrize("kind", WITHOUT_QUERY)
-def test_no_query_is_needed(kind):
-    assert not kind.uses_query
-    embeddings, query = scene_embeddings(30, dim=4, seed=0)
-    alone = kind(kind.Config(keyframes=5)).select(embeddings).keyframes
-    assert torch.equal(kind(kind.Config(keyframes=5)).select(embeddings, query).keyframes, alone)
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_unusable_embeddings(kind):
-    embeddings, query = scene_embeddings(5, dim=4, seed=0)
-    selector, name = kind(), NAMES[kind]
-    with pytest.raises(ValueError, match=rf"'{name}': embeddings are \[4\]; allowed is \[N, d\]"):
-        selector.select(embeddings[0], query)
-    with pytest.raises(ValueError, match=rf"'{name}': embeddings are \[0, 4\]; .* N >= 1"):
-        selector.select(embeddings[:0], query)
-    with pytest.raises(ValueError, match=rf"'{name}': embeddings are \[5, 0\].* d >= 1"):
-        selector.select(embeddings[:, :0], query[:0])
-    with pytest.raises(TypeError, match=rf"'{name}': embeddings are torch\.int64.* floating-point"):
-        selector.select(embeddings.long(), query)
-    for bad in (math.nan, math.inf):
-        broken = embeddings.clone()
-        broken[3, 1] = broken[4, 0] = bad
-        with pytest.raises(ValueError, match=f"'{name}': the embedding of frame 3 holds NaN"):
-            selector.select(broken, query)

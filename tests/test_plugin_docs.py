@@ -56,14 +56,13 @@ def test_interfaces_are_shown_with_their_signatures(interface, name):
 
 @pytest.mark.parametrize("interface", [vtc.FrameSelector, vtc.TokenMerger])
 def test_attributes_are_shown_with_their_defaults(interface):
-    for line in re.findall(r"^    (\w+: .* = \w+)$", inspect.getsource(interface), flags=re.M):
-        assert f"\n{line}\n" in PAGE, line
+    for line in re.findall(r"^    (\w+: .* = .*)$", inspect.getsource(interface), flags=re.M):
+        assert f"\n{line}" in PAGE, line
 
 
-@pytest.mark.parametrize("name", ["source", "macs", "extra_memory"])
-def test_what_parts_say_is_shown_as_it_is_declared(name):
-    (line,) = re.findall(rf"^    ({name}: .*)$", inspect.getsource(Part), flags=re.M)
-    assert f"\n{line}\n" in PAGE
+def test_costs_are_shown_with_their_signatures():
+    for name in ("macs", "extra_memory"):
+        assert shown("extra_memory")[name] == signatures(inspect.getsource(Part))[name]
 
 
 def test_code_of_the_example_is_in_the_example():

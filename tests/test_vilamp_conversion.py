@@ -499,7 +499,7 @@ def spoil(release, tensors, name):
         return f"{layer} in model-.* is of dtype I8; allowed are F64"
     if name == "a negative temperature":
         tensors["model.composer_projector.tau"] = torch.tensor(-0.01)
-        return "merger 'dfm': expected temperature to be a number above 0, got -0.0"
+        return "merger 'dfm': expected temperature to be a number in .*, got -0.0"
     raise ValueError(name)
 
 

@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vtc.interfaces.part import require
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require, require_number
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import apply, cosines, frames_at_once, weighted_sum
 from vtc_mergers._checks import (
     check_patches,
     check_query,
     check_reference,
-    is_number,
     not_built,
 )
 
@@ -40,8 +40,6 @@ class DFM(TokenMerger):
     """
 
     source = "ViLAMP, ICML 2025, Eq. 5-10"
-    macs = "6 * M * D"
-    extra_memory = "min(M, 128) * D"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -70,18 +68,11 @@ class DFM(TokenMerger):
         normalise_query: bool = True
 
         def __post_init__(self) -> None:
-            require(
-                is_number(self.redundancy_weight) and self.redundancy_weight >= 0,
-                "redundancy_weight",
-                self.redundancy_weight,
-                "a number of at least 0",
-            )
-            require(
-                is_number(self.temperature) and self.temperature > 0,
-                "temperature",
-                self.temperature,
-                "a number above 0",
-            )
+            require_number("redundancy_weight", self.redundancy_weight, 0, FLOAT32_MAX / 4)
+            require_number("temperature", self.temperature, FLOAT32_TINY, FLOAT32_MAX)
+            largest = (1 + self.redundancy_weight) / self.temperature
+            scores = "(1 + redundancy_weight) / temperature"
+            require(largest <= FLOAT32_MAX / 4, scores, largest, "a float32 number below 8e37")
             require(
                 self.projection in ("none", "learned"),
                 "projection",
@@ -103,27 +94,12 @@ class DFM(TokenMerger):
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
+        self._learned = self.needs_training = self.config.projection == "learned"
         if self._learned:
-            self.macs, self.extra_memory = "3 * M * D**2", "4 * M * D"
-
-    @property
-    def query_source(self) -> Literal["language_model", "frame_encoder", "frame_encoder_raw"]:
-        """The language model's space, where patches are; ``linear_q`` maps from the encoder's."""
-        if not self._learned:
-            return "language_model"
-        return "frame_encoder" if self.config.normalise_query else "frame_encoder_raw"
-
-    @property
-    def needs_training(self) -> bool:
-        """True for ``projection="learned"``."""
-        return self._learned
-
-    @property
-    def _learned(self) -> bool:
-        return self.config.projection == "learned"
+            normalised = self.config.normalise_query
+            self.query_source = "frame_encoder" if normalised else "frame_encoder_raw"
 
     def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
-        """As `TokenMerger.reference_frames`, or those of the released code."""
         if self.config.reference == "preceding":
             return super().reference_frames(frames, keyframes)
         return torch.searchsorted(keyframes, frames) - 1  # the ordinal, taken for a frame's number
@@ -144,26 +120,15 @@ class DFM(TokenMerger):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
+    def macs(self, sizes: Sizes) -> float:
+        return 3 * sizes.M * sizes.D**2 if self._learned else 6 * sizes.M * sizes.D
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return (4 * sizes.M if self._learned else min(sizes.M, 128)) * sizes.D
+
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Merge each frame into one token.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: ``[n, M, D]``, those of each one's `reference_frames`.
-            has_reference: ``[n]`` bool; where False, ``reference`` is not looked at: nothing is
-                subtracted, or the frame is compared with itself (``reference="released"``).
-            query: ``[D]``, or ``[Dq]`` with ``projection="learned"``; required.
-
-        Returns:
-            ``[n, 1, D]`` in the dtype of the patches; the scores are computed in at least float32.
-
-        Raises:
-            ValueError: there is no query, or a shape is wrong.
-            TypeError: the patches are not floating point or ``has_reference`` is not bool.
-            RuntimeError: ``projection="learned"`` and ``build`` was not called.
-        """
         return torch.cat(
             [
                 weighted_sum(weights, frames)
@@ -203,7 +168,6 @@ class DFM(TokenMerger):
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Eq. 10: ``[n, 1, M]`` in at least float32; arguments as for ``forward``."""
         weighed = self._weighed(patches, reference, has_reference, query)
         return torch.cat([weights for weights, _ in weighed])
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import apply, exact_dtype
 from vtc_mergers._checks import check_patches, check_query, not_built
@@ -29,22 +28,12 @@ class LlamaVid(TokenMerger):
     """
 
     source = "LLaMA-VID, ECCV 2024, Eq. 1"
-    macs = "2.5 * M * D + 2 * D**2"
-    extra_memory = "M * D"
+    query_source = "frame_encoder"
+    needs_training = True
     tokens_per_frame: int = 2
     to_query: nn.Linear
     to_context: nn.Linear
     to_content: nn.Linear
-
-    @property
-    def query_source(self) -> Literal["frame_encoder"]:
-        """The frame encoder's text embedding."""
-        return "frame_encoder"
-
-    @property
-    def needs_training(self) -> bool:
-        """True: before it, what the query finds is arbitrary."""
-        return True
 
     def build(self, patch_dim: int, query_dim: int) -> None:
         """Create the maps: the query's normal with std 0.02, the projections the identity."""
@@ -57,26 +46,15 @@ class LlamaVid(TokenMerger):
         for linear in (self.to_query, self.to_context, self.to_content):
             nn.init.zeros_(linear.bias)
 
+    def macs(self, sizes: Sizes) -> float:
+        return 2.5 * sizes.M * sizes.D + 2 * sizes.D**2
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return sizes.M * sizes.D
+
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Merge each frame into its context token and its content token.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: not used.
-            has_reference: not used.
-            query: ``[Dq]``, from the frame encoder; required.
-
-        Returns:
-            ``[n, 2, D]`` in the dtype of the patches; attention is computed in at least float32,
-            the projections in the dtype of their weights.
-
-        Raises:
-            ValueError: there is no query, or a shape is wrong.
-            TypeError: the patches are not floating point.
-            RuntimeError: ``build`` was not called.
-        """
         check_patches("llama_vid", patches)
         if not hasattr(self, "to_query"):
             raise not_built("llama_vid")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import exact_dtype
 from vtc_mergers._checks import check_patches
@@ -17,39 +18,23 @@ class MeanPool(TokenMerger):
     """
 
     source = "baseline"
-    macs = "M * D / 2"
-    extra_memory = "0"
+    query_source = None
 
-    @property
-    def query_source(self) -> None:
-        """None: there is no query."""
-        return None
+    def macs(self, sizes: Sizes) -> float:
+        return sizes.M * sizes.D / 2
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 0
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Merge each frame into one token.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: not used.
-            has_reference: not used.
-            query: not used.
-
-        Returns:
-            ``[n, 1, D]`` in the dtype of the patches; summed in at least float32.
-
-        Raises:
-            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
-            TypeError: the patches are not floating point.
-        """
         check_patches("mean_pool", patches)
         return patches.mean(dim=1, keepdim=True, dtype=exact_dtype(patches)).to(patches.dtype)
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """All alike: ``[n, 1, M]`` of 1 / M, in at least float32; arguments as for ``forward``."""
         check_patches("mean_pool", patches)
         n, count, _ = patches.shape
         return patches.new_full((n, 1, count), 1 / count, dtype=exact_dtype(patches))

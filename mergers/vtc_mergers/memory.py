@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vtc.interfaces.part import require
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require, require_whole
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import cosines, exact_dtype, weighted_sum
-from vtc_mergers._checks import check_patches, require_count
+from vtc_mergers._checks import check_patches
 from vtc_mergers._matching import matching_weights
 
 
@@ -33,8 +34,7 @@ class Memory(TokenMerger):
     """
 
     source = "MovieChat, CVPR 2024, Algorithm 1"
-    macs = "12 * M * D + frames / window * 7 / 3 * M**2 * D"
-    extra_memory = "max((window / 2 + 1) * M * D, 2 * M * (M + D))"
+    query_source = None
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -53,9 +53,9 @@ class Memory(TokenMerger):
         tokens: int = 32
 
         def __post_init__(self) -> None:
-            require_count("window", self.window)
-            require_count("frames", self.frames)
-            require_count("tokens", self.tokens)
+            require_whole("window", self.window)
+            require_whole("frames", self.frames)
+            require_whole("tokens", self.tokens)
             require(
                 self.frames <= self.window,
                 "frames",
@@ -70,31 +70,20 @@ class Memory(TokenMerger):
         self.tokens_per_frame = self.config.tokens
         self.frames_together = self.config.window
 
-    @property
-    def query_source(self) -> None:
-        """None: there is no query."""
-        return None
+    def macs(self, sizes: Sizes) -> float:
+        return (
+            12 * sizes.M * sizes.D
+            + self.config.frames / self.config.window * 7 / 3 * sizes.M**2 * sizes.D
+        )
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return max(
+            (self.config.window / 2 + 1) * sizes.M * sizes.D, 2 * sizes.M * (sizes.M + sizes.D)
+        )
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> list[Tensor]:
-        """Consolidate each window of consecutive frames.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes: whole windows, counted
-                from the first; the last may be short.
-            reference: not used.
-            has_reference: not used.
-            query: not used.
-
-        Returns:
-            n tensors in the dtype of the patches: ``[min(tokens, M), D]`` for the first frame of
-            each run, ``[0, D]`` for the others. Computed in at least float32.
-
-        Raises:
-            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
-            TypeError: the patches are not floating point.
-        """
         check_patches("memory", patches)
         tokens: list[Tensor] = []
         for start in range(0, len(patches), self.config.window):

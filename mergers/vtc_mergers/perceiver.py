@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_whole
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._attention import attend, heads_of
-from vtc_mergers._checks import check_patches, not_built, require_count
+from vtc_mergers._checks import check_patches, not_built
 
 
 class Perceiver(TokenMerger):
@@ -26,8 +28,8 @@ class Perceiver(TokenMerger):
     """
 
     source = "Flamingo, NeurIPS 2022"
-    macs = "layers * (2 * M + 12 * T) * D**2"
-    extra_memory = "3 * (M + T) * D"
+    query_source = None
+    needs_training = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -42,8 +44,8 @@ class Perceiver(TokenMerger):
         layers: int = 2
 
         def __post_init__(self) -> None:
-            require_count("tokens", self.tokens)
-            require_count("layers", self.layers)
+            require_whole("tokens", self.tokens)
+            require_whole("layers", self.layers)
 
     config: Config
     latents: nn.Parameter
@@ -52,16 +54,6 @@ class Perceiver(TokenMerger):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.tokens_per_frame = self.config.tokens
-
-    @property
-    def query_source(self) -> None:
-        """None: the latents are learned, not asked."""
-        return None
-
-    @property
-    def needs_training(self) -> bool:
-        """True."""
-        return True
 
     def build(self, patch_dim: int, query_dim: int) -> None:
         """Create the parameters: normal with std 0.02, zero biases."""
@@ -74,25 +66,15 @@ class Perceiver(TokenMerger):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def macs(self, sizes: Sizes) -> float:
+        return self.config.layers * (2 * sizes.M + 12 * self.tokens_per_frame) * sizes.D**2
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 3 * (sizes.M + self.tokens_per_frame) * sizes.D
+
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Merge each frame into ``tokens`` tokens.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: not used.
-            has_reference: not used.
-            query: not used.
-
-        Returns:
-            ``[n, tokens, D]`` in the dtype of the patches, computed in that of the parameters.
-
-        Raises:
-            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
-            TypeError: the patches are not floating point.
-            RuntimeError: ``build`` was not called.
-        """
         check_patches("perceiver", patches)
         if not hasattr(self, "latents"):
             raise not_built("perceiver")
@@ -127,7 +109,6 @@ class _Layer(nn.Module):
         )
 
     def forward(self, latents: Tensor, patches: Tensor) -> Tensor:
-        """``[T, D]`` latents and ``[M, D]`` patches to ``[T, D]`` latents."""
         asking = self.norm_latents(latents)
         context = torch.cat([self.norm_patches(patches), asking])
         found = attend(

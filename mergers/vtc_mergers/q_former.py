@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_whole
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._attention import attend, heads_of
-from vtc_mergers._checks import check_patches, not_built, require_count
+from vtc_mergers._checks import check_patches, not_built
 
 
 class QFormer(TokenMerger):
@@ -23,8 +25,8 @@ class QFormer(TokenMerger):
     """
 
     source = "BLIP-2, ICML 2023"
-    macs = "(2 * M + 3 * T) * D**2"
-    extra_memory = "3 * n * M * D"
+    query_source = None
+    needs_training = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -37,23 +39,13 @@ class QFormer(TokenMerger):
         tokens: int = 1
 
         def __post_init__(self) -> None:
-            require_count("tokens", self.tokens)
+            require_whole("tokens", self.tokens)
 
     config: Config
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.tokens_per_frame = self.config.tokens
-
-    @property
-    def query_source(self) -> None:
-        """None: the queries are learned, not asked."""
-        return None
-
-    @property
-    def needs_training(self) -> bool:
-        """True."""
-        return True
 
     def build(self, patch_dim: int, query_dim: int) -> None:
         """Create the parameters: normal with std 0.02, zero biases.
@@ -82,25 +74,15 @@ class QFormer(TokenMerger):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def macs(self, sizes: Sizes) -> float:
+        return (2 * sizes.M + 3 * self.tokens_per_frame) * sizes.D**2
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 3 * sizes.n * sizes.M * sizes.D
+
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Merge each frame into ``tokens`` tokens.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: not used.
-            has_reference: not used.
-            query: not used.
-
-        Returns:
-            ``[n, tokens, D]`` in the dtype of the patches.
-
-        Raises:
-            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
-            TypeError: the patches are not floating point.
-            RuntimeError: ``build`` was not called.
-        """
         check_patches("q_former", patches)
         if not hasattr(self, "queries"):
             raise not_built("q_former")

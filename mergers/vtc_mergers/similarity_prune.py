@@ -8,10 +8,11 @@ from math import inf
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtc.interfaces.part import require
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_number, require_whole
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import cosines, exact_dtype
-from vtc_mergers._checks import check_patches, check_reference, is_number, require_count
+from vtc_mergers._checks import check_patches, check_reference
 
 
 class SimilarityPrune(TokenMerger):
@@ -31,8 +32,7 @@ class SimilarityPrune(TokenMerger):
     """
 
     source = "LongVU, arXiv 2024, spatial token compression"
-    macs = "3 * M * D"
-    extra_memory = "min(M, 128) * D"
+    query_source = None
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -47,13 +47,8 @@ class SimilarityPrune(TokenMerger):
         tokens: int = 8
 
         def __post_init__(self) -> None:
-            require(
-                is_number(self.similarity_threshold) and -1 <= self.similarity_threshold <= 1,
-                "similarity_threshold",
-                self.similarity_threshold,
-                "a number from -1 to 1",
-            )
-            require_count("tokens", self.tokens)
+            require_number("similarity_threshold", self.similarity_threshold, -1, 1)
+            require_whole("tokens", self.tokens)
 
     config: Config
 
@@ -61,36 +56,21 @@ class SimilarityPrune(TokenMerger):
         super().__init__(config)
         self.tokens_per_frame = self.config.tokens
 
-    @property
-    def query_source(self) -> None:
-        """None: there is no query."""
-        return None
+    def macs(self, sizes: Sizes) -> float:
+        return 3 * sizes.M * sizes.D
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return min(sizes.M, 128) * sizes.D
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> list[Tensor]:
-        """Keep at most ``tokens`` patches of each frame, in their order.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: ``[n, M, D]``, those of each one's nearest preceding keyframe.
-            has_reference: ``[n]`` bool; where False, the reference is not looked at.
-            query: not used.
-
-        Returns:
-            n tensors ``[T_i, D]`` in the dtype of the patches, 0 <= T_i <= tokens.
-
-        Raises:
-            ValueError: a shape is wrong.
-            TypeError: the patches are not floating point or ``has_reference`` is not bool.
-        """
         chosen = self._choose(patches, reference, has_reference)
         return [frame[kept] for frame, kept in zip(patches, chosen, strict=True)]
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> list[Tensor]:
-        """1 for the patch that stays: n tensors ``[T_i, M]``; arguments as for ``forward``."""
         chosen = self._choose(patches, reference, has_reference)
         exact = exact_dtype(patches)
         return [F.one_hot(kept, patches.shape[1]).to(exact) for kept in chosen]

@@ -8,9 +8,11 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_whole
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import exact_dtype, weighted_sum
-from vtc_mergers._checks import check_patches, require_count
+from vtc_mergers._checks import check_patches
 
 
 class SpatialPool(TokenMerger):
@@ -26,8 +28,7 @@ class SpatialPool(TokenMerger):
     """
 
     source = "PLLaVA, arXiv 2024; SlowFast-LLaVA, arXiv 2024"
-    macs = "T * M * D"
-    extra_memory = "T * M + n * T * D"
+    query_source = None
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -44,9 +45,9 @@ class SpatialPool(TokenMerger):
         rows: int | None = None
 
         def __post_init__(self) -> None:
-            require_count("side", self.side)
+            require_whole("side", self.side)
             if self.rows is not None:
-                require_count("rows", self.rows)
+                require_whole("rows", self.rows)
 
     config: Config
 
@@ -54,31 +55,15 @@ class SpatialPool(TokenMerger):
         super().__init__(config)
         self.tokens_per_frame = self.config.side**2
 
-    @property
-    def query_source(self) -> None:
-        """None: there is no query."""
-        return None
+    def macs(self, sizes: Sizes) -> float:
+        return self.tokens_per_frame * sizes.M * sizes.D
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return self.tokens_per_frame * sizes.M + sizes.n * self.tokens_per_frame * sizes.D
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Pool each frame to ``side`` x ``side`` tokens in row order.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes; M is a square, or a
-                multiple of ``rows``.
-            reference: not used.
-            has_reference: not used.
-            query: not used.
-
-        Returns:
-            ``[n, T, D]`` in the dtype of the patches, T = min(side, h) min(side, w) for a grid of
-            h x w patches; summed in at least float32.
-
-        Raises:
-            ValueError: the patches are not ``[n, M, D]``, or M >= 1 does not fit the grid.
-            TypeError: the patches are not floating point.
-        """
         weights = self._weights(patches)
         tokens = [weighted_sum(weights, frame) for frame in patches]
         empty = (0, len(weights), patches.shape[2])
@@ -87,7 +72,6 @@ class SpatialPool(TokenMerger):
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """The mean over each cell: ``[n, T, M]`` in at least float32; arguments as before."""
         return self._weights(patches).repeat(len(patches), 1, 1)
 
     def _weights(self, patches: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_whole
 from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import exact_dtype, weighted_sum
-from vtc_mergers._checks import check_patches, require_count
+from vtc_mergers._checks import check_patches
 from vtc_mergers._matching import matching_weights
 
 
@@ -28,8 +30,7 @@ class ToMe(TokenMerger):
     """
 
     source = "Token Merging, ICLR 2023"
-    macs = "7 / 3 * M**2 * D"
-    extra_memory = "max(2 * M**2 + M * D, n * T * D)"
+    query_source = None
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -43,7 +44,7 @@ class ToMe(TokenMerger):
         tokens: int = 16
 
         def __post_init__(self) -> None:
-            require_count("tokens", self.tokens)
+            require_whole("tokens", self.tokens)
 
     config: Config
 
@@ -51,29 +52,15 @@ class ToMe(TokenMerger):
         super().__init__(config)
         self.tokens_per_frame = self.config.tokens
 
-    @property
-    def query_source(self) -> None:
-        """None: there is no query."""
-        return None
+    def macs(self, sizes: Sizes) -> float:
+        return 7 / 3 * sizes.M**2 * sizes.D
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return max(2 * sizes.M**2 + sizes.M * sizes.D, sizes.n * self.tokens_per_frame * sizes.D)
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Merge each frame into ``tokens`` tokens, or M if that is fewer.
-
-        Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
-            reference: not used.
-            has_reference: not used.
-            query: not used.
-
-        Returns:
-            ``[n, min(tokens, M), D]`` in the dtype of the patches; computed in at least float32.
-
-        Raises:
-            ValueError: the patches are not ``[n, M, D]`` with M >= 1.
-            TypeError: the patches are not floating point.
-        """
         check_patches("tome", patches)
         _, count, dim = patches.shape
         if count <= self.config.tokens:
@@ -86,7 +73,6 @@ class ToMe(TokenMerger):
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Each patch's share of its token: ``[n, min(tokens, M), M]``; arguments as before."""
         check_patches("tome", patches)
         rows = [matching_weights(frame, self.config.tokens) for frame in patches]
         count = patches.shape[1]

@@ -1,4 +1,4 @@
-"""How relevant each frame is to the query."""
+"""Cosines of frame embeddings, and the relevance of each frame to the query."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor
 from vtc_selectors._checks import check_embeddings
 
 CHUNK = 256
-"""Frames that are held in double precision at a time: 1 MiB at d = 512."""
+"""Frames in double precision at a time: 1 MiB at d = 512."""
 
 
 def unit(vectors: Tensor) -> Tensor:
     """Scale vectors ``[..., d]`` to length one, in float64; zero vectors stay zero.
 
-    Double precision, because a choice of frames must depend neither on autocast, nor on TF32, nor
-    on the order in which a matrix product adds up. Apple's GPUs have none: float32 there.
+    In double precision the keyframes depend neither on autocast, nor on TF32, nor on the order of
+    the additions in a matrix product. Apple's GPUs have no float64: float32 there.
     """
     exact = torch.float32 if vectors.device.type == "mps" else torch.float64
     return F.normalize(vectors.to(exact), dim=-1)
 
 
 def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> Tensor:
-    """The cosine of each frame and the query, Eq. 2 of ViLAMP.
+    """Return the cosine of each frame and the query, Eq. 2 of ViLAMP.
 
     Args:
-        selector: registered name of the selector that asks, for its errors.
+        selector: registered name of the selector, for messages.
         embeddings: ``[N, d]``, floating point, of any length.
         query: ``[d]``, floating point, of any length.
 
@@ -34,25 +34,25 @@ def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> 
         ``[N]`` float32 in [-1, 1]; 0 for zero vectors. Equal frames are equally relevant.
 
     Raises:
-        ValueError: there is no query, a shape is wrong, or a number is not finite.
+        ValueError: the query is missing, a shape is wrong, or a number is not finite.
         TypeError: the embeddings or the query are not floating point.
     """
     check_embeddings(selector, embeddings)
     if query is None:
         raise ValueError(
-            f"selector '{selector}' needs a query and got None: ask a question, give "
-            "vtc_query=... to generate, or choose a selector that takes none, such as 'uniform'"
+            f"selector '{selector}' needs a query, got None: ask a question, pass vtc_query=... "
+            "to generate, or choose a selector without a query, such as 'uniform'"
         )
     if not (embeddings.is_floating_point() and query.is_floating_point()):
         raise TypeError(
-            f"selector '{selector}': embeddings are {embeddings.dtype} and the query is "
-            f"{query.dtype}; allowed are floating-point tensors"
+            f"selector '{selector}': expected floating-point embeddings and query, got "
+            f"{embeddings.dtype} and {query.dtype}"
         )
     dim = embeddings.shape[1]
     if dim == 0 or query.shape != (dim,):
         raise ValueError(
-            f"selector '{selector}': embeddings are {list(embeddings.shape)} and the query is "
-            f"{list(query.shape)}; allowed are [N, d] and [d] of one frame encoder, d >= 1"
+            f"selector '{selector}': expected embeddings [N, d] and a query [d] of one frame "
+            f"encoder, d >= 1, got {list(embeddings.shape)} and {list(query.shape)}"
         )
     relevance = cosines(embeddings, query)
     _check_finite(selector, relevance, query)
@@ -60,9 +60,9 @@ def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> 
 
 
 def cosines(embeddings: Tensor, vector: Tensor) -> Tensor:
-    """The cosine of each row of ``[N, d]`` and ``vector`` ``[d]``: ``[N]`` float32 in [-1, 1].
+    """Return the cosine of each row ``[N, d]`` and ``vector`` ``[d]``: ``[N]`` float32 in [-1, 1].
 
-    Found in float64 and rounded, so that equal rows get equal cosines on every device.
+    Computed in float64 and rounded, so that equal rows have equal cosines on every device.
     """
     direction = unit(vector)
     # A matrix-vector product may round equal rows differently and so break ties at random; a sum
@@ -72,7 +72,7 @@ def cosines(embeddings: Tensor, vector: Tensor) -> Tensor:
 
 
 def check_frames(selector: str, embeddings: Tensor) -> None:
-    """The checks of a selector that looks at frames only.
+    """Check the embeddings of a selector without a query.
 
     Raises:
         ValueError: embeddings are not ``[N, d]`` with N, d >= 1, or a number is not finite.
@@ -81,13 +81,12 @@ def check_frames(selector: str, embeddings: Tensor) -> None:
     check_embeddings(selector, embeddings)
     if not embeddings.is_floating_point():
         raise TypeError(
-            f"selector '{selector}': embeddings are {embeddings.dtype}; "
-            "allowed are floating-point tensors"
+            f"selector '{selector}': expected floating-point embeddings, got {embeddings.dtype}"
         )
     if embeddings.shape[1] == 0:
         raise ValueError(
-            f"selector '{selector}': embeddings are {list(embeddings.shape)}; "
-            "allowed is [N, d] of a frame encoder, d >= 1"
+            f"selector '{selector}': expected embeddings [N, d] of a frame encoder, d >= 1, got "
+            f"{list(embeddings.shape)}"
         )
     rows = [chunk.isfinite().all(-1) for chunk in torch.split(embeddings, CHUNK)]
     finite = torch.cat(rows)
@@ -96,7 +95,7 @@ def check_frames(selector: str, embeddings: Tensor) -> None:
 
 
 def most_relevant_first(relevance: Tensor) -> Tensor:
-    """Frame indices ``[N]`` int64 by descending relevance ``[N]``; the earlier frame wins ties."""
+    """Return frame indices ``[N]`` by descending relevance ``[N]``; ties go to the earlier."""
     return relevance.argsort(descending=True, stable=True)
 
 
@@ -113,6 +112,6 @@ def _check_finite(selector: str, relevance: Tensor, query: Tensor) -> None:
 
 def _not_finite(selector: str, culprit: str) -> ValueError:
     return ValueError(
-        f"selector '{selector}': {culprit} holds NaN or infinity; "
-        "allowed are finite numbers: run the frame encoder in bfloat16 or float32"
+        f"selector '{selector}': expected finite numbers, but {culprit} holds NaN or infinity; "
+        "run the frame encoder in bfloat16 or float32"
     )

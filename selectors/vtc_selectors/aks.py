@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc.interfaces.part import require
-from vtc_selectors._checks import is_number_in, require_keyframes
+from vtc.interfaces.part import require_number, require_whole
 from vtc_selectors._cosine import most_relevant_first, query_relevance
 
 _ROUNDING = 1e-6
@@ -35,8 +35,6 @@ class AKS(FrameSelector):
     """
 
     source = "Adaptive Keyframe Sampling, CVPR 2025"
-    macs = "2.5 * d"
-    extra_memory = "512 * d + 3 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -54,36 +52,22 @@ class AKS(FrameSelector):
         max_depth: int = 5
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
-            require(
-                is_number_in(self.score_threshold, 0, 1),
-                "score_threshold",
-                self.score_threshold,
-                "a number in [0, 1]",
-            )
-            ok = type(self.max_depth) is int and self.max_depth >= 0
-            require(ok, "max_depth", self.max_depth, "a whole number of at least 0")
+            require_whole("keyframes", self.keyframes)
+            require_number("score_threshold", self.score_threshold, 0, 1)
+            require_whole("max_depth", self.max_depth, 0)
 
     config: Config
+
+    def macs(self, sizes: Sizes) -> float:
+        return 2.5 * sizes.d
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 512 * sizes.d + 3 * sizes.N
 
     @torch.no_grad()
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame; used by direction only.
-            query: ``[d]``, required; used by direction only.
-            timestamps: not used.
-
-        Returns:
-            min(K, N) keyframes, and the relevance of every frame, as cosines.
-
-        Raises:
-            ValueError: there is no query, a shape is wrong, or a number is not finite.
-            TypeError: the embeddings or the query are not floating point.
-        """
         relevance = query_relevance("aks", embeddings, query)
         scores = _min_max(relevance.cpu())  # some dozens of tiny steps, which a GPU would slow down
         budget = min(self.config.keyframes, len(scores))

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc.interfaces.part import require
-from vtc_selectors._checks import require_keyframes
+from vtc.interfaces.part import require, require_whole
 from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
 
 _ROUNDING = 1e-6
@@ -37,8 +37,6 @@ class DinoDiff(FrameSelector):
     """
 
     source = "LongVU, arXiv 2024, temporal reduction"
-    macs = "(window + 2) * d"
-    extra_memory = "1024 * d + 2 * N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)
@@ -57,38 +55,27 @@ class DinoDiff(FrameSelector):
         encoder: str = "timm:vit_small_patch14_dinov2.lvd142m"
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
-            ok = type(self.window) is int and self.window >= 2
-            require(ok, "window", self.window, "a whole number of at least 2")
+            require_whole("keyframes", self.keyframes)
+            require_whole("window", self.window, 2)
             ok = isinstance(self.encoder, str) and self.encoder != ""
             require(ok, "encoder", self.encoder, "the name or folder of a frame encoder")
 
     config: Config
 
-    @property
-    def encoder(self) -> str:
-        """The option ``encoder``."""
-        return self.config.encoder
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.encoder = self.config.encoder
+
+    def macs(self, sizes: Sizes) -> float:
+        return (self.config.window + 2) * sizes.d
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 1024 * sizes.d + 2 * sizes.N
 
     @torch.no_grad()
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame; used by direction only.
-            query: not used.
-            timestamps: not used.
-
-        Returns:
-            At most K keyframes, at least one; as the relevance of a frame 1 - its redundancy, in
-            [0, 2]: the greater, the less it is like its neighbours.
-
-        Raises:
-            ValueError: the shape is wrong, or a number is not finite.
-            TypeError: the embeddings are not floating point.
-        """
         check_frames("dino_diff", embeddings)
         redundancy, kept = self._judge(embeddings)
         frames = kept.nonzero().flatten()

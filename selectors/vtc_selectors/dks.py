@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc.interfaces.part import require
-from vtc_selectors._checks import require_keyframes
+from vtc.interfaces.part import require, require_number, require_whole
 from vtc_selectors._cosine import CHUNK, most_relevant_first, query_relevance, unit
 from vtc_selectors._gaps import fill_gaps
 
@@ -34,8 +34,6 @@ class DKS(FrameSelector):
     """
 
     source = "ViLAMP, ICML 2025, Algorithm 1"
-    macs = "(K + 4) * d"
-    extra_memory = "(768 + 2 * K) * d + 4 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -57,41 +55,24 @@ class DKS(FrameSelector):
         relevance_threshold: float | None = None
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
-            require(
-                _is_cosine(self.similarity_threshold),
-                "similarity_threshold",
-                self.similarity_threshold,
-                "a number in [-1, 1]",
-            )
+            require_whole("keyframes", self.keyframes)
+            require_number("similarity_threshold", self.similarity_threshold, -1, 1)
             require(self.fill in ("none", "gaps"), "fill", self.fill, "'none' or 'gaps'")
-            require(
-                self.relevance_threshold is None or _is_cosine(self.relevance_threshold),
-                "relevance_threshold",
-                self.relevance_threshold,
-                "None or a number in [-1, 1]",
-            )
+            if self.relevance_threshold is not None:
+                require_number("relevance_threshold", self.relevance_threshold, -1, 1)
 
     config: Config
+
+    def macs(self, sizes: Sizes) -> float:
+        return (self.config.keyframes + 4) * sizes.d
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return (768 + 2 * self.config.keyframes) * sizes.d + 4 * sizes.N
 
     @torch.no_grad()
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame; used by direction only.
-            query: ``[d]``, required; used by direction only.
-            timestamps: not used.
-
-        Returns:
-            At most K keyframes, and the relevance of every frame (Eq. 2).
-
-        Raises:
-            ValueError: there is no query, a shape is wrong, or a number is not finite.
-            TypeError: the embeddings or the query are not floating point.
-        """
         relevance = query_relevance("dks", embeddings, query)
         order = most_relevant_first(relevance)
         if self.config.relevance_threshold is not None:
@@ -152,7 +133,3 @@ class DKS(FrameSelector):
         redundancy = (block @ taken.T).amax(dim=1)
         keep = redundancy < self.config.similarity_threshold - _ROUNDING
         return frames[keep], block[keep]
-
-
-def _is_cosine(value: object) -> bool:
-    return isinstance(value, int | float) and -1 <= value <= 1

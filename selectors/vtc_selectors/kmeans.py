@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc.interfaces.part import require
-from vtc_selectors._checks import require_keyframes
+from vtc.interfaces.part import require_whole
 from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
 from vtc_selectors._spread import middles_of_parts
 
@@ -34,8 +34,6 @@ class KMeans(FrameSelector):
     """
 
     source = "Lloyd, IEEE Transactions on Information Theory, 1982"
-    macs = "(2 * iterations + 1) * K * d"
-    extra_memory = "768 * (d + K) + 4 * N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)
@@ -51,30 +49,21 @@ class KMeans(FrameSelector):
         iterations: int = 20
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
-            ok = type(self.iterations) is int and self.iterations >= 1
-            require(ok, "iterations", self.iterations, "a whole number of at least 1")
+            require_whole("keyframes", self.keyframes)
+            require_whole("iterations", self.iterations)
 
     config: Config
+
+    def macs(self, sizes: Sizes) -> float:
+        return (2 * self.config.iterations + 1) * self.config.keyframes * sizes.d
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 768 * (sizes.d + self.config.keyframes) + 4 * sizes.N
 
     @torch.no_grad()
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame; used by direction only.
-            query: not used.
-            timestamps: not used.
-
-        Returns:
-            At most K keyframes, at least one; no relevance.
-
-        Raises:
-            ValueError: the shape is wrong, or a number is not finite.
-            TypeError: the embeddings are not floating point.
-        """
         check_frames("kmeans", embeddings)
         start = middles_of_parts(len(embeddings), self.config.keyframes)
         centroids = unit(embeddings[torch.tensor(start, device=embeddings.device)])

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc.interfaces.part import require
-from vtc_selectors._checks import is_number_in, require_keyframes
+from vtc.interfaces.part import require_number, require_whole
 from vtc_selectors._cosine import cosines, query_relevance, unit
 
 
@@ -31,8 +31,6 @@ class MMR(FrameSelector):
     """
 
     source = "Maximal Marginal Relevance, SIGIR 1998"
-    macs = "2.5 * K * d"
-    extra_memory = "512 * d + 7 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -48,34 +46,21 @@ class MMR(FrameSelector):
         relevance_weight: float = 0.5
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
-            require(
-                is_number_in(self.relevance_weight, 0, 1),
-                "relevance_weight",
-                self.relevance_weight,
-                "a number in [0, 1]",
-            )
+            require_whole("keyframes", self.keyframes)
+            require_number("relevance_weight", self.relevance_weight, 0, 1)
 
     config: Config
+
+    def macs(self, sizes: Sizes) -> float:
+        return 2.5 * self.config.keyframes * sizes.d
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 512 * sizes.d + 7 * sizes.N
 
     @torch.no_grad()
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame; used by direction only.
-            query: ``[d]``, required; used by direction only.
-            timestamps: not used.
-
-        Returns:
-            min(K, N) keyframes, and the relevance of every frame.
-
-        Raises:
-            ValueError: there is no query, a shape is wrong, or a number is not finite.
-            TypeError: the embeddings or the query are not floating point.
-        """
         relevance = query_relevance("mmr", embeddings, query)
         if self.config.keyframes >= len(embeddings):
             return Selection(torch.arange(len(embeddings), device=embeddings.device), relevance)

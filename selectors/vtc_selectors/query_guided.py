@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc_selectors._checks import require_keyframes
+from vtc.interfaces.part import require_whole
 from vtc_selectors._cosine import most_relevant_first, query_relevance
 
 
@@ -21,8 +22,6 @@ class QueryGuided(FrameSelector):
     """
 
     source = "ViLAMP, ICML 2025, Eq. 2"
-    macs = "2.5 * d"
-    extra_memory = "512 * d + 3 * N"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -35,28 +34,20 @@ class QueryGuided(FrameSelector):
         keyframes: int = 32
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
+            require_whole("keyframes", self.keyframes)
 
     config: Config
+
+    def macs(self, sizes: Sizes) -> float:
+        return 2.5 * sizes.d
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 512 * sizes.d + 3 * sizes.N
 
     @torch.no_grad()
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame; used by direction only.
-            query: ``[d]``, required; used by direction only.
-            timestamps: not used.
-
-        Returns:
-            min(K, N) keyframes, and the relevance of every frame.
-
-        Raises:
-            ValueError: there is no query, a shape is wrong, or a number is not finite.
-            TypeError: the embeddings or the query are not floating point.
-        """
         relevance = query_relevance("query_guided", embeddings, query)
         best = most_relevant_first(relevance)[: self.config.keyframes]
         return Selection(best.sort().values, relevance)

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc.interfaces.part import require
-from vtc_selectors._checks import is_number_in, require_keyframes
+from vtc.interfaces.part import require_number, require_whole
 from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
 
 
@@ -30,8 +30,6 @@ class SceneChange(FrameSelector):
     """
 
     source = "Zhang et al., Multimedia Systems, 1993"
-    macs = "4.5 * d"
-    extra_memory = "1024 * d + N"
     uses_query: ClassVar[bool] = False
 
     @dataclass(frozen=True, kw_only=True)
@@ -47,34 +45,21 @@ class SceneChange(FrameSelector):
         least_change: float = 0.0
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
-            require(
-                is_number_in(self.least_change, 0, 2),
-                "least_change",
-                self.least_change,
-                "a number in [0, 2]",
-            )
+            require_whole("keyframes", self.keyframes)
+            require_number("least_change", self.least_change, 0, 2)
 
     config: Config
+
+    def macs(self, sizes: Sizes) -> float:
+        return 4.5 * sizes.d
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 1024 * sizes.d + sizes.N
 
     @torch.no_grad()
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame; used by direction only.
-            query: not used.
-            timestamps: not used.
-
-        Returns:
-            At most K keyframes, at least one; no relevance, as no frame is ranked.
-
-        Raises:
-            ValueError: the shape is wrong, or a number is not finite.
-            TypeError: the embeddings are not floating point.
-        """
         check_frames("scene_change", embeddings)
         change = _changes(embeddings)
         largest = most_relevant_first(change)[: self.config.keyframes - 1]

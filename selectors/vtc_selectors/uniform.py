@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc_selectors._checks import check_embeddings, require_keyframes
+from vtc.interfaces.part import require_whole
+from vtc_selectors._checks import check_embeddings
 from vtc_selectors._spread import middles_of_parts
 
 
@@ -21,8 +23,6 @@ class Uniform(FrameSelector):
     """
 
     source = "baseline"
-    macs = "0"
-    extra_memory = "0"
     uses_query: ClassVar[bool] = False
     uses_embeddings: ClassVar[bool] = False
 
@@ -37,26 +37,19 @@ class Uniform(FrameSelector):
         keyframes: int = 32
 
         def __post_init__(self) -> None:
-            require_keyframes(self.keyframes)
+            require_whole("keyframes", self.keyframes)
 
     config: Config
+
+    def macs(self, sizes: Sizes) -> float:
+        return 0
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return 0
 
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, 0]``; only N is used.
-            query: not used.
-            timestamps: not used.
-
-        Returns:
-            min(K, N) keyframes; no relevance.
-
-        Raises:
-            ValueError: the embeddings are not ``[N, d]`` with N >= 1.
-        """
         check_embeddings("uniform", embeddings)
         middles = middles_of_parts(len(embeddings), self.config.keyframes)
         return Selection(torch.tensor(middles, device=embeddings.device), relevance=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from enum import Enum
 from itertools import groupby
 from typing import Annotated, Optional
@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vtc.interfaces.costs import Sizes
 from vtc.plugins.registry import PartInfo
 from vtc.plugins.registry import parts as list_parts
 
@@ -41,14 +42,14 @@ def parts(
         typer.Option("--markdown", help="Print tables of selectors and mergers with their costs."),
     ] = False,
     at: Annotated[
-        str, typer.Option(help="Costs as numbers: --markdown --at M=729,D=3584,n=16.")
+        str, typer.Option(help="Sizes for the costs of --markdown, such as M=196,n=32.")
     ] = "",
 ) -> None:
     """List selectors, mergers and adapters, their options, and the plug-ins they come from."""
     if as_markdown:
         _check_markdown(kind, as_json)
     elif at:
-        raise ValueError(f"--at {at} gives sizes for the tables of --markdown; write both")
+        raise ValueError(f"--at {at} needs --markdown, whose costs it gives sizes to")
     found = _listed(kind)
     if as_json:
         print(json.dumps([asdict(part) for part in found], indent=2))
@@ -80,22 +81,25 @@ def _listed(kind: Kind | None) -> list[PartInfo]:
 
 def _check_markdown(kind: Kind | None, as_json: bool) -> None:
     if as_json:
-        raise ValueError("--json and --markdown are two forms of one list; choose one")
+        raise ValueError("expected --json or --markdown, got both")
     if kind not in (None, Kind.selector, Kind.merger):
-        raise ValueError(f"--markdown has tables of selector and merger only, not of {kind.value}")
+        raise ValueError(f"--markdown lists selectors and mergers, got {kind.value}")
 
 
-def _sizes(text: str) -> dict[str, float]:
+def _sizes(text: str) -> Sizes:
     """The sizes of ``--at``, by symbol."""
+    meanings = {size.name: size.metadata["meaning"] for size in fields(Sizes)}
     sizes = {}
     for word in text.split(",") if text else []:
         name, _, value = word.partition("=")
+        if name.strip() not in meanings:
+            known = ", ".join(f"{name} ({meaning})" for name, meaning in meanings.items())
+            raise ValueError(f"--at {text}: expected one of {known}, got {name.strip()!r}")
         try:
             sizes[name.strip()] = float(value)
         except ValueError as error:
-            message = f"--at {text}: {word!r} is no size; write NAME=NUMBER,NAME=NUMBER"
-            raise ValueError(message) from error
-    return sizes
+            raise ValueError(f"--at {text}: expected NAME=NUMBER, got {word!r}") from error
+    return Sizes(**sizes)
 
 
 def _table(found: Sequence[PartInfo]) -> Table:

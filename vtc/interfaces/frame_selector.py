@@ -1,4 +1,4 @@
-"""The interface of frame selectors: which frames keep all their tokens."""
+"""The interface of frame selectors, which choose the keyframes of a video."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """The frames that a selector chose.
+    """The keyframes of a video.
 
     Attributes:
-        keyframes: ``[K']`` int64, ascending and unique, K' at most the number asked for.
-        relevance: ``[N]`` float32, what the frames were ranked by; None where nothing is ranked.
+        keyframes: ``[K']`` int64, ascending and unique, K' at most the option ``keyframes``.
+        relevance: ``[N]`` float32, the score that ranks the frames; None if the selector does not
+            rank them.
     """
 
     keyframes: Tensor
@@ -35,15 +36,10 @@ class FrameSelector(Part, ABC):
     """False: ``query`` is ignored, and a call without a query is fine."""
     uses_embeddings: ClassVar[bool] = True
     """False: the frame encoder is not run, and ``embeddings`` is ``[N, 0]``."""
+    encoder: str | None = None
+    """The frame encoder of this selector, as ``vtc.wrap`` takes it; None: that of ``vtc.wrap``.
 
-    @property
-    def encoder(self) -> str | None:
-        """The frame encoder that this selector looks through, as ``vtc.wrap`` takes it.
-
-        None: the one that ``vtc.wrap`` was given. It embeds the query too, so a selector with
-        ``uses_query`` that names another must name one that knows text.
-        """
-        return None
+    It embeds the query too, so with ``uses_query`` it must be an encoder of text and images."""
 
     @abstractmethod
     def select(
@@ -52,7 +48,12 @@ class FrameSelector(Part, ABC):
         """Choose keyframes.
 
         Args:
-            embeddings: ``[N, d]``, L2-normalised, one row a frame in order of time.
-            query: ``[d]``, L2-normalised, on the same device; None when nothing was asked.
-            timestamps: ``[N]`` float64 seconds, ascending.
+            embeddings: ``[N, d]`` floating point, one row per frame in temporal order, each of
+                length one; the shipped selectors use the direction only.
+            query: ``[d]``, of length one, on the same device; None if there is no question.
+            timestamps: ``[N]`` float64 seconds, ascending; None if unknown.
+
+        Raises:
+            ValueError: A shape is wrong, a number is not finite, or the query is missing.
+            TypeError: The embeddings or the query are not floating point.
         """

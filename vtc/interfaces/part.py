@@ -1,32 +1,32 @@
-"""What selectors and mergers have in common: options in a frozen ``Config`` dataclass."""
+"""What selectors and mergers share: options in a frozen ``Config`` dataclass, and their costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from vtc.interfaces.costs import Sizes
+
+FLOAT32_TINY, FLOAT32_MAX = 1.1754943508222875e-38, 3.4028234663852886e38
+"""The smallest normal and the largest float32, between which positive options must lie."""
 
 
 class Part:
     """A plug-in object made from its options.
 
     A part with options declares a nested, frozen, keyword-only dataclass ``Config`` of plain JSON
-    values and finds the options it was made with in ``self.config``. A part without ``Config``
-    takes no options and its ``config`` is None.
+    values and finds its options in ``self.config``. A part without ``Config`` takes no options,
+    and its ``config`` is None.
     """
 
     Config: ClassVar[type | None] = None
     config: Any = None
-    renamed_options: ClassVar[Mapping[str, str]] = {}
-    """Old names of options, each with the present one; the old ones work, with a warning."""
 
     source: ClassVar[str] = ""
     """Where the method comes from: paper, venue, year."""
-    macs: str = ""
-    """Multiply-accumulates per frame beyond the vision tower and the frame encoder, an expression
-    as `vtc.interfaces.costs.evaluate` reads it; leading terms only. ``""``: not said."""
-    extra_memory: str = ""
-    """Numbers held at once beside inputs and outputs, likewise."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
@@ -34,22 +34,49 @@ class Part:
             config = self.Config()
         self.config = config
 
+    def macs(self, sizes: Sizes) -> float | None:
+        """Return the multiply-accumulates per frame, leading terms only; None: not given.
+
+        The vision tower and the frame encoder do not count.
+        """
+        return None
+
+    def extra_memory(self, sizes: Sizes) -> float | None:
+        """Return how many numbers are held at once beside inputs and outputs; None: not given."""
+        return None
+
 
 @contextmanager
 def part_errors(label: str) -> Iterator[None]:
-    """Name the part in whose code something broke that is no error of its user's.
+    """Name the part in the errors of its own code.
+
+    Args:
+        label: The part and its plug-in: ``selector 'mine' of plug-in 'acme' (acme-vtc 1.0)``.
 
     Raises:
-        RuntimeError: Instead of an error that only a mistake in the part's code explains.
+        ValueError, TypeError: The part's own, with the label in front.
+        RuntimeError: Instead of any other exception. Lack of memory and what ends the program
+            (Ctrl-C, ``sys.exit``) pass unchanged.
     """
     try:
         yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, NameError) as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except (ValueError, TypeError) as error:
+        if label.partition(" of ")[0] in str(error):
+            raise
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{label}: {error}") from error
+    # A part is third-party code, which may raise anything, BaseExceptions of its own included.
+    except BaseException as error:
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
         raise RuntimeError(f"{label} failed: {type(error).__name__}: {error}") from error
 
 
 def require(ok: bool, option: str, value: object, allowed: str) -> None:
-    """Raise the ValueError of a ``Config.__post_init__`` that found ``value`` out of range.
+    """Raise a ValueError that names an option of a ``Config`` unless ``ok``.
 
     >>> require(False, "keyframes", 0, "a whole number of at least 1")
     Traceback (most recent call last):
@@ -58,3 +85,16 @@ def require(ok: bool, option: str, value: object, allowed: str) -> None:
     """
     if not ok:
         raise ValueError(f"expected {option} to be {allowed}, got {value!r}")
+
+
+def require_whole(option: str, value: object, least: int = 1) -> None:
+    """Raise a ValueError unless an option is a whole number from ``least`` to 2**31 - 1."""
+    ok = type(value) is int and value >= least
+    require(ok, option, value, f"a whole number of at least {least}")
+    require(value < 2**31, option, value, "a whole number below 2**31")  # type: ignore[operator]
+
+
+def require_number(option: str, value: object, low: float, high: float) -> None:
+    """Raise a ValueError unless an option is a number in [low, high]; NaN and bools are not."""
+    ok = isinstance(value, int | float) and type(value) is not bool and low <= value <= high
+    require(ok, option, value, f"a number in [{low:.4g}, {high:.4g}]")

@@ -1,4 +1,4 @@
-"""The interface of token mergers: what a frame that is not a keyframe becomes."""
+"""The interface of token mergers, which reduce the frames between keyframes to a few tokens."""
 
 from __future__ import annotations
 
@@ -10,41 +10,36 @@ from torch import Tensor, nn
 
 from vtc.interfaces.part import Part
 
+QuerySource = Literal["language_model", "frame_encoder", "frame_encoder_raw"]
+
 
 class TokenMerger(Part, nn.Module, ABC):
     """Merges the patch tokens of each non-keyframe into a few tokens.
 
-    Mergers are pure: no state between calls besides their parameters, any device and dtype, and
-    the same result however the frames are split into chunks.
+    Mergers are pure: no state between calls other than parameters, any device and dtype, and the
+    same result for any chunk size. A part may set the attributes below on the class or, where they
+    depend on options, in ``__init__``.
     """
 
     tokens_per_frame: int = 1
-    """T, the number of tokens a frame is merged into (0: the frame vanishes)."""
+    """T, the number of tokens of a merged frame (0: the frame is dropped)."""
 
     frames_together: int = 1
-    """How many consecutive non-keyframes are merged with regard to one another. Every call gets
-    whole groups of so many frames, counted from the first non-keyframe; the last may be short."""
+    """The size of the groups of consecutive non-keyframes that are merged together. A call gets
+    whole groups, counted from the first non-keyframe; only the last group may be shorter."""
 
-    @property
-    def query_source(
-        self,
-    ) -> Literal["language_model", "frame_encoder", "frame_encoder_raw"] | None:
-        """Where ``query`` comes from.
+    query_source: QuerySource | None = "language_model"
+    """Where ``query`` comes from.
 
-        ``"language_model"``: the mean of the language model's input embeddings of the query's
-        tokens, in the space of the patches. ``"frame_encoder"``: the frame encoder's text
-        embedding, of length one; ``"frame_encoder_raw"``: the same before it is scaled to that.
-        None: the merger takes no query.
-        """
-        return "language_model"
+    ``"language_model"``: the mean of the language model's input embeddings of the query's tokens,
+    in the space of the patches. ``"frame_encoder"``: the frame encoder's text embedding, of length
+    one; ``"frame_encoder_raw"``: the same before normalisation. None: the merger takes no query."""
 
-    @property
-    def needs_training(self) -> bool:
-        """True: the result means nothing until the merger's parameters were trained."""
-        return False
+    needs_training: bool = False
+    """True: the merged tokens are meaningless until the merger's parameters are trained."""
 
     def build(self, patch_dim: int, query_dim: int) -> None:  # noqa: B027 - optional hook
-        """Create parameters; called once, when a model is wrapped.
+        """Create the parameters; called once, when a model is wrapped.
 
         Args:
             patch_dim: D, the width of the patches.
@@ -52,17 +47,17 @@ class TokenMerger(Part, nn.Module, ABC):
         """
 
     def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
-        """The frame that each non-keyframe is compared with: the nearest keyframe before it.
+        """Return the frame that each non-keyframe is compared with: the nearest keyframe before it.
 
-        A merger may name others, a few different ones of a video at most: their patches are held
-        at once.
+        A merger may override this, but the references of a video are held in memory at once, so
+        they should be few.
 
         Args:
-            frames: ``[n]`` int64, the numbers of the non-keyframes, ascending.
-            keyframes: ``[K]`` int64, the numbers of the keyframes, ascending.
+            frames: ``[n]`` int64, the indices of the non-keyframes, ascending.
+            keyframes: ``[K]`` int64, the indices of the keyframes, ascending.
 
         Returns:
-            ``[n]`` int64, numbers of frames; -1 for none, where ``has_reference`` will be False.
+            ``[n]`` int64, indices of frames; -1 for none (``has_reference`` is then False).
         """
         none = keyframes.new_full((1,), -1)
         return torch.cat([none, keyframes])[torch.searchsorted(keyframes, frames)]
@@ -74,33 +69,41 @@ class TokenMerger(Part, nn.Module, ABC):
         """Merge n frames.
 
         Args:
-            patches: ``[n, M, D]``, the patch tokens of n non-keyframes.
+            patches: ``[n, M, D]`` floating point, the patch tokens of n non-keyframes; M >= 1, and
+                n may be 0.
             reference: ``[n, M, D]``, the patch tokens of each one's `reference_frames`.
-            has_reference: ``[n]`` bool, False before the first keyframe (T_p = 0 in Eq. 5).
-            query: ``[Dq]``, or None when nothing was asked.
+            has_reference: ``[n]`` bool, False before the first keyframe (T_p = 0 in Eq. 5 of
+                ViLAMP); ``reference`` may hold anything there.
+            query: ``[Dq]``; None if there is no question.
 
         Returns:
-            ``[n, T, D]``, or a list of n tensors ``[T_i, D]`` when frames differ.
+            ``[n, T, D]``, or a list of n tensors ``[T_i, D]`` when frames differ, in the dtype of
+            the patches. The shipped mergers compute in at least float32.
+
+        Raises:
+            ValueError: A shape is wrong, or the query is missing.
+            TypeError: The patches are not floating point, or ``has_reference`` is not bool.
+            RuntimeError: `build` creates parameters and was not called.
         """
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor | list[Tensor] | None:
-        """How much each patch counts in each merged token, where a token is a weighted sum.
+        """Return the weight of each patch in each merged token.
 
         Some models feed further features of the same patches into later layers (the deepstack of
-        Qwen3-VL); they are merged with these weights.
+        Qwen3-VL); these are merged with the same weights.
 
         Args:
             patches, reference, has_reference, query: As for ``forward``.
 
         Returns:
-            ``[n, T, M]`` in at least float32, or a list of n tensors ``[T_i, M]``; None where the
-            tokens are no weighted sums of a frame's own patches: the plain mean is taken then.
+            ``[n, T, M]`` in at least float32, or a list of n tensors ``[T_i, M]``. None if the
+            tokens are not weighted sums of a frame's own patches; the mean is used instead.
         """
         return None
 
 
 def takes_text_embedding(merger: TokenMerger) -> bool:
-    """Whether a merger's query is the frame encoder's text embedding, and as wide as that."""
+    """Whether the query of a merger is the frame encoder's text embedding."""
     return merger.query_source in ("frame_encoder", "frame_encoder_raw")

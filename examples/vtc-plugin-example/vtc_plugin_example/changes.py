@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 class Changes(vtc.FrameSelector):
-    """Takes the frames that differ most from the one before: cuts and sudden events."""
+    """Takes the frames that differ most from the one before: cuts and sudden events.
+
+    The first frame is always taken; the relevance of a frame is its distance to the one before.
+    """
 
     uses_query: ClassVar[bool] = False
 
@@ -27,7 +30,7 @@ class Changes(vtc.FrameSelector):
 
         def __post_init__(self) -> None:
             if self.keyframes < 1:
-                raise ValueError(f"keyframes={self.keyframes}: allowed is a number of at least 1")
+                raise ValueError(f"expected keyframes >= 1, got {self.keyframes}")
 
     config: Config
 
@@ -35,24 +38,10 @@ class Changes(vtc.FrameSelector):
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> vtc.Selection:
-        """Choose keyframes.
-
-        Args:
-            embeddings: ``[N, d]``, one row a frame, of length one.
-            query: not used.
-            timestamps: not used.
-
-        Returns:
-            min(K, N) keyframes, the first frame among them; as relevance the distance of each
-            frame to the one before.
-
-        Raises:
-            ValueError: the embeddings have another shape, or hold NaN or infinity.
-        """
         if embeddings.ndim != 2 or len(embeddings) == 0:
-            raise ValueError(f"embeddings are {list(embeddings.shape)}; allowed is [N, d], N >= 1")
+            raise ValueError(f"expected embeddings [N, d], got {list(embeddings.shape)}")
         if not embeddings.isfinite().all():
-            raise ValueError("embeddings hold NaN or infinity; allowed are finite numbers")
+            raise ValueError("expected finite embeddings, got NaN or infinity")
         changes = embeddings.float().diff(dim=0).norm(dim=1)
         # Unit vectors are at most 2 apart; equal changes go to the earlier frame, so 0 is first.
         relevance = torch.cat([changes.new_full((1,), 2.0), changes])

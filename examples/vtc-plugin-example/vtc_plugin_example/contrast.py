@@ -13,6 +13,8 @@ from torch import Tensor
 class Contrast(vtc.TokenMerger):
     """Averages a frame's patches, those unlike the mean patch weighing most."""
 
+    query_source = None
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of the merger.
@@ -24,27 +26,20 @@ class Contrast(vtc.TokenMerger):
         temperature: float = 0.1
 
         def __post_init__(self) -> None:
-            if not self.temperature > 0:
-                raise ValueError(f"temperature={self.temperature}: allowed is a number above 0")
+            if not 1e-30 < self.temperature < 1e30:
+                raise ValueError(f"expected 1e-30 < temperature < 1e30, got {self.temperature}")
 
     config: Config
-
-    @property
-    def query_source(self) -> None:
-        """None: the merger takes no query."""
-        return None
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Merge frames ``[n, M, D]`` into tokens ``[n, 1, D]``; the rest is not used."""
         weights = self.weights(patches, reference, has_reference, query)
         return (weights @ patches.to(weights.dtype)).to(patches.dtype)
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """How much each patch counts, ``[n, 1, M]`` in at least float32."""
         exact = patches.to(torch.promote_types(patches.dtype, torch.float32))
         likeness = F.cosine_similarity(exact, exact.mean(dim=1, keepdim=True), dim=-1)
         return torch.softmax(-likeness / self.config.temperature, dim=-1)[:, None]
