@@ -113,7 +113,7 @@ def test_select_uniform_needs_neither_query_nor_encoder(command, folders):
     ("words", "message"),
     [
         (("--selector", "dkss"), "Did you mean 'dks'"),
-        (("--keyframes", "0"), "keyframes=0"),
+        (("--keyframes", "0"), "expected keyframes to be a whole number of at least 1, got 0"),
         (("-s", "keyframe=3"), "has no option 'keyframe'"),
         (("-s", "keyframes"), "write NAME=VALUE"),
         (("--merger", "dmf"), "unknown merger 'dmf'"),
