@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -32,6 +33,12 @@ def run(*words: object, folder: Path, check: bool = True, path: str = "") -> str
     return done.stdout
 
 
+def install(source: str, folder: Path) -> None:
+    """Install a distribution into ``folder / "site"``, offline."""
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", "site")
+    run("-m", "pip", "install", *options, source, folder=folder)
+
+
 def new_plugin(*words: object, folder: Path, **options: bool) -> str:
     return run("-m", "vtc.cli", "new-plugin", *words, folder=folder, **options)
 
@@ -42,8 +49,7 @@ def plugin(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugin")
     out = new_plugin("acme-parts", folder=folder)
     assert out.count("wrote ") == 7 and "pip install -e '.[test]'" in out
-    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", "site")
-    run("-m", "pip", "install", *options, "./acme-parts", folder=folder)
+    install("./acme-parts", folder)
     return folder
 
 
@@ -94,6 +100,21 @@ def test_the_example_is_what_the_command_writes():
         "write it again: rm -r examples/vtc-plugin-example; "
         "vtc new-plugin vtc-plugin-example --folder examples"
     )
+
+
+def test_the_plug_in_of_the_readme_installs_as_it_stands(tmp_path):
+    readme = EXAMPLE.parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^```(python|toml)\n((?:# my_plugin|build-system).*?)^```$", readme,
+                             flags=re.S | re.M))  # fmt: skip
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "my_plugin.py").write_text(blocks["python"])
+    (tmp_path / "plugin" / "pyproject.toml").write_text(blocks["toml"])
+    install("./plugin", tmp_path)
+    words = ("-m", "vtc.cli", "parts", "selector", "--json")
+    parts = json.loads(run(*words, folder=tmp_path, path=str(tmp_path / "site")))
+    (part,) = [part for part in parts if part["name"] == "every_nth"]
+    assert part["summary"] == "Keeps every n-th frame." and part["error"] is None
+    assert part["distribution"] == "my-plugin"
 
 
 def test_parts_are_named_after_the_plug_in():

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
+from vtc.cli.show import printable
 from vtc.interfaces.costs import Sizes, cost
 from vtc.plugins.options import options_of
 from vtc.plugins.registry import PartInfo, build_part
@@ -88,5 +89,6 @@ def _yes_or_no(value: object) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    # A bar would end the cell.
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    """Return a row; a bar would end the cell, and a line break the table."""
+    texts = (printable(" ".join(cell.split())).replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(texts)} |"

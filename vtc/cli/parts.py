@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from contextlib import redirect_stdout
+from dataclasses import asdict, fields, replace
 from enum import Enum
 from itertools import groupby
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich import box
@@ -17,6 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vtc.cli.show import printable
 from vtc.interfaces.costs import Sizes
 from vtc.plugins.registry import PartInfo
 from vtc.plugins.registry import parts as list_parts
@@ -60,6 +63,7 @@ def parts(
         print(tables(found, _sizes(at)))
         return
     console = Console(highlight=False)
+    found = [_printable(part) for part in found]
     usable = [part for part in found if part.error is None]
     broken = [part for part in found if part.error is not None]
     if usable:
@@ -74,9 +78,18 @@ def parts(
 
 
 def _listed(kind: Kind | None) -> list[PartInfo]:
-    with warnings.catch_warnings():
+    """List the parts; what a plug-in prints while it loads goes to the error stream."""
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # the listing itself says which plug-ins are broken
         return list_parts(kind.value if kind else None)
+
+
+def _printable(part: PartInfo) -> PartInfo:
+    """Replace the control characters that a plug-in's metadata and docstrings may hold."""
+    texts: dict[str, Any] = {
+        key: printable(value) for key, value in vars(part).items() if isinstance(value, str)
+    }
+    return replace(part, **texts)
 
 
 def _check_markdown(kind: Kind | None, as_json: bool) -> None:
@@ -110,7 +123,8 @@ def _table(found: Sequence[PartInfo]) -> Table:
     table.add_column("plug-in", overflow="fold")
     for index, part in enumerate(found):
         last = index + 1 == len(found) or found[index + 1].kind != part.kind
-        table.add_row(part.kind, part.name, _description(part), part.plugin, end_section=last)
+        cells = (Text(part.kind), Text(part.name), _description(part), Text(part.plugin))
+        table.add_row(*cells, end_section=last)
     return table
 
 
@@ -126,7 +140,7 @@ def _origins(found: Sequence[PartInfo]) -> Table:
     for title in ("plug-in", "distribution", "version"):
         table.add_column(title, overflow="fold")
     for origin in sorted({(part.plugin, part.distribution, part.version) for part in found}):
-        table.add_row(*origin)
+        table.add_row(*map(Text, origin))
     return table
 
 

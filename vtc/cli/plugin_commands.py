@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from vtc.interfaces.part import PASS
 from vtc.plugins import registry
 from vtc.plugins.discovery import DISABLED_VARIABLE, Claim, cause
 
@@ -27,8 +28,10 @@ def plugin_commands(taken: set[str]) -> dict[str, Any]:
             continue
         try:
             found[name] = _command(claims[0])
-        # A third party's code may raise anything, and sys.exit() must not end the program.
-        except (Exception, SystemExit) as error:
+        except PASS:
+            raise
+        # Third-party code may raise anything, and sys.exit() must not end the program.
+        except BaseException as error:
             warnings.warn(f"{claims[0]} is skipped: {cause(error)}", stacklevel=2)
     return found
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 FLOAT32_TINY, FLOAT32_MAX = 1.1754943508222875e-38, 3.4028234663852886e38
 """The smallest normal and the largest float32, between which positive options must lie."""
 
+PASS = (KeyboardInterrupt, GeneratorExit, MemoryError)
+"""Exceptions that are raised again even where third-party code raises them."""
+
 
 class Part:
     """A plug-in object made from its options.
@@ -47,11 +50,12 @@ class Part:
 
 
 @contextmanager
-def part_errors(label: str) -> Iterator[None]:
+def part_errors(label: str, plugin: str = "") -> Iterator[None]:
     """Name the part in the errors of its own code.
 
     Args:
-        label: The part and its plug-in: ``selector 'mine' of plug-in 'acme' (acme-vtc 1.0)``.
+        label: The part: ``selector 'mine' of plug-in 'acme' (acme-vtc 1.0)``.
+        plugin: Its plug-in, where only the errors that are not the user's should name it.
 
     Raises:
         ValueError, TypeError: The part's own, with the label in front.
@@ -60,7 +64,7 @@ def part_errors(label: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+    except (SystemExit, *PASS):
         raise
     except (ValueError, TypeError) as error:
         if label.partition(" of ")[0] in str(error):
@@ -72,7 +76,8 @@ def part_errors(label: str) -> Iterator[None]:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
             raise
-        raise RuntimeError(f"{label} failed: {type(error).__name__}: {error}") from error
+        where = f"{label} of {plugin}" if plugin else label
+        raise RuntimeError(f"{where} failed: {type(error).__name__}: {error}") from error
 
 
 def require(ok: bool, option: str, value: object, allowed: str) -> None:

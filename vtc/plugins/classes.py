@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, cast
 
+from vtc.interfaces.part import PASS
 from vtc.plugins.discovery import Claim, cause
 
 INTERFACES = {
@@ -42,8 +43,10 @@ def load_target(claim: Claim) -> Any:
     module, _, name = claim.target.partition(":")
     try:
         return getattr(import_module(module), name)
-    # A third party's code may raise anything, and sys.exit() must not end the program.
-    except (Exception, SystemExit) as error:
+    except PASS:
+        raise
+    # Third-party code may raise anything, and sys.exit() must not end the program.
+    except BaseException as error:
         raise ImportError(f"{claim}: cannot load {claim.target}: {cause(error)}") from error
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pluggy
 
+from vtc.interfaces.part import PASS
 from vtc.plugins import hookspecs
 
 DISABLED_VARIABLE = "VTC_DISABLED_PLUGINS"
@@ -32,6 +33,8 @@ _HOOKS = {
     "vtc_register_models": "model",
 }
 _FUNCTION_HOOKS = ("vtc_register_commands", "vtc_register_models")
+_NAME = re.compile(r"[^\W_][\w.-]*")
+"""Letters and digits of any script, ``_``, ``.`` and ``-``; the first is a letter or a digit."""
 _CLASS_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -86,8 +89,14 @@ def disabled_names() -> set[str]:
 
 
 def cause(error: BaseException) -> str:
-    """An exception in one line: ``ModuleNotFoundError: No module named 'acme'``."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    """Return an exception in one line: ``ModuleNotFoundError: No module named 'acme'``."""
+    try:
+        message = " ".join(str(error).split())
+    except PASS:
+        raise
+    except BaseException as second:  # the __str__ of a third party's exception
+        message = f"its message raised {type(second).__name__}"
+    return f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
 def suggestion(name: str, known: list[str]) -> str:
@@ -110,9 +119,11 @@ def _load(plugin: Plugin, point: EntryPoint, disabled: bool) -> Plugin:
         return Plugin(*identity, error=f"switched off by {DISABLED_VARIABLE}")
     try:
         return Plugin(*identity, claims=tuple(_claims(plugin, point.load())))
-    # A third party's code may raise anything. A plug-in that calls sys.exit() must not end the
-    # program that happens to have it installed; only Ctrl-C passes.
-    except (Exception, SystemExit) as error:
+    except PASS:
+        raise
+    # Third-party code may raise anything, BaseExceptions of its own included. A plug-in that calls
+    # sys.exit() must not end the program that has it installed.
+    except BaseException as error:
         return Plugin(*identity, error=cause(error))
 
 
@@ -158,6 +169,11 @@ def _checked(hook: str, parts: object) -> Mapping[str, type | str]:
     for name, target in parts.items():
         if not isinstance(name, str):
             raise TypeError(f"{hook}: names must be str, got {name!r}")
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{hook}: expected names of letters, digits, '_', '.' and '-' that begin with a "
+                f"letter or digit, got {name!r}"
+            )
         if isinstance(target, str):
             if not _CLASS_STRING.fullmatch(target):
                 form = "module:function" if hook in _FUNCTION_HOOKS else "module:Class"

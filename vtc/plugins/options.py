@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from vtc.interfaces.part import PASS, part_errors
 from vtc.interfaces.renamed import warn_renamed
 from vtc.plugins.discovery import cause, suggestion
 
@@ -22,17 +23,19 @@ class Option:
     default: Any
 
 
-def make(cls: type, label: str, options: Mapping[str, Any]) -> Any:
+def make(cls: type, label: str, options: Mapping[str, Any], plugin: str = "") -> Any:
     """Make a part with options.
 
     Args:
-        cls: the part's class.
-        label: how errors call the part: ``selector 'dks'``.
-        options: values by option name; those not given have their default.
+        cls: The part's class.
+        label: The part in messages: ``selector 'dks'``.
+        options: Values by option name; the others have their default.
+        plugin: The plug-in in messages about errors of its own code.
 
     Raises:
-        ValueError: an unknown option, or a value out of range.
-        TypeError: a value of the wrong type, or a ``Config`` that is not as it should be.
+        ValueError: An option is unknown, or a value is out of range.
+        TypeError: A value has the wrong type, or ``Config`` is malformed.
+        RuntimeError: The class raised any other exception.
     """
     known = options_of(cls)
     options = with_new_names(cls, label, options)
@@ -46,12 +49,10 @@ def make(cls: type, label: str, options: Mapping[str, Any]) -> Any:
             )
     values = {name: _conform_option(label, name, options[name], known[name]) for name in options}
     config = getattr(cls, "Config", None)
-    try:
-        return cls() if config is None else cls(config(**values))
-    except ValueError as error:
-        raise ValueError(f"{label}: {error}") from error
-    except TypeError as error:
-        raise TypeError(f"{label}: {error}") from error
+    with part_errors(label, plugin):
+        arguments = [] if config is None else [config(**values)]
+    with part_errors(f"{label} of {plugin}" if plugin else label):
+        return cls(*arguments)
 
 
 def with_new_names(cls: type, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +97,10 @@ def options_of(cls: type) -> dict[str, Option]:
         )
     try:
         annotations = get_type_hints(config)
-    # Annotations are a third party's code, and evaluating them may raise anything.
-    except Exception as error:
+    except PASS:
+        raise
+    # Annotations are third-party code, and evaluating them may raise anything.
+    except BaseException as error:
         raise TypeError(f"{where}: its annotations cannot be read: {cause(error)}") from error
     return {f.name: _option(where, f, annotations[f.name]) for f in fields(config)}
 

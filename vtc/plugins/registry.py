@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, cast
 
+from vtc.interfaces.part import PASS
 from vtc.plugins.classes import INTERFACES, interface_of, load_class, load_target
 from vtc.plugins.discovery import (
     DISABLED_VARIABLE,
     Claim,
     Plugin,
+    cause,
     disabled_names,
     load_plugins,
     suggestion,
@@ -82,7 +84,8 @@ class Registry:
 
     def make(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
         """Make a part by its name; see `selector`."""
-        return make(self.get_class(kind, name), f"{kind} {name!r}", options)
+        cls = self.get_class(kind, name)
+        return make(cls, f"{kind} {name!r}", options, str(self._claim(kind, name).plugin))
 
     def build(self, kind: str, spec: object) -> Any:
         """See `build_part`."""
@@ -117,6 +120,11 @@ class Registry:
             f"{cls.__module__}.{cls.__qualname__} is not registered, so it has no name to be "
             "saved under; return it from a vtc_register_* hook of a plug-in (see vtc.hookimpl)"
         )
+
+    def label_of(self, kind: str, cls: type) -> str:
+        """See `label_of`."""
+        claims = (claim for claim in self._claims() if claim.kind == kind and _names(claim, cls))
+        return str(next(claims, f"{kind} {cls.__qualname__!r}"))
 
     def names(self, cls: type) -> bool:
         """Whether some plug-in registers this very class."""
@@ -183,9 +191,14 @@ class Registry:
         try:
             cls = load_class(self._claim(claim.kind, claim.name))
             options = {name: option.default for name, option in options_of(cls).items()}
-            summary = cleandoc(vars(cls).get("__doc__") or "").partition("\n")[0]
+            summary = _summary(cls, interface_of(claim.kind))
+        except PASS:
+            raise
         except (ImportError, TypeError, ValueError) as problem:
             error = str(problem).removeprefix(f"{claim}: ")
+        # Third-party code may raise anything: a metaclass, or the factory of a default.
+        except BaseException as problem:
+            error = cause(problem)
         plugin = claim.plugin
         return PartInfo(
             claim.kind,
@@ -295,7 +308,21 @@ def adapter_for(model_type: str) -> VideoAdapter:
         ValueError: no plug-in supports it, or more than one does.
         ImportError: the adapter's module cannot be imported.
     """
-    return cast("VideoAdapter", _registry.get_class("adapter", model_type)())
+    return cast("VideoAdapter", _registry.make("adapter", model_type, {}))
+
+
+def label_of(kind: str, part: object) -> str:
+    """Return a part and its plug-in for messages: ``selector 'mine' of plug-in 'acme' (acme 1.0)``.
+
+    A part of an unregistered class has the class's name.
+    """
+    return _registry.label_of(kind, type(part))
+
+
+def _summary(cls: type, interface: type) -> str:
+    """The first line of a class's docstring, or of the class that it inherits from."""
+    docs = (c.__doc__ for c in cls.__mro__ if c not in interface.__mro__)
+    return next((cleandoc(doc) for doc in docs if isinstance(doc, str)), "").partition("\n")[0]
 
 
 def _names(claim: Claim, cls: type) -> bool:
