@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vtc import TokenMerger
-from vtc.plugins import registry
 from vtc.wrapped.model_class import toolkit_of
 from vtc_recipes.tiny.features import Features
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
@@ -123,34 +122,16 @@ def unsupported(merger: TokenMerger) -> Iterator[str]:
 
 
 def merge(merger: Any, merges: Merges) -> list[Tensor]:
-    """The tokens ``[T_i, D]`` of each frame, as the merger makes them."""
-    if registry.spec_of(merger)["name"] == "dfm":
-        return list(merge_dfm(merger, merges)[:, None])
+    """Return the tokens ``[T_i, D]`` of each frame, as the merger computes them."""
+    if hasattr(merger, "merge_batch") and merges.queries is not None:
+        queries = merges.queries[merges.videos]
+        return list(merger.merge_batch(merges.patches, merges.references, merges.known, queries))
     tokens: list[Tensor] = []
     for video in sorted(set(merges.videos.tolist())):
         own = merges.videos == video
         query = None if merges.queries is None else merges.queries[video]
         tokens += merger(merges.patches[own], merges.references[own], merges.known[own], query)
     return tokens
-
-
-def merge_dfm(merger: Any, merges: Merges) -> Tensor:
-    """Differential feature merging (Eq. 5-10 of ViLAMP) of all frames at once: ``[n, D]``.
-
-    The toolkit's own goes frame by frame, so that chunks change no bit: slow for training.
-    """
-    options, queries = merger.config, cast(Tensor, merges.queries)
-    views = [merges.patches, merges.patches, merges.references]
-    if options.projection == "learned":
-        maps = (merger.linear_iq, merger.linear_ik, merger.linear_k)
-        views = [linear(view) for linear, view in zip(maps, views, strict=True)]
-        queries = merger.linear_q(queries)
-    asked = queries[merges.videos][:, None]
-    relevance = F.cosine_similarity(views[0], asked, dim=-1)
-    likeness = F.cosine_similarity(views[1], views[2], dim=-1) * merges.known[:, None]
-    saliency = relevance - options.redundancy_weight * likeness
-    shares = (saliency / options.temperature).softmax(-1)
-    return torch.einsum("np,npd->nd", shares, merges.patches)
 
 
 def video_tokens(
