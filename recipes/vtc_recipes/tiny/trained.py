@@ -1,4 +1,4 @@
-"""The trained tiny models that are shipped: a few megabytes that really answer."""
+"""The shipped tiny models: a few megabytes of trained weights."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 import vtc
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Folders ``vlm`` and ``dual_encoder``, and how both were trained, in JSON."""
+"""The folders ``vlm`` and ``dual_encoder``, and the record of their training in JSON."""
 
 
 def shipped_model() -> Path:
-    """The folder of the language model that is shipped, which `vtc.open_model` opens."""
+    """Return the folder of the shipped language model, ``shipped`` in `vtc.open_model`."""
     return WEIGHTS / "vlm"
 
 
 def load_trained(keyframes: int = 8) -> tuple[Any, Any]:
-    """A wrapped model that answers questions about synthetic videos, and its processor.
+    """Open the shipped model, which answers questions about synthetic videos.
 
     Args:
-        keyframes: How many ``dks`` keeps at most.
+        keyframes: Largest number of keyframes.
+
+    Returns:
+        The wrapped model and its processor.
 
     >>> model, processor = load_trained()
     >>> example = make_example(0, frames=64, kind="colour", split="test")
     >>> vtc.ask(model, processor, example.video, example.question.text, max_new_tokens=2).text
     """
-    selector = vtc.selector("dks", keyframes=keyframes)
-    model = vtc.from_pretrained(WEIGHTS / "vlm", selector=selector).eval()
-    return model, model.vtc.processor
+    return vtc.open_model("shipped", selector=vtc.selector("dks", keyframes=keyframes))
