@@ -1,1 +1,1 @@
-"""Turns a checkpoint of the authors' ViLAMP release into a folder that ``vtc`` opens."""
+"""Convert checkpoints of the released ViLAMP to the format of ``vtc.from_pretrained``."""

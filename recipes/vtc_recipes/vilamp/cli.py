@@ -1,4 +1,4 @@
-"""``vtc convert-vilamp``: the released ViLAMP checkpoint as a folder that ``vtc`` opens."""
+"""``vtc convert-vilamp``: convert the released ViLAMP checkpoint."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def convert_vilamp(
     source: Annotated[
         str, typer.Argument(help="A folder in the released format, or OWNER/NAME on the hub.")
     ],
-    target: Annotated[Path, typer.Argument(help="The folder to write; not there yet, or empty.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write, new or empty.")],
     vision_config: Annotated[
         Folder,
         typer.Option(
             help="Folder with the config.json of the SigLIP that the vision tower comes from, "
-            "before its last layer was deleted. (default: so400m-patch14-384)"
+            "with its last layer. (default: so400m-patch14-384)"
         ),
     ] = None,
     clip_config: Annotated[
         Folder,
         typer.Option(
-            help="Folder with the config.json, and the tokenizer if it is another, of the CLIP "
-            "that chooses frames. (default: ViT-B/32)"
+            help="Folder with the config.json of the CLIP that encodes frames, and its tokenizer "
+            "if it has its own. (default: ViT-B/32)"
         ),
     ] = None,
     tokenizer: Annotated[
@@ -40,9 +40,8 @@ def convert_vilamp(
         bool,
         typer.Option(
             "--allow-pickle",
-            help="Read pytorch_model*.bin where there is no safetensors file. A pickle may run "
-            "code of whoever wrote it when it is opened; torch's restricted loader is used "
-            "(weights_only=True). For sources that you trust.",
+            help="Read pytorch_model*.bin if there is no safetensors file, with torch's restricted "
+            "loader. A pickle may run code of its author: use it for sources that you trust.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -65,7 +64,7 @@ def convert_vilamp(
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return
-    print(f"{result.tensors} tensors read, {len(result.left_out)} of them not needed")
+    print(f"read {result.tensors} tensors, left out {len(result.left_out)}")
     for kind, part in (("selector", result.selector), ("merger", result.merger)):
         options = [f"{name}={value!r}" for name, value in part.items() if name != "name"]
         print(f"{kind}: {part['name']}({', '.join(options)})")

@@ -1,4 +1,4 @@
-"""The conversion: account for everything, write beside the target, then rename."""
+"""Convert a checkpoint: check every tensor, write beside the target, then rename."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from vtc.wrapped.saving import CONFIG_NAME, FORMAT
+from vtc.encoders.lazy import LazyEncoder
+from vtc.pipeline.toolkit import Toolkit
+from vtc.plugins import registry
+from vtc.wrapped.saving import CONFIG_NAME, described
 from vtc_recipes.vilamp import layout
 from vtc_recipes.vilamp.plan import Plan, make_plan
 from vtc_recipes.vilamp.processor import (
@@ -25,22 +28,22 @@ from vtc_recipes.vilamp.processor import (
 from vtc_recipes.vilamp.source import Checkpoint, fetch, open_checkpoint, read_settings
 
 SHARD_BYTES = 2 * 1024**3
-"""The largest file of weights that is written, and so the most of them that is in memory."""
+"""Largest size of a file of weights, and so of the weights in memory."""
 ENCODER_FOLDER = "frame_encoder"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written.
+    """The result of a conversion.
 
     Attributes:
         target: The folder.
-        tensors: How many tensors the source had.
+        tensors: Number of tensors in the source.
         files: The files of the weights.
-        left_out: Tensors that were not needed.
+        left_out: Names of tensors that the stock model does not need.
         selector, merger: The parts and their options.
-        has_processor: Whether the model's processor was written.
-        notes: What the user should know.
+        has_processor: Whether the folder has the model's processor.
+        notes: Messages for the user.
     """
 
     target: str
@@ -67,26 +70,26 @@ def convert(
 
     Args:
         source: A folder in the released format, or the name of a repository on the hub.
-        target: The folder to write; it must not exist, or be empty.
+        target: The folder to write, new or empty. It appears when it is complete.
         vision: A folder with the ``config.json`` of the SigLIP that the vision tower comes from,
-            whole; None for so400m-patch14-384.
-        clip: Likewise of the CLIP that chooses frames; None for ViT-B/32.
+            with all its layers; None for so400m-patch14-384.
+        clip: A folder with the ``config.json`` of the CLIP that encodes frames; None for ViT-B/32.
         tokenizer: A folder with the language model's tokenizer; None for the source itself.
-        allow_pickle: Read pickled weights where there are no others.
+        allow_pickle: Read pickled weights if there is no safetensors file.
         wrote: Called with the name of each file of weights.
 
     Raises:
-        ValueError: Something does not fit; nothing was written.
-        OSError: A file cannot be read or written; there is no target then.
+        ValueError: The checkpoint, a setting or the target is invalid; nothing is written.
+        OSError: A file cannot be read or written; the target does not exist then.
     """
     place = Path(target).expanduser()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ValueError(f"target {place} exists and is not an empty folder; name another one")
+        raise ValueError(f"expected target to be a new or empty folder, got {place}")
     folder = fetch(source, allow_pickle)
     settings = read_settings(folder)
     words = load_tokenizer(tokenizer or folder)
     if words is None and tokenizer is not None:
-        raise ValueError(f"--tokenizer {tokenizer}: there is no tokenizer.json or vocab.json in it")
+        raise ValueError(f"--tokenizer {tokenizer} has neither tokenizer.json nor vocab.json")
     with open_checkpoint(folder, allow_pickle) as checkpoint:
         plan = make_plan(checkpoint, settings, vision, clip, words)
         clip_words = load_clip_tokenizer(plan.clip, clip)
@@ -110,21 +113,59 @@ def convert(
 
 @contextmanager
 def _appearing_whole(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its name in the end, and vanishes on an error."""
+    """Give a folder beside the target; rename it at the end, remove it on an error."""
+    _remove_leftovers(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         yield partial
-        if target.exists():  # and is empty; some systems rename onto no folder
+        for path in [*partial.rglob("*"), partial]:
+            _flush(path)
+        if target.exists():  # an empty folder; some systems cannot rename onto one
             target.rmdir()
         partial.rename(target)
+        _flush(target.parent)
     except BaseException:  # an interrupt as well
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
+def _remove_leftovers(target: Path) -> None:
+    """Remove the partial folders of conversions whose process is dead.
+
+    Raises:
+        ValueError: A process that is alive converts into the same target.
+    """
+    for partial in target.parent.glob(f".{target.name}.partial-[0-9]*"):
+        process = int(partial.name.rpartition("-")[2])
+        if process != os.getpid() and _is_alive(process):
+            raise ValueError(
+                f"process {process} converts into {target}: wait for it, or remove {partial}"
+            )
+        shutil.rmtree(partial)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Write a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_weights(plan: Plan, checkpoint: Checkpoint, partial: Path) -> Iterator[str]:
-    """Write the stock model with the merger in shards, and the frame encoder; yields the files."""
+    """Write the model with its merger, and the frame encoder, in shards; yield their names."""
     from safetensors.torch import save_file
 
     for target, inside in ((layout.MODEL, "."), (layout.ENCODER, ENCODER_FOLDER)):
@@ -151,7 +192,7 @@ def _write_weights(plan: Plan, checkpoint: Checkpoint, partial: Path) -> Iterato
 
 
 def _read_from(name: str, checkpoint: Checkpoint) -> str:
-    """The tensor itself, or the embeddings for an output head that is tied to them."""
+    """Return the name of the tensor, or of the embeddings for an output head tied to them."""
     return name if name in checkpoint.stored else layout.EMBEDDINGS
 
 
@@ -160,7 +201,7 @@ def _tensor(name: str, plan: Plan, checkpoint: Checkpoint) -> Tensor:
 
     tensor = checkpoint.tensor(_read_from(name, checkpoint))
     if plan.new_rows and name in (layout.EMBEDDINGS, layout.HEAD):
-        # In the output head the mean row gives the mean logit, which is never the largest.
+        # In the output head a mean row gives the mean logit, which is never the largest.
         mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
         tensor = torch.cat([tensor, mean.expand(plan.new_rows, -1)])
     return tensor.contiguous()
@@ -169,7 +210,7 @@ def _tensor(name: str, plan: Plan, checkpoint: Checkpoint) -> Tensor:
 def _write_settings(
     plan: Plan, settings: dict[str, Any], partial: Path, clip_tokenizer: Any
 ) -> None:
-    """Write everything but the weights."""
+    """Write every file but the weights."""
     plan.config.save_pretrained(partial)
     _generation(plan, settings).save_pretrained(partial)
     encoder = partial / ENCODER_FOLDER
@@ -177,21 +218,20 @@ def _write_settings(
     save_clip_preprocessing(encoder, plan.clip, clip_tokenizer)
     if plan.tokenizer is not None:
         make_processor(plan.tokenizer, plan.config).save_pretrained(partial)
-    saved = {
-        "format": FORMAT,
-        "selector": plan.selector,
-        "merger": plan.merger,
-        "connector": "stock",
-        "encoder": f"./{ENCODER_FOLDER}",
-        "long_text": "truncate",
-        "chunk_frames": 16,
-        "adapter": {},
-    }
+    toolkit = Toolkit(
+        registry.build_part("selector", plan.selector),
+        registry.build_part("merger", plan.merger),
+        registry.adapter_for(plan.config.model_type),
+        LazyEncoder(str(encoder), long_text="truncate"),
+        None,
+    )
+    # The encoder moves with the folder, which has another name while it is written.
+    saved = {**described(toolkit, partial), "encoder": f"./{ENCODER_FOLDER}"}
     _write_json(saved, partial / CONFIG_NAME)
 
 
 def _generation(plan: Plan, settings: dict[str, Any]) -> Any:
-    """Greedy, as the release evaluates; an answer ends where a turn does, too."""
+    """Return greedy generation, as in the release; an answer also ends at the end of a turn."""
     from transformers import GenerationConfig
 
     ends = settings.get("eos_token_id")

@@ -1,4 +1,4 @@
-"""Which tensor of the release becomes which tensor of the stock classes."""
+"""The names of the release's tensors in the stock classes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor of the release goes.
+    """The place of a tensor of the release.
 
     Attributes:
         target: `MODEL`, `ENCODER` (the frame encoder), or `OPTION` of the merger.
         name: Its name there.
-        shape: The shape that it must have.
+        shape: Its shape.
     """
 
     target: str
@@ -48,12 +48,12 @@ class Place:
 
 
 def expected(config: Any, clip: Any, merger: TokenMerger) -> dict[str, Place]:
-    """All tensors that a released checkpoint must have, by their released names.
+    """Return the places of all tensors of a released checkpoint, by their released names.
 
     Args:
-        config: The ``LlavaOnevisionConfig``, its vocabulary that of the release.
+        config: The ``LlavaOnevisionConfig``, with the vocabulary of the release.
         clip: The ``CLIPConfig`` of the frame encoder.
-        merger: Not built yet.
+        merger: The merger; this function builds it.
     """
     import torch
     import transformers
@@ -70,7 +70,7 @@ def expected(config: Any, clip: Any, merger: TokenMerger) -> dict[str, Place]:
         places[CLIP_PREFIX + name] = Place(ENCODER, name, tuple(tensor.shape))
     for name, tensor in merger.state_dict().items():
         places[MERGER_PREFIX + name] = Place(MODEL, f"vtc.merger.{name}", tuple(tensor.shape))
-    if any(True for _ in merger.parameters()):  # the learned merger has it among its tensors
+    if any(True for _ in merger.parameters()):  # the release stores it with the learned merger
         places[TEMPERATURE] = Place(OPTION, "temperature", ())
     return places
 
@@ -80,19 +80,19 @@ def _names(name: str) -> tuple[str, str]:
         if name.startswith(in_memory):
             rest = name.removeprefix(in_memory)
             return released + rest, on_disk + rest
-    raise RuntimeError(f"this version of transformers has a tensor {name} that vtc does not know")
+    raise RuntimeError(f"this version of transformers has an unknown tensor {name}")
 
 
 def check(stored: Mapping[str, Stored], places: Mapping[str, Place], tied: bool) -> list[str]:
-    """Account for every tensor, before anything is written.
+    """Compare the tensors of a checkpoint with those of the release.
 
     Args:
-        stored: What the checkpoint has.
-        places: What it must have.
-        tied: Whether the output head may be missing, as it is the embeddings.
+        stored: The checkpoint's tensors.
+        places: The places from `expected`.
+        tied: Whether the output head may be missing because it equals the embeddings.
 
     Returns:
-        The names that are left out: buffers that transformers computes anew.
+        Names of tensors to leave out: buffers that transformers computes itself.
 
     Raises:
         ValueError: Tensors are missing, unexpected or of another shape; all are listed.
@@ -123,8 +123,7 @@ def _advice(names: list[str]) -> str:
     if any(name.startswith((_VISION, CLIP_PREFIX)) for name in names):
         return (
             ". If the towers are not SigLIP-so400m-patch14-384 and CLIP ViT-B/32, describe them "
-            "with --vision-config (with all its layers: the release has deleted the last one) and "
-            "--clip-config"
+            "with --vision-config (with the last layer, which the release lacks) and --clip-config"
         )
     return ". The download may be incomplete, or this is another model"
 
@@ -137,7 +136,7 @@ def _listed(what: str, names: list[str]) -> str:
 
 
 def in_shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
-    """Names in their order, in runs of at most ``limit`` bytes; a larger tensor stands alone.
+    """Yield runs of names of at most ``limit`` bytes; a larger tensor is a run of its own.
 
     >>> list(in_shards({"a": 3, "b": 4, "c": 9}, 8))
     [['a', 'b'], ['c']]

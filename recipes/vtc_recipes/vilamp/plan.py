@@ -1,4 +1,4 @@
-"""What is decided before anything is written: the configuration, the parts, the places."""
+"""Plan a conversion before anything is written: configuration, parts, places of tensors."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ COMPOSERS: dict[str, dict[str, Any]] = {
     },
     "average_pooling": {"name": "mean_pool"},
 }
-"""By ``composer_type``, the merger that computes the same."""
+"""The equivalent merger of each ``composer_type``."""
 _REFUSED = {
-    "single_token": "it makes a frame's token from the frame encoder's embedding of that frame, "
-    "which mergers do not see",
+    "single_token": "it makes a frame's token from the frame encoder's embedding, which mergers "
+    "do not get",
 }
 
 
 @dataclass
 class Plan:
-    """What the conversion of a checkpoint will write.
+    """The content of a converted folder.
 
     Attributes:
         config: The ``LlavaOnevisionConfig``.
         clip: The ``CLIPConfig`` of the frame encoder.
-        tokenizer: Of the language model, with the placeholders; None where there is none.
-        places: Where each tensor goes, by its released name.
-        new_rows: How many rows the embeddings need beside the released ones.
-        selector, merger: The parts and their options, as ``vtc.json`` has them.
-        left_out: Tensors that are not needed.
-        notes: What the user should know.
+        tokenizer: Of the language model, with the placeholders, or None.
+        places: The place of each tensor, by its released name.
+        new_rows: Rows to add to the embeddings.
+        selector, merger: The parts and their options, as in ``vtc.json``.
+        left_out: Names of tensors that the stock model does not need.
+        notes: Messages for the user.
     """
 
     config: Any
@@ -61,13 +61,13 @@ def make_plan(
     clip: Path | None,
     tokenizer: Any,
 ) -> Plan:
-    """Check a checkpoint against its settings and the towers, and choose the parts.
+    """Check a checkpoint against its settings and towers, and choose the parts.
 
     Args:
         checkpoint: The released tensors.
         settings: The released ``config.json``.
         vision, clip: As for `vtc_recipes.vilamp.convert.convert`.
-        tokenizer: Of the language model, with the placeholders; None where there is none.
+        tokenizer: Of the language model, with the placeholders, or None.
 
     Raises:
         ValueError: Tensors are missing, unexpected or misshapen, or a setting is not supported.
@@ -91,7 +91,7 @@ def make_plan(
     }
     if tokenizer is None:
         notes.append(
-            "the source has no tokenizer, so no processor was written: convert with --tokenizer "
+            "the source has no tokenizer, so the folder has no processor: convert with --tokenizer "
             "FOLDER, or pass processor=... to vtc.from_pretrained"
         )
     image, video = placeholders(tokenizer, rows)
@@ -130,15 +130,15 @@ def _stock_config(settings: dict[str, Any], rows: int, vision: Path | None) -> A
 
 
 def _merger(settings: dict[str, Any], checkpoint: Checkpoint, notes: list[str]) -> dict[str, Any]:
-    """The merger of the released ``composer_type``, its temperature not known yet."""
+    """Return the merger of the released ``composer_type``, without its temperature."""
     composer = settings.get("composer_type")
     if "composer_type" not in settings:
         composer = "sig_pooling" if layout.TEMPERATURE in checkpoint.stored else "single_token"
-        notes.append(f"config.json names no composer_type; taken for {composer!r} by the tensors")
+        notes.append(f"config.json has no composer_type; the tensors are those of {composer!r}")
     if composer not in COMPOSERS:
-        reason = _REFUSED.get(str(composer), "nothing here computes the same")
+        reason = _REFUSED.get(str(composer), "no merger is equivalent")
         raise ValueError(
-            f"config.json: composer_type={composer!r} is not supported, as {reason}; allowed are "
-            f"{', '.join(map(repr, COMPOSERS))}"
+            f"config.json: expected composer_type to be one of {', '.join(map(repr, COMPOSERS))}, "
+            f"got {composer!r}: {reason}"
         )
     return dict(COMPOSERS[composer])

@@ -1,4 +1,4 @@
-"""What prepares text and frames as the release does: tokenizers, pictures, the prompt."""
+"""The tokenizers, the image processing and the prompt of the release."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 IMAGE, VIDEO = "<image>", "<video>"
 PLACEHOLDERS = (151646, 151647)
-"""The ids of both in the published LLaVA-OneVision; taken where there is no tokenizer to ask."""
-# The conversation "qwen_1_5" of the release: a system turn, and the video before the question.
+"""Their ids in the published LLaVA-OneVision, used without a tokenizer."""
+# The conversation "qwen_1_5" of the release: a system turn, then the video and the question.
 CHAT_TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
     "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
@@ -27,7 +27,7 @@ _TOKENIZER_FILES = (*_TOKENIZERS, "merges.txt", "*token*.json", "*.model")
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The language model's tokenizer with both placeholders; None where the folder has none."""
+    """Load the language model's tokenizer and add both placeholders; None if there is none."""
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         return None
     tokenizer = _open_tokenizer(folder)
@@ -38,7 +38,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _open_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, away from its ``config.json``, which transformers may not read."""
+    """Load a tokenizer without the ``config.json`` beside it, which transformers may not know."""
     from transformers import AutoTokenizer
 
     with TemporaryDirectory() as alone:
@@ -48,12 +48,12 @@ def _open_tokenizer(folder: Path) -> Any:
 
 
 def placeholders(tokenizer: Any, vocabulary: int) -> tuple[int, int]:
-    """The ids of ``<image>`` and ``<video>``.
+    """Return the ids of ``<image>`` and ``<video>``.
 
     Args:
-        tokenizer: With both; None for the published ids, or the first free ones of a smaller
+        tokenizer: With both; None for the published ids, or the first free ids of a smaller
             vocabulary.
-        vocabulary: The rows of the embeddings.
+        vocabulary: Number of rows of the embeddings.
     """
     if tokenizer is not None:
         image, video = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
@@ -62,7 +62,7 @@ def placeholders(tokenizer: Any, vocabulary: int) -> tuple[int, int]:
 
 
 def make_processor(tokenizer: Any, config: Any) -> Any:
-    """The stock processor: frames resized to the tower's square, their aspect not kept.
+    """Return the stock processor, which resizes frames to the tower's square.
 
     Args:
         tokenizer: From `load_tokenizer`.
@@ -95,14 +95,14 @@ def make_processor(tokenizer: Any, config: Any) -> Any:
 
 
 def load_clip_tokenizer(clip: Any, described_in: Path | None) -> Any:
-    """The tokenizer beside ``--clip-config``, else the published CLIPs', which open_clip has.
+    """Load the tokenizer beside ``--clip-config``, else that of the published CLIPs.
 
     Args:
         clip: The ``CLIPConfig``.
         described_in: The folder of ``--clip-config``.
 
     Raises:
-        ValueError: It has another number of tokens than the CLIP.
+        ValueError: Its vocabulary is not the size of the CLIP's.
     """
     if described_in and any((described_in / name).is_file() for name in _TOKENIZERS):
         tokenizer, source = _open_tokenizer(described_in), f"the one in {described_in}"
@@ -111,15 +111,14 @@ def load_clip_tokenizer(clip: Any, described_in: Path | None) -> Any:
         source = "that of the published CLIPs"
     if len(tokenizer) != clip.text_config.vocab_size:
         raise ValueError(
-            f"the CLIP that chooses frames knows {clip.text_config.vocab_size} tokens, and its "
-            f"tokenizer, {source}, {len(tokenizer)}: put the right tokenizer's files beside the "
-            "config.json that --clip-config names"
+            f"expected a CLIP tokenizer of {clip.text_config.vocab_size} tokens, got {source} with "
+            f"{len(tokenizer)}: put the tokenizer's files beside the config.json of --clip-config"
         )
     return tokenizer
 
 
 def save_clip_preprocessing(folder: Path, clip: Any, tokenizer: Any) -> None:
-    """Write the frame encoder's picture processor, which cuts the centre out, and its tokenizer.
+    """Write the frame encoder's image processor, which crops the centre, and its tokenizer.
 
     Args:
         folder: Of the frame encoder.

@@ -1,9 +1,9 @@
-"""Where a released checkpoint comes from: its folder, its settings, its tensors."""
+"""Read a released checkpoint: its folder, its settings, its tensors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +12,26 @@ from typing import Any
 from torch import Tensor
 
 PICKLE_RISK = (
-    "a pickle may run code of whoever wrote it when it is opened; with --allow-pickle it is read "
-    "by torch's restricted loader (weights_only=True), for sources that you trust"
+    "opening a pickle may run code of its author; if you trust the source, --allow-pickle reads it "
+    "with torch's restricted loader (weights_only=True)"
 )
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of the checkpoint that has not been read yet."""
+    """Shape and size in bytes of a tensor in the checkpoint."""
 
     shape: tuple[int, ...]
     bytes: int
 
 
 class Checkpoint:
-    """The tensors of a checkpoint by name; each is read when it is asked for.
+    """The tensors of a checkpoint by name, read one by one.
 
     Attributes:
-        stored: Shape and size of each, by name.
-        shards: How many files hold them.
+        stored: Shape and size of each tensor, by name.
+        shards: Number of files.
     """
 
     def __init__(self, files: Mapping[Path, Any]) -> None:
@@ -41,12 +41,12 @@ class Checkpoint:
         for file, holder in files.items():
             for name in list(holder.keys()):
                 if name in self._holder:
-                    raise ValueError(f"{name} is in {file.name} and in another shard as well")
+                    raise ValueError(f"{name} is in {file.name} and in another shard")
                 self._holder[name] = holder
                 self.stored[name] = _stored(file, name, holder)
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor of its own, on the CPU."""
+        """Return a copy of a tensor, on the CPU."""
         holder = self._holder[name]
         if isinstance(holder, dict):
             copy: Tensor = holder[name].detach().clone()
@@ -61,14 +61,14 @@ def _stored(file: Path, name: str, holder: Any) -> Stored:
     if isinstance(holder, dict):
         tensor = holder[name]
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"{name} in {file.name} is no floating-point tensor")
+            raise ValueError(f"expected {name} in {file.name} to be a floating-point tensor")
         return Stored(tuple(tensor.shape), tensor.numel() * tensor.element_size())
     part = holder.get_slice(name)
     shape, dtype = tuple(part.get_shape()), part.get_dtype()
     if dtype not in _BYTES:
         raise ValueError(
-            f"{name} in {file.name} is of dtype {dtype}; allowed are {', '.join(_BYTES)}: "
-            "convert the weights as they were released, not quantised ones"
+            f"expected {name} in {file.name} to have one of the dtypes {', '.join(_BYTES)}, got "
+            f"{dtype}; convert the released weights, not quantised ones"
         )
     count = 1
     for size in shape:
@@ -77,35 +77,35 @@ def _stored(file: Path, name: str, holder: Any) -> Stored:
 
 
 def fetch(source: str, allow_pickle: bool) -> Path:
-    """The folder of a checkpoint; one on the hub is downloaded.
+    """Return the folder of a checkpoint, downloading it from the hub if need be.
 
     Raises:
-        ValueError: It is neither a folder nor of the form OWNER/NAME.
+        ValueError: The source is neither a folder nor of the form OWNER/NAME.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"source {source!r} is neither a folder here nor of the form OWNER/NAME")
+        raise ValueError(f"expected source to be a folder or OWNER/NAME on the hub, got {source!r}")
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    return Path(snapshot_download(source, allow_patterns=wanted + ["*.bin"] * allow_pickle))
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    return Path(snapshot_download(source, allow_patterns=patterns + ["*.bin"] * allow_pickle))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a released checkpoint.
+    """Read ``config.json`` of a released checkpoint.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is of another kind of model, or a setting is not supported.
+        ValueError: It describes another kind of model, or a setting is not supported.
     """
     settings = read_json(folder / "config.json")
-    if (found := settings.get("model_type")) != "llava_qwen":
+    if (kind := settings.get("model_type")) != "llava_qwen":
         raise ValueError(
-            f"{folder}/config.json says model_type {found!r}; allowed is 'llava_qwen', the format "
-            "of the released ViLAMP (a stock model needs no conversion: see vtc.wrap; what was "
-            "converted opens with vtc.from_pretrained)"
+            f"{folder}/config.json: expected model_type 'llava_qwen', the released ViLAMP, got "
+            f"{kind!r}; wrap a stock model with vtc.wrap, open a converted one with "
+            "vtc.from_pretrained"
         )
     allowed: dict[str, tuple[Any, ...]] = {
         "activate_frame_selector": (True,),
@@ -118,37 +118,37 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for name, values in allowed.items():
         if name in settings and settings[name] not in values:
             raise ValueError(
-                f"config.json: {name}={settings[name]!r} is not supported; allowed is {values[0]!r}"
+                f"config.json: expected {name} to be {values[0]!r}, got {settings[name]!r}"
             )
     return settings
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object of a file.
+    """Read a JSON object.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds something else.
+        ValueError: The file holds no JSON object; the message names it.
     """
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"{file.parent} is no folder; give one with a {file.name}")
+        raise FileNotFoundError(f"no such folder: {file.parent}; give one with {file.name}")
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent} holds no {file.name}")
+        raise FileNotFoundError(f"{file.parent} has no {file.name}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no valid JSON: {error}") from error
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
+        raise ValueError(f"expected {file} to hold a JSON object, got {type(content).__name__}")
     return content
 
 
 @contextmanager
 def open_checkpoint(folder: Path, allow_pickle: bool) -> Iterator[Checkpoint]:
-    """The tensors of a folder while the context lasts; the files are mapped, not read.
+    """Open the tensors of a folder; safetensors files are mapped, not read.
 
     Raises:
-        ValueError: There are pickled weights only, and they are not allowed; a shard is missing.
+        ValueError: All weights are pickled and ``allow_pickle`` is False, or a shard is missing.
         FileNotFoundError: There are no weights.
     """
     files = _shards(folder, "model.safetensors")
@@ -158,9 +158,9 @@ def open_checkpoint(folder: Path, allow_pickle: bool) -> Iterator[Checkpoint]:
             return
         pickles = _shards(folder, "pytorch_model.bin")
         if not pickles:
-            raise FileNotFoundError(f"{folder} holds no model.safetensors, whole or in shards")
+            raise FileNotFoundError(f"{folder} has no model.safetensors, whole or in shards")
         if not allow_pickle:
-            raise ValueError(f"{folder} holds pickled weights ({pickles[0].name}): {PICKLE_RISK}")
+            raise ValueError(f"{pickles[0]} is pickled; {PICKLE_RISK}")
         yield Checkpoint({file: _unpickle(file) for file in pickles})
 
 
@@ -170,7 +170,7 @@ def _mapped(file: Path) -> Any:
     try:
         return safe_open(file, "pt")
     except SafetensorError as error:
-        raise ValueError(f"{file} is no whole safetensors file: {error}") from error
+        raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
 
 
 def _unpickle(file: Path) -> dict[str, Any]:
@@ -182,23 +182,34 @@ def _unpickle(file: Path) -> dict[str, Any]:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
-            f"{file} holds something else than tensors, or is not whole, and was not read further: "
+            f"{file} is incomplete or holds other objects than tensors: "
             f"{str(error).splitlines()[-1]}"
         ) from error
     if not isinstance(tensors, dict):
-        raise ValueError(f"{file} holds a {type(tensors).__name__}; allowed is a dict of tensors")
+        raise ValueError(f"expected {file} to hold a dict of tensors, got {type(tensors).__name__}")
     return tensors
 
 
 def _shards(folder: Path, whole: str) -> list[Path]:
-    """The files of the weights: those of the index, or the single one; none where neither is."""
+    """Return the files of the weights: those of the index, else the single one, else none.
+
+    Raises:
+        ValueError: The index is missing or broken, or it names a file that is missing or lies
+            outside the folder.
+    """
     index = folder / f"{whole}.index.json"
     stem, suffix = whole.rsplit(".", 1)
-    if not index.is_file() and (found := sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))):
-        raise ValueError(f"{folder} holds {found[0].name} and lacks {index.name}: download it too")
-    names: Iterable[str] = [whole] if (folder / whole).is_file() else []
+    if not index.is_file() and (shards := sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))):
+        raise ValueError(f"{folder} has {shards[0].name} but no {index.name}: download it too")
+    names = [whole] if (folder / whole).is_file() else []
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(f"{index}: expected weight_map to be an object of file names")
+        names = sorted({str(name) for name in weight_map.values()})
+        for name in names:
+            if name != Path(name).name or name in ("", ".."):
+                raise ValueError(f"{index}: weight_map names {name!r}; expected a file beside it")
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names")
     return [folder / name for name in names]

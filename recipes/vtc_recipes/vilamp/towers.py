@@ -1,7 +1,7 @@
-"""The shapes of the two towers, which a released ``config.json`` does not tell.
+"""The configurations of the two towers, which a released ``config.json`` lacks.
 
-SigLIP-so400m-patch14-384 and CLIP ViT-B/32 are described here, as their published ``config.json``
-do; other towers by a folder with theirs.
+SigLIP-so400m-patch14-384 and CLIP ViT-B/32 are built in, from their published ``config.json``;
+other towers need a folder with theirs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLIP_VISION = {
 
 
 def vision_config(folder: Path | None) -> Any:
-    """The ``SiglipVisionConfig`` of the vision tower as the release has it.
+    """Return the ``SiglipVisionConfig`` of the vision tower as the release has it.
 
     The release deletes the last layer of the tower that the folder describes, and its head.
 
@@ -60,21 +60,21 @@ def vision_config(folder: Path | None) -> Any:
             described.pop("model_type", None)
         elif kind != "siglip_vision_model":
             raise ValueError(
-                f"--vision-config {folder}: model_type is {kind!r}; allowed are 'siglip' and "
-                "'siglip_vision_model'"
+                f"--vision-config {folder}: expected model_type 'siglip' or 'siglip_vision_model', "
+                f"got {kind!r}"
             )
     config = SiglipVisionConfig(**{**described, "vision_use_head": False})
     if config.num_hidden_layers < 2:
         raise ValueError(
-            f"--vision-config {folder}: num_hidden_layers={config.num_hidden_layers}; allowed is "
-            "2 or more, as the release deletes the last layer of the tower described"
+            f"--vision-config {folder}: expected num_hidden_layers >= 2, got "
+            f"{config.num_hidden_layers}; the release deletes the last layer"
         )
     config.num_hidden_layers -= 1
     return config
 
 
 def clip_config(folder: Path | None) -> Any:
-    """The ``CLIPConfig`` of the frame encoder.
+    """Return the ``CLIPConfig`` of the frame encoder.
 
     Raises:
         ValueError: The folder describes another kind of model.
@@ -88,8 +88,8 @@ def clip_config(folder: Path | None) -> Any:
         described = read_json(folder / "config.json")
         if described.get("model_type") != "clip":
             raise ValueError(
-                f"--clip-config {folder}: model_type is {described.get('model_type')!r}; allowed "
-                "is 'clip', with both towers"
+                f"--clip-config {folder}: expected model_type 'clip', with both towers, got "
+                f"{described.get('model_type')!r}"
             )
         config = CLIPConfig.from_dict(described)
     config.architectures = ["CLIPModel"]
@@ -97,14 +97,14 @@ def clip_config(folder: Path | None) -> Any:
 
 
 def text_config(settings: dict[str, Any], vocabulary: int) -> Any:
-    """The ``Qwen2Config`` of the language model.
+    """Return the ``Qwen2Config`` of the language model.
 
-    The release sets ``rope_scaling`` to None whatever ``config.json`` says. Output head and
-    embeddings are written apart, so they are not tied.
+    The release ignores ``rope_scaling`` in ``config.json``. The output head is written beside the
+    embeddings, so the two are not tied.
 
     Args:
         settings: The released ``config.json``.
-        vocabulary: How many rows the embeddings have.
+        vocabulary: Number of rows of the embeddings.
     """
     from transformers import Qwen2Config
 
