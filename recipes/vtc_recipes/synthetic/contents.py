@@ -1,4 +1,4 @@
-"""What is in a scene, drawn from its seed: objects, a backdrop and, now and then, a spark."""
+"""The contents of a scene, drawn from its seed: objects, a backdrop and sometimes a spark."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from vtc_recipes.synthetic.drawing import COLOURS, SHAPES, TEXTURES
 
 SPLITS = ("train", "validation", "test")
 SPARK_SHARE = 0.2
-"""How many of all scenes have a spark."""
+"""Share of scenes that have a spark."""
 SPARK_BEFORE = 32
-"""A spark begins within this many frames."""
+"""A spark starts before this frame."""
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object that a question may be about; it stays in its quarter of the frame.
+    """An object that questions may be about; it stays in its quarter of the frame.
 
     Attributes:
         shape: One of ``SHAPES``.
         colour: A name of ``COLOURS``.
         quarter: 0 to 3: top left, top right, bottom left, bottom right.
         radius: In units of the frame's shorter side; so is ``sway``.
-        sway: How far it moves to either side, horizontally and vertically.
-        period: Frames of one to and fro, horizontally and vertically.
-        phase: Radians at frame 0, horizontally and vertically.
-        tilt: Radians by which it is turned.
+        sway: Largest offset from its centre, horizontal and vertical.
+        period: Frames per oscillation, horizontal and vertical.
+        phase: Radians at frame 0, horizontal and vertical.
+        tilt: Rotation in radians.
     """
 
     shape: str
@@ -50,7 +50,7 @@ class Spark:
         colour: A name of ``COLOURS``.
         quarter: As of an object.
         start: The first frame that shows it.
-        length: For how many frames, 2 to 4.
+        length: Frames that show it, 2 to 4.
     """
 
     colour: str
@@ -67,9 +67,9 @@ class Backdrop:
         texture: One of ``TEXTURES``.
         dark: ``[3]`` float32, RGB of its darkest parts.
         contrast: Grey levels from there to its brightest parts.
-        drift: ``[2]`` by how much it moves in a frame, horizontally and vertically, in units of
-            the frame's shorter side; half of all backdrops stand still.
-        phases: ``[3]`` float32 radians, which make two clouds different.
+        drift: ``[2]`` float64, motion per frame, horizontal and vertical, in units of the frame's
+            shorter side; zero for half of all backdrops.
+        phases: ``[3]`` float32 radians, which vary the clouds.
     """
 
     texture: str
@@ -80,9 +80,9 @@ class Backdrop:
 
 
 def draw_contents(seed: int, split: str) -> tuple[tuple[SceneObject, ...], Backdrop, Spark | None]:
-    """Two or three objects of different shapes and colours, a backdrop, and a spark or None."""
+    """Draw two or three objects of different shapes and colours, a backdrop, and a spark or None."""
     rng = np.random.default_rng((SPLITS.index(split), seed))
-    # Few calls for many numbers: scenes are drawn by the thousand until one fits a question.
+    # Few calls for many numbers: thousands of scenes are drawn to find one that fits a question.
     places, shapes, colours = rng.random((3, 8)).argsort()
     chances, looks = rng.random(10), rng.random((3, 8))
     quarters = places[places < 4].tolist()
@@ -102,7 +102,7 @@ def draw_contents(seed: int, split: str) -> tuple[tuple[SceneObject, ...], Backd
 
 
 def _draw_object(shape: str, colour: str, quarter: int, looks: Sequence[float]) -> SceneObject:
-    """Radius and sway together stay below a quarter, so that no object leaves its place."""
+    """Draw an object whose radius and sway together fit into its quarter."""
     return SceneObject(
         shape=shape,
         colour=colour,

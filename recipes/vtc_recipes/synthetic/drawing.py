@@ -1,7 +1,7 @@
 """Shapes, textures and noise of the synthetic world, as functions of the plane.
 
-Lengths are in units of the shorter side of a frame, so a scene looks alike at every size. All
-arithmetic is float32 numpy over whole stacks of frames: thousands of 48x48 frames a second.
+Lengths are in units of the frame's shorter side, so a scene looks alike at every size. All
+arithmetic is float32 numpy over stacks of frames: thousands of 48x48 frames per second.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 Plane = NDArray[np.float32]
 
 NOISE_LEVELS = 5
-"""Noise is a whole number of grey levels from minus this to plus this."""
-_PERIODS = np.float32(2 * np.pi * 5)  # five periods of a texture in a frame
+"""Noise is an integer number of grey levels between minus and plus this."""
+_PERIODS = np.float32(2 * np.pi * 5)  # five periods of a texture per frame
 _NOISE_SHIFTS = 4096
 
 
 def draw_shape(shape: str, x: Plane, y: Plane, sharpness: float) -> Plane:
-    """How much of each pixel a shape of radius 1 around the origin covers.
+    """Return the share of each pixel that a shape of radius 1 around the origin covers.
 
     Args:
         shape: One of ``SHAPES``.
         x: ``[..., H, W]`` float32 coordinates, to the right; ``y`` likewise, downwards.
-        sharpness: Pixels in a unit of length; edges are one pixel soft.
+        sharpness: Pixels per unit of length; edges are one pixel wide.
 
     Returns:
         ``[..., H, W]`` float32 from 0 to 1.
@@ -37,12 +37,12 @@ def draw_shape(shape: str, x: Plane, y: Plane, sharpness: float) -> Plane:
 
 
 def draw_texture(texture: str, x: Plane, y: Plane, phases: NDArray[np.float32]) -> Plane:
-    """Brightness of a background.
+    """Return the brightness of a background.
 
     Args:
         texture: One of ``TEXTURES``.
         x: ``[..., H, W]`` float32 coordinates, to the right; ``y`` likewise, downwards.
-        phases: ``[3]`` float32 radians, which make two clouds different.
+        phases: ``[3]`` float32 radians, which vary the clouds.
 
     Returns:
         ``[..., H, W]`` float32 from 0 to 1.
@@ -52,7 +52,7 @@ def draw_texture(texture: str, x: Plane, y: Plane, phases: NDArray[np.float32]) 
 
 
 def draw_spark(x: Plane, y: Plane, sharpness: float) -> Plane:
-    """How much of each pixel a spark covers: eight thin rays; see `draw_shape`."""
+    """Return the share of each pixel that a spark, eight thin rays, covers; see `draw_shape`."""
     upright = np.minimum(np.abs(x), np.abs(y))
     diagonal = np.minimum(np.abs(x - y), np.abs(x + y)) * np.float32(0.7071)
     rays = np.maximum(np.minimum(upright, diagonal) - np.float32(0.09), np.hypot(x, y) - 1)
@@ -61,12 +61,12 @@ def draw_spark(x: Plane, y: Plane, sharpness: float) -> Plane:
 
 
 def noise(height: int, width: int, seed: int, frames: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Grey noise, different from frame to frame: ``[n, height, width]`` float32 grey levels.
+    """Return noise that differs between frames: ``[n, height, width]`` float32 grey levels.
 
-    Every frame is a window of one long strip, which costs nothing beside drawing numbers.
+    Every frame is a window of one long strip, which is much cheaper than drawing new numbers.
     """
     strip = _strip(height * width)
-    # Steps of an odd number reach all windows before one comes again.
+    # Odd steps visit all windows before one repeats.
     starts = (seed * 40503 + frames * 1777) % _NOISE_SHIFTS
     windows = np.lib.stride_tricks.sliding_window_view(strip, height * width)
     return windows[starts].reshape(-1, height, width)
@@ -107,7 +107,7 @@ def _ring(x: Plane, y: Plane) -> Any:
 
 
 def _star(x: Plane, y: Plane) -> Any:
-    # All ten half-points are folded onto one; its edge runs from the tip to the notch.
+    # Fold all ten half-points onto one; its edge runs from the tip to the notch.
     radius, turn = np.hypot(x, y), np.arctan2(x, -y)
     folded = np.abs((turn + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5).astype(np.float32)
     tip, notch = np.array([0.0, 1.0]), 0.42 * np.array([np.sin(np.pi / 5), np.cos(np.pi / 5)])

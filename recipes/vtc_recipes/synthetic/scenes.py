@@ -1,4 +1,4 @@
-"""Scenes of the synthetic world: what they hold, and their frames by number."""
+"""Scenes of the synthetic world: their contents, and their frames by number."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
+from vtc.interfaces.part import require
 from vtc_recipes.synthetic.contents import SPLITS, Backdrop, SceneObject, Spark, draw_contents
 from vtc_recipes.synthetic.drawing import (
     COLOURS,
@@ -20,28 +21,28 @@ from vtc_recipes.synthetic.drawing import (
 )
 
 SCENES = 2**31
-"""How many scenes of a split are drawn from, unless fewer are asked for."""
+"""Default number of scenes in a split."""
 SMALLEST = 16
-"""Pixels of a frame's shorter side, below which shapes cannot be told apart."""
+"""Smallest shorter side of a frame in pixels; below it shapes cannot be told apart."""
 _SPARK_RADIUS = 0.15
 _BLOCK_PIXELS = 2**20
 _TRIES = 100_000
 
 
 class Scene:
-    """Two or three objects of different shapes and colours before a texture, for ever.
+    """An endless scene: two or three objects of different shapes and colours before a texture.
 
-    The seed and the split make the scene: the same two give the same frames in every process, and
-    no two splits share a scene. Frames that follow one another are near-duplicates.
+    Seed and split determine the scene: they give the same frames in every process, and no two
+    splits share a scene. Consecutive frames are near-duplicates.
 
     Args:
-        seed: A whole number from 0.
+        seed: An integer >= 0.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        size: Of a frame: one number for a square, or height and width; at least 16.
+        size: Frame size in pixels: one number for a square, or (height, width); at least 16.
 
     Raises:
         ValueError: The split is unknown, or a number is out of range.
-        TypeError: The seed or the size is no whole number.
+        TypeError: The seed or the size is not an integer.
 
     >>> scene = Scene(7, "test")
     >>> scene
@@ -60,54 +61,53 @@ class Scene:
 
     def __init__(self, seed: int, split: str = "train", size: int | tuple[int, int] = 48) -> None:
         if not isinstance(seed, Integral) or isinstance(seed, bool):
-            raise TypeError(f"seed={seed!r}: a whole number is needed")
-        if seed < 0:
-            raise ValueError(f"seed={seed}: allowed is a whole number from 0")
+            raise TypeError(f"expected seed to be an integer, got {seed!r}")
+        require(seed >= 0, "seed", seed, "an integer >= 0")
         self.seed, self.split = int(seed), check_split(split)
         self.height, self.width = frame_size(size)
         self.objects, self.backdrop, self.spark = draw_contents(self.seed, split)
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{thing.colour} {thing.shape}" for thing in self.objects)
-        return f"Scene({self.seed}, {self.split!r}, {self.height}x{self.width}: {found})"
+        objects = ", ".join(f"{thing.colour} {thing.shape}" for thing in self.objects)
+        return f"Scene({self.seed}, {self.split!r}, {self.height}x{self.width}: {objects})"
 
     def colour_of(self, shape: str) -> str | None:
-        """The colour of the object of a shape; None where there is none."""
+        """Return the colour of the object of this shape, or None."""
         return next((thing.colour for thing in self.objects if thing.shape == shape), None)
 
     def shape_of(self, colour: str) -> str | None:
-        """The shape of the object of a colour; None where there is none."""
+        """Return the shape of the object of this colour, or None."""
         return next((thing.shape for thing in self.objects if thing.colour == colour), None)
 
     def frame(self, number: int) -> NDArray[np.uint8]:
-        """One frame: ``[H, W, 3]`` uint8 RGB."""
+        """Return one frame: ``[H, W, 3]`` uint8 RGB."""
         return self.render([number])[0, ...]
 
     def frames(self, count: int, start: int = 0) -> NDArray[np.uint8]:
-        """Frames that follow one another: ``[count, H, W, 3]`` uint8 RGB."""
+        """Return consecutive frames: ``[count, H, W, 3]`` uint8 RGB."""
         return self.render(range(start, start + count))
 
     def render(self, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Frames by number, in any order: ``[n, H, W, 3]`` uint8 RGB.
+        """Return frames by number, in any order: ``[n, H, W, 3]`` uint8 RGB.
 
         Raises:
             ValueError: A number is below 0.
         """
-        wanted = np.asarray(numbers, dtype=np.int64)
-        if wanted.size and wanted.min() < 0:
-            raise ValueError(f"frame {wanted.min()}: the first frame of a scene is number 0")
-        frames = np.empty((len(wanted), self.height, self.width, 3), dtype=np.uint8)
-        each = max(1, _BLOCK_PIXELS // (self.height * self.width))
-        for start in range(0, len(wanted), each):
-            block = slice(start, start + each)
-            frames[block] = self._render(wanted[block])
+        indices = np.asarray(numbers, dtype=np.int64)
+        if indices.size and indices.min() < 0:
+            raise ValueError(f"expected frame numbers >= 0, got {indices.min()}")
+        frames = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
+        block_size = max(1, _BLOCK_PIXELS // (self.height * self.width))
+        for start in range(0, len(indices), block_size):
+            block = slice(start, start + block_size)
+            frames[block] = self._render(indices[block])
         return frames
 
     def centres(self, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Where the objects are: ``[n, objects, 2]`` float32 pixels, to the right and down."""
-        wanted = np.asarray(numbers, dtype=np.int64)
-        middles = [np.stack(self._centre(thing, wanted), axis=-1) for thing in self.objects]
-        return np.stack(middles, axis=1) * np.float32(self._side)
+        """Return the centres of the objects: ``[n, objects, 2]`` float32 pixels, x and y."""
+        indices = np.asarray(numbers, dtype=np.int64)
+        centres = [np.stack(self._centre(thing, indices), axis=-1) for thing in self.objects]
+        return np.stack(centres, axis=1) * np.float32(self._side)
 
     @property
     def _side(self) -> int:
@@ -126,13 +126,13 @@ class Scene:
         return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
     def _ground(self, numbers: NDArray[np.int64]) -> Plane:
-        """``[n, H, W, 3]``, or ``[1, H, W, 3]`` where the backdrop stands still."""
+        """Return ``[n, H, W, 3]``, or ``[1, H, W, 3]`` where the backdrop does not move."""
         if not self.backdrop.drift.any():
             numbers = numbers[:1]
         x, y = self._grid(slice(None), slice(None))
-        moved = (self.backdrop.drift[:, None, None, None] * numbers[:, None, None]).astype(x.dtype)
+        offset = (self.backdrop.drift[:, None, None, None] * numbers[:, None, None]).astype(x.dtype)
         bright = draw_texture(
-            self.backdrop.texture, x + moved[0], y + moved[1], self.backdrop.phases
+            self.backdrop.texture, x + offset[0], y + offset[1], self.backdrop.phases
         )
         return self.backdrop.dark + bright[..., None] * np.float32(self.backdrop.contrast)
 
@@ -166,7 +166,7 @@ class Scene:
         )
 
     def _grid(self, rows: slice, columns: slice) -> tuple[Plane, Plane]:
-        """The middles of pixels, ``[1, w]`` and ``[h, 1]``, in units of the shorter side."""
+        """Return pixel centres, ``[1, w]`` and ``[h, 1]``, in units of the shorter side."""
         half, side = np.float32(0.5), np.float32(self._side)
         x: Plane = (np.arange(self.width, dtype=np.float32)[None, columns] + half) / side
         y: Plane = (np.arange(self.height, dtype=np.float32)[rows, None] + half) / side
@@ -196,47 +196,45 @@ def find_scene(
     rng: np.random.Generator,
     split: str,
     size: int | tuple[int, int],
-    wanted: Callable[[Scene], bool],
+    condition: Callable[[Scene], bool],
     scenes: int = SCENES,
 ) -> Scene:
-    """Draw from the first ``scenes`` scenes of a split until one is as wanted.
+    """Draw from the first ``scenes`` scenes of a split until one meets a condition.
 
     Raises:
-        ValueError: None of very many draws is.
+        ValueError: No scene meets it after 100,000 draws.
     """
     for seed in _seeds(rng, scenes):
         scene = _scene(seed, split, frame_size(size))
-        if wanted(scene):
+        if condition(scene):
             return scene
     raise ValueError(
-        f"none of {_TRIES} draws from {scenes} scenes of the split {split!r} is as wanted: "
-        "allow more scenes"
+        f"none of {_TRIES} draws from {scenes} scenes of the split {split!r} meets the condition; "
+        "draw from more scenes"
     )
 
 
 def frame_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a frame.
+    """Return the height and width of a frame.
 
     Raises:
         ValueError: A side is below 16 pixels.
-        TypeError: The size is neither a whole number nor two of them.
+        TypeError: The size is neither an integer nor a pair of integers.
     """
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
-        raise TypeError(f"size={size!r}: a whole number is needed, or height and width")
-    if min(sides) < SMALLEST:
-        raise ValueError(f"size={size!r}: allowed is at least {SMALLEST} pixels a side")
+        raise TypeError(f"expected size to be an integer or (height, width), got {size!r}")
+    require(min(sides) >= SMALLEST, "size", size, f"at least {SMALLEST} pixels a side")
     return int(sides[0]), int(sides[1])
 
 
 def check_split(split: str) -> str:
-    """The split itself.
+    """Return the split.
 
     Raises:
-        ValueError: There is no such split.
+        ValueError: The split is unknown.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, SPLITS))}")
+    require(split in SPLITS, "split", split, f"one of {', '.join(map(repr, SPLITS))}")
     return split
 
 

@@ -1,4 +1,4 @@
-"""One video put into another at some frame, without storing either."""
+"""Insert one video into another without storing either."""
 
 from __future__ import annotations
 
