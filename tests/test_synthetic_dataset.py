@@ -78,10 +78,10 @@ def test_the_same_options_write_the_same_and_splits_share_a_folder(tmp_path):
         ("--questions 0", "questions=0: allowed is a whole number from 1"),
         ("--seed -1", "seed=-1: allowed is a whole number from 0"),
         ("--size 49", "frames of 49x49: H.264 needs an even width and height"),
-        ("--size 8", "size=8: allowed is at least 16 pixels a side"),
+        ("--size 8", "expected size to be at least 16 pixels a side, got 8"),
         ("--kinds texture,who --videos 1", "kind='who': allowed are 'colour', 'first', 'last', "),
         ("--kinds first --frames 1", "2 segments of 1 frames: each needs at least one frame"),
-        ("--split dev", "split='dev': allowed are 'train', 'validation', 'test'"),
+        ("--split dev", "expected split to be one of 'train', 'validation', 'test', got 'dev'"),
     ],
 )
 def test_wrong_options_are_one_line_before_any_work(tmp_path, options, message):

@@ -80,7 +80,7 @@ class Backdrop:
 
 
 def draw_contents(seed: int, split: str) -> tuple[tuple[SceneObject, ...], Backdrop, Spark | None]:
-    """Draw two or three objects of different shapes and colours, a backdrop, and a spark or None."""
+    """Draw two or three objects of unlike shapes and colours, a backdrop, and a spark or None."""
     rng = np.random.default_rng((SPLITS.index(split), seed))
     # Few calls for many numbers: thousands of scenes are drawn to find one that fits a question.
     places, shapes, colours = rng.random((3, 8)).argsort()
