@@ -165,7 +165,7 @@ def test_the_two_commands_are_named():
 
 
 def test_the_readme_is_short():
-    assert len(README.splitlines()) <= 135
+    assert len(README.splitlines()) <= 125
 
 
 @pytest.mark.parametrize("part", vtc.parts(), ids=lambda part: f"{part.kind}-{part.name}")

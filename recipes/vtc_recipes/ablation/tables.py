@@ -73,7 +73,7 @@ def paper_tables(results: Results) -> Iterator[str]:
             note = f" {table['note']}" if "note" in table else ""
             yield (
                 f"### {table['title']} of ViLAMP: {ELSEWHERE}\n\n"
-                f"Typed from the paper, not measured here.{note}\n\n"
+                f"Copied from the paper, not measured here.{note}\n\n"
                 + _markdown(table["columns"], table["rows"])
             )
 
