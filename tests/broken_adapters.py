@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import InternVLContract as InternVL
+from families import LlavaOnevisionContract as Llava
+from families import Qwen2VLContract as Qwen
+from families import Qwen3VLContract as Qwen3
 
 from vtc.interfaces.video_span import SliceFeatures
 from vtc.plugins import registry
-from vtc.testing.families import InternVLContract as InternVL
-from vtc.testing.families import LlavaOnevisionContract as Llava
-from vtc.testing.families import Qwen2VLContract as Qwen
-from vtc.testing.families import Qwen3VLContract as Qwen3
 from vtc_adapters.internvl import InternVLAdapter
 from vtc_adapters.llava_onevision import LlavaOnevisionAdapter
 from vtc_adapters.qwen2_vl import Qwen2VLAdapter

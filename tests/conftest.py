@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES
 
 import vtc
-from vtc.testing.families import FAMILIES
 
 torch.set_num_threads(1)
 

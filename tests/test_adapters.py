@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from families import FAMILIES
 
 import vtc
-from vtc.testing.families import FAMILIES
 
 for family in FAMILIES:
     name = f"Test{family.__name__.removesuffix('Contract')}"

@@ -10,11 +10,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES
 
 import vtc
 from vtc.pipeline.prepare import prepare
 from vtc.pipeline.query import row_texts
-from vtc.testing.families import FAMILIES
 
 CONTRACTS = {contract.family: contract() for contract in FAMILIES}
 WRAPPED = [family for family, contract in CONTRACTS.items() if contract.marks is not None]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from families import FAMILIES
 from packaging import version
 
 import vtc
 from vtc.pipeline.kv_cache import returned_cache
-from vtc.testing.families import FAMILIES
 
 pytestmark = pytest.mark.skipif(
     version.parse(transformers.__version__) < version.parse("5.23"),

@@ -15,14 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 import vtc
 from vtc.pipeline.report import Recorder, Report, watching
 from vtc.plugins import registry
+from vtc.profiler import SHAPE_NAMES
 from vtc.profiler.count import count
 from vtc.profiler.counting import counting
 from vtc.profiler.measure import DrawnFrames, measure
+from vtc.profiler.models import empty_model
 from vtc.profiler.setup import Settings, count_profile
-from vtc.profiler.shapes import SHAPES, empty_model
 from vtc.profiler.stages import CONNECTOR, KEYFRAMES, MERGING, OTHERS, PREFILL, STAGES
 from vtc.profiler.subject import Subject, encoder_without_weights
 from vtc.testing import LiveBytes
+from vtc_adapters.shapes import SHAPES
 
 PAPER = {64: 61.0, 256: 120.3, 1024: 356.8, 8192: 2565.2}
 """Table 5 of ViLAMP: "FLOPs (T)" of its 7B model."""
@@ -72,6 +74,10 @@ def language_model(name, tokens, vocabulary):
     width, inner, layers, shared = QWEN2[name]
     linear = layers * (2 * width**2 + 2 * width * shared + 3 * width * inner)
     return tokens * linear + width * vocabulary, layers * 2 * tokens**2 * width
+
+
+def test_the_command_knows_the_shapes_that_the_adapters_register():
+    assert SHAPE_NAMES == tuple(SHAPES)
 
 
 @pytest.mark.parametrize("frames", PAPER)

@@ -104,3 +104,8 @@ def test_a_span_takes_and_gives_its_text_by_the_old_name():
     assert span.frame_text is text and (span.first, span.last) == (3, 8)
     with pytest.warns(DeprecationWarning, match="VideoSpan.frame_text"):
         assert span.wrapping is text
+
+
+def test_the_byte_tokenizer_is_found_under_its_old_name():
+    with pytest.warns(DeprecationWarning, match="use vtc_adapters.tiny.tokenizer.byte_tokenizer"):
+        assert vtc.testing.byte_tokenizer()("a")["input_ids"]

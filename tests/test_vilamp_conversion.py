@@ -12,7 +12,7 @@ from vilamp_release import CLIP_DIM, DIM, QUESTION, Release, prompt, scenes
 
 import vtc
 from vtc.pipeline.prepare import prepare
-from vtc.testing.tokenizer import byte_tokenizer
+from vtc_adapters.tiny.tokenizer import byte_tokenizer
 from vtc_recipes.vilamp import convert as converting
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from vtc.plugins import registry
-from vtc.testing.tokenizer import byte_tokenizer
+from vtc_adapters.tiny.tokenizer import byte_tokenizer
 from vtc_recipes.vilamp.layout import expected, in_shards
 from vtc_recipes.vilamp.processor import (
     load_clip_tokenizer,

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 import vtc
-from vtc.testing.models import redraw
-from vtc.testing.tokenizer import byte_tokenizer
+from vtc.testing import redraw
+from vtc_adapters.tiny.tokenizer import byte_tokenizer
 from vtc_recipes.vilamp.convert import convert
 
 SIDE, PATCHES, DIM, CLIP_DIM = 42, 9, 32, 16

@@ -26,4 +26,4 @@ def vtc_register_adapters() -> dict[str, str]:
 
 @vtc.hookimpl
 def vtc_register_models() -> dict[str, str]:
-    return {"tiny": "vtc.testing.models:build_tiny"}
+    return {"shape": "vtc_adapters.shapes:build", "tiny": "vtc_adapters.tiny.models:build"}

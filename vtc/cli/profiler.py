@@ -131,13 +131,13 @@ def _count(
 ) -> Profile:
     import torch
 
+    from vtc.profiler import SHAPE_NAMES
     from vtc.profiler.setup import count_profile
-    from vtc.profiler.shapes import SHAPES
     from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape, read_dtype, saved_parts
 
     precision, saved = read_dtype(dtype), {}
-    if name in SHAPES:
-        config, processor = SHAPES[name]()
+    if name in SHAPE_NAMES:
+        config, processor = open_shape(f"shape:{name}")
         usual, encoder = torch.bfloat16, encoder or DEFAULT_ENCODER
     else:
         config, processor = open_shape(name)
@@ -172,8 +172,8 @@ def _measure(
     settings: Settings,
     say: Any,
 ) -> Profile:
+    from vtc.profiler import SHAPE_NAMES
     from vtc.profiler.setup import measure_profile
-    from vtc.profiler.shapes import SHAPES
     from vtc.wrapped.opening import pick_device, read_dtype
 
     place = pick_device(device)
@@ -183,7 +183,7 @@ def _measure(
 
         VideoSource(video)  # a wrong file should not wait for a model to load
     say("loading the model")
-    if name in SHAPES:
+    if name in SHAPE_NAMES:
         model, processor = _random(name, choices, encoder, place, read_dtype(chosen))
     else:
         model, processor = load_model(name, *choices, encoder, place, chosen)
@@ -196,11 +196,11 @@ def _random(
     """A wrapped full-size model with random weights, and a frame encoder with such."""
     import vtc
     from vtc.plugins.registry import build_part
-    from vtc.profiler.shapes import SHAPES, check_room, random_model
+    from vtc.profiler.models import check_room, random_model
     from vtc.profiler.subject import encoder_without_weights
-    from vtc.wrapped.opening import DEFAULT_ENCODER
+    from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape
 
-    config, processor = SHAPES[name]()
+    config, processor = open_shape(f"shape:{name}")
     check_room(name, config, dtype, place)
     model = random_model(config, dtype, place)
     selector = build_part("selector", choices[0].spec())

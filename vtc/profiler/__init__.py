@@ -4,4 +4,4 @@ Nothing heavy is imported here: `vtc.profiler.setup` has the functions.
 """
 
 SHAPE_NAMES = ("llava-onevision-7b", "llava-onevision-0.5b", "qwen2-vl-7b")
-"""The full-size models that `vtc.profiler.shapes` knows by name."""
+"""Short for ``shape:NAME``, full-size models that the shipped adapters register."""

@@ -15,7 +15,7 @@ from vtc.pipeline.modules import active_module
 from vtc.plugins import registry
 from vtc.profiler.count import count
 from vtc.profiler.measure import DrawnFrames, matrix_rate, measure, measured
-from vtc.profiler.shapes import empty_model
+from vtc.profiler.models import empty_model
 from vtc.profiler.stages import LengthProfile, Profile
 from vtc.profiler.subject import Subject, bytes_of, encoder_without_weights, on_meta
 from vtc.video import VideoSource

@@ -23,7 +23,7 @@ class Subject:
     """What `vtc.profiler.count` counts.
 
     Attributes:
-        model: On the meta device, made by `vtc.profiler.shapes.empty_model`.
+        model: On the meta device, made by `vtc.profiler.models.empty_model`.
         processor: The model's own.
         adapter, selector, merger: The parts; the merger is built.
         encoder: What the selector looks through, on the meta device where that can be.

@@ -9,12 +9,12 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vtc.interfaces.renamed import warn_renamed
 from vtc.profiler.counters import LiveBytes, LiveNumbers, MultiplyAccumulates
 from vtc.testing.embeddings import LargestTensor, scene_embeddings
 from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
 from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs
 from vtc.testing.models import redraw, tiny
-from vtc.testing.tokenizer import byte_tokenizer
 from vtc.testing.videos import moving_squares
 from vtc.video.writing import write_video
 
@@ -37,7 +37,6 @@ __all__ = [
     "MergerContract",
     "MultiplyAccumulates",
     "SelectorContract",
-    "byte_tokenizer",
     "cache_argument",
     "drifting_video",
     "moving_squares",
@@ -54,6 +53,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "byte_tokenizer":
+        warn_renamed("vtc.testing.byte_tokenizer", "vtc_adapters.tiny.tokenizer.byte_tokenizer")
+        return import_module("vtc_adapters.tiny.tokenizer").byte_tokenizer
     if name not in _CONTRACTS:
         raise AttributeError(f"module 'vtc.testing' has no attribute {name!r}")
     module = _CONTRACTS[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vtc.testing.tokenizer import CHAT_TEMPLATE, byte_tokenizer, text_sizes
+from vtc_adapters.tiny.tokenizer import CHAT_TEMPLATE, byte_tokenizer, text_sizes
 
 
 def _llava_onevision() -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Full-size models by name, without weights: on the meta device, or with random ones.
+"""Full-size models by name, without weights: ``shape:NAME``.
 
 The sizes are those of the published checkpoints' configurations. Text is a token a byte, which
 changes the length of a question and nothing else.
@@ -6,14 +6,10 @@ changes the length of a question and nothing else.
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Callable
 from typing import Any
 
-from vtc.profiler.counting import COUNTED_ATTENTION, register_attention
-from vtc.profiler.subject import bytes_of
-from vtc.testing._video_models import llava_onevision_processor, qwen_ids, qwen_processor
+from vtc_adapters.tiny.video_models import llava_onevision_processor, qwen_ids, qwen_processor
 
 QWEN2_7B = {
     "hidden_size": 3584,
@@ -77,44 +73,14 @@ SHAPES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava-onevision-0.5b": lambda: _llava_onevision(QWEN2_0_5B, tied=True),
     "qwen2-vl-7b": lambda: _qwen2_vl(QWEN2_7B),
 }
-"""By name: makes the configuration and a processor, offline."""
 
 
-def empty_model(config: Any, dtype: Any) -> Any:
-    """A model without weights, on the meta device, whose attention is counted as one operation."""
-    register_attention()
-    return _model(config, "meta", dtype, attn_implementation=COUNTED_ATTENTION)
-
-
-def random_model(config: Any, dtype: Any, device: str) -> Any:
-    """A model with the random weights of its initialisation."""
-    return _model(config, device, dtype)
-
-
-def _model(config: Any, device: str, dtype: Any, **options: Any) -> Any:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    # from_config writes into what it is given.
-    with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(
-            copy.deepcopy(config), dtype=dtype, **options
-        )
-    return model.eval().requires_grad_(False)
-
-
-def check_room(name: str, config: Any, dtype: Any, device: str) -> None:
-    """Refuse weights for which the CPU has no memory, before the system kills the process.
+def build(name: str) -> tuple[Any, Any]:
+    """Make the configuration of a full-size model and a processor, offline.
 
     Raises:
-        ValueError: They need more than is free.
+        ValueError: There is no shape of this name.
     """
-    if device != "cpu" or not hasattr(os, "sysconf"):
-        return
-    needed = bytes_of(empty_model(config, dtype))
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    if needed > free:
-        raise ValueError(
-            f"the weights of {name} take {needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB "
-            "are free here; count it with --device meta, or give a smaller model or --dtype"
-        )
+    if name not in SHAPES:
+        raise ValueError(f"no shape {name!r}; there are: {', '.join(SHAPES)}")
+    return SHAPES[name]()

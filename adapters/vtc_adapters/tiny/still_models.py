@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from vtc.testing._video_models import clip_and_llama, clip_sizes
-from vtc.testing.tokenizer import CHAT_TEMPLATE, byte_tokenizer, text_sizes
+from vtc_adapters.tiny.tokenizer import CHAT_TEMPLATE, byte_tokenizer, text_sizes
+from vtc_adapters.tiny.video_models import clip_and_llama, clip_sizes
 
 SIDE, PATCH = 56, 14  # 16 patches a frame, 4 tokens
 

@@ -1,4 +1,4 @@
-"""The conformance suites of the families that vtc supports, with their references by hand."""
+"""The conformance suite of each family that vtc supports, with its reference by hand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtc.testing.adapter_suite import AdapterContract
-from vtc.testing.inputs import stock_inputs
+from vtc.testing import AdapterContract, stock_inputs
 
 
 class LlavaOnevisionContract(AdapterContract):
