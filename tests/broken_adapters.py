@@ -166,10 +166,8 @@ class TestForgetsDeltas(_Broken, Qwen):
     """several_turns"""
 
     class adapter(Qwen2VLAdapter):
-        def position_ids(self, model, inputs, layout):
-            positions = super().position_ids(model, inputs, layout)
-            model.model.rope_deltas = torch.zeros_like(model.model.rope_deltas)
-            return positions
+        def position_offsets(self, positions, layout):
+            return torch.zeros_like(super().position_offsets(positions, layout))
 
 
 class TestCutsGradients(_Broken, Llava):

@@ -162,7 +162,7 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
         ({}, "product", {"seeds": ...}, "base.seeds is missing"),
         ({}, "product", {"seeds": [1, 1]}, "a seed stands twice"),
         ({}, "product", {"seeds": [-1]}, "allowed is a list of whole numbers"),
-        ({}, "product", {"merger": "q_former"}, "'q_former' has parameters that nobody has"),
+        ({}, "product", {"merger": "q_former"}, "'q_former' has parameters that were not"),
         ({"model": ["no/where/x"]}, "product", {}, "'no/where/x' is no folder with a config.json"),
         ({}, "product", {"model": {"recipe": "tiny_vl"}}, "no recipe 'tiny_vl'.*'tiny_vlm'"),
         ({}, "product", {"model": {"recip": "smoke"}}, "model.recip is unknown"),

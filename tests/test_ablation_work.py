@@ -341,7 +341,7 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
     values["axes"] = {"selector": ["uniform"], "merger": ["q_former", "llama_vid"]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
     code, out, err = command(*words, "--dry-run")
-    assert code == 1 and err.count("nobody has trained") == 1
+    assert code == 1 and err.count("were not trained") == 1
     assert "merger=llama_vid, selector=uniform: merger 'llama_vid' has parameters" in err
 
 

@@ -88,7 +88,7 @@ def test_the_chunk_size_of_a_lazy_video_never_changes_the_result(wrapped, proces
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(9), "What?")
     logits = []
     with torch.no_grad():
-        for wrapped.vtc.chunk_frames in (1, 4, 16):
+        for wrapped.vtc.chunk_slices in (1, 4, 16):
             logits.append(wrapped(**inputs).logits)
     for other in logits[1:]:
         assert (other - logits[0]).abs().max() / logits[0].abs().max() < 5e-6
@@ -99,7 +99,7 @@ def test_the_vision_tower_sees_one_chunk_and_the_keyframes_first(wrapped, proces
     wrapped.model.vision_tower.register_forward_pre_hook(
         lambda module, args: sizes.append(len(args[0]))
     )
-    wrapped.vtc.chunk_frames = 4
+    wrapped.vtc.chunk_slices = 4
     vtc.ask(wrapped, processor, make_video(30), "What?", max_new_tokens=1)
     keys = len(vtc.last_report(wrapped).keyframes)
     assert sizes[0] == keys and sum(sizes) == 30 and max(sizes) <= 4
@@ -173,7 +173,7 @@ def test_bad_arguments_say_what_to_do(model, processor, encoder, make_video):
         vtc.ask(model, processor, "no-such.mp4", "What?")
     with pytest.raises(ValueError, match="give a list of as many videos"):
         vtc.prepare_inputs(model, processor, make_video(2), ["one", "two"])
-    with pytest.raises(ValueError, match="has not been called yet"):
+    with pytest.raises(ValueError, match="this thread has not called the model yet"):
         vtc.last_report(model)
     inputs = vtc.prepare_inputs(model, processor, make_video(2), "What?")
     with vtc.disabled(model), pytest.raises(ValueError, match="make inputs with the stock proc"):
@@ -199,6 +199,7 @@ def test_full_size_token_counts_on_the_meta_device():
     """LLaVA-OneVision-7B's own shape: 32*196 + 8160 + 1 tokens for 8,192 frames."""
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+    from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoRequest
     from vtc.pipeline.prepare import prepare
 
@@ -216,14 +217,14 @@ def test_full_size_token_counts_on_the_meta_device():
     with torch.device("meta"):
         model = LlavaOnevisionForConditionalGeneration(config)
     vtc.wrap(model, vtc.selector("uniform", keyframes=32), "mean_pool")
-    model.vtc.chunk_frames = 2048
+    model.vtc.chunk_slices = 2048
     model.vtc.adapter.preprocess = lambda processor, frames, total: {
         "pixel_values_videos": torch.empty(len(frames), 3, 384, 384, device="meta")
     }
     ids = torch.tensor([[5, config.video_token_id, 6]])
     source = vtc.VideoSource(np.zeros((8192, 2, 2, 3), np.uint8))
     request = VideoRequest(source, processor=None)
-    prepared = prepare(model, model.vtc, {"input_ids": ids, "vtc_videos": [request]})
+    prepared = prepare(Call(model, model.vtc, {"input_ids": ids, "vtc_videos": [request]}))
     assert prepared.report.tokens_after == 32 * 196 + 8160 + 1
     assert prepared.report.tokens_before == 8192 * 196 + 1
     assert prepared.inputs["input_ids"].shape == (1, 32 * 196 + 8160 + 1 + 2)
@@ -243,11 +244,11 @@ def test_a_report_is_of_the_last_call(wrapped, processor, make_inputs, make_vide
         wrapped.generate(**video, max_new_tokens=2)
         assert vtc.last_report(wrapped).frames == 6
         call()
-        with pytest.raises(ValueError, match="its last call brought no video"):
+        with pytest.raises(ValueError, match="its latest call brought no video"):
             vtc.last_report(wrapped)
     with vtc.disabled(wrapped):
         wrapped(**video)
-    with pytest.raises(ValueError, match="its last call brought no video"):
+    with pytest.raises(ValueError, match="its latest call brought no video"):
         vtc.last_report(wrapped)
     step = wrapped(**video, use_cache=True)
     wrapped(input_ids=torch.tensor([[5]]), **vtc.testing.cache_argument(returned_cache(step)))
@@ -296,9 +297,9 @@ def test_a_mistake_in_a_part_names_the_part(kind, model, processor, encoder, mak
 @pytest.mark.parametrize("size", [0, -3, 2.0, True])
 def test_chunks_that_make_no_sense_are_named_at_once(wrapped, size):
     with pytest.raises(
-        ValueError, match=f"expected chunk_frames to be a whole number .*got {size}"
+        ValueError, match=f"expected chunk_slices to be a whole number .*got {size}"
     ):
-        wrapped.vtc.chunk_frames = size
+        wrapped.vtc.chunk_slices = size
 
 
 def test_several_videos_need_several_questions(wrapped, processor, tmp_path):
@@ -357,7 +358,7 @@ def test_frames_that_no_selector_looks_at_are_not_decoded_ahead(model, processor
 def test_chunks_that_do_not_fit_are_halved_aloud(
     wrapped, processor, make_video, monkeypatch, ahead
 ):
-    monkeypatch.setattr("vtc.pipeline.compress.chunks_ahead", lambda device: ahead)
+    monkeypatch.setattr("vtc.pipeline.encode.chunks_ahead", lambda device: ahead)
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(20, 1), "What is red?")
     encode, fits, calls = wrapped.vtc.adapter.encode, 3, []
 
@@ -371,12 +372,12 @@ def test_chunks_that_do_not_fit_are_halved_aloud(
     with torch.no_grad():
         expected = wrapped(**inputs).logits
         monkeypatch.setattr(wrapped.vtc.adapter, "encode", with_little_memory)
-        wrapped.vtc.chunk_frames = 12
+        wrapped.vtc.chunk_slices = 12
         assert torch.equal(wrapped(**inputs).logits, expected)
     assert 12 in calls and calls.count(3) >= 4
-    told = [text for text in vtc.last_report(wrapped).warnings if "had no memory" in text]
-    assert "for 12 slices at a time and went on with 6; model.vtc.chunk_frames = 6" in told[0]
-    assert "for 6 slices at a time and went on with 3" in told[1]
+    told = [text for text in vtc.last_report(wrapped).warnings if "ran out of memory" in text]
+    assert "12 slices at a time and continues with 6; set model.vtc.chunk_slices = 6" in told[0]
+    assert "with 6 slices at a time and continues with 3" in told[1]
     fits = 0
     with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
         wrapped(**inputs)
@@ -385,7 +386,7 @@ def test_chunks_that_do_not_fit_are_halved_aloud(
 def test_preparing_a_chunk_ahead_changes_nothing(wrapped, processor, make_video, monkeypatch):
     """As on a GPU: the next chunk is resized in a thread while the vision tower has one."""
     inputs = vtc.prepare_inputs(wrapped, processor, make_video(10, 1), "What is red?")
-    wrapped.vtc.chunk_frames = 3
+    wrapped.vtc.chunk_slices = 3
     with torch.no_grad():
         expected = wrapped(**inputs).logits
         threads = []
@@ -397,7 +398,7 @@ def test_preparing_a_chunk_ahead_changes_nothing(wrapped, processor, make_video,
                 yield item
 
         monkeypatch.setattr(SourceFeed, "pixels", watched)
-        monkeypatch.setattr("vtc.pipeline.compress.chunks_ahead", lambda device: 1)
+        monkeypatch.setattr("vtc.pipeline.encode.chunks_ahead", lambda device: 1)
         assert torch.equal(wrapped(**inputs).logits, expected)
     assert set(threads) == {"vtc-prefetch"}
     monkeypatch.setattr(wrapped.vtc.adapter, "encode", lambda *_: 1 / 0)

@@ -12,7 +12,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 import vtc
 
-pytestmark = pytest.mark.filterwarnings("ignore:merger .* has parameters that nobody has trained")
+pytestmark = pytest.mark.filterwarnings("ignore:merger .* has untrained parameters")
 MERGERS = ["dfm", {"name": "dfm", "projection": "learned", "temperature": 0.1}, "q_former"]
 
 
@@ -25,7 +25,7 @@ def inputs(make_inputs, make_video):
 @pytest.mark.parametrize("shards", [None, "20KB"])
 def test_save_and_load_are_bit_equal(model, processor, encoder, inputs, tmp_path, merger, shards):
     vtc.wrap(model, {"name": "dks", "keyframes": 3}, merger, processor=processor, encoder=encoder)
-    model.vtc.chunk_frames = 5
+    model.vtc.chunk_slices = 5
     if shards:
         model.save_pretrained(tmp_path, max_shard_size=shards)
         assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -33,7 +33,7 @@ def test_save_and_load_are_bit_equal(model, processor, encoder, inputs, tmp_path
         vtc.save_pretrained(model, tmp_path)
     loaded = vtc.from_pretrained(tmp_path, encoder=encoder, processor=processor)
     assert type(loaded).__mro__[1] is LlavaOnevisionForConditionalGeneration
-    assert loaded.vtc.chunk_frames == 5
+    assert loaded.vtc.chunk_slices == 5
     saved_state, loaded_state = model.state_dict(), loaded.state_dict()
     assert saved_state.keys() == loaded_state.keys()
     assert all(torch.equal(saved_state[key], loaded_state[key]) for key in saved_state)
@@ -81,10 +81,10 @@ def test_another_selector_and_options_leave_the_trained_weights(
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.filterwarnings("default:merger .* has parameters that nobody has trained")
+@pytest.mark.filterwarnings("default:merger .* has untrained parameters")
 def test_another_merger_is_new_and_the_connector_stays(model, processor, encoder, tmp_path):
     before = trained(model, processor, encoder, tmp_path)
-    with pytest.warns(UserWarning, match="merger 'q_former' has parameters that nobody has train"):
+    with pytest.warns(UserWarning, match="merger 'q_former' has untrained parameters"):
         loaded = vtc.from_pretrained(tmp_path, encoder=encoder, merger="q_former")
     after = loaded.vtc.state_dict()
     connector = [name for name in before if name.startswith("connector.")]

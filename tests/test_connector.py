@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vtc
+from vtc.pipeline.call import Call
 from vtc.pipeline.connector import model_with_projectors
 from vtc.pipeline.prepare import prepare
 
@@ -17,7 +18,7 @@ KEYFRAMES = 2
 
 def features(model, inputs):
     """What the language model gets of the video: ``[F, D]``, deepstack features beside it."""
-    prepared = prepare(model, model.vtc, inputs)
+    prepared = prepare(Call(model, model.vtc, inputs))
     (rows,) = prepared.inputs["mm_encoder_outputs"][model.vtc.adapter.modality].pooler_output
     keyframes = {frame.index for frame in prepared.report.videos[0].keyframes}
     return rows, {index // model.vtc.adapter.frames_per_slice for index in keyframes}
@@ -204,7 +205,7 @@ def test_a_second_one_and_one_without_a_model_are_refused(wrapped, processor, en
     with pytest.raises(ValueError, match="belongs to no model; add a connector to the vtc"):
         toolkit.separate_connector()
     wrapped.vtc.separate_connector()
-    with pytest.raises(ValueError, match="have a connector of their own already"):
+    with pytest.raises(ValueError, match="already have a connector"):
         wrapped.vtc.separate_connector()
 
 

@@ -13,6 +13,7 @@ import torch
 from families import FAMILIES
 
 import vtc
+from vtc.pipeline.call import Call
 from vtc.pipeline.prepare import prepare
 from vtc.pipeline.query import row_texts
 
@@ -36,7 +37,7 @@ def wrap(family, encoder, keyframes=2, **options):
 
 def prompt_of(model, processor, inputs):
     """The shortened prompt as text, each run of placeholders as their number."""
-    ids = prepare(model, model.vtc, inputs).inputs["input_ids"][0]
+    ids = prepare(Call(model, model.vtc, inputs)).inputs["input_ids"][0]
     text = processor.tokenizer.decode(ids)
     mark = re.escape(processor.tokenizer.decode([model.vtc.adapter.video_token_id(model)]))
     return re.sub(f"(?:{mark})+", lambda run: f"[{len(re.findall(mark, run[0]))}]", text)
@@ -98,7 +99,7 @@ def test_the_report_tells_what_text_costs(family, encoder):
     for frame_text in ("all", "keyframes", "none"):
         model, processor = wrap(family, encoder, frame_text=frame_text)
         inputs = contract.inputs(processor, [contract.video(8)], ["What?"])
-        report = prepare(model, model.vtc, inputs).report
+        report = prepare(Call(model, model.vtc, inputs)).report
         costs[frame_text] = report.text_after
         assert f"{report.text_before} -> {report.text_after} tokens of text" in str(report)
         assert report.to_dict()["text_after"] == report.text_after
@@ -112,7 +113,7 @@ def test_positions_are_the_stock_ones_of_what_is_left(family, frame_text, encode
     model, processor = wrap(family, encoder, frame_text=frame_text)
     inputs = contract.inputs(processor, [contract.video(8)], ["What is it?"])
     full = contract.positions(model, inputs, 0)
-    prepared = prepare(model, model.vtc, inputs).inputs
+    prepared = prepare(Call(model, model.vtc, inputs)).inputs
     video = inputs["input_ids"][0] == model.config.video_token_id
     slots = video.nonzero().flatten().view(4, -1)
     kept = torch.ones(len(video), dtype=torch.bool)
@@ -130,14 +131,14 @@ def test_a_merger_without_weights_says_that_deepstack_is_averaged(encoder):
     model, processor = wrap("qwen3_vl", encoder)
     contract = CONTRACTS["qwen3_vl"]
     inputs = contract.inputs(processor, [contract.video(8)], ["What?"])
-    assert not prepare(model, model.vtc, inputs).report.warnings
+    assert not prepare(Call(model, model.vtc, inputs)).report.warnings
     vtc.unwrap(model)
-    with pytest.warns(UserWarning, match="nobody has trained"):
+    with pytest.warns(UserWarning, match="untrained parameters"):
         vtc.wrap(model, vtc.selector("uniform", keyframes=2), "q_former", processor=processor)
     with vtc.disabled(model):
         layers = contract.deepstack(model, inputs, 0)
-    prepared = prepare(model, model.vtc, inputs)
-    assert "'q_former' does not say how much each patch counts" in str(prepared.report)
+    prepared = prepare(Call(model, model.vtc, inputs))
+    assert "'q_former' gives no weights of the patches" in str(prepared.report)
     (row,) = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output
     mean = torch.cat([layer[0].mean(0) for layer in layers])
     assert torch.allclose(row[0, 32:], mean, atol=1e-6)  # of the first slice, which is merged
@@ -155,11 +156,11 @@ def test_a_lazy_video_has_the_resolution_of_the_whole(encoder):
     lazy = vtc.prepare_inputs(model, processor, video, "What?")
     with torch.no_grad():
         expected = model(**stock).logits
-        for model.vtc.chunk_frames in (1, 2, 16):
+        for model.vtc.chunk_slices in (1, 2, 16):
             assert torch.allclose(model(**lazy).logits, expected, atol=1e-4)
     small = vtc.last_report(model).tokens_before
     model.vtc.configure(resolution_frames=4)
-    prepare(model, model.vtc, lazy)
+    prepare(Call(model, model.vtc, lazy))
     with torch.no_grad():
         model(**lazy)
     assert vtc.last_report(model).tokens_before > small
@@ -199,11 +200,11 @@ def test_positions_of_transformers_4_57(family, frames, encoder):
         at = first + t * height * width
         kept += range(at, at + height * width) if t in keys else [at + width + 1]
     expected = torch.tensor(columns).T[:, sorted(kept)]
-    prepared = prepare(model, model.vtc, inputs).inputs["position_ids"]
-    assert torch.equal(prepared[:, 0], expected)
-    assert int(model.model.rope_deltas[0]) == int(expected.max()) + 1 - expected.shape[1]
+    prepared = prepare(Call(model, model.vtc, inputs))
+    assert torch.equal(prepared.inputs["position_ids"][:, 0], expected)
+    assert int(prepared.offsets[0]) == int(expected.max()) + 1 - expected.shape[1]
     model.vtc.configure(mrope="stock")
-    stock = prepare(model, model.vtc, inputs).inputs["position_ids"][:, 0]
+    stock = prepare(Call(model, model.vtc, inputs)).inputs["position_ids"][:, 0]
     assert torch.equal(stock, expected) == (frames == 4)  # short videos are read alike
 
 
@@ -240,7 +241,7 @@ def test_the_question_is_read_without_the_text_around_frames(family, encoder):
     contract = CONTRACTS[family]
     model, processor = wrap(family, encoder)
     inputs = contract.inputs(processor, [contract.video(8)], ["Where is the cat?"])
-    assert row_texts(model, model.vtc, inputs, [processor]) == ["Where is the cat?"]
+    assert row_texts(Call(model, model.vtc, inputs), [processor]) == ["Where is the cat?"]
 
 
 @pytest.mark.parametrize("family", STILLS)
@@ -260,7 +261,7 @@ def test_several_videos_among_still_images(encoder):
     model, processor = wrap("gemma3", encoder, keyframes=1)
     inputs = contract.inputs(processor, [contract.video(8)], ["What?"])
     inputs["vtc_frames"] = [[(1, 4), (6, 2)]]
-    report = prepare(model, model.vtc, inputs).report
+    report = prepare(Call(model, model.vtc, inputs)).report
     assert [video.frames for video in report.videos] == [4, 2]
     text = prompt_of(model, processor, inputs)
     runs = [int(n) for n in re.findall(r"\[(\d+)\]", text)]
@@ -334,7 +335,7 @@ def test_pictures_that_nobody_declared_are_loud_and_stay(family, encoder):
     del inputs["vtc_frames"]
     stock = built(family)[0]
     with torch.no_grad():
-        with pytest.warns(UserWarning, match="say how many with vtc_frames=N"):
+        with pytest.warns(UserWarning, match="pass their number as vtc_frames=N"):
             logits = model(**inputs).logits
         assert torch.equal(logits, stock(**inputs).logits)
         with warnings.catch_warnings():

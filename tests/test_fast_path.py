@@ -9,6 +9,7 @@ import torch
 
 import vtc
 from vtc.encoders.encoder_patches import PatchKeeper
+from vtc.pipeline.call import Call
 from vtc.pipeline.prepare import prepare
 from vtc.testing import tiny_encoder
 
@@ -16,7 +17,7 @@ SLICES = 6
 
 
 def take(model):
-    with pytest.warns(UserWarning, match="connector of .* that nobody has trained"):
+    with pytest.warns(UserWarning, match="connector of .* has untrained parameters"):
         model.vtc.merge_encoder_patches()
     with torch.no_grad():  # the default initialisation hides errors
         for weight in model.vtc.connector.parameters():
@@ -26,7 +27,7 @@ def take(model):
 
 def rows(model, inputs):
     """The tokens of the video: ``[F, W]``, and the slices that are keyframes."""
-    prepared = prepare(model, model.vtc, inputs)
+    prepared = prepare(Call(model, model.vtc, inputs))
     output = prepared.inputs["mm_encoder_outputs"][model.vtc.adapter.modality]
     (tokens,) = output.pooler_output
     deep = getattr(output, "deepstack_features", None) or ()
@@ -90,9 +91,9 @@ def test_answers_save_and_open(case, encoder, tmp_path):
     expected = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     vtc.save_pretrained(model, tmp_path)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*nobody has trained")
+        warnings.filterwarnings("error", ".*has untrained parameters")
         opened = vtc.from_pretrained(tmp_path, encoder=encoder, processor=model.vtc.processor)
-    assert opened.vtc.connector_kind == "trained"
+    assert opened.vtc.connector_kind == "encoder_patches"
     answer = opened.eval().generate(**inputs, max_new_tokens=3, do_sample=False)
     assert torch.equal(answer, expected)
 
@@ -106,13 +107,13 @@ def test_an_untrained_connector_is_told_of_until_it_is_trained(encoder, tmp_path
     def told(model):
         with torch.no_grad():
             model(**inputs)
-        return [text for text in vtc.last_report(model).warnings if "nobody has trained" in text]
+        return [text for text in vtc.last_report(model).warnings if "untrained parameters" in text]
 
-    with pytest.warns(UserWarning, match="nobody has trained"):
+    with pytest.warns(UserWarning, match="has untrained parameters"):
         wrapped.vtc.merge_encoder_patches()
     assert len(told(wrapped)) == 1
     vtc.save_pretrained(wrapped, tmp_path / "new")
-    with pytest.warns(UserWarning, match="nobody has trained"):
+    with pytest.warns(UserWarning, match="has untrained parameters"):
         opened = vtc.from_pretrained(tmp_path / "new", encoder=encoder)
     assert len(told(opened)) == 1
     optimiser = torch.optim.SGD(opened.vtc.connector.parameters(), lr=0.1)
@@ -125,7 +126,7 @@ def test_an_untrained_connector_is_told_of_until_it_is_trained(encoder, tmp_path
         vtc.from_pretrained(tmp_path / "trained", encoder=encoder)
     with pytest.raises(ValueError, match="encoder that was an object; pass one like it"):
         vtc.from_pretrained(tmp_path / "trained")
-    with pytest.raises(ValueError, match=r"a connector of their own already \(trained\)"):
+    with pytest.raises(ValueError, match=r"already have a connector \(encoder_patches\)"):
         opened.vtc.separate_connector()
 
 

@@ -100,7 +100,8 @@ def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_i
     wrapped.double()
     inputs["pixel_values_videos"] = inputs["pixel_values_videos"].double()
     with torch.no_grad():
-        logits = wrapped(**inputs).logits
+        output = wrapped(**inputs, use_cache=True)
+        logits, offsets = output.logits, returned_cache(output).vtc_offsets
         reports = vtc.last_report(wrapped).videos
         assert [report.frames for report in reports] == [18, 8]
         for row, (question, report) in enumerate(zip(QUESTIONS, reports, strict=True)):
@@ -111,8 +112,7 @@ def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_i
             error = (logits[row, -len(expected) :] - expected).abs().max() / expected.abs().max()
             assert error < 1e-6  # transformers keeps RoPE and softmax in float32
             # For manual loops: the next token stands after the last one.
-            delta = int(wrapped.model.rope_deltas[row])
-            assert delta == int(where[:, -1].max()) + 1 - where.shape[1]
+            assert int(offsets[row]) == int(where[:, -1].max()) + 1 - where.shape[1]
 
 
 def test_a_lazy_video_equals_the_processors(wrapped, processor, make_inputs, make_video):
@@ -126,7 +126,7 @@ def test_a_lazy_video_equals_the_processors(wrapped, processor, make_inputs, mak
         stock["second_per_grid_ts"] = torch.tensor([1.0])  # two frames at 2 frames/s
     with torch.no_grad():
         expected = wrapped(**stock).logits
-        for wrapped.vtc.chunk_frames in (1, 3, 16):
+        for wrapped.vtc.chunk_slices in (1, 3, 16):
             logits = wrapped(**lazy).logits
             assert (logits - expected).abs().max() / expected.abs().max() < 5e-6
         report = vtc.last_report(wrapped)
@@ -160,9 +160,8 @@ def test_a_new_video_in_forward_on_a_cache_equals_the_whole_talk(
         inputs.pop("second_per_grid_ts", None)  # one second a slice, as without it
     with torch.no_grad():
         at_once = model(**whole, use_cache=True)
-        delta = model.model.rope_deltas
         cache = returned_cache(model(**first, use_cache=True))
         step = model(**later, **vtc.testing.cache_argument(cache), use_cache=True)
-        assert torch.equal(model.model.rope_deltas, delta)
+        assert torch.equal(cache.vtc_offsets, returned_cache(at_once).vtc_offsets)
         expected = at_once.logits[:, -step.logits.shape[1] :]
         assert (step.logits - expected).abs().max() / expected.abs().max() < 5e-6

@@ -123,7 +123,7 @@ merger = {"name": "dfm", "projection": "learned"}
 encoder = vtc.testing.tiny_encoder()
 vtc.wrap(model, vtc.selector("uniform", keyframes=3), merger, processor=processor, encoder=encoder)
 model.vtc.separate_connector()
-model.vtc.chunk_frames = 4
+model.vtc.chunk_slices = 4
 model.train()
 # One video is twice as long as the other, so the vision tower is called more often for it.
 sources = [Source(name="a", path=sys.argv[1], format="messages", fps=fps) for fps in (0.5, 1.0)]

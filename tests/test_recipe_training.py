@@ -95,7 +95,7 @@ def test_each_parameter_is_in_the_group_of_its_part(smoke):
         assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
-@pytest.mark.filterwarnings("ignore:merger .* has parameters that nobody has trained")
+@pytest.mark.filterwarnings("ignore:merger .* has untrained parameters")
 @pytest.mark.parametrize("part", vtc.parts("adapter"), ids=lambda part: part.name)
 def test_every_family_has_all_parts(part, encoder):
     model, processor = vtc.testing.tiny(part.name)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import vtc
+from vtc.pipeline.call import Call
+from vtc.pipeline.prepare import prepare
 
 
 def learned(merger: str):
@@ -33,7 +35,7 @@ def checkpoint_activations(model):
     (enable or model.gradient_checkpointing_enable)()
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:merger .* has parameters that nobody has trained")
+pytestmark = pytest.mark.filterwarnings("ignore:merger .* has untrained parameters")
 
 
 def test_the_loss_is_that_of_the_answers_only(model, processor, encoder, batch):
@@ -49,9 +51,7 @@ def test_the_loss_is_that_of_the_answers_only(model, processor, encoder, batch):
     assert given.loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-5)
     # Labels that are a copy of the ids learn the text, but never a placeholder.
     video = model.config.video_token_id
-    short = vtc.pipeline.prepare.prepare(
-        model, model.vtc, batch | {"labels": batch["input_ids"]}
-    ).inputs
+    short = prepare(Call(model, model.vtc, batch | {"labels": batch["input_ids"]})).inputs
     assert bool((short["labels"][short["input_ids"] == video] == -100).all())
     assert bool((short["labels"][short["input_ids"] != video] != -100).any())
     assert torch.isfinite(everything.loss)
@@ -105,7 +105,7 @@ def test_a_few_steps_lower_the_loss(model, processor, encoder, batch):
 
 
 def test_an_untrained_merger_says_so(model, processor, encoder):
-    with pytest.warns(UserWarning, match="merger 'q_former' has parameters that nobody has train"):
+    with pytest.warns(UserWarning, match="merger 'q_former' has untrained parameters"):
         wrapped(model, processor, encoder, "q_former")
 
 
@@ -125,7 +125,7 @@ def test_lora_on_top_saves_loads_and_merges(model, processor, encoder, batch, tm
         optimizer.zero_grad()
         tuned(**batch).loss.backward()
         optimizer.step()
-    merger = vtc.wrapped.model_class.toolkit_of(tuned)
+    merger = vtc.wrapped.access.toolkit_of(tuned)
     assert any(p.requires_grad for p in merger.parameters())
     tuned.eval()
     with torch.no_grad():

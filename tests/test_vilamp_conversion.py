@@ -11,6 +11,7 @@ from transformers import CLIPModel, LlavaOnevisionForConditionalGeneration
 from vilamp_release import CLIP_DIM, DIM, QUESTION, Release, prompt, scenes
 
 import vtc
+from vtc.pipeline.call import Call
 from vtc.pipeline.prepare import prepare
 from vtc_adapters.tiny.tokenizer import byte_tokenizer
 from vtc_recipes.vilamp import convert as converting
@@ -45,7 +46,7 @@ def test_selection_sequence_and_logits_are_those_of_the_release(release, opened,
     frames = scenes(17, seed)
     inputs = ask_inputs(opened, frames)
     expected, keys = release.sequence(frames, QUESTION)
-    prepared = prepare(opened, opened.vtc, inputs)
+    prepared = prepare(Call(opened, opened.vtc, inputs))
     found = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output[0]
     assert [frame.index for frame in prepared.report.videos[0].keyframes] == keys
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -81,7 +82,7 @@ def test_selection_at_other_settings(release, opened, monkeypatch, options):
     base = {"fill": "gaps", "similarity_threshold": 0.85, "relevance_threshold": 0.2}
     monkeypatch.setattr(opened.vtc, "selector", vtc.selector("dks", **base | chosen))
     expected, keys = release.sequence(frames, QUESTION)
-    prepared = prepare(opened, opened.vtc, ask_inputs(opened, frames))
+    prepared = prepare(Call(opened, opened.vtc, ask_inputs(opened, frames)))
     found = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output[0]
     assert [frame.index for frame in prepared.report.videos[0].keyframes] == keys
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -157,7 +158,7 @@ def test_the_papers_reference_is_one_option_away(release, converted):
     frames = scenes(17)
     _, keys = release.sequence(frames, QUESTION)
     dense, text = release.dense(frames), release.text_features(QUESTION)
-    prepared = prepare(model, model.vtc, ask_inputs(model, frames))
+    prepared = prepare(Call(model, model.vtc, ask_inputs(model, frames)))
     found = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output[0]
     at, compared = 0, 0
     for n in range(len(frames)):
@@ -178,7 +179,7 @@ def test_average_pooling_is_the_mean_of_all_patches(tmp_path):
     assert release.convert(tmp_path / "out").merger == {"name": "mean_pool"}
     model = vtc.from_pretrained(tmp_path / "out", dtype=torch.float64)
     frames = scenes(8)
-    prepared = prepare(model, model.vtc, ask_inputs(model, frames))
+    prepared = prepare(Call(model, model.vtc, ask_inputs(model, frames)))
     found = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output[0]
     keys = [frame.index for frame in prepared.report.videos[0].keyframes]
     means = [m.mean(0) for n, m in enumerate(release.dense(frames)) if n not in keys]

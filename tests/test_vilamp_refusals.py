@@ -180,7 +180,7 @@ def test_a_target_with_something_in_it_stays_as_it_is(release, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()
     release.convert(tmp_path / "empty")
-    assert vtc.wrapped.saving.is_saved_by_vtc(tmp_path / "empty")
+    assert vtc.wrapped.loading.is_saved_by_vtc(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])

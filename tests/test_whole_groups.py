@@ -49,7 +49,7 @@ def test_chunks_never_part_a_group(model, processor, encoder, make_video, make_i
     inputs = make_inputs([make_video(14)], ["Where?"])
     logits = []
     with torch.no_grad():
-        for model.vtc.chunk_frames in (1, 3, 16):
+        for model.vtc.chunk_slices in (1, 3, 16):
             logits.append(model(**inputs).logits)
     # 3 keyframes of 4 tokens, 2 frames of 3 for each of 4 + 4 + 3 others, the newline
     assert vtc.last_report(model).tokens_after == 3 * 4 + 3 * 2 * 3 + 1

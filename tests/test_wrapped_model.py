@@ -147,7 +147,7 @@ def test_the_chunk_size_never_changes_the_result(
     inputs = make_inputs([make_video(10)], ["Where?"])
     with torch.no_grad():
         logits = []
-        for model.vtc.chunk_frames in (1, 3, 10):
+        for model.vtc.chunk_slices in (1, 3, 10):
             logits.append(model(**inputs).logits)
     assert 1 < len(vtc.last_report(model).keyframes) < 10
     for other in logits[1:]:
@@ -439,7 +439,7 @@ def test_a_merger_names_the_frames_that_it_compares_with(
         model.vtc.separate_connector()
         for weight in model.vtc.connector.parameters():
             weight.data *= 2
-    model.vtc.chunk_frames = size
+    model.vtc.chunk_slices = size
     model.vtc.merger.seen.clear()
     with torch.no_grad():
         model(**inputs)
@@ -473,8 +473,8 @@ def test_no_keyframe_and_no_compression_are_noted(
 def test_merged_tokens_do_not_keep_the_patches_alive(
     model, processor, encoder, make_video, make_inputs
 ):
-    from vtc.pipeline.merge import checked
+    from vtc.pipeline.merge import checked_tokens
 
     patches = torch.zeros(4, 9, 32)
-    rows = checked(patches[:, :1], patches, "view")
+    rows = checked_tokens(patches[:, :1], patches, "view")
     assert all(row.untyped_storage().nbytes() <= 2 * 4 * 32 * 4 for row in rows)

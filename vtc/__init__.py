@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from vtc.plugins.hookspecs import hookimpl
     from vtc.plugins.registry import PartInfo, merger, parts, selector
     from vtc.video import VideoError, VideoSource
+    from vtc.wrapped.access import disabled, is_wrapped, last_report
     from vtc.wrapped.asking import Answer, ask, prepare_inputs
+    from vtc.wrapped.loading import from_pretrained
     from vtc.wrapped.opening import open_model
-    from vtc.wrapped.saving import from_pretrained, save_pretrained
-    from vtc.wrapped.wrapping import disabled, is_wrapped, last_report, unwrap, wrap
+    from vtc.wrapped.saving import save_pretrained
+    from vtc.wrapped.wrapping import unwrap, wrap
 
 _HOME = {
     "Answer": "vtc.wrapped.asking",
@@ -41,11 +43,11 @@ _HOME = {
     "VideoSource": "vtc.video",
     "VideoSpan": "vtc.interfaces.video_span",
     "ask": "vtc.wrapped.asking",
-    "disabled": "vtc.wrapped.wrapping",
-    "from_pretrained": "vtc.wrapped.saving",
+    "disabled": "vtc.wrapped.access",
+    "from_pretrained": "vtc.wrapped.loading",
     "hookimpl": "vtc.plugins.hookspecs",
-    "is_wrapped": "vtc.wrapped.wrapping",
-    "last_report": "vtc.wrapped.wrapping",
+    "is_wrapped": "vtc.wrapped.access",
+    "last_report": "vtc.wrapped.access",
     "load_encoder": "vtc.encoders.lazy",
     "merger": "vtc.plugins.registry",
     "open_model": "vtc.wrapped.opening",

@@ -33,7 +33,7 @@ class Slices:
 def mrope_positions(
     model: Any, inputs: Mapping[str, Any], layout: Layout, video_token: int, slices_of: Any
 ) -> Tensor:
-    """The positions of the shortened rows, and ``rope_deltas`` for what comes after them.
+    """Return the positions of the shortened rows.
 
     Args:
         slices_of: Called with the number of a video, the video and the ``[3, M]`` positions of its
@@ -46,15 +46,38 @@ def mrope_positions(
     mask = layout.mask
     text = (mask.cumsum(-1) - 1).clamp(min=0)
     positions = text.expand(3, -1, -1).clone()
-    deltas = torch.zeros(len(mask), 1, dtype=torch.int64, device=mask.device)
     for row, around in enumerate(stock):
         columns = _row_positions(layout, row, around, slices_of)
         place = mask[row].nonzero().flatten()[-columns.shape[1] :]
         positions[:, row, place] = columns.to(mask.device)
-        before = 0 if layout.generating else layout.cached  # forward's mask is of new tokens
-        deltas[row] = columns[:, -1].max() + 1 - mask[row].sum() - before
-    model.model.rope_deltas = deltas
     return torch.cat([text[None], positions]) if layout.generating else positions
+
+
+def mrope_offsets(positions: Tensor, layout: Layout) -> Tensor:
+    """Return ``[B, 1]`` int64, how far the positions after each row differ from its length.
+
+    The stock model calls them ``rope_deltas``.
+
+    Args:
+        positions: What `mrope_positions` returned.
+    """
+    before = 0 if layout.generating else layout.cached  # forward's mask is of new tokens
+    offsets = []
+    for row, mask in enumerate(layout.mask):
+        last = mask.nonzero().flatten()[-1]
+        offsets.append(positions[-3:, row, last].max() + 1 - mask.sum() - before)
+    return torch.stack(offsets)[:, None]
+
+
+def mrope_after(inputs: Mapping[str, Any], cached: int, offsets: Tensor) -> Tensor:
+    """Return ``[3, B, L]`` int64, the positions of ids ``[B, L]`` that continue from a cache."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        text = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    else:
+        text = torch.arange(cached, cached + ids.shape[1], device=ids.device).expand(ids.shape)
+    each = offsets.to(ids.device).repeat_interleave(len(ids) // len(offsets), dim=0)
+    return (text + each).expand(3, -1, -1)
 
 
 def _first_slice(span: VideoSpan) -> tuple[Tensor, int]:
@@ -108,8 +131,10 @@ def _cached_position(model: Any, layout: Layout, row: int) -> int:
     """The position after those in the cache."""
     if layout.cached == 0:
         return 0
-    deltas = model.model.rope_deltas
-    return layout.cached + (0 if deltas is None else int(deltas[row % len(deltas)]))
+    offsets = layout.cached_offsets
+    if offsets is None:  # the stock model has filled the cache
+        offsets = model.model.rope_deltas
+    return layout.cached + (0 if offsets is None else int(offsets[row % len(offsets)]))
 
 
 def _row_positions(layout: Layout, row: int, stock: Tensor, slices_of: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import CompressedVideo, Layout, VideoSpan
-from vtc_adapters._mrope import Slices, mrope_positions
+from vtc_adapters._mrope import Slices, mrope_after, mrope_offsets, mrope_positions
 
 
 class QwenAdapter(VideoAdapter):
@@ -19,6 +19,7 @@ class QwenAdapter(VideoAdapter):
 
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw")
     frames_per_slice = 2
+    position_state = "model.rope_deltas"
     projectors: ClassVar[tuple[str, ...]] = ("model.visual.merger",)
     vision_towers = ("model.visual",)  # but for the projectors in it
 
@@ -90,6 +91,12 @@ class QwenAdapter(VideoAdapter):
             return self._slices(model, inputs, number, video, cells)
 
         return mrope_positions(model, inputs, layout, self.video_token_id(model), slices_of)
+
+    def position_offsets(self, positions: Tensor, layout: Layout) -> Tensor:
+        return mrope_offsets(positions, layout)
+
+    def positions_after(self, inputs: Mapping[str, Any], cached: int, offsets: Tensor) -> Tensor:
+        return mrope_after(inputs, cached, offsets)
 
     @abstractmethod
     def _slices(

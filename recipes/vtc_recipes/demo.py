@@ -58,7 +58,7 @@ def demo(
     from vtc.plugins.registry import build_part
     from vtc.video import VideoSource
     from vtc.video.writing import write_video
-    from vtc.wrapped.model_class import toolkit_of
+    from vtc.wrapped.access import toolkit_of
     from vtc_recipes.evaluation.niah import is_right
     from vtc_recipes.synthetic.cases import make_cases
     from vtc_recipes.tiny.trained import load_trained

@@ -60,7 +60,7 @@ def ask(
     loaded, processor = load_model(model, *choices, encoder, device, dtype)
 
     import vtc
-    from vtc.wrapped.model_class import toolkit_of
+    from vtc.wrapped.access import toolkit_of
 
     toolkit_of(loaded).configure(**family)
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Optional
 
 import typer
@@ -52,7 +53,7 @@ def select(
 
     from vtc.encoders.lazy import LazyEncoder
     from vtc.pipeline.report import Recorder, Report, keyframes_of
-    from vtc.pipeline.selection import select_frames
+    from vtc.pipeline.selection import embed_query, select_frames
     from vtc.plugins import registry
     from vtc.wrapped.opening import pick_device
 
@@ -65,15 +66,17 @@ def select(
         )
     timestamps = torch.as_tensor(source.timestamps)
     report = Report(selector=registry.spec_of(chosen), merger={})
+    lazy = LazyEncoder(chosen.encoder or encoder, device=pick_device(device))
     with progress_bars(quiet=as_json) as show:
+        recorder = Recorder(report, show)
         selection = select_frames(
             chosen,
-            LazyEncoder(chosen.encoder or encoder, device=pick_device(device)),
+            lazy,
             (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
             len(source),
             timestamps,
-            query,
-            Recorder(report, show),
+            None if query is None else partial(embed_query, lazy, query, recorder),
+            recorder,
             spec["name"],
         )
     found = keyframes_of(selection, timestamps)

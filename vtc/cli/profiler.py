@@ -142,7 +142,7 @@ def _count(
     else:
         config, processor = open_shape(name)
         saved, usual = saved_parts(name), config.dtype or torch.float32
-    if saved.get("connector") == "trained":
+    if saved.get("connector") == "encoder_patches":
         settings = replace(settings, fast_path=True)
     if (encoder := encoder or saved["encoder"]) is None:
         raise ValueError(

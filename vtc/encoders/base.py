@@ -69,6 +69,10 @@ class FrameEncoder(ABC):
             "take a CLIP, SigLIP or timm vision transformer"
         )
 
+    def text_notes(self, text: str) -> list[str]:
+        """Return what `encode_text` loses or changes of a text, in words for the report."""
+        return []
+
     def encode_text_raw(self, text: str) -> Tensor:
         """Embed a query without scaling it to length one: ``[d]`` float32.
 

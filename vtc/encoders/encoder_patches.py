@@ -48,6 +48,9 @@ class PatchKeeper(FrameEncoder):
         self.done += len(patches)
         return embeddings
 
+    def text_notes(self, text: str) -> list[str]:
+        return self.inner.text_notes(text)
+
     def encode_text(self, text: str) -> Tensor:
         return self.inner.encode_text(text)
 

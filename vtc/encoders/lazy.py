@@ -150,6 +150,14 @@ class LazyEncoder(FrameEncoder):
         """Where embeddings are returned; None for an object, which is not asked."""
         return None if self.given_object else torch.device(self._options.device)
 
+    def text_notes(self, text: str) -> list[str]:
+        return self.notes
+
+    def follow(self, device: torch.device) -> None:
+        """Run on a device."""
+        if self.device is not None and self.device != device:
+            self.to(device)
+
     @property
     def notes(self) -> list[str]:  # type: ignore[override]
         """The notes of the latest `encode_text`; empty before the first use."""

@@ -47,6 +47,8 @@ class VideoAdapter(Part, ABC):
     placeholder_per_slice: ClassVar[bool] = False
     """Whether a video that is decoded while it is read has a placeholder for each slice, with the
     text that the stock processor writes around it, rather than one for all."""
+    position_state: ClassVar[str | None] = None
+    """The attribute in which transformers keeps position offsets on the model; None for none."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -179,6 +181,32 @@ class VideoAdapter(Part, ABC):
             layout: What became of each row.
         """
         return None
+
+    def position_offsets(self, positions: Tensor, layout: Layout) -> Tensor | None:
+        """Return how far the positions after the prompt differ from the count of its tokens.
+
+        Args:
+            positions: What `position_ids` returned.
+
+        Returns:
+            ``[B, 1]`` int64; None where positions count tokens.
+        """
+        return None
+
+    def positions_after(self, inputs: Mapping[str, Any], cached: int, offsets: Tensor) -> Tensor:
+        """Return the positions of ``input_ids`` ``[B, L]`` that continue from a cache.
+
+        Called where `position_offsets` returned offsets for the prompt in the cache.
+
+        Args:
+            inputs: The arguments of ``forward``.
+            cached: The number of tokens in the cache.
+            offsets: ``[B, 1]`` int64.
+
+        Raises:
+            NotImplementedError: The family has offsets but does not define this method.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no positions_after")
 
     @abstractmethod
     def pack(self, model: PreTrainedModel, rows: list[Tensor]) -> BaseModelOutputWithPooling:

@@ -136,6 +136,8 @@ class Layout:
         start: Positions of the caller's rows that a cache holds already.
         cached: Tokens that the cache holds.
         generating: Whether ``generate`` takes the result, or ``forward``.
+        cached_offsets: ``[B, 1]`` int64, how far positions after the cache differ from the count
+            of its tokens, as `VideoAdapter.position_offsets` returned it; None if unknown.
     """
 
     rows: list[Tensor]
@@ -144,3 +146,4 @@ class Layout:
     start: int
     cached: int
     generating: bool
+    cached_offsets: Tensor | None = None

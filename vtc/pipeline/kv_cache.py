@@ -42,3 +42,16 @@ def mark_shortened(cache: Any, restored_prompt: Tensor | None) -> None:
     if cache is not None and not isinstance(cache, tuple):
         cache.vtc_is_shortened = True
         cache.vtc_restored_prompt = restored_prompt
+
+
+def note_offsets(cache: Any, offsets: Tensor | None) -> None:
+    """Note on a cache how far the positions after it differ from the count of its tokens.
+
+    transformers keeps these offsets (``rope_deltas``) on the model, where calls of other threads
+    overwrite them. The cache belongs to its caller.
+
+    Args:
+        offsets: ``[B, 1]`` int64; None where positions count tokens.
+    """
+    if cache is not None and not isinstance(cache, tuple) and offsets is not None:
+        cache.vtc_offsets = offsets

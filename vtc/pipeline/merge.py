@@ -1,20 +1,26 @@
-"""What goes into a merger and what comes out of it: whole groups of frames, and checked tokens."""
+"""Merge slices: whole groups of frames go to the merger, and its tokens are checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from vtc.interfaces.part import part_errors
+
+if TYPE_CHECKING:
+    from vtc.pipeline.call import Call
+    from vtc.pipeline.query import Query
+
 
 def whole_groups(chunks: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Chunks of tensors that run along the slices, cut anew into whole groups of ``size``.
+    """Cut chunks of tensors that run along the slices into whole groups of ``size``.
 
-    What a chunk has too many waits for the next one, so at most ``size - 1`` slices more than a
-    chunk are alive. A feed may make chunks smaller than asked for; asking for a multiple of
-    ``size`` would not do.
+    The rest of a chunk waits for the next one, so at most ``size - 1`` slices more than a chunk
+    are alive. A feed may return smaller chunks than requested, so requesting a multiple of
+    ``size`` is not enough.
     """
     left: tuple[Tensor, ...] | None = None
     for chunk in chunks:
@@ -30,8 +36,57 @@ def whole_groups(chunks: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tu
         yield left
 
 
-def checked(merged: Any, patches: Tensor, name: str) -> list[Tensor]:
-    """The merged tokens of each frame, of the right shape, without the patches behind them."""
+def merge_slices(
+    call: Call,
+    patches: Tensor,
+    reference: Tensor,
+    has_reference: Tensor,
+    query: Query,
+    extra: Sequence[Tensor],
+) -> list[Tensor]:
+    """Merge n slices into a list of n tensors ``[T_i, D]``.
+
+    Args:
+        patches, reference, has_reference: As `vtc.TokenMerger.forward` takes them.
+        query: The query of the row.
+        extra: Further features ``[n, M, D]`` of the same patches (deepstack). They are merged with
+            the same weights and stand beside the merged tokens: ``[T_i, (1 + len(extra)) * D]``.
+
+    Raises:
+        ValueError: The merger returned something else.
+    """
+    label = f"merger {call.merger_name!r}"
+    embedding = query.for_merger(patches)
+    with part_errors(label):
+        merged = call.merger(patches, reference, has_reference, embedding)
+        weights = (
+            call.merger.weights(patches, reference, has_reference, embedding) if extra else None
+        )
+    rows = checked_tokens(merged, patches, label)
+    if not extra:
+        return rows
+    if weights is None:
+        call.recorder.warn(
+            f"{label} gives no weights of the patches, so the deepstack features of a merged frame "
+            "are their plain mean"
+        )
+    return [
+        _with_extra(row, None if weights is None else weights[number], extra, number)
+        for number, row in enumerate(rows)
+    ]
+
+
+def _with_extra(row: Tensor, weights: Any, extra: Sequence[Tensor], number: int) -> Tensor:
+    """Put the merged extra features of one frame beside its merged tokens."""
+    deep = torch.cat([layer[number] for layer in extra], dim=-1)
+    if weights is None:
+        weights = deep.new_full((len(row), len(deep)), 1 / len(deep))
+    exact = weights.to(torch.promote_types(weights.dtype, deep.dtype))
+    return torch.cat([row, (exact @ deep.to(exact)).to(row)], dim=-1)
+
+
+def checked_tokens(merged: Any, patches: Tensor, label: str) -> list[Tensor]:
+    """Return the merged tokens of each frame, none of which keeps the patches alive."""
     frames, width = len(patches), patches.shape[-1]
     rows = merged if isinstance(merged, (list, Tensor)) else None
     if (
@@ -41,15 +96,15 @@ def checked(merged: Any, patches: Tensor, name: str) -> list[Tensor]:
     ):
         given = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
         raise ValueError(
-            f"merger {name!r} returned {given} for {frames} frames of width {width}; allowed is a "
-            f"tensor [{frames}, T, {width}], or a list of {frames} tensors [T_i, {width}]"
+            f"expected {label} to return a tensor [{frames}, T, {width}], or a list of {frames} "
+            f"tensors [T_i, {width}], got {given}"
         )
-    # A view of the patches would keep the patches of all frames alive.
     if isinstance(merged, Tensor):
         merged = _compact(merged)
     return [_compact(row) if isinstance(rows, list) else row for row in merged]
 
 
 def _compact(tokens: Tensor) -> Tensor:
+    """Copy tokens that are a view of something larger, which they would keep alive."""
     held = 0 if tokens.is_meta else tokens.untyped_storage().nbytes()
     return tokens.clone() if held > 2 * tokens.nbytes and not tokens.requires_grad else tokens

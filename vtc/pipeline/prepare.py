@@ -1,4 +1,4 @@
-"""From the caller's inputs to the inputs of the stock model: the heart of the toolkit."""
+"""Turn the caller's inputs into inputs of the stock model: the heart of the toolkit."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.interfaces.video_span import CompressedVideo, Layout, VideoSpan
+from vtc.interfaces.video_span import CompressedVideo, Layout
 from vtc.pipeline.compress import compress_video
-from vtc.pipeline.connector import PatchConnector
-from vtc.pipeline.feed import SourceFeed, TensorFeed, VideoFeed, VideoRequest
-from vtc.pipeline.kv_cache import cached_length, given_cache
-from vtc.pipeline.modules import active_module, input_device
-from vtc.pipeline.query import Query, row_texts
-from vtc.pipeline.report import Recorder, Report
-from vtc.pipeline.rows import rewrite_rows
+from vtc.pipeline.locate import locate_videos
+from vtc.pipeline.query import embed_queries
+from vtc.pipeline.rows import caller_index, shorten_rows
 
 if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter
-    from vtc.pipeline.toolkit import Toolkit
+    from vtc.pipeline.call import Call
+    from vtc.pipeline.feed import VideoFeed
+    from vtc.pipeline.query import Query
+    from vtc.pipeline.report import Report
 
 OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_frames", "vtc_restore_prompt")
 """Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not know."""
 VIDEOS_AHEAD = 2
-"""Videos of a batch that begin to be decoded while one before them is compressed."""
+"""Videos of a batch whose decoding starts while one before them is compressed."""
 
 
 @dataclass(frozen=True)
@@ -38,131 +37,114 @@ class Prepared:
     Attributes:
         inputs: The caller's, with the ids shortened and the videos as ``mm_encoder_outputs``,
             in the form of `RowFeatures`.
-        report: What was done.
+        report: What the call did.
+        caller_index: ``[B, L]`` int64, the token of the shortened row that stands at each position
+            of the caller's row, see `vtc.pipeline.rows.caller_index`.
+        offsets: ``[B, 1]`` int64, how far the positions of new tokens differ from the count of
+            tokens; None where positions count tokens.
     """
 
     inputs: dict[str, Any]
     report: Report
+    caller_index: Tensor
+    offsets: Tensor | None = None
 
 
 @dataclass
 class RowFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]
     """Features before `VideoAdapter.pack`: a list of ``[F, D]``, one for each row with a video.
 
-    The stock ``generate`` repeats a list for beams row by row, where it would mix up what some
-    families' ``forward`` takes; so they are packed when ``forward`` is reached.
+    The stock ``generate`` repeats a list for beams row by row, where it would mix up the packed
+    form of some families; so features are packed when ``forward`` is reached.
     """
 
 
-def has_video(toolkit: Toolkit, inputs: Mapping[str, Any]) -> bool:
-    """Whether a call brings a video: tensors of the processor or lazy sources."""
-    if inputs.get("vtc_videos") is not None:
-        return True
-    raw = inputs.get(toolkit.adapter.video_inputs[0])
-    if toolkit.adapter.modality == "video":
-        if inputs.get("vtc_frames") is not None:
-            raise ValueError(
-                "vtc_frames says which still images are frames of a video; this family takes "
-                "videos as such, so leave it out"
-            )
-        return raw is not None
-    # Frames look like still images, so the caller says which they are.
-    said = inputs.get("vtc_frames")
-    said = said.tolist() if isinstance(said, Tensor) else said
-    some = any(said) if isinstance(said, (list, tuple)) else bool(said)
-    if some and raw is None:
-        raise ValueError(
-            f"vtc_frames={said!r} was given, but no {toolkit.adapter.video_inputs[0]} whose "
-            "pictures could be frames"
-        )
-    return some
-
-
-def prepare(
-    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], generating: bool = False
-) -> Prepared:
+def prepare(call: Call) -> Prepared:
     """Compress the videos of a call.
 
-    Args:
-        inputs: What the stock ``forward`` takes, or ``input_ids`` with one placeholder a video
-            and ``vtc_videos``, a list of ``VideoRequest``; ``vtc_query`` says what is asked.
-        generating: Whether ``generate`` takes the result, whose positions may differ in form.
+    ``call.inputs`` holds what the stock ``forward`` takes, or ``input_ids`` with one placeholder
+    a video and ``vtc_videos``, a list of ``VideoRequest``; ``vtc_query`` is the query.
 
     Raises:
-        ValueError: The placeholders and the videos do not fit; the selector needs a query.
+        ValueError: The placeholders and the videos do not fit; the selector needs a query; an
+            input cannot be shortened.
     """
-    adapter = toolkit.adapter
-    inputs, earlier = _without_cached_mask(inputs, generating)
-    _refuse_what_cannot_be_shortened(toolkit, inputs)
-    cached = cached_length(given_cache(inputs))
-    start = cached if generating else 0  # forward takes the new ids only
-    toolkit.place_encoders(input_device(model))
-    feeds, processors = _feeds(model, toolkit, inputs, start)
-    report = Report(
-        selector=toolkit.describe(toolkit.selector), merger=toolkit.describe(toolkit.merger)
-    )
-    recorder = Recorder(report, toolkit.progress)
-    if not torch.is_grad_enabled():  # or it may be about to be trained
-        recorder.warn(*toolkit.untrained_warnings())
-    asked = toolkit.selector.uses_query or active_module(toolkit.merger).query_source is not None
-    texts: list[str | None] = [None] * len(inputs["input_ids"])
-    if asked or inputs.get("vtc_query") is not None:
-        texts = row_texts(model, toolkit, inputs, processors)
-    queries = [
-        Query(text, model, toolkit, processor)
-        for text, processor in zip(texts, processors, strict=True)
-    ]
-    videos = _compress_all(model, toolkit, feeds, queries, recorder)
-    dropped = {*adapter.video_inputs, *OUR_INPUTS}
-    kept = {name: value for name, value in inputs.items() if name not in dropped}
-    rewritten, rows = rewrite_rows(kept, videos, _padding_id(model))
-    layout = Layout(rows, videos, rewritten["attention_mask"], start, cached, generating)
-    positions = adapter.position_ids(model, inputs, layout)
-    if positions is not None:
-        rewritten["position_ids"] = positions
-    if earlier is not None:
-        rewritten["attention_mask"] = torch.cat([earlier, rewritten["attention_mask"]], dim=1)
-    if rewritten.get("labels") is not None:
-        if model.training and inputs.get("num_items_in_batch") is not None:
-            _refuse_learned_placeholders(model, adapter, inputs)
-        # Placeholders are never learned, whatever the caller's labels say of them.
-        visual = rewritten["input_ids"] == adapter.video_token_id(model)
-        rewritten["labels"] = rewritten["labels"].masked_fill(visual, -100)
-    features = _by_row(videos, adapter.stills(model, inputs, layout))
-    rewritten["mm_encoder_outputs"] = {
-        **(kept.get("mm_encoder_outputs") or {}),
-        adapter.modality: RowFeatures(pooler_output=features),
+    _refuse_what_cannot_be_shortened(call)
+    feeds, processors = locate_videos(call)
+    call.warn_of_untrained()
+    queries = embed_queries(call, processors)
+    videos = compress_videos(call, feeds, queries)
+    inputs, layout = shorten_inputs(call, videos)
+    offsets = place_positions(call, inputs, layout)
+    if call.cached_mask is not None:
+        inputs["attention_mask"] = torch.cat([call.cached_mask, inputs["attention_mask"]], dim=1)
+    features = _by_row(videos, call.adapter.stills(call.model, call.inputs, layout))
+    inputs["mm_encoder_outputs"] = {
+        **(inputs.get("mm_encoder_outputs") or {}),
+        call.adapter.modality: RowFeatures(pooler_output=features),
     }
-    return Prepared(rewritten, report)
+    index = caller_index(layout.rows, call.inputs["input_ids"].shape[1], layout.mask)
+    return Prepared(inputs, call.report, index, offsets)
 
 
-def _compress_all(
-    model: Any,
-    toolkit: Toolkit,
-    feeds: Sequence[VideoFeed],
-    queries: Sequence[Query],
-    recorder: Recorder,
+def compress_videos(
+    call: Call, feeds: Sequence[VideoFeed], queries: Sequence[Query]
 ) -> list[CompressedVideo]:
-    """The videos of a batch, one after another, where the next ones are decoded meanwhile.
+    """Compress the videos of a batch one after another; the next ones are decoded meanwhile.
 
     Args:
-        queries: What is asked in each row.
+        queries: The query of each row.
     """
-    reads = toolkit.selector.uses_embeddings or isinstance(
-        active_module(toolkit.connector), PatchConnector
-    )
     videos = []
     with ExitStack() as stack:
         for number, feed in enumerate(feeds):
-            for near in feeds[number : number + 1 + VIDEOS_AHEAD] if reads else ():
-                stack.enter_context(near.decoding_ahead())
-            videos.append(compress_video(model, toolkit, feed, queries[feed.span.row], recorder))
+            near = feeds[number : number + 1 + VIDEOS_AHEAD] if call.reads_all_frames else ()
+            for soon in near:
+                stack.enter_context(soon.decoding_ahead())
+            videos.append(compress_video(call, feed, queries[feed.span.row]))
     return videos
 
 
-def packed(model: Any, toolkit: Toolkit, encoded: Any) -> Any:
-    """``mm_encoder_outputs`` as the stock ``forward`` takes them."""
-    adapter = toolkit.adapter
+def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str, Any], Layout]:
+    """Shorten everything that runs along the sequence: ids, masks, labels, token types.
+
+    Placeholders are never learned, whatever the caller's labels say of them.
+    """
+    dropped = {*call.adapter.video_inputs, *OUR_INPUTS}
+    kept = {name: value for name, value in call.inputs.items() if name not in dropped}
+    inputs, rows = shorten_rows(kept, videos, _padding_id(call.model))
+    if inputs.get("labels") is not None:
+        if call.model.training and call.inputs.get("num_items_in_batch") is not None:
+            _refuse_learned_placeholders(call)
+        visual = inputs["input_ids"] == call.adapter.video_token_id(call.model)
+        inputs["labels"] = inputs["labels"].masked_fill(visual, -100)
+    layout = Layout(
+        rows=rows,
+        videos=videos,
+        mask=inputs["attention_mask"],
+        start=call.start,
+        cached=call.cached,
+        generating=call.generating,
+        cached_offsets=call.cached_offsets,
+    )
+    return inputs, layout
+
+
+def place_positions(call: Call, inputs: dict[str, Any], layout: Layout) -> Tensor | None:
+    """Set ``position_ids`` where the family counts them in its own way.
+
+    Returns:
+        ``[B, 1]`` int64, the offsets of positions after the prompt; None where they count tokens.
+    """
+    positions = call.adapter.position_ids(call.model, call.inputs, layout)
+    if positions is None:
+        return None
+    inputs["position_ids"] = positions
+    return call.adapter.position_offsets(positions, layout)
+
+
+def packed(model: Any, adapter: VideoAdapter, encoded: Any) -> Any:
+    """Return ``mm_encoder_outputs`` in the form that the stock ``forward`` takes."""
     rows = encoded.get(adapter.modality) if isinstance(encoded, dict) else None
     if not isinstance(rows, RowFeatures):
         return encoded
@@ -170,27 +152,15 @@ def packed(model: Any, toolkit: Toolkit, encoded: Any) -> Any:
 
 
 def _by_row(videos: list[CompressedVideo], stills: list[tuple[int, int, Tensor]]) -> list[Tensor]:
-    """The features of each row's placeholders, in their order."""
+    """Return the features of each row's placeholders, in their order."""
     pieces = [(video.span.row, video.span.first, video.features) for video in videos] + stills
     pieces.sort(key=lambda piece: piece[:2])
     rows = sorted({row for row, _, _ in pieces})
-    return [torch.cat([found for at, _, found in pieces if at == row]) for row in rows]
+    return [torch.cat([features for at, _, features in pieces if at == row]) for row in rows]
 
 
-def _without_cached_mask(
-    inputs: Mapping[str, Any], generating: bool
-) -> tuple[Mapping[str, Any], Tensor | None]:
-    """Part the mask of a cache off, which ``forward`` takes before that of the new tokens."""
-    cached = cached_length(given_cache(inputs))
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if generating or cached == 0 or ids is None:
-        return inputs, None
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != cached + ids.shape[1]:
-        return inputs, ids.new_ones(len(ids), cached)
-    return {**inputs, "attention_mask": mask[:, cached:]}, mask[:, :cached]
-
-
-def _refuse_what_cannot_be_shortened(toolkit: Toolkit, inputs: Mapping[str, Any]) -> None:
+def _refuse_what_cannot_be_shortened(call: Call) -> None:
+    inputs: Mapping[str, Any] = call.inputs
     ids = inputs.get("input_ids")
     if ids is None:
         raise ValueError(
@@ -212,79 +182,20 @@ def _refuse_what_cannot_be_shortened(toolkit: Toolkit, inputs: Mapping[str, Any]
             "logits_to_keep as a tensor counts positions of the prompt before it is shortened; "
             "give a number, which counts from the end"
         )
-    for name in toolkit.adapter.fixed_inputs:
+    for name in call.adapter.fixed_inputs:
         if inputs.get(name) is not None:
             raise ValueError(f"{name} cannot be changed in a call; set model.config.{name}")
 
 
-def _refuse_learned_placeholders(
-    model: Any, adapter: VideoAdapter, inputs: Mapping[str, Any]
-) -> None:
+def _refuse_learned_placeholders(call: Call) -> None:
     """The Trainer divides the loss by the labels it counted, also those that are never learned."""
-    counted = (inputs["input_ids"] == adapter.video_token_id(model)) & (inputs["labels"] != -100)
-    if bool(counted.any()):
+    ids, labels = call.inputs["input_ids"], call.inputs["labels"]
+    learned = (ids == call.adapter.video_token_id(call.model)) & (labels != -100)
+    if bool(learned.any()):
         raise ValueError(
-            f"the labels teach {int(counted.sum())} video placeholders, which vtc never learns, "
+            f"the labels teach {int(learned.sum())} video placeholders, which vtc never learns, "
             "but the Trainer has counted them (num_items_in_batch): set them to -100 in the data"
         )
-
-
-def _feeds(
-    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: int
-) -> tuple[list[VideoFeed], list[Any]]:
-    """The videos in the order of their placeholders, and each row's processor."""
-    adapter, ids = toolkit.adapter, inputs["input_ids"]
-    requests: list[VideoRequest] | None = inputs.get("vtc_videos")
-    if requests is not None and not requests:
-        raise ValueError("vtc_videos=[] holds no video; leave it out for a call without one")
-    if requests is None:
-        spans = adapter.spans(model, inputs, start)
-        feeds: list[VideoFeed] = [
-            TensorFeed(adapter, inputs, span, video, toolkit.processor)
-            for video, span in enumerate(spans)
-        ]
-        return feeds, [toolkit.processor] * len(ids)
-    if inputs.get(adapter.video_inputs[0]) is not None:
-        raise ValueError(f"give either vtc_videos or {adapter.video_inputs[0]}, not both")
-    places = (ids == adapter.video_token_id(model)).nonzero()
-    places = places[places[:, 1] >= start]
-    each = adapter.frames_per_slice
-    counts = [
-        -(-len(request.source) // each) if adapter.placeholder_per_slice else 1
-        for request in requests
-    ]
-    if len(places) != sum(counts):
-        raise ValueError(
-            f"input_ids has {len(places)} video placeholders, but the {len(requests)} lazy videos "
-            f"need {sum(counts)}; make both with one call of vtc.prepare_inputs"
-        )
-    processors = [toolkit.processor] * len(ids)
-    feeds = []
-    for found, request in zip(places.split(counts), requests, strict=True):
-        row = int(found[0, 0])
-        processors[row] = request.processor
-        span = _lazy_span(model, adapter, request, row, found[:, 1].cpu())
-        feeds.append(SourceFeed(adapter, request, span))
-    return feeds, processors
-
-
-def _lazy_span(
-    model: Any, adapter: VideoAdapter, request: VideoRequest, row: int, places: Tensor
-) -> VideoSpan:
-    """The span of placeholders that were never expanded: views of one position, no storage."""
-    source, each = request.source, adapter.frames_per_slice
-    blank = torch.zeros(each, source.height, source.width, 3, dtype=torch.uint8)
-    pixels = adapter.preprocess(request.processor, blank, len(source))
-    grid = adapter.slice_grid(model, pixels)
-    slots = places[:, None].expand(-(-len(source) // each), grid[0] * grid[1])
-    return VideoSpan(
-        row=row,
-        slots=slots,
-        tail=places[-1].expand(adapter.tail_length()),
-        grid=grid,
-        frames_per_slice=each,
-        frame_text=adapter.frame_text(slots),
-    )
 
 
 def _padding_id(model: Any) -> int:

@@ -3,97 +3,135 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from vtc.pipeline.modules import active_module, input_device
+from vtc.pipeline.selection import embed_query
 
 if TYPE_CHECKING:
-    from vtc.pipeline.toolkit import Toolkit
+    from vtc.encoders.base import FrameEncoder
+    from vtc.pipeline.call import Call
 
 
 class Query:
-    """The query of one row, as text and as the vector that the merger takes."""
+    """The query of one row, as text and as embeddings.
 
-    def __init__(self, text: str | None, model: Any, toolkit: Toolkit, processor: Any) -> None:
+    Each embedding is computed once, whether the selector or the merger asks first, and however
+    many videos the row has.
+    """
+
+    def __init__(self, text: str | None, call: Call, processor: Any) -> None:
         self.text = text
-        self._model, self._toolkit, self._processor = model, toolkit, processor
-        self._for_merger: Tensor | None = None
+        self._call, self._processor = call, processor
+        self._embeddings: dict[tuple[int, str], Tensor] = {}
+
+    def for_selector(self) -> Tensor:
+        """Return ``[d]`` float32, L2-normalised, without a gradient."""
+        call, key = self._call, (id(self._call.selector_encoder), "frame_encoder")
+        if key not in self._embeddings:
+            self._embeddings[key] = embed_query(
+                call.selector_encoder, self.text or "", call.recorder
+            )
+        return self._embeddings[key]
 
     def for_merger(self, like: Tensor) -> Tensor | None:
-        """``[Dq]`` on the device and of the dtype of ``like``, or None without a text."""
-        source = active_module(self._toolkit.merger).query_source
+        """Return ``[Dq]`` on the device and of the dtype of ``like``; None without a text.
+
+        Raises:
+            ValueError: The merger needs the tokenizer and there is no processor, or the query has
+                no tokens.
+        """
+        source = self._call.merger.query_source
         if source is None or self.text is None:
             return None
-        if self._for_merger is None:
-            self._for_merger = self._embed(source, self.text)
-        return self._for_merger.to(like.device, like.dtype)
+        return self._embed(self._call.encoder, source).to(like.device, like.dtype)
 
-    def _embed(self, source: str, text: str) -> Tensor:
-        encoder = self._toolkit.encoder
-        if source == "frame_encoder":
-            return encoder.encode_text(text)
-        if source == "frame_encoder_raw":
-            return encoder.encode_text_raw(text)
-        return self._language_model_embedding(text)
+    def _embed(self, encoder: FrameEncoder, source: str) -> Tensor:
+        key = (0 if source == "language_model" else id(encoder), source)
+        if key not in self._embeddings:
+            text = self.text or ""
+            if source == "frame_encoder":
+                self._embeddings[key] = encoder.encode_text(text)
+            elif source == "frame_encoder_raw":
+                self._embeddings[key] = encoder.encode_text_raw(text)
+            else:
+                self._embeddings[key] = self._language_model_embedding(text)
+        return self._embeddings[key]
 
     def _language_model_embedding(self, text: str) -> Tensor:
+        """``[D]``, the mean of the language model's input embeddings of the text's tokens."""
+        call = self._call
         if self._processor is None:
-            name = self._toolkit.name_of(self._toolkit.merger)
             raise ValueError(
-                f"merger {name!r} takes the query as embeddings of the language model, which "
-                "needs the tokenizer: pass processor=... to vtc.wrap"
+                f"merger {call.merger_name!r} takes the query as embeddings of the language model, "
+                "which needs the tokenizer: pass processor=... to vtc.wrap"
             )
         ids = _tokenizer(self._processor)(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ValueError(f"the query {text!r} has no tokens; give a query with some text")
-        table = self._model.get_input_embeddings()
-        embedded: Tensor = table(torch.tensor(ids, device=input_device(self._model)))
-        return embedded.mean(0)
+        table = call.model.get_input_embeddings()
+        embeddings: Tensor = table(torch.tensor(ids, device=call.device))
+        return embeddings.mean(0)
 
 
-def row_texts(
-    model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], processors: list[Any]
-) -> list[str | None]:
-    """The text of each row's query: ``vtc_query`` where given, else its last user turn."""
-    ids = inputs["input_ids"]
+def embed_queries(call: Call, processors: Sequence[Any]) -> list[Query]:
+    """Return the query of each row; its embeddings are computed when a part first takes them.
+
+    Args:
+        processors: The processor of each row, or None.
+    """
+    texts: list[str | None] = [None] * len(processors)
+    if call.needs_query or call.inputs.get("vtc_query") is not None:
+        texts = row_texts(call, processors)
+    return [Query(text, call, processor) for text, processor in zip(texts, processors, strict=True)]
+
+
+def row_texts(call: Call, processors: Sequence[Any]) -> list[str | None]:
+    """Return the text of each row's query: ``vtc_query`` where given, else its last user turn.
+
+    Raises:
+        ValueError: ``vtc_query`` is neither a text nor one text for each row.
+    """
+    inputs, ids = call.inputs, call.inputs["input_ids"]
     given = inputs.get("vtc_query")
     if given is not None:
         texts = [given] * len(ids) if isinstance(given, str) else list(given)
         filled = all(isinstance(text, str) and text.strip() for text in texts)
         if len(texts) != len(ids) or not filled:
             raise ValueError(
-                f"vtc_query={given!r}: allowed is some text, or one for each of {len(ids)} rows"
+                f"expected vtc_query to be a text, or one for each of {len(ids)} rows, "
+                f"got {given!r}"
             )
         return texts
-    drop = torch.tensor([toolkit.adapter.video_token_id(model), *_image_token(model)])
+    placeholders = [call.adapter.video_token_id(call.model), *_image_token(call.model)]
+    drop = torch.tensor(placeholders, device=ids.device)
     mask, labels = inputs.get("attention_mask"), inputs.get("labels")
     texts = []
     for row, processor in enumerate(processors):
         if processor is None:
             texts.append(None)
             continue
-        keep = ~torch.isin(ids[row], drop.to(ids.device))
+        keep = ~torch.isin(ids[row], drop)
         if mask is not None:
             keep &= mask[row].bool()
         prompt = keep if labels is None else keep & (labels[row] == -100)
         turn = last_user_turn(processor, ids[row][keep], ids[row][prompt])
-        texts.append(turn and toolkit.adapter.question(turn).strip() or None)
+        texts.append(turn and call.adapter.question(turn).strip() or None)
     return texts
 
 
 def last_user_turn(processor: Any, ids: Tensor, prompt: Tensor) -> str | None:
-    """The text of the last user turn, without special tokens.
+    """Return the text of the last user turn, without special tokens.
 
-    Turns are told apart by the processor's own chat template. A prompt without its marks is one
-    turn by itself.
+    Turns are told apart by the processor's own chat template. A prompt without its marks counts as
+    one turn.
 
     Args:
-        ids: ``[L]``, the row without placeholders and padding.
-        prompt: The part of it that is not an answer to learn.
+        ids: ``[L]`` int64, the row without placeholders and padding.
+        prompt: ``[L']`` int64, the part of it that is not an answer to learn.
     """
     tokenizer = _tokenizer(processor)
     marks = _turn_marks(processor)
@@ -108,16 +146,16 @@ def last_user_turn(processor: Any, ids: Tensor, prompt: Tensor) -> str | None:
 
 
 def _turn_marks(processor: Any) -> tuple[str, str] | None:
-    """What the chat template writes before and after the text of a user turn."""
+    """Return what the chat template writes before and after the text of a user turn."""
     if not getattr(processor, "chat_template", None):
         return None
     first, answer, second = "\x01", "\x02", "\x03"
     turns = [("user", first), ("assistant", answer), ("user", second)]
-    written: str = processor.apply_chat_template(
+    prompt: str = processor.apply_chat_template(
         [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns],
         tokenize=False,
     )
-    start, _, rest = written.partition(first)
+    start, _, rest = prompt.partition(first)
     to_answer, _, rest = rest.partition(answer)
     to_second, _, end = rest.partition(second)
     opening = os.path.commonprefix([start[::-1], to_second[::-1]])[::-1].rstrip()

@@ -10,10 +10,20 @@ from torch import Tensor
 from vtc.interfaces.video_span import CompressedVideo
 
 
-def rewrite_rows(
+def shorten_rows(
     inputs: dict[str, Any], videos: list[CompressedVideo], padding: int
 ) -> tuple[dict[str, Any], list[Tensor]]:
-    """Apply one index list a row to everything that runs along the sequence."""
+    """Apply one index list per row to everything that runs along the sequence.
+
+    Args:
+        inputs: The caller's, with ``input_ids`` ``[B, L]``.
+        videos: The compressed videos of all rows.
+        padding: The id of the padding token.
+
+    Returns:
+        The inputs with the shortened, padded rows ``[B, L']``, and for each row ``[L_row]`` int64,
+        the positions that are kept.
+    """
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask")
     if mask is None:
@@ -40,8 +50,33 @@ def rewrite_rows(
     return new, rows
 
 
+def caller_index(rows: list[Tensor], length: int, mask: Tensor) -> Tensor:
+    """Return which token of a shortened row stands at each position of the caller's row.
+
+    That is the token itself where it is kept, and else the last one kept before it, since its
+    prediction is that of what follows.
+
+    Args:
+        rows: For each row ``[L_row]`` int64, ascending, the caller's positions that are kept.
+        length: L of the caller's rows.
+        mask: ``[B, L']``, the attention mask of the shortened rows.
+
+    Returns:
+        ``[B, L]`` int64.
+    """
+    at = torch.arange(length)
+    left, width = _pads_on_the_left(mask), mask.shape[1]
+    return torch.stack(
+        [
+            (torch.searchsorted(row, at, right=True) - 1).clamp(min=0)
+            + (width - len(row) if left else 0)
+            for row in rows
+        ]
+    )
+
+
 def _row_index(row: int, mask: Tensor, videos: list[CompressedVideo]) -> Tensor:
-    """Which of the row's positions are kept, in order; padding is not."""
+    """Return the positions of a row that are kept, in order, without padding."""
     used = mask.nonzero().flatten().cpu()
     begin, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
     pieces = []
@@ -54,12 +89,12 @@ def _row_index(row: int, mask: Tensor, videos: list[CompressedVideo]) -> Tensor:
 
 
 def _pads_on_the_left(mask: Tensor) -> bool:
-    """The caller's side of padding; the left one, which ``generate`` needs, where none shows."""
+    """Return whether rows are padded on the left, as ``generate`` needs; True without padding."""
     return not bool((mask[:, -1] == 0).any())
 
 
 def _positions(positions: Tensor, mask: Tensor, new_mask: Tensor) -> Tensor:
-    """Positions of the shortened rows, where the caller's were the usual ones."""
+    """Return the positions of the shortened rows, if the caller's just count the tokens."""
     usual = (mask.cumsum(-1) - 1).clamp(min=0)
     if positions.shape != mask.shape or not bool(((positions == usual) | (mask == 0)).all()):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""From frames to keyframes: run the frame encoder over a video, then the selector."""
+"""Choose keyframes: run the frame encoder over a video, then the selector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,19 +23,20 @@ def select_frames(
     frames: Iterable[Tensor],
     count: int,
     timestamps: Tensor | None,
-    query: str | None,
+    query: Callable[[], Tensor] | None,
     recorder: Recorder,
     name: str,
 ) -> Selection:
     """Choose the keyframes of one video.
 
     Args:
-        selector: The selector; the encoder runs only if it looks at embeddings.
+        selector: The selector; the encoder runs only if the selector uses embeddings.
         encoder: The frame encoder.
         frames: Chunks of uint8 RGB frames ``[n, H, W, 3]``, in order; read only if needed.
         count: N, the number of frames in all chunks.
         timestamps: ``[N]`` float64 seconds, or None where they are unknown.
-        query: What is asked of the video.
+        query: Returns the embedding ``[d]`` of the query, called only if the selector uses
+            it; None without a query.
         recorder: Takes the times of the stages.
         name: The selector's name, for messages.
 
@@ -50,28 +51,34 @@ def select_frames(
             "the call"
         )
     embeddings = torch.empty(count, 0)
-    wanted = None
+    query_embedding = None
     if selector.uses_embeddings:
         if selector.uses_query and query is not None:
-            with torch.no_grad():
-                wanted = encoder.encode_text(query)
-            recorder.warn(*encoder.notes)
+            query_embedding = query()
         embeddings = embed_frames(encoder, frames, count, recorder)
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     with recorder.stage("selection") as stage:
         with part_errors(f"selector {name!r}"):
-            selection = selector.select(embeddings, wanted, timestamps)
+            selection = selector.select(embeddings, query_embedding, timestamps)
         _check(selection, count, name)
         stage.bytes += selection.keyframes.nbytes
     return selection
+
+
+@torch.no_grad()  # a choice has no gradient
+def embed_query(encoder: FrameEncoder, text: str, recorder: Recorder) -> Tensor:
+    """Embed a query: ``[d]`` float32, L2-normalised; report what was cut or split of its text."""
+    embedding = encoder.encode_text(text)
+    recorder.warn(*encoder.text_notes(text))
+    return embedding
 
 
 @torch.no_grad()  # a graph would keep all frames alive, and a choice has no gradient
 def embed_frames(
     encoder: FrameEncoder, frames: Iterable[Tensor], count: int, recorder: Recorder
 ) -> Tensor:
-    """``[count, d]``, the embeddings of all frames, given in chunks; without gradients."""
+    """Embed the frames of one video, given in chunks: ``[count, d]`` float32, without gradients."""
     chunks: list[Tensor] = []
     done = 0
     for chunk in recorder.waited("decoding", frames):
@@ -88,22 +95,22 @@ def _check(selection: object, count: int, name: str) -> None:
     """Refuse a selection that would silently shuffle or repeat frames."""
     if not isinstance(selection, Selection) or not isinstance(selection.keyframes, Tensor):
         raise TypeError(
-            f"selector {name!r} returned {selection!r}; allowed is a vtc.Selection of tensors"
+            f"expected selector {name!r} to return a vtc.Selection of tensors, got {selection!r}"
         )
     keyframes, relevance = selection.keyframes, selection.relevance
     if keyframes.dtype != torch.int64 or keyframes.ndim != 1:
         raise TypeError(
-            f"selector {name!r} returned keyframes of dtype {keyframes.dtype} and shape "
-            f"{tuple(keyframes.shape)}; allowed is int64 [K]"
+            f"expected selector {name!r} to return int64 keyframes [K], got "
+            f"{keyframes.dtype} of shape {tuple(keyframes.shape)}"
         )
     inside = len(keyframes) == 0 or (keyframes[0] >= 0 and keyframes[-1] < count)
     if not inside or not bool((keyframes.diff() > 0).all()):
         raise ValueError(
-            f"selector {name!r} returned keyframes {keyframes.tolist()}; allowed are ascending, "
-            f"unique numbers from 0 to {count - 1}"
+            f"expected selector {name!r} to return ascending, unique keyframes from 0 to "
+            f"{count - 1}, got {keyframes.tolist()}"
         )
     if relevance is not None and tuple(relevance.shape) != (count,):
         raise ValueError(
-            f"selector {name!r} returned relevance of shape {tuple(relevance.shape)}; allowed is "
-            f"one number for each of the {count} frames, or None"
+            f"expected selector {name!r} to return one relevance for each of the {count} frames, "
+            f"or None, got the shape {tuple(relevance.shape)}"
         )

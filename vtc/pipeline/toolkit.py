@@ -6,13 +6,14 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import nn
 
 from vtc.encoders.lazy import LazyEncoder
 from vtc.interfaces.part import require
+from vtc.interfaces.renamed import warn_renamed
 from vtc.interfaces.token_merger import takes_text_embedding
 from vtc.pipeline.connector import Connector, PatchConnector
 from vtc.pipeline.gate import Gate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.pipeline.report import Progress, Report
 
+ConnectorKind = Literal["stock", "separate", "encoder_patches"]
 
 _latest = threading.local()
 """The latest report of each toolkit in this thread, as ``_latest.reports``."""
@@ -34,19 +36,22 @@ _latest = threading.local()
 class Toolkit(nn.Module):
     """The parts that compress the videos of one model.
 
+    Calls read it and never write to it.
+
     Attributes:
         merger: The token merger; its parameters train and are saved with the model.
         connector: The projector of merged frames, see `separate_connector` and
-            `merge_encoder_patches`; None where they go through the stock one. Trained and saved
-            likewise.
+            `merge_encoder_patches`; None where they go through the stock one. It trains and is
+            saved with the model.
         selector, adapter, encoder, processor: The other parts. Mergers take the query from
             ``encoder``; a selector may have another, `selector_encoder`.
-        chunk_frames: Slices that the vision tower sees at a time. It changes memory and speed,
+        chunk_slices: Slices that the vision tower encodes at a time. It changes memory and speed,
             never the result.
-        prefill_chunk: Tokens of the shortened prompt that ``generate`` lets the language model see
-            at a time, where that saves memory; None for all of them. It changes memory, speed, and
-            results by rounding.
+        prefill_chunk: Tokens of the shortened prompt that the language model reads at a time in
+            ``generate``, where that saves memory; None for all of them. It changes memory and
+            speed, and results by rounding.
         progress: Called with (stage, done, total) while frames are read; None for silence.
+        gate: Counts the running calls; whoever changes the toolkit asks it.
     """
 
     def __init__(
@@ -65,28 +70,39 @@ class Toolkit(nn.Module):
         self.adapter = adapter
         self.encoder = encoder
         self.processor = processor
-        self.chunk_frames = 16
+        self.chunk_slices = 16
         self.prefill_chunk = 4096
         self.merger_is_new = True
-        self._made: dict[str, tuple[float, ...]] = {}
+        self._new_sums: dict[str, tuple[float, ...]] = {}
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
         self.gate = Gate()
 
     @property
+    def chunk_slices(self) -> int:
+        """Slices that the vision tower encodes at a time, at least 1."""
+        return self._chunk_slices
+
+    @chunk_slices.setter
+    def chunk_slices(self, slices: int) -> None:
+        ok = type(slices) is int and slices >= 1
+        require(ok, "chunk_slices", slices, "a whole number of at least 1")
+        self._chunk_slices = slices
+
+    @property
     def chunk_frames(self) -> int:
-        """Slices that the vision tower sees at a time, at least 1."""
-        return self._chunk_frames
+        """The old name of `chunk_slices`."""
+        warn_renamed("model.vtc.chunk_frames", "model.vtc.chunk_slices")
+        return self.chunk_slices
 
     @chunk_frames.setter
     def chunk_frames(self, slices: int) -> None:
-        ok = type(slices) is int and slices >= 1
-        require(ok, "chunk_frames", slices, "a whole number of at least 1")
-        self._chunk_frames = slices
+        warn_renamed("model.vtc.chunk_frames", "model.vtc.chunk_slices")
+        self.chunk_slices = slices
 
     @property
     def prefill_chunk(self) -> int | None:
-        """Tokens of a prompt that the language model sees at a time, at least 1; None for all."""
+        """Tokens of a prompt that the language model reads at a time, at least 1; None for all."""
         return self._prefill_chunk
 
     @prefill_chunk.setter
@@ -101,43 +117,50 @@ class Toolkit(nn.Module):
         reports = getattr(_latest, "reports", None)
         return None if reports is None else reports.get(self)
 
-    @report.setter
-    def report(self, report: Report | None) -> None:
+    def note_report(self, report: Report | None) -> None:
+        """Make a report this thread's latest one; None forgets it."""
         if not hasattr(_latest, "reports"):
             _latest.reports = weakref.WeakKeyDictionary()
         _latest.reports[self] = report
 
     @property
     def selector_encoder(self) -> LazyEncoder:
-        """The frame encoder that the selector looks through: its own, else ``encoder``.
+        """The frame encoder of the selector: its own, else ``encoder``.
 
         Raises:
-            ValueError: The selector's own is none that is known.
+            ValueError: The selector names an unknown encoder.
         """
-        own = self.selector.encoder
-        if own is None or own == self.encoder.name:
+        name = self.selector.encoder
+        if name is None or name == self.encoder.name:
             return self.encoder
-        if self._own_encoder is None or self._own_encoder.name != own:
-            self._own_encoder = LazyEncoder(own)
-        return self._own_encoder
+        own = self._own_encoder
+        if own is None or own.name != name:
+            own = self._own_encoder = LazyEncoder(name)
+        return own
 
-    def place_encoders(self, device: torch.device) -> None:
-        """Run the frame encoders on a device from now on; they are not loaded for it."""
-        self.encoder.to(device)
-        self.selector_encoder.to(device)
+    def encoders_on(self, device: torch.device) -> tuple[LazyEncoder, LazyEncoder]:
+        """Return the mergers' and the selector's frame encoder, on a device unless theirs is set.
+
+        They are not loaded for it.
+        """
+        encoders = self.encoder, self.selector_encoder
+        for encoder in encoders:
+            encoder.follow(device)
+        return encoders
 
     def replace_encoders(self, change: Callable[[LazyEncoder], LazyEncoder]) -> None:
-        """Look through other frame encoders from now on, such as ones that keep what they saw.
+        """Replace the frame encoders, for instance by ones that cache their embeddings.
 
         Args:
-            change: Gets each encoder in use, once, and returns what takes its place.
+            change: Takes each encoder in use, once, and returns its replacement.
         """
-        own = self.selector_encoder
-        self._own_encoder = None if own is self.encoder else change(own)
-        self.encoder = change(self.encoder)
+        with self.gate.change("replace the frame encoders"):
+            own = self.selector_encoder
+            self._own_encoder = None if own is self.encoder else change(own)
+            self.encoder = change(self.encoder)
 
     def attach(self, model: Any) -> None:
-        """Belong to a model from now on; weakly, since the model owns its toolkit."""
+        """Refer to the model that owns this toolkit, weakly."""
         self._model = weakref.ref(model)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -154,41 +177,43 @@ class Toolkit(nn.Module):
         """Give merged frames a projector of their own (MLP_n of Eq. 11 in ViLAMP).
 
         It starts as a copy of the stock projector, so that nothing changes before it is trained.
-        Keyframes go on through the stock one. What a merged frame is compared with, the patches
-        of its keyframe, goes through the copy as well, since Eq. 7 compares patches in one space:
-        keyframes run through the vision tower twice.
+        Keyframes keep the stock one. Eq. 7 compares patches in one space, so the patches of a
+        keyframe that others are compared with go through the copy as well: keyframes run through
+        the vision tower twice.
 
         Raises:
-            ValueError: There is one already, the family names no projector, or the toolkit
+            ValueError: There is a connector already, the family names no projector, or the toolkit
                 belongs to no model (peft has copied it: call this before).
+            RuntimeError: A call is running.
         """
         self.add_connector("separate")
 
     def merge_encoder_patches(self) -> None:
-        """Merge other frames from the frame encoder's patches: the fast path.
+        """Merge non-keyframes from the frame encoder's patches.
 
-        The vision tower then sees the keyframes alone. The encoder has computed the patches of all
-        frames when a selector has looked at its embeddings; for other selectors it runs for them.
-        They are kept until the keyframes are known: N * P * C numbers of the model's dtype. They go
-        through a connector of their own, which is new: it must be trained, together with the
-        merger if that has parameters. Of a slice of several frames the first one is merged, and
-        merged frames bring no deepstack features.
+        The vision tower then encodes the keyframes alone. The frame encoder computes the patches
+        of all frames along with its embeddings; they are kept until the keyframes are known:
+        N * P * C numbers of the model's dtype. They go through a new connector, which must be
+        trained, together with the merger if that has parameters. Of a slice of several frames the
+        first one is merged, and merged frames bring no deepstack features.
 
         Raises:
             ValueError: There is a connector already, the encoder gives no patches, or the toolkit
                 belongs to no model (peft has copied it: call this before).
+            RuntimeError: A call is running.
         """
-        self.add_connector("trained")
+        self.add_connector("encoder_patches")
         warnings.warn(self.untrained_warnings()[-1], stacklevel=2)
 
-    def add_connector(self, kind: Literal["stock", "separate", "trained"]) -> None:
-        """As `separate_connector` or `merge_encoder_patches`, unwarned; ``stock`` adds nothing."""
+    def add_connector(self, kind: str) -> None:
+        """Add a connector of a kind without its warning; ``"stock"`` adds nothing."""
+        kind = connector_kind(kind)
         if kind == "stock":
             return
         if self.connector is not None:
             raise ValueError(
-                f"the merged frames have a connector of their own already ({self.connector_kind}), "
-                "which they were trained with; wrap a stock model to give them another"
+                f"merged frames already have a connector ({self.connector_kind}), which they were "
+                "trained with; wrap a stock model to give them another"
             )
         model = self._model()
         if model is None:
@@ -208,13 +233,12 @@ class Toolkit(nn.Module):
             self.note_new("connector")
 
     @property
-    def connector_kind(self) -> Literal["stock", "separate", "trained"]:
-        """What merged frames go through: see `separate_connector` and `merge_encoder_patches`."""
+    def connector_kind(self) -> ConnectorKind:
+        """How merged frames are projected: see `separate_connector`, `merge_encoder_patches`."""
         if self.connector is None:
             return "stock"
-        return (
-            "trained" if isinstance(active_module(self.connector), PatchConnector) else "separate"
-        )
+        new = isinstance(active_module(self.connector), PatchConnector)
+        return "encoder_patches" if new else "separate"
 
     def configure(self, **options: Any) -> None:
         """Set options of the adapter: how this family of models reads a compressed video.
@@ -235,59 +259,74 @@ class Toolkit(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"selector={self.describe(self.selector)}, adapter={self.adapter.config}, "
-            f"encoder={self.encoder!r}, chunk_frames={self.chunk_frames}, "
+            f"encoder={self.encoder!r}, chunk_slices={self.chunk_slices}, "
             f"prefill_chunk={self.prefill_chunk}"
         )
 
     def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:
-        """A part's name and options; the name of its class where it is not registered."""
+        """Return a part's name and options, or the name of its class if it is not registered."""
         part = active_module(part)
         if registry.is_registered(part):
             return registry.spec_of(part)
         return {"name": type(part).__name__}  # an instance of a class of the user's own
 
     def name_of(self, part: FrameSelector | TokenMerger) -> str:
-        """The name of a part in messages."""
+        """Return the name of a part for messages."""
         return str(self.describe(part)["name"])
 
     def build_merger(self, model: Any) -> None:
-        """Create the merger's parameters, once, where the language model takes its inputs."""
+        """Create the merger's parameters, once, on the device of the language model's inputs."""
         self.merger_is_new = not any(True for _ in self.merger.parameters())
         table = model.get_input_embeddings().weight
         if self.merger_is_new:  # an instance may have been built, and trained, before
             width = table.shape[-1]
-            asked = self.encoder.dim if takes_text_embedding(self.merger) else width
-            self.merger.build(width, asked)
+            query_width = self.encoder.dim if takes_text_embedding(self.merger) else width
+            self.merger.build(width, query_width)
             self.merger.to(table.dtype)
         self.merger.to(input_device(model))
         if self.merger_is_new and self.merger.needs_training:
             self.note_new("merger")
 
     def note_new(self, name: str) -> None:
-        """Say that nobody has trained the ``merger`` or the ``connector`` as it is now."""
-        self._made[name] = _sums(getattr(self, name))
+        """Remember that the ``merger`` or the ``connector`` is untrained as it is now."""
+        self._new_sums[name] = _sums(getattr(self, name))
 
     def untrained(self) -> list[str]:
-        """``merger``, ``connector``: what must be trained and is still as it was made."""
-        return [name for name, made in self._made.items() if _sums(getattr(self, name)) == made]
+        """Return which of ``merger`` and ``connector`` need training and are unchanged since."""
+        return [name for name, sums in self._new_sums.items() if _sums(getattr(self, name)) == sums]
 
     def untrained_warnings(self) -> list[str]:
-        """A sentence for each of them."""
+        """Return a warning for each untrained component."""
         names = {
             "merger": f"merger {self.name_of(self.merger)!r}",
             "connector": "the connector of the frame encoder's patches",
         }
         return [
-            f"{names[name]} has parameters that nobody has trained: its tokens mean nothing until "
-            "they are"
+            f"{names[name]} has untrained parameters: its tokens mean nothing until it is trained"
             for name in self.untrained()
         ]
 
 
-def _sums(module: Any) -> tuple[float, ...]:
-    """What tells whether the parameters of a module were changed; on meta, nothing does.
+def connector_kind(kind: str) -> ConnectorKind:
+    """Return the kind of connector that a name stands for.
 
-    Of a parameter that is divided among processes this one's part, as others may not be asked.
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if kind == "trained":
+        warn_renamed("connector='trained'", "connector='encoder_patches'")
+        return "encoder_patches"
+    if kind in get_args(ConnectorKind):
+        return cast("ConnectorKind", kind)
+    raise ValueError(
+        f"expected connector to be 'stock', 'separate' or 'encoder_patches', got {kind!r}"
+    )
+
+
+def _sums(module: Any) -> tuple[float, ...]:
+    """Return sums by which a change of a module's parameters shows; none on the meta device.
+
+    Of a parameter that is sharded over processes, only this process's shard counts.
     """
     values = [parameter.detach() for parameter in active_module(module).parameters()]
     here = [value.to_local() if hasattr(value, "to_local") else value for value in values]
@@ -295,4 +334,4 @@ def _sums(module: Any) -> tuple[float, ...]:
 
 
 def _no_model() -> None:
-    """Stands for the model of a toolkit that belongs to none."""
+    """Stand for the model of a toolkit that belongs to none."""

@@ -32,7 +32,7 @@ from vtc.profiler.stages import (
     LengthProfile,
 )
 from vtc.video import VideoSource
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
 
 _LANGUAGE_MODEL = "language model"
 _NAMES = {

@@ -19,8 +19,8 @@ from vtc.profiler.models import empty_model
 from vtc.profiler.stages import LengthProfile, Profile
 from vtc.profiler.subject import Subject, bytes_of, encoder_without_weights, on_meta
 from vtc.video import VideoSource
-from vtc.wrapped.generation import pieces_pay
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
+from vtc.wrapped.generation import chunks_save_memory
 
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
@@ -124,10 +124,10 @@ def measure_profile(
         video: A file; None for frames that are drawn while they are read.
     """
     toolkit = toolkit_of(model)
-    toolkit.chunk_frames, toolkit.prefill_chunk = settings.chunk, settings.prefill_chunk
-    if settings.fast_path and toolkit.connector_kind != "trained":
-        toolkit.add_connector("trained")
-    settings = replace(settings, fast_path=toolkit.connector_kind == "trained")
+    toolkit.chunk_slices, toolkit.prefill_chunk = settings.chunk, settings.prefill_chunk
+    if settings.fast_path and toolkit.connector_kind != "encoder_patches":
+        toolkit.add_connector("encoder_patches")
+    settings = replace(settings, fast_path=toolkit.connector_kind == "encoder_patches")
     if video is not None:
         source = VideoSource(video)
         settings = replace(settings, size=(source.height, source.width))
@@ -176,7 +176,9 @@ def _subject(
     settings: Settings,
 ) -> Subject:
     size = settings.prefill_chunk
-    in_pieces = size is not None and pieces_pay(model.config.get_text_config(), adapter, size)
+    in_chunks = size is not None and chunks_save_memory(
+        model.config.get_text_config(), adapter, size
+    )
     return Subject(
         model=model,
         processor=processor,
@@ -189,7 +191,7 @@ def _subject(
         text_tokens=settings.text_tokens,
         new_tokens=settings.new_tokens,
         chunk=settings.chunk,
-        prefill_chunk=size if in_pieces else None,
+        prefill_chunk=size if in_chunks else None,
         fast_path=settings.fast_path,
     )
 

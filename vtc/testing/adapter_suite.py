@@ -322,7 +322,7 @@ class AdapterContract:
         assert (lazy["input_ids"] == token).sum() == slices
         with torch.no_grad():
             expected = wrapped(**stock).logits
-            for wrapped.vtc.chunk_frames in (1, 3, 16):
+            for wrapped.vtc.chunk_slices in (1, 3, 16):
                 assert _apart(wrapped(**lazy).logits, expected) < self.tolerance
                 assert _apart(wrapped(**stock).logits, expected) < self.tolerance
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vtc.pipeline.feed import VideoRequest
 from vtc.pipeline.modules import input_device
 from vtc.video import VideoSource
-from vtc.wrapped.model_class import toolkit_of
-from vtc.wrapped.wrapping import last_report
+from vtc.wrapped.access import last_report, toolkit_of
 
 if TYPE_CHECKING:
     from vtc.pipeline.report import Report

@@ -1,4 +1,4 @@
-"""``generate`` of a wrapped model: shorten, run the stock one, give the caller's prompt back."""
+"""``generate`` of a wrapped model: shorten the prompt, run the stock one, restore the prompt."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import transformers
 from packaging import version
 from torch import Tensor
 
-from vtc.pipeline.kv_cache import given_cache, mark_shortened, returned_cache
+from vtc.pipeline.call import Call
+from vtc.pipeline.kv_cache import given_cache, mark_shortened, note_offsets, returned_cache
 from vtc.pipeline.prepare import prepare
 from vtc.pipeline.report import Recorder
+from vtc.wrapped.callers_view import CallersView
 
 if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.pipeline.toolkit import Toolkit
 
-_READ_AT_ONCE = (
+_RULE_OUT_CHUNKS = (
     "prefill_chunk_size",  # the caller knows better
     "output_hidden_states",
     "output_attentions",
@@ -27,9 +29,9 @@ _READ_AT_ONCE = (
     "prompt_lookup_num_tokens",
     "cache_implementation",
 )
-"""Settings with which a prompt is not read in pieces unasked."""
-_PIECES_FAIL = version.parse(transformers.__version__) < version.parse("5.23")
-"""Older ones fail, for some families, on a prompt that is read in pieces."""
+"""Settings that rule chunked prefill out."""
+_CHUNKS_FAIL = version.parse(transformers.__version__) < version.parse("5.23")
+"""Older versions fail, for some families, on a prompt that is read in chunks."""
 
 
 def generate_compressed(
@@ -49,24 +51,32 @@ def generate_compressed(
     prompt: Any = arguments.get("input_ids")
     if prompt is not None and arguments.get("attention_mask") is None:
         arguments["attention_mask"] = _usual_mask(model, arguments, prompt)
-    prepared = prepare(model, toolkit, arguments, generating=True)
+    call = Call(model, toolkit, arguments, generating=True)
+    prepared = prepare(call)
     arguments = prepared.inputs
     shortened = arguments["input_ids"]
     _shift_lengths(model, arguments, prompt.shape[1], shortened.shape[1])
-    _read_in_pieces(model, toolkit, arguments, shortened.shape[1])
+    _chunk_prefill(call, arguments, shortened.shape[1])
+    view = CallersView(prompt, shortened.shape[1])
 
-    toolkit.report = prepared.report
+    toolkit.note_report(prepared.report)
     with Recorder(prepared.report).stage("language model"):
-        result = stock(model, **arguments)
-    toolkit.report = prepared.report  # a callback may have called the model meanwhile
+        result = stock(model, **view.of_arguments(arguments))
+    toolkit.note_report(prepared.report)  # a callback may have called the model meanwhile
     changed = shortened.shape != prompt.shape
     for cache in (given_cache(arguments), returned_cache(result)):
         mark_shortened(cache, prompt if restore and changed else None)
-    return _with_prompt(result, prompt, shortened.shape[1]) if restore else result
+        note_offsets(cache, prepared.offsets)
+    if not restore:
+        return result
+    if isinstance(result, Tensor):
+        return view(result)
+    result.sequences = view(result.sequences)
+    return result
 
 
 def _usual_mask(model: Any, arguments: Mapping[str, Any], prompt: Tensor) -> Tensor:
-    """The mask that the stock ``generate`` guesses: what is not padding, unless padding ends."""
+    """Return the mask that the stock ``generate`` infers from the padding token."""
     padding = _setting(model, arguments, "pad_token_id", None)
     ends = _setting(model, arguments, "eos_token_id", [])
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
@@ -101,30 +111,30 @@ def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: in
             arguments[name] = getattr(model.generation_config, name) + change
 
 
-def _read_in_pieces(model: Any, toolkit: Toolkit, arguments: dict[str, Any], length: int) -> None:
-    """Let the language model see a long prompt a piece at a time, where nothing else was asked for.
+def _chunk_prefill(call: Call, arguments: dict[str, Any], length: int) -> None:
+    """Enable chunked prefill unless the caller's settings rule it out.
 
-    What is inside of a layer then takes memory for a piece and not for the whole prompt. Not where
-    tokens attend to later ones, where there is no cache or a static one, for which the stock code
-    would compile, or where what all tokens gave is wanted.
+    The activations of a layer then take memory for a chunk and not for the whole prompt. It is off
+    where tokens attend to later ones, where there is no cache or a static one, for which the stock
+    code would compile, and where the outputs of all tokens are requested.
     """
-    size = toolkit.prefill_chunk
-    if size is None or length <= size or _PIECES_FAIL:
+    size, model = call.prefill_chunk, call.model
+    if size is None or length <= size or _CHUNKS_FAIL:
         return
-    if not pieces_pay(model.config.get_text_config(), toolkit.adapter, size):
+    if not chunks_save_memory(model.config.get_text_config(), call.adapter, size):
         return
-    if any(_setting(model, arguments, name, None) for name in _READ_AT_ONCE):
+    if any(_setting(model, arguments, name, None) for name in _RULE_OUT_CHUNKS):
         return
     static = getattr(given_cache(arguments), "is_compileable", False)
     if _setting(model, arguments, "use_cache", True) and not static:
         _set(arguments, "prefill_chunk_size", size)
 
 
-def pieces_pay(config: Any, adapter: VideoAdapter, size: int) -> bool:
-    """Whether a prompt may be read ``size`` tokens at a time, and takes less memory then.
+def chunks_save_memory(config: Any, adapter: VideoAdapter, size: int) -> bool:
+    """Return whether a prompt can be read ``size`` tokens at a time, and takes less memory then.
 
-    A token that a feed-forward layer need not see at the same time saves three rows as wide as
-    that layer; every piece but the first takes a row of a mask, ``size`` wide, for each token.
+    Each token outside the current chunk saves three rows as wide as a feed-forward layer; each
+    chunk but the first takes a row of a mask, ``size`` wide, for each token.
 
     Args:
         config: Of the language model.
@@ -134,7 +144,7 @@ def pieces_pay(config: Any, adapter: VideoAdapter, size: int) -> bool:
 
 
 def _set(arguments: dict[str, Any], name: str, value: Any) -> None:
-    """Set a generation setting where the stock ``generate`` looks first."""
+    """Set a generation setting at the place that the stock ``generate`` reads first."""
     config = arguments.get("generation_config")
     if config is None:
         arguments[name] = value
@@ -144,19 +154,9 @@ def _set(arguments: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _setting(model: Any, arguments: Mapping[str, Any], name: str, default: Any) -> Any:
-    """A generation setting as the stock ``generate`` will see it."""
+    """Return a generation setting as the stock ``generate`` will read it."""
     for source in (arguments, arguments.get("generation_config"), model.generation_config):
         value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
         if value is not None:
             return value
     return default
-
-
-def _with_prompt(result: Any, prompt: Tensor, shortened: int) -> Any:
-    """Put the caller's prompt before the new tokens, for callers slice it off by its length."""
-    if isinstance(result, Tensor):
-        copies = len(result) // len(prompt)
-        full = prompt.to(result.device).repeat_interleave(copies, dim=0)
-        return torch.cat([full, result[:, shortened:]], dim=1)
-    result.sequences = _with_prompt(result.sequences, prompt, shortened)
-    return result

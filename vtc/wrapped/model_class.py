@@ -4,38 +4,52 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vtc.pipeline.kv_cache import cached_length, given_cache, mark_shortened, returned_cache
-from vtc.pipeline.modules import active_module
-from vtc.pipeline.prepare import OUR_INPUTS, has_video, packed, prepare
+from vtc.pipeline.call import Call
+from vtc.pipeline.kv_cache import (
+    cached_length,
+    given_cache,
+    note_offsets,
+    returned_cache,
+)
+from vtc.pipeline.locate import has_video
+from vtc.pipeline.prepare import OUR_INPUTS, packed
+from vtc.wrapped.access import is_enabled, own_toolkit, while_disabled
 from vtc.wrapped.generation import generate_compressed
+from vtc.wrapped.guard import check_call
+from vtc.wrapped.inner_model import InnerModelHook, at_positions, note_shortened, stock_inputs
+from vtc.wrapped.saving import save_wrapped
 
 if TYPE_CHECKING:
     from vtc.pipeline.toolkit import Toolkit
 
 
-_disabled: ContextVar[frozenset[int]] = ContextVar("vtc_disabled", default=frozenset())
-"""The models, by `id`, whose videos stay as they are in this thread."""
-_generating: ContextVar[bool] = ContextVar("vtc_generating", default=False)
-"""True while a wrapped ``generate`` runs the stock one: encoded videos are then our own."""
+@dataclass
+class _Generation:
+    """A running ``generate``: the model, and the position offsets of its prompt if it has any."""
+
+    model: Any
+    offsets: Tensor | None = None
+
+
+_generation: ContextVar[_Generation | None] = ContextVar("vtc_generation", default=None)
+"""The stock ``generate`` that a wrapped one runs: encoded videos are then our own."""
 
 
 @functools.cache
 def wrapped_class(base: Any) -> Any:
-    """The subclass of a stock class that compresses videos.
+    """Return the subclass of a stock class that compresses videos.
 
-    Output capture and ``architectures`` in config.json go by the name of the class, so it is the
-    stock one's.
+    Output capture and ``architectures`` in config.json go by the name of the class, so it keeps
+    the stock name. An object of it without a toolkit behaves as one of the stock class.
     """
     forward_names = list(inspect.signature(base.forward).parameters)[1:]
     generate_names = list(inspect.signature(base.generate).parameters)[1:]
@@ -50,61 +64,53 @@ def wrapped_class(base: Any) -> Any:
 
         @functools.wraps(base.forward)
         def forward(self, *args: Any, **kwargs: Any) -> Any:
+            toolkit = own_toolkit(self)
+            if toolkit is None:
+                return base.forward(self, *args, **kwargs)
             inputs = _by_name("forward", forward_names, args, kwargs)
-            toolkit = toolkit_of(self)
+            if _is_generating(self):
+                return base.forward(self, **_packed_inputs(self, toolkit, inputs))
             with _counted(toolkit):
-                if not _generating.get():
-                    _check_call(self, toolkit, inputs, start=0)
-                if not (is_enabled(self) and has_video(toolkit, inputs)):
-                    if not _generating.get() and given_cache(inputs) is None:
-                        toolkit.report = None  # an earlier call's would be taken for this one's
-                    inputs = _without_ours(inputs)
-                    if (encoded := inputs.get("mm_encoder_outputs")) is not None:  # by generate
-                        inputs["mm_encoder_outputs"] = packed(self, toolkit, encoded)
-                    return base.forward(self, **inputs)
-                prepared = prepare(self, toolkit, inputs)
-                encoded = packed(self, toolkit, prepared.inputs["mm_encoder_outputs"])
-                images = toolkit.adapter.encode_images(self, prepared.inputs)
-                if images is not None:
-                    encoded["image"] = images
-                toolkit.report = prepared.report
-                output = base.forward(self, **{**prepared.inputs, "mm_encoder_outputs": encoded})
-                mark_shortened(returned_cache(output), None)
-                return output
+                return _forward(self, base.forward, toolkit, inputs)
 
         @functools.wraps(base.generate)
         @torch.no_grad()
         def generate(self, *args: Any, **kwargs: Any) -> Any:
+            toolkit = own_toolkit(self)
+            if toolkit is None or _is_generating(self):
+                return base.generate(self, *args, **kwargs)
             inputs = _by_name("generate", generate_names, args, kwargs)
             if inputs.get("inputs") is not None:
                 inputs["input_ids"] = inputs.pop("inputs")
-            toolkit = toolkit_of(self)
             with _counted(toolkit):
-                if not _generating.get():
-                    start = cached_length(given_cache(inputs))
-                    _check_call(self, toolkit, inputs, start)
-                    toolkit.report = None  # an earlier call's would be taken for this one's
-                with _while_generating():
-                    if is_enabled(self) and has_video(toolkit, inputs):
-                        return generate_compressed(self, base.generate, toolkit, inputs)
-                    return base.generate(self, **_without_ours(inputs))
+                return _generate(self, base.generate, toolkit, inputs)
 
         @functools.wraps(base.save_pretrained)
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-            from vtc.wrapped.saving import save_wrapped
-
+            if own_toolkit(self) is None:
+                return base.save_pretrained(self, save_directory, *args, **kwargs)
             return save_wrapped(self, base.save_pretrained, save_directory, *args, **kwargs)
 
+        def _prepare_position_ids_for_generation(
+            self, inputs_tensor: Any, model_kwargs: Any
+        ) -> Any:
+            stock = super()._prepare_position_ids_for_generation
+            toolkit = own_toolkit(self)
+            if toolkit is None or toolkit.adapter.position_state is None:
+                return stock(inputs_tensor, model_kwargs)
+            return _stock_positions(self, toolkit, stock, inputs_tensor, model_kwargs)
+
         def __reduce_ex__(self, protocol: Any) -> Any:
-            # The class is made on the spot, so pickle and deepcopy make it anew.
+            # The class is created at runtime, so pickle and deepcopy create it again.
             return _remake, (base,), self.__dict__
 
         def __setstate__(self, state: dict[str, Any]) -> None:
             super().__setstate__(state)
-            if isinstance(getattr(self, "vtc", None), nn.Module):
-                toolkit_of(self).attach(self)
+            toolkit = own_toolkit(self)
+            if toolkit is not None:
+                toolkit.attach(self)
             for hook in self.base_model._forward_pre_hooks.values():
-                if isinstance(hook, RawVideoGuard):
+                if isinstance(hook, InnerModelHook):
                     hook.watch(self)
 
     wrapped_forward: Any = Wrapped.forward
@@ -114,178 +120,134 @@ def wrapped_class(base: Any) -> Any:
     return Wrapped
 
 
-def _counted(toolkit: Toolkit) -> AbstractContextManager[None]:
+def _forward(
+    model: Any, stock: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
+) -> Any:
+    """Run the stock ``forward`` on compressed videos."""
+    check_call(model, toolkit, inputs, start=0)
+    cache = given_cache(inputs)
+    if not (is_enabled(model) and has_video(toolkit.adapter, inputs)):
+        if cache is None:
+            toolkit.note_report(None)  # an earlier call's would be taken for this one's
+        return _forward_without_video(model, stock, toolkit, _packed_inputs(model, toolkit, inputs))
+    shortened, prepared = stock_inputs(Call(model, toolkit, inputs))
+    toolkit.note_report(prepared.report)
+    output = stock(model, **shortened)
+    note_shortened(returned_cache(output), prepared)
+    if _compares_with_labels(model, inputs) and not isinstance(output, tuple):
+        output["logits"] = at_positions(output.logits, prepared.caller_index)
+    return output
+
+
+def _compares_with_labels(model: Any, inputs: Mapping[str, Any]) -> bool:
+    """Return whether the caller will compare the logits with labels of its own.
+
+    The Trainer keeps the labels for itself where it smooths labels or has a ``compute_loss_func``,
+    and gives logits and labels to ``compute_metrics`` in an evaluation.
+    """
+    if inputs.get("logits_to_keep"):
+        return False
+    if inputs.get("labels") is None:
+        return model.training or inputs.get("num_items_in_batch") is not None
+    return not model.training
+
+
+def _forward_without_video(
+    model: Any, stock: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
+) -> Any:
+    """Run the stock ``forward``; keep on the cache what some families keep on the model."""
+    adapter, cache, ids = toolkit.adapter, given_cache(inputs), inputs.get("input_ids")
+    if adapter.position_state is None or ids is None:
+        return stock(model, **inputs)
+    cached, offsets = cached_length(cache), getattr(cache, "vtc_offsets", None)
+    if cached and offsets is not None and inputs.get("position_ids") is None:
+        inputs["position_ids"] = adapter.positions_after(inputs, cached, offsets)
+    if cached or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return stock(model, **inputs)
+    with toolkit.gate.stock_state:
+        _write_state(model, adapter.position_state, None)  # another call's, if this one sets none
+        output = stock(model, **inputs)
+        offsets = _read_state(model, adapter.position_state)
+    note_offsets(
+        returned_cache(output), torch.zeros_like(ids[:, :1]) if offsets is None else offsets
+    )
+    return output
+
+
+def _generate(
+    model: Any, stock: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
+) -> Any:
+    """Run the stock ``generate`` on compressed videos."""
+    start = cached_length(given_cache(inputs))
+    check_call(model, toolkit, inputs, start)
+    toolkit.note_report(None)  # an earlier call's would be taken for this one's
+    enabled = is_enabled(model)
+    # What held at the start holds to the end, in whatever thread the call runs.
+    with nullcontext() if enabled else while_disabled(model), _generating(model) as generation:
+        if enabled and has_video(toolkit.adapter, inputs):
+            return generate_compressed(model, stock, toolkit, inputs)
+        result = stock(model, **_without_ours(inputs))
+    for cache in (given_cache(inputs), returned_cache(result)):
+        note_offsets(cache, generation.offsets)
+    return result
+
+
+def _stock_positions(
+    model: Any, toolkit: Toolkit, stock: Callable[..., Any], ids: Tensor, kwargs: dict[str, Any]
+) -> Any:
+    """Let a stock ``generate`` compute positions with the offsets of its own cache.
+
+    transformers keeps them on the model, where another thread's call may have put its own.
+    """
+    name = toolkit.adapter.position_state or ""
+    offsets = getattr(given_cache(kwargs), "vtc_offsets", None)
+    with toolkit.gate.stock_state:
+        if offsets is not None:
+            _write_state(model, name, offsets)
+        positions = stock(ids, kwargs)
+        generation = _generation.get()
+        if generation is not None:
+            generation.offsets = _read_state(model, name)
+    return positions
+
+
+def _read_state(model: Any, name: str) -> Tensor | None:
+    state: Tensor | None = functools.reduce(getattr, name.split("."), model)
+    return state
+
+
+def _write_state(model: Any, name: str, value: Tensor | None) -> None:
+    *path, leaf = name.split(".")
+    setattr(functools.reduce(getattr, path, model), leaf, value)
+
+
+def _is_generating(model: Any) -> bool:
+    generation = _generation.get()
+    return generation is not None and generation.model is model
+
+
+@contextmanager
+def _generating(model: Any) -> Iterator[_Generation]:
+    generation = _Generation(model)
+    token = _generation.set(generation)
+    try:
+        yield generation
+    finally:
+        _generation.reset(token)
+
+
+def _counted(toolkit: Toolkit) -> Any:
     """Count a call, so that the toolkit is not changed meanwhile."""
     return nullcontext() if torch.compiler.is_compiling() else toolkit.gate.call()
 
 
-def is_enabled(model: Any) -> bool:
-    """False inside ``vtc.disabled``, in the thread that said so."""
-    return id(model) not in _disabled.get()
-
-
-@contextmanager
-def while_disabled(model: Any) -> Iterator[None]:
-    """A context in which the videos of a model stay as they are."""
-    token = _disabled.set(_disabled.get() | {id(stock_model(model))})
-    try:
-        yield
-    finally:
-        _disabled.reset(token)
-
-
-def toolkit_of(model: Any) -> Toolkit:
-    """The module that ``wrap`` added; looked up at each use, as peft may replace it.
-
-    Raises:
-        ValueError: The model is not wrapped.
-    """
-    target = stock_model(model)
-    if not hasattr(type(target), "vtc_stock_class"):
-        raise ValueError(f"this {type(target).__name__} is not wrapped; call vtc.wrap(model) first")
-    toolkit: Toolkit = active_module(target.vtc)
-    return toolkit
-
-
-def stock_model(model: Any) -> Any:
-    """The Hugging Face model inside a peft model, or the model itself."""
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
-    inside = getattr(model, "get_base_model", None)  # of a peft model
-    if inside is not None:
-        return inside()
-    if not hasattr(model, "config") or not isinstance(model, nn.Module):
-        raise TypeError(f"a Hugging Face model is needed, got {type(model).__name__}")
-    return model
-
-
-class RawVideoGuard:
-    """Raises when raw video reaches the inner model on a way that the toolkit does not see."""
-
-    # Until `watch`: an inner model that is copied alone has no guard.
-    _model: Callable[[], Any] = staticmethod(lambda: None)
-
-    def __init__(self, model: Any) -> None:
-        self.watch(model)
-
-    def watch(self, model: Any) -> None:
-        """Guard this model from now on; weakly, so that it is freed as a stock model is."""
-        self._model = weakref.ref(model)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # a copied model sets its own guard anew
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        model = self._model()
-        if model is None or not is_enabled(model):
-            return
-        toolkit = toolkit_of(model)
-        if toolkit.adapter.modality == "image":
-            return  # frames look like the still images that are welcome here
-        names = list(inspect.signature(type(module).forward).parameters)[1:] if args else []
-        given = dict(zip(names, args, strict=False)) | kwargs
-        for name in toolkit.adapter.video_inputs:
-            if given.get(name) is not None:
-                raise RuntimeError(
-                    f"{name} reached {type(module).__name__} past the wrapped model, so nothing "
-                    "was compressed; call the wrapped model's own forward or generate, or say "
-                    "`with vtc.disabled(model):` if the bare model is meant"
-                )
-
-
-def _check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: int) -> None:
-    """Refuse calls in which a video would silently stay as it is, or be read from raw ids.
-
-    Args:
-        start: The positions of ``input_ids`` that a cache holds already.
-    """
-    if not is_enabled(model):
-        if inputs.get("vtc_videos") is not None:
-            raise ValueError(
-                "inputs of vtc.prepare_inputs need the toolkit, which vtc.disabled has switched "
-                "off; make inputs with the stock processor instead"
-            )
-        return
-    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")
+def _packed_inputs(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of the stock ``forward``; videos that ``generate`` encoded are packed."""
+    inputs = _without_ours(inputs)
+    encoded = inputs.get("mm_encoder_outputs")
     if encoded is not None:
-        raise RuntimeError(
-            "mm_encoder_outputs brings an encoded video into a wrapped model, so nothing was "
-            "compressed; give the video itself, or say `with vtc.disabled(model):`"
-        )
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if not isinstance(ids, Tensor):
-        return
-    cache = given_cache(inputs)
-    cached = cached_length(cache)
-    if torch.compiler.is_compiling():
-        return
-    _check_mask(cache, mask, cached, ids.shape[1] + (cached if start == 0 else 0))
-    if cached and start == 0 and ids.shape[1] == 1:
-        return  # a step of a loop of the caller's own: one new token is no video
-    if _goes_on_from(getattr(cache, "vtc_restored_prompt", None), ids):
-        raise ValueError(
-            "input_ids goes on from a prompt that was restored, but the cache holds the shortened "
-            "one: the earlier turn's generate needs vtc_restore_prompt=False, and its result is "
-            "what the next turn goes on from"
-        )
-    if not has_video(toolkit, inputs) and inputs.get("inputs_embeds") is None:
-        if toolkit.adapter.modality == "image":
-            _warn_of_stills(model, toolkit, inputs)
-        elif bool((ids[:, start:] == toolkit.adapter.video_token_id(model)).any()):
-            raise ValueError(
-                "input_ids has video placeholders, but no video came with them; give the video "
-                "with them, as the processor or vtc.prepare_inputs does"
-            )
-
-
-def _warn_of_stills(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any]) -> None:
-    """Where frames enter as still images, nobody but the caller knows that they are frames."""
-    if inputs.get("vtc_frames") is None and toolkit.adapter.could_be_frames(model, inputs):
-        warnings.warn(
-            "several pictures came without vtc_frames, so they are taken for still images and "
-            "nothing was compressed; if they are the frames of a video, say how many with "
-            "vtc_frames=N (or a list, a number for each row), and vtc_frames=0 if they are not",
-            stacklevel=_depth_of_caller(),
-        )
-
-
-def _depth_of_caller() -> int:
-    """The ``stacklevel`` of the first caller outside of the libraries between it and us."""
-    depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:
-            break
-        depth, frame = depth + 1, frame.f_back
-    return depth
-
-
-_LIBRARIES = ("vtc", "torch", "transformers", "peft", "accelerate")
-
-
-def _check_mask(cache: Any, mask: Any, cached: int, length: int) -> None:
-    shortened = getattr(cache, "vtc_is_shortened", False)
-    if shortened and isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] > length:
-        raise ValueError(
-            f"attention_mask has {mask.shape[1]} columns for {length} tokens, {cached} of them in "
-            "the cache: the cache is of the shortened prompt, so take its mask "
-            "from the shortened prompt as well (vtc_restore_prompt=False), or leave it out"
-        )
-
-
-@contextmanager
-def _while_generating() -> Iterator[None]:
-    token = _generating.set(True)
-    try:
-        yield
-    finally:
-        _generating.reset(token)
-
-
-def _goes_on_from(prompt: Tensor | None, ids: Tensor) -> bool:
-    """Whether some row begins as some row of a prompt does; a cache may have been cut to rows."""
-    if prompt is None or prompt.shape[1] > ids.shape[1]:
-        return False
-    begins = ids[:, None, : prompt.shape[1]] == prompt.to(ids.device)
-    return bool(begins.all(-1).any())
+        inputs["mm_encoder_outputs"] = packed(model, toolkit.adapter, encoded)
+    return inputs
 
 
 def _by_name(
@@ -297,7 +259,7 @@ def _by_name(
 
 
 def _with_our_inputs(forward: Callable[..., Any]) -> inspect.Signature:
-    """The stock signature and our inputs, which the Trainer would else take for unused columns."""
+    """Return the stock signature and our inputs, which the Trainer would drop as unused."""
     signature = inspect.signature(forward)
     known = list(signature.parameters.values())
     keyword = inspect.Parameter.KEYWORD_ONLY

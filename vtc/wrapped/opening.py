@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vtc.plugins import registry
-from vtc.wrapped.model_class import toolkit_of
-from vtc.wrapped.saving import find_encoder, from_pretrained, is_saved_by_vtc, saved_config
+from vtc.wrapped.access import toolkit_of
+from vtc.wrapped.loading import find_encoder, from_pretrained, is_saved_by_vtc, saved_config
 from vtc.wrapped.stock import check_model_name, load_weights, open_config, open_processor
 from vtc.wrapped.wrapping import unwrap, wrap
 

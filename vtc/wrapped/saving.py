@@ -1,4 +1,4 @@
-"""Save a wrapped model, and open it again: one folder, ``vtc.json`` beside the weights."""
+"""Save a wrapped model: one folder, ``vtc.json`` beside the weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.pipeline.modules import active_module
 from vtc.plugins import registry
 from vtc.plugins.options import config_values
-from vtc.wrapped.model_class import toolkit_of, wrapped_class
-from vtc.wrapped.stock import is_hub_name, load_weights, open_config, open_processor
-from vtc.wrapped.wrapping import splice, warn_of_untrained
+from vtc.wrapped.access import toolkit_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vtc.pipeline.toolkit import Toolkit
 
 CONFIG_NAME = "vtc.json"
 FORMAT = 1
-_WEIGHTS = "model.safetensors"
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
@@ -60,7 +54,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "untrained": toolkit.untrained(),
         "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
         "long_text": toolkit.encoder.long_text,
-        "chunk_frames": toolkit.chunk_frames,
+        "chunk_slices": toolkit.chunk_slices,
         "prefill_chunk": toolkit.prefill_chunk,
         "adapter": config_values(toolkit.adapter),
     }
@@ -90,80 +84,6 @@ def save_wrapped(
     return result
 
 
-def from_pretrained(
-    folder: str | os.PathLike[str],
-    *,
-    selector: Any = None,
-    merger: Any = None,
-    processor: Any = None,
-    encoder: Any = None,
-    **kwargs: Any,
-) -> Any:
-    """Open a model that ``vtc.save_pretrained`` saved, wrapped with the parts it had.
-
-    Args:
-        folder: A folder, or the name of a repository on the hub.
-        selector: Takes the place of the saved one, as ``vtc.wrap`` takes it.
-        merger: Likewise. With other options of the saved merger its weights are kept; those of
-            another merger are new.
-        processor: Takes the place of the one in the folder.
-        encoder: Takes the place of the saved frame encoder; needed where that was an object.
-        **kwargs: Passed to the stock ``from_pretrained`` (``dtype``, ``device_map``, ...). Python
-            code in the folder runs only with ``trust_remote_code=True``.
-
-    Raises:
-        ValueError: There is no ``vtc.json``, it is of a later format, or weights are missing.
-    """
-    import transformers
-
-    for name in ("variant", "output_loading_info"):
-        if name in kwargs:
-            raise ValueError(f"{name} is not supported by vtc.from_pretrained; leave it out")
-    saved = saved_config(folder, **_hub(kwargs))
-    trust = {"trust_remote_code": kwargs.pop("trust_remote_code", False)}
-    config = open_config(folder, **trust, **_hub(kwargs))
-    base = getattr(transformers, config.architectures[0])
-    # The subclass, only while loading, knows that the toolkit's tensors are no mistake.
-    model = load_weights(wrapped_class(base), folder, **trust, **kwargs)
-    model.__class__ = base
-    try:
-        toolkit = splice(
-            model,
-            selector or saved["selector"],
-            merger or saved["merger"],
-            processor if processor is not None else _processor(folder, trust | kwargs),
-            encoder or _saved_encoder(saved, folder),
-        )
-    except (ValueError, TypeError, ImportError) as error:
-        raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
-    toolkit.chunk_frames = saved["chunk_frames"]
-    toolkit.prefill_chunk = saved.get("prefill_chunk", toolkit.prefill_chunk)
-    toolkit.configure(**saved["adapter"])
-    toolkit.add_connector(saved.get("connector", "stock"))
-    _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
-    for name in saved.get("untrained", ()):
-        if getattr(toolkit, name) is not None and not (name == "merger" and toolkit.merger_is_new):
-            toolkit.note_new(name)
-    warn_of_untrained(toolkit, stacklevel=3)
-    return model
-
-
-def saved_config(folder: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
-    """What ``vtc.json`` in a folder, or in a repository on the hub, says.
-
-    Raises:
-        ValueError: It is of a later format.
-        FileNotFoundError: There is none.
-    """
-    saved: dict[str, Any] = json.loads(_file(folder, CONFIG_NAME, hub).read_text("utf-8"))
-    if saved.get("format") != FORMAT:
-        raise ValueError(
-            f"{CONFIG_NAME} in {folder} is of format {saved.get('format')!r}; this version "
-            f"of vtc reads format {FORMAT}; install a newer one"
-        )
-    return saved
-
-
 def _beside(encoder: str, folder: str | os.PathLike[str]) -> str:
     if _is_inside_a_model(encoder):
         return f"./{Path(encoder).name}"
@@ -181,128 +101,3 @@ def _bring_encoder(encoder: LazyEncoder, folder: Path) -> None:
     inside = not encoder.given_object and _is_inside_a_model(encoder.name)
     if inside and home.parent.resolve() != folder.resolve():
         shutil.copytree(home, folder / home.name, dirs_exist_ok=True)
-
-
-def find_encoder(name: str, folder: str | os.PathLike[str]) -> str:
-    """A frame encoder that ``vtc.json`` in a folder names, from where this process is.
-
-    Raises:
-        ValueError: It lies inside a folder that is on the hub.
-    """
-    if name.startswith("../"):
-        return str(Path(folder).parent / name.removeprefix("../"))
-    if not name.startswith("./"):
-        return name
-    if not os.path.isdir(folder):
-        raise ValueError(
-            f"its frame encoder is the folder {name} of the repository: download the repository "
-            "(huggingface_hub.snapshot_download) and give that folder, or pass encoder=..."
-        )
-    return str(Path(folder) / name)
-
-
-def _saved_encoder(saved: dict[str, Any], folder: str | os.PathLike[str]) -> Any:
-    """The frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
-    if saved["encoder"] is None:
-        return MissingEncoder()
-    name = find_encoder(saved["encoder"], folder)
-    return LazyEncoder(name, long_text=saved.get("long_text", "split"))
-
-
-class MissingEncoder:
-    """Stands for a frame encoder that was an object, which no file can name."""
-
-    def _raise(self, _: object) -> Tensor:
-        raise ValueError(
-            "the model was saved with a frame encoder that was an object; pass one like it: "
-            "vtc.from_pretrained(folder, encoder=...), or --encoder on the command line"
-        )
-
-    encode_frames = encode_text = encode_text_raw = encode_patches = _raise
-
-
-def _load_toolkit(
-    toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any], saved_merger: str
-) -> None:
-    """Fill the merger and the connector with the saved tensors, all and no others."""
-    from safetensors import safe_open
-
-    replaced = toolkit.name_of(toolkit.merger) != saved_merger
-    toolkit.merger_is_new = replaced
-    wanted = {k: v for k, v in toolkit.state_dict().items() if not (replaced and _of_merger(k))}
-    if not wanted:
-        return
-    try:
-        index = json.loads(_file(folder, f"{_WEIGHTS}.index.json", kwargs).read_text("utf-8"))
-        shards = sorted({name for key, name in index["weight_map"].items() if _ours(key)})
-    except OSError:  # one file holds everything
-        shards = [_WEIGHTS]
-    found: dict[str, Tensor] = {}
-    for shard in shards:
-        with safe_open(_file(folder, shard, kwargs), framework="pt") as tensors:
-            for key in filter(_ours, tensors.keys()):
-                found[key.removeprefix("vtc.")] = tensors.get_tensor(key)
-    found = {key: value for key, value in found.items() if not (replaced and _of_merger(key))}
-    if found.keys() != wanted.keys():
-        missing, extra = sorted(wanted.keys() - found), sorted(found.keys() - wanted)
-        raise ValueError(
-            f"the weights in {folder} do not fit its {CONFIG_NAME}: tensors missing: "
-            f"{missing}, unexpected: {extra}"
-        )
-    for key, value in found.items():
-        if value.shape != wanted[key].shape:
-            raise ValueError(
-                f"{key} is {list(value.shape)} in {folder} and {list(wanted[key].shape)} here: a "
-                "merger or connector that was trained on a frame encoder needs one of the same "
-                f"widths, and {toolkit.encoder.name} is another"
-            )
-    toolkit.load_state_dict({**toolkit.state_dict(), **found})
-
-
-def _of_merger(key: str) -> bool:
-    return key.startswith("merger.")
-
-
-def _ours(key: str) -> bool:
-    return key.startswith("vtc.")
-
-
-def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> Path:
-    """A file of a local folder or of a repository on the hub."""
-    from transformers.utils import cached_file
-
-    if not is_hub_name(folder):
-        file = Path(folder, kwargs.get("subfolder", ""), name)
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file.parent} holds no {name}; vtc.from_pretrained opens what "
-                "vtc.save_pretrained saved"
-            )
-        return file
-    return Path(cached_file(os.fspath(folder), name, **_hub(kwargs)))
-
-
-def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The options that say where on the hub to look."""
-    return {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-
-
-def is_saved_by_vtc(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder, or a repository on the hub, holds a wrapped model."""
-    try:
-        _file(folder, CONFIG_NAME, {})
-    except OSError:  # how transformers says that a repository has no such file
-        return False
-    return True
-
-
-def _processor(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
-    """The processor saved beside the model, or None where there is none."""
-    trust = kwargs["trust_remote_code"]
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        try:
-            _file(folder, name, kwargs)
-        except OSError:
-            continue
-        return open_processor(folder, trust_remote_code=trust, **_hub(kwargs))
-    return None

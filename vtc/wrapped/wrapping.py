@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from vtc.encoders.lazy import LazyEncoder
 from vtc.interfaces.frame_selector import FrameSelector
@@ -19,16 +18,9 @@ from vtc.interfaces.token_merger import TokenMerger
 from vtc.pipeline.modules import input_device
 from vtc.pipeline.toolkit import Toolkit
 from vtc.plugins import registry
-from vtc.wrapped.model_class import (
-    RawVideoGuard,
-    stock_model,
-    toolkit_of,
-    while_disabled,
-    wrapped_class,
-)
-
-if TYPE_CHECKING:
-    from vtc.pipeline.report import Report
+from vtc.wrapped.access import is_wrapped, stock_model, toolkit_of
+from vtc.wrapped.inner_model import InnerModelHook, restore_hidden_states
+from vtc.wrapped.model_class import wrapped_class
 
 M = TypeVar("M")
 
@@ -80,7 +72,7 @@ def wrap(
 
 
 def warn_of_untrained(toolkit: Toolkit, stacklevel: int) -> None:
-    """Say aloud what nobody has trained yet."""
+    """Warn of each untrained component."""
     for warning in toolkit.untrained_warnings():
         warnings.warn(warning, stacklevel=stacklevel)
 
@@ -108,18 +100,20 @@ def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any)
             "(...ForConditionalGeneration) of transformers 5.18 or newer"
         )
     toolkit = Toolkit(chosen_selector, chosen_merger, adapter, lazy, processor)
-    toolkit.place_encoders(input_device(model))
+    toolkit.encoders_on(input_device(model))
     toolkit.build_merger(model)
     toolkit.train(model.training)
-    stock: Any = type(model)
+    stock: Any = getattr(type(model), "vtc_stock_class", type(model))
     wrapped = wrapped_class(stock)
 
     model.vtc = toolkit
     toolkit.attach(model)
     model.__class__ = wrapped
     _rebind_old_forward(model)
-    model.vtc_guard = model.base_model.register_forward_pre_hook(
-        RawVideoGuard(model), with_kwargs=True
+    inner = model.base_model
+    model.vtc_hooks = (
+        inner.register_forward_pre_hook(InnerModelHook(model), with_kwargs=True),
+        inner.register_forward_hook(restore_hidden_states, with_kwargs=True),
     )
     return toolkit
 
@@ -137,45 +131,12 @@ def unwrap(model: M) -> M:
     toolkit = toolkit_of(target)
     _refuse_replaced_forward(target)
     with toolkit.gate.change("unwrap the model"):
-        target.vtc_guard.remove()
+        for hook in target.vtc_hooks:
+            hook.remove()
         target.__class__ = type(target).vtc_stock_class
-        del target.vtc, target.vtc_guard
+        del target.vtc, target.vtc_hooks
         _rebind_old_forward(target)
     return model
-
-
-def is_wrapped(model: Any) -> bool:
-    """Whether ``vtc.wrap`` was applied to a model, or to the model inside a peft model."""
-    return hasattr(type(stock_model(model)), "vtc_stock_class")
-
-
-@contextmanager
-def disabled(model: Any) -> Iterator[None]:
-    """Run a wrapped model as the stock model for a while: ``with vtc.disabled(model): ...``
-
-    Other threads are not affected.
-    """
-    toolkit_of(model)
-    with while_disabled(model):
-        yield
-
-
-def last_report(model: Any) -> Report:
-    """Return the report of the latest call of a wrapped model in this thread.
-
-    The steps of a caller's own generation loop, which continue from a cache, keep the report of
-    the prompt.
-
-    Raises:
-        ValueError: The model is not wrapped, or the latest call of this thread compressed no video.
-    """
-    report: Report | None = toolkit_of(model).report
-    if report is None:
-        raise ValueError(
-            "there is no report: the model has not been called yet, or its last call brought no "
-            "video to compress"
-        )
-    return report
 
 
 def _refuse_replaced_forward(model: Any) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import vtc
 from vtc.cli.models import PartChoice, load_model
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
+from vtc.wrapped.loading import find_encoder, is_saved_by_vtc, saved_config
 from vtc.wrapped.opening import DEFAULT_ENCODER
-from vtc.wrapped.saving import find_encoder, is_saved_by_vtc, saved_config
 from vtc_recipes.ablation.config import Setting
 from vtc_recipes.ablation.hashing import fingerprint
 from vtc_recipes.tiny.trained import WEIGHTS
@@ -79,12 +79,12 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
         source: The model's name or folder; of a model that was trained here, where it lies.
 
     Raises:
-        ValueError: The merger has parameters that nobody has trained.
+        ValueError: The merger has untrained parameters.
     """
     selector, merger = setting.selector, setting.merger
     encoder: Any = vtc.testing.tiny_encoder() if setting.encoder == "tiny" else setting.encoder
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "merger .* has parameters that nobody has trained")
+        warnings.filterwarnings("ignore", "merger .* has untrained parameters")
         if source.startswith(TINY):
             model, processor = vtc.testing.tiny(source.removeprefix(TINY))
             vtc.wrap(model, selector, merger, processor=processor, encoder=encoder)
@@ -110,7 +110,7 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
 def untrained(merger: str, model: str) -> str:
     """Why a merger without training is no result."""
     return (
-        f"merger {merger!r} has parameters that nobody has trained with the model {model!r}, so "
+        f"merger {merger!r} has parameters that were not trained with the model {model!r}, so "
         "its answers would be no result; let the grid train it (model: {recipe: ...}), or name a "
         "folder that was trained with it"
     )

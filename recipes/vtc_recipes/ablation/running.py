@@ -18,7 +18,7 @@ import torch
 import vtc
 from vtc.encoders.lazy import LazyEncoder
 from vtc.profiler.counters import MultiplyAccumulates
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
 from vtc_recipes.ablation.cells import Cell
 from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
 from vtc_recipes.ablation.leases import Lease

@@ -14,6 +14,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,7 +25,7 @@ import vtc
 from vtc.encoders.base import FrameEncoder
 from vtc.encoders.lazy import LazyEncoder
 from vtc.pipeline.report import Recorder, Report
-from vtc.pipeline.selection import select_frames
+from vtc.pipeline.selection import embed_query, select_frames
 from vtc.plugins import registry
 from vtc_recipes.synthetic.cases import Case, read_cases, write_cases
 from vtc_recipes.synthetic.questions import covers
@@ -50,15 +51,15 @@ def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") ->
     lazy = LazyEncoder(chosen.encoder or encoder, device=device)
 
     def score(case: Case) -> dict[str, Any]:
-        source = case.video()
+        source, recorder = case.video(), Recorder(Report(selector={}, merger={}))
         selection = select_frames(
             chosen,
             lazy,
             (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
             len(source),
             torch.as_tensor(source.timestamps),
-            case.question,
-            Recorder(Report(selector={}, merger={})),
+            partial(embed_query, lazy, case.question, recorder),
+            recorder,
             name,
         )
         keyframes = selection.keyframes.tolist()

@@ -46,7 +46,7 @@ class Parts:
 
     selector: Any = part("selector", "dks")
     merger: Any = part("merger", "dfm")
-    connector: Literal["stock", "separate", "trained"] = "stock"
+    connector: Literal["stock", "separate", "encoder_patches", "trained"] = "stock"
 
 
 @dataclass(frozen=True, kw_only=True)

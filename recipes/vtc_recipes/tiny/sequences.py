@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vtc import TokenMerger
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
 from vtc_recipes.tiny.features import Features
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vtc
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.bank import build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
@@ -68,7 +68,7 @@ class LanguageStage(Stage):
         def world(split: str, scenes: int) -> World:
             bank = build_bank(split, scenes)
             kept = patches_of(self.vlm, bank)
-            fast = self.model.toolkit.connector_kind == "trained"
+            fast = self.model.toolkit.connector_kind == "encoder_patches"
             features = Features(kept, encoder_patches_of(clip, bank) if fast else kept)
             return World(split, scenes, features, embeddings_of(clip, bank), clip, tokenizer)
 
@@ -110,7 +110,7 @@ class LanguageStage(Stage):
 def wrap_new(vlm: Any, processor: Any, parts: Parts, encoder: Any) -> Any:
     """Wrap a stock model with the parts of a recipe, whose weights are new."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "merger .* has parameters that nobody has trained")
+        warnings.filterwarnings("ignore", "merger .* has untrained parameters")
         vtc.wrap(vlm, parts.selector, parts.merger, processor=processor, encoder=encoder)
     toolkit_of(vlm).add_connector(parts.connector)
     return vlm

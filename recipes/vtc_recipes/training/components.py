@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vtc.pipeline.toolkit import Toolkit
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
 from vtc_recipes.training.config import Train
 
 PARTS = ("merger", "connector", "projector", "vision_tower", "language_model")

@@ -84,7 +84,7 @@ class Toolkit:
 
     selector: Any = part("selector", "dks")
     merger: Any = part("merger", "dfm")
-    connector: Literal["stock", "separate", "trained"] = "stock"
+    connector: Literal["stock", "separate", "encoder_patches", "trained"] = "stock"
     encoder: str = _name("dual_encoder", "open_clip:ViT-B-32/openai")
     adapter: dict[str, bool | int | float | str | None] = field(default_factory=dict)
     chunk_frames: int = positive(16)

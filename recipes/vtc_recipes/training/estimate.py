@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
 from vtc_recipes.training.components import PARTS, part_of
 from vtc_recipes.training.config import Recipe
 

@@ -10,8 +10,8 @@ import torch
 
 import vtc
 from vtc.plugins import registry
-from vtc.wrapped.model_class import toolkit_of
-from vtc.wrapped.saving import is_saved_by_vtc
+from vtc.wrapped.access import toolkit_of
+from vtc.wrapped.loading import is_saved_by_vtc
 from vtc_recipes.tiny.trained import WEIGHTS
 from vtc_recipes.training.config import SHIPPED, Recipe
 
@@ -37,7 +37,7 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
     else:
         model, processor, saved = _open(name, recipe, meta)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "merger .* has parameters that nobody has trained")
+        warnings.filterwarnings("ignore", "merger .* has untrained parameters")
         vtc.wrap(
             model,
             recipe.vtc.selector,
@@ -46,7 +46,7 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
             encoder=_encoder(recipe.vtc.encoder),
         )
     toolkit = toolkit_of(model)
-    toolkit.chunk_frames = recipe.vtc.chunk_frames
+    toolkit.chunk_slices = recipe.vtc.chunk_frames
     toolkit.configure(**recipe.vtc.adapter)
     toolkit.add_connector(recipe.vtc.connector)
     if saved is not None:

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import vtc
-from vtc.wrapped.model_class import toolkit_of
+from vtc.wrapped.access import toolkit_of
 from vtc.wrapped.saving import CONFIG_NAME, described, write_config
 from vtc_recipes.training.batches import Collator
 from vtc_recipes.training.components import parameter_groups, set_training

@@ -1,0 +1,131 @@
+"""Put the tokens of one video in order of time, with their placeholders and frame text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vtc.interfaces.video_span import MERGED, TEXT, CompressedVideo
+from vtc.pipeline.report import VideoReport, keyframes_of
+
+if TYPE_CHECKING:
+    from vtc.interfaces.frame_selector import Selection
+    from vtc.interfaces.video_span import VideoSpan
+    from vtc.pipeline.call import Call
+    from vtc.pipeline.feed import VideoFeed
+    from vtc.pipeline.query import Query
+
+
+def assemble_video(
+    call: Call,
+    feed: VideoFeed,
+    query: Query,
+    tokens: list[Tensor],
+    is_keyframe: Tensor,
+    selection: Selection,
+) -> CompressedVideo:
+    """Order the tokens by time, choose the placeholders they take, and report the video.
+
+    Args:
+        tokens: The tokens ``[T_i, D]`` of each of the N slices.
+        is_keyframe: ``[N]`` bool.
+
+    Raises:
+        ValueError: No token is left.
+    """
+    span = feed.span
+    positions, slices, cells = _places(span, tokens, is_keyframe)
+    text = torch.zeros(0, dtype=torch.int64)
+    if span.frame_text is not None:
+        keeps = call.adapter.keeps_frame_text(is_keyframe)
+        keeps &= torch.tensor([len(token) > 0 for token in tokens])
+        text, of_slice, side = _kept_frame_text(span, keeps)
+        by_time = torch.cat([slices * 3 + 1, of_slice * 3 + side]).argsort(stable=True)
+        positions = torch.cat([positions, text])[by_time]
+        slices = torch.cat([slices, of_slice])[by_time]
+        cells = torch.cat([cells, torch.full_like(text, TEXT)])[by_time]
+    tail = call.adapter.tail(call.model)
+    kept = _equally_wide([token for token in tokens if len(token)])
+    if not kept:
+        raise ValueError(
+            f"nothing is left of {feed.name}: the selector chose no keyframe and the merger "
+            "drops the other frames; loosen the selector's options or choose another merger"
+        )
+    features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0])])
+    report = VideoReport(
+        name=feed.name,
+        frames=feed.frames,
+        keyframes=keyframes_of(selection, feed.timestamps, span.frames_per_slice),
+        tokens_before=span.slots.numel() + len(span.tail),
+        tokens_after=len(features),
+        text_before=0 if span.frame_text is None else sum(map(len, span.frame_text)),
+        text_after=len(text),
+        query=query.text,
+    )
+    call.report.videos.append(report)
+    _warn_of_extremes(call, feed, report, is_keyframe)
+    return CompressedVideo(
+        span=span,
+        features=features,
+        positions=torch.cat([positions, span.tail.cpu()]),
+        slices=slices,
+        cells=cells,
+        seconds_per_slice=feed.seconds_per_slice,
+    )
+
+
+def _warn_of_extremes(
+    call: Call, feed: VideoFeed, report: VideoReport, is_keyframe: Tensor
+) -> None:
+    """Warn of what was lost while reading, and where nothing was kept or nothing compressed."""
+    call.recorder.warn(*feed.warnings)
+    if not bool(is_keyframe.any()):
+        call.recorder.warn(
+            f"{feed.name}: the selector chose no keyframe, so no frame keeps all its tokens; "
+            "loosen the selector's options"
+        )
+    if bool(is_keyframe.all()):
+        call.recorder.warn(
+            f"{feed.name}: every frame is a keyframe, so nothing was compressed; set keyframes "
+            "below the number of frames"
+        )
+    elif report.tokens_after >= report.tokens_before:
+        call.recorder.warn(
+            f"{feed.name}: {report.tokens_before} visual tokens became {report.tokens_after}, so "
+            "nothing was compressed; let the merger make fewer tokens of a frame"
+        )
+
+
+def _equally_wide(tokens: list[Tensor]) -> list[Tensor]:
+    """Pad tokens ``[_, D]`` with zeros to ``[_, W]``, where others have deepstack features."""
+    width = max((token.shape[-1] for token in tokens), default=0)
+    return [
+        token if token.shape[-1] == width else F.pad(token, (0, width - token.shape[-1]))
+        for token in tokens
+    ]
+
+
+def _places(
+    span: VideoSpan, tokens: list[Tensor], is_keyframe: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, for each token, the placeholder it takes, its slice, and its cell of the grid."""
+    lengths = torch.tensor([len(token) for token in tokens])
+    slices = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
+    within = torch.arange(len(slices)) - (lengths.cumsum(0) - lengths)[slices]
+    # More merged tokens than placeholders in a slice: the last placeholder is repeated.
+    positions = span.slots.cpu()[slices, within.clamp(max=span.slots.shape[1] - 1)]
+    return positions, slices, torch.where(is_keyframe[slices], within, MERGED)
+
+
+def _kept_frame_text(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the text that stays: positions, slices, and 0 before a slice's tokens or 2 after."""
+    around = span.frame_text or ()
+    lengths = torch.tensor([len(text) for text in around])
+    of_slice = torch.repeat_interleave(torch.arange(len(around)), lengths)
+    kept = keeps[of_slice]
+    positions, of_slice = torch.cat([text.cpu() for text in around])[kept], of_slice[kept]
+    after = positions > span.slots.cpu()[of_slice, -1]
+    return positions, of_slice, 2 * after.long()

@@ -1,0 +1,98 @@
+"""Encode slices: the vision tower and the projector, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vtc.interfaces.video_span import SliceFeatures
+from vtc.video.run_ahead import run_ahead
+
+if TYPE_CHECKING:
+    from vtc.encoders.encoder_patches import PatchKeeper
+    from vtc.pipeline.call import Call
+    from vtc.pipeline.feed import VideoFeed
+
+
+def chunks_ahead(device: torch.device) -> int:
+    """Return how many chunks are preprocessed while the vision tower is at work on a device.
+
+    On the CPU both would take the same cores.
+    """
+    return 0 if device.type == "cpu" else 1
+
+
+def encode_slices(
+    call: Call, feed: VideoFeed, model: Any, slices: Tensor, what: str
+) -> Iterator[tuple[Tensor, SliceFeatures]]:
+    """Run the vision tower and the projector over some slices, one chunk at a time.
+
+    A chunk that does not fit into GPU memory is halved, and so are all later ones.
+
+    Args:
+        model: ``call.model`` for the stock projector, ``call.merged_model`` for the connector.
+        slices: ``[n]`` int64, ascending.
+        what: What the slices are, for the names of the report's stages.
+
+    Yields:
+        The numbers ``[c]`` of a chunk's slices, and their features.
+
+    Raises:
+        torch.OutOfMemoryError: A single slice does not fit.
+    """
+    done, size = 0, call.chunk_slices
+    while done < len(slices):
+        for numbers, features in _chunks(call, feed, model, slices[done:], size, what):
+            if features is None:
+                size = _halve(call, size)
+                break
+            done += len(numbers)
+            call.recorder.progress(f"vision tower ({what})", done, len(slices))
+            yield numbers, features
+
+
+def _chunks(
+    call: Call, feed: VideoFeed, model: Any, slices: Tensor, size: int, what: str
+) -> Iterator[tuple[Tensor, SliceFeatures | None]]:
+    """Yield chunks of a size; None as the features of one that does not fit into GPU memory."""
+    chunks = feed.pixels(slices.tolist(), size)
+    with closing(run_ahead(chunks, chunks_ahead(call.device))) as ready:
+        for numbers, pixels in call.recorder.waited("decoding", ready):
+            features = None
+            with call.recorder.stage(f"vision tower ({what})") as stage:
+                try:
+                    on_device = {name: value.to(call.device) for name, value in pixels.items()}
+                    features = call.adapter.encode(model, on_device)
+                    stage.bytes += features.patches.nbytes
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+            yield numbers, features
+
+
+def _halve(call: Call, size: int) -> int:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # free blocks may be too small for the next chunk
+    call.recorder.warn(
+        f"the vision tower ran out of memory with {size} slices at a time and continues with "
+        f"{size // 2}; set model.vtc.chunk_slices = {size // 2} to avoid the retry"
+    )
+    return size // 2
+
+
+def project_encoder_patches(
+    call: Call, patches: PatchKeeper, slices: Tensor, what: str
+) -> Iterator[tuple[Tensor, SliceFeatures]]:
+    """Project the frame encoder's patches of some slices, one chunk at a time.
+
+    Takes and yields the same as `encode_slices`.
+    """
+    for numbers in torch.split(slices, call.chunk_slices):
+        with call.recorder.stage(f"connector ({what})") as stage:
+            features = call.connector(patches.of(numbers).to(call.device))
+            stage.bytes += features.nbytes
+        yield numbers, SliceFeatures(features)

@@ -1,0 +1,91 @@
+"""Let callables of ``generate`` see the caller's prompt in place of the shortened one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+
+class CallersView:
+    """Turn sequences of the stock ``generate`` into those that the caller knows.
+
+    Args:
+        prompt: ``[B, L]`` int64, the caller's prompt.
+        shortened: L', the length of the prompt that the stock ``generate`` has.
+    """
+
+    def __init__(self, prompt: Tensor, shortened: int) -> None:
+        self.prompt, self.shortened = prompt, shortened
+
+    def __call__(self, sequences: Tensor) -> Tensor:
+        """Return ``[n, L + new]`` for sequences ``[n, L' + new]``, n being a multiple of B."""
+        copies = len(sequences) // len(self.prompt)
+        prompt = self.prompt.to(sequences.device).repeat_interleave(copies, dim=0)
+        return torch.cat([prompt, sequences[:, self.shortened :]], dim=1)
+
+    def of_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return arguments of ``generate`` whose callables get the caller's sequences."""
+        arguments = dict(arguments)
+        given = arguments.get("logits_processor")
+        if given is not None:
+            processors = [_Processor(self, one) for one in given]
+            arguments["logits_processor"] = LogitsProcessorList(processors)
+        given = arguments.get("stopping_criteria")
+        if given is not None:
+            criteria = [_Criterion(self, one) for one in given]
+            arguments["stopping_criteria"] = StoppingCriteriaList(criteria)
+        if arguments.get("prefix_allowed_tokens_fn") is not None:
+            arguments["prefix_allowed_tokens_fn"] = self._allowed_tokens(
+                arguments["prefix_allowed_tokens_fn"]
+            )
+        if arguments.get("streamer") is not None:
+            arguments["streamer"] = _Streamer(self, arguments["streamer"])
+        return arguments
+
+    def _allowed_tokens(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def of_callers_sequence(row: int, sequence: Tensor) -> Any:
+            prompt = self.prompt[row].to(sequence.device)
+            return function(row, torch.cat([prompt, sequence[self.shortened :]]))
+
+        return of_callers_sequence
+
+
+class _Processor(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, view: CallersView, inner: Any) -> None:
+        self.view, self.inner = view, inner
+
+    # The stock code passes what the signature names and nothing else.
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+        return self.inner(self.view(input_ids), scores)
+
+
+class _Criterion(StoppingCriteria):  # type: ignore[misc]
+    def __init__(self, view: CallersView, inner: Any) -> None:
+        self.view, self.inner = view, inner
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        return self.inner(self.view(input_ids), scores, **kwargs)
+
+
+class _Streamer:
+    """A streamer gets the prompt first, then the new tokens."""
+
+    def __init__(self, view: CallersView, inner: Any) -> None:
+        self.view, self.inner = view, inner
+        self.begun = False
+
+    def put(self, value: Tensor) -> None:
+        self.inner.put(value if self.begun else self.view(value))
+        self.begun = True
+
+    def end(self) -> None:
+        self.inner.end()

@@ -1,0 +1,124 @@
+"""Compress the videos of frameworks that call the inner model (``model.model``) themselves.
+
+Trainers with a fused loss replace the ``forward`` of a model by one of their own, which calls the
+inner model and computes the loss from its hidden states and the caller's labels. So the inner model
+compresses such a call, and returns the hidden states at the caller's positions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vtc.pipeline.call import Call
+from vtc.pipeline.kv_cache import mark_shortened, note_offsets, returned_cache
+from vtc.pipeline.locate import has_video
+from vtc.pipeline.prepare import OUR_INPUTS, Prepared, packed, prepare
+from vtc.wrapped.access import is_enabled, own_toolkit
+from vtc.wrapped.guard import check_call
+
+if TYPE_CHECKING:
+    from vtc.pipeline.toolkit import Toolkit
+
+
+class _Encoded(dict[str, Any]):
+    """``mm_encoder_outputs`` of a call of the inner model, and how its prompt was shortened."""
+
+    prepared: Prepared
+
+
+class InnerModelHook:
+    """Compress the videos that reach the inner model by another way than the wrapped model's."""
+
+    # Until `watch`: an inner model that is copied alone belongs to no wrapped model.
+    _model: Callable[[], Any] = staticmethod(lambda: None)
+
+    def __init__(self, model: Any) -> None:
+        self.watch(model)
+
+    def watch(self, model: Any) -> None:
+        """Work for a wrapped model, referred to weakly, so that it is freed as a stock model is."""
+        self._model = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a copied model calls `watch` itself
+
+    def __call__(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
+        """Return the arguments of the inner ``forward`` with the videos compressed; None: as given.
+
+        Raises:
+            ValueError: As `vtc.pipeline.prepare.prepare`.
+        """
+        model = self._model()
+        toolkit = None if model is None else own_toolkit(model)
+        if toolkit is None:
+            return None
+        names = list(inspect.signature(type(module).forward).parameters)[1:] if args else []
+        inputs = dict(zip(names, args, strict=False)) | kwargs
+        ours = any(inputs.get(name) is not None for name in OUR_INPUTS)
+        if ours:
+            check_call(model, toolkit, inputs, start=0)
+        if is_enabled(model) and has_video(toolkit.adapter, inputs):
+            return (), _compressed(model, toolkit, inputs)
+        kept = {name: value for name, value in inputs.items() if name not in OUR_INPUTS}
+        return ((), kept) if ours else None
+
+
+def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[str, Any]:
+    with toolkit.gate.call():
+        inputs, prepared = stock_inputs(Call(model, toolkit, inputs))
+    toolkit.note_report(prepared.report)
+    encoded = _Encoded(inputs["mm_encoder_outputs"])
+    encoded.prepared = prepared
+    return {**inputs, "mm_encoder_outputs": encoded}
+
+
+def stock_inputs(call: Call) -> tuple[dict[str, Any], Prepared]:
+    """Compress the videos of a call, and return the inputs of the stock ``forward``."""
+    prepared = prepare(call)
+    encoded = packed(call.model, call.adapter, prepared.inputs["mm_encoder_outputs"])
+    images = call.adapter.encode_images(call.model, prepared.inputs)
+    if images is not None:
+        encoded["image"] = images
+    return {**prepared.inputs, "mm_encoder_outputs": encoded}, prepared
+
+
+def note_shortened(cache: Any, prepared: Prepared) -> None:
+    """Note on the cache of a ``forward`` that it holds a shortened prompt."""
+    mark_shortened(cache, None)
+    note_offsets(cache, prepared.offsets)
+
+
+def restore_hidden_states(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    """Put the hidden states of a compressed call of the inner model at the caller's positions."""
+    encoded = kwargs.get("mm_encoder_outputs")
+    if not isinstance(encoded, _Encoded):
+        return output
+    index = encoded.prepared.caller_index
+    note_shortened(returned_cache(output), encoded.prepared)
+    if isinstance(output, tuple):
+        return (at_positions(output[0], index), *output[1:])
+    output["last_hidden_state"] = at_positions(output.last_hidden_state, index)
+    if getattr(output, "hidden_states", None) is not None:
+        output["hidden_states"] = tuple(at_positions(h, index) for h in output.hidden_states)
+    return output
+
+
+def at_positions(values: Tensor, index: Tensor) -> Tensor:
+    """Take values ``[B, L', ...]`` of a shortened prompt at the caller's positions.
+
+    Args:
+        index: ``[B, L]`` int64, see `vtc.pipeline.rows.caller_index`.
+
+    Returns:
+        ``[B, L, ...]``.
+    """
+    rows = torch.arange(len(index), device=values.device)[:, None]
+    return values[rows, index.to(values.device)]
