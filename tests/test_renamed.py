@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -109,3 +110,31 @@ def test_a_span_takes_and_gives_its_text_by_the_old_name():
 def test_the_byte_tokenizer_is_found_under_its_old_name():
     with pytest.warns(DeprecationWarning, match="use vtc_adapters.tiny.tokenizer.byte_tokenizer"):
         assert vtc.testing.byte_tokenizer()("a")["input_ids"]
+
+
+def test_chunk_frames_sets_chunk_slices(wrapped):
+    with pytest.warns(DeprecationWarning, match="use model.vtc.chunk_slices") as caught:
+        wrapped.vtc.chunk_frames = 3
+    assert [warning.filename for warning in caught] == [__file__]
+    assert wrapped.vtc.chunk_slices == 3
+    with pytest.warns(DeprecationWarning, match="use model.vtc.chunk_slices"):
+        assert wrapped.vtc.chunk_frames == 3
+
+
+def test_a_folder_saved_with_the_old_names_of_connector_and_chunks_opens(encoder, tmp_path):
+    model, processor = vtc.testing.tiny("llava_onevision")
+    vtc.wrap(model, "uniform", processor=processor, encoder=encoder)
+    with pytest.warns(UserWarning, match="untrained"):
+        model.vtc.merge_encoder_patches()
+    vtc.save_pretrained(model, tmp_path)
+    saved = json.loads((tmp_path / "vtc.json").read_text())
+    assert saved["connector"] == "encoder_patches"
+    del saved["chunk_slices"]
+    saved |= {"connector": "trained", "chunk_frames": 5}
+    (tmp_path / "vtc.json").write_text(json.dumps(saved))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # a file is no fault of the caller's
+        warnings.filterwarnings("ignore", ".*untrained parameters")
+        opened = vtc.from_pretrained(tmp_path, encoder=encoder)
+    assert opened.vtc.connector_kind == "encoder_patches"
+    assert opened.vtc.chunk_slices == 5
