@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -231,14 +232,23 @@ def test_a_bad_argument_leaves_the_model_as_it_was(model):
     assert vars(model).keys() == before.keys() and not vtc.is_wrapped(model)
 
 
-def test_raw_video_past_the_wrapper_raises(model, processor, encoder, make_video, make_inputs):
+def test_video_past_the_wrapper_is_compressed_or_raises(
+    model, processor, encoder, make_video, make_inputs
+):
     vtc.wrap(model, vtc.selector("uniform", keyframes=2), processor=processor, encoder=encoder)
     inputs = make_inputs([make_video(5)], ["What?"])
     stock_class = type(model).__mro__[1]
-    with pytest.raises(RuntimeError, match="nothing was compressed"):
-        model.model(**inputs)
-    with pytest.raises(RuntimeError, match="nothing was compressed"):
-        stock_class.forward(model, **inputs)
+    with torch.no_grad():
+        expected = model(**inputs).logits[:, -1]
+        videos = vtc.last_report(model).videos
+        for forward in (model.model.__call__, partial(stock_class.forward, model)):
+            model(input_ids=inputs["input_ids"][:, -3:])  # clears the report
+            output = forward(**inputs)
+            assert vtc.last_report(model).videos == videos
+            states = output.last_hidden_state if "logits" not in output else None
+            logits = output.logits if states is None else model.lm_head(states)
+            assert logits.shape[1] == inputs["input_ids"].shape[1]
+            torch.testing.assert_close(logits[:, -1], expected)
     with pytest.raises(RuntimeError, match="nothing was compressed"):
         stock_class.generate(model, **inputs, max_new_tokens=2)
     with vtc.disabled(model):
@@ -390,11 +400,15 @@ def test_what_parts_return_is_checked(model, processor, encoder, make_video, mak
     with pytest.warns(UserWarning, match="is not registered"):
         vtc.wrap(model, bad, "mean_pool", processor=processor, encoder=encoder)
     for result, error, message in [
-        ([0], TypeError, r"selector 'Bad' returned \[0\]; allowed is a vtc.Selection"),
+        ([0], TypeError, r"selector 'Bad' to return a vtc.Selection of tensors, got \[0\]"),
         (vtc.Selection(torch.tensor([1, 1]), None), ValueError, "ascending, unique"),
         (vtc.Selection(torch.tensor([0, 6]), None), ValueError, "from 0 to 5"),
-        (vtc.Selection(torch.tensor([0.0]), None), TypeError, "allowed is int64"),
-        (vtc.Selection(torch.tensor([0]), torch.zeros(2)), ValueError, "each of the 6 frames"),
+        (vtc.Selection(torch.tensor([0.0]), None), TypeError, "to return int64 keyframes"),
+        (
+            vtc.Selection(torch.tensor([0]), torch.zeros(2)),
+            ValueError,
+            "each of the 6 frames, or None",
+        ),
     ]:
         bad.result = result
         with pytest.raises(error, match=message):
@@ -464,7 +478,7 @@ def test_no_keyframe_and_no_compression_are_noted(
     assert any("nothing was compressed" in note for note in vtc.last_report(model).warnings)
     model.vtc.selector = vtc.selector("dks", relevance_threshold=1.0)
     model(**inputs)
-    assert any("no frame was good enough" in note for note in vtc.last_report(model).warnings)
+    assert any("the selector chose no keyframe" in note for note in vtc.last_report(model).warnings)
     model.vtc.merger = vtc.merger("drop")
     with pytest.raises(ValueError, match="nothing is left of video 0"):
         model(**inputs)
