@@ -183,7 +183,7 @@ def _refuse_what_cannot_be_shortened(call: Call) -> None:
             "give a number, which counts from the end"
         )
     for name in call.adapter.fixed_inputs:
-        if inputs.get(name) is not None:
+        if inputs.get(name) not in (None, getattr(call.model.config, name)):
             raise ValueError(f"{name} cannot be changed in a call; set model.config.{name}")
 
 
