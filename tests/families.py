@@ -60,6 +60,7 @@ class VideoLlavaContract(AdapterContract):
 
 class _QwenContract(AdapterContract):
     frame = (56, 84)
+    chunks_since = "5.20"
 
     def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
         features = model.model.get_video_features(
@@ -136,7 +137,7 @@ class Qwen35Contract(Qwen3VLContract):
 
     family = "qwen3_5"
     since = "5.23"
-    tolerance = 1e-4  # linear attention runs in float32, in chunks that padding moves
+    tolerance = 1e-4  # linear attention stays in float32, in chunks that padding moves
 
     def deepstack(self, model: Any, inputs: Any, video: int) -> list[Tensor]:
         return []

@@ -11,6 +11,7 @@ import torch
 
 import vtc
 from vtc.pipeline.kv_cache import returned_cache
+from vtc.testing.adapter_case import in_float64, relative_error
 
 QUESTIONS = ["What is red?", "How many people walk by, and when do they leave the room?"]
 FAMILIES = ["qwen2_vl", "qwen2_5_vl"]
@@ -95,10 +96,8 @@ def row_by_hand(model, processor, inputs, row, question, keys):
 
 def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_inputs, make_video):
     videos = [make_video(17, 1, FRAME), make_video(8, 2, FRAME)]  # of different length
-    inputs = make_inputs(videos, QUESTIONS)
-    # In float64: rounding in float32 differs from processor to processor.
+    inputs = in_float64(make_inputs(videos, QUESTIONS))
     wrapped.double()
-    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].double()
     with torch.no_grad():
         output = wrapped(**inputs, use_cache=True)
         logits, offsets = output.logits, returned_cache(output).vtc_offsets
@@ -109,7 +108,7 @@ def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_i
             assert 1 <= len(keys) <= 3
             with vtc.disabled(wrapped):
                 expected, where = row_by_hand(wrapped, processor, inputs, row, question, keys)
-            error = (logits[row, -len(expected) :] - expected).abs().max() / expected.abs().max()
+            error = relative_error(logits[row, -len(expected) :], expected)
             assert error < 1e-6  # transformers keeps RoPE and softmax in float32
             # For manual loops: the next token stands after the last one.
             assert int(offsets[row]) == int(where[:, -1].max()) + 1 - where.shape[1]
@@ -117,18 +116,18 @@ def test_merged_videos_equal_a_reference_made_by_hand(wrapped, processor, make_i
 
 def test_a_lazy_video_equals_the_processors(wrapped, processor, make_inputs, make_video):
     """13 frames are seven slices; the last one repeats its frame, as the processor does."""
-    wrapped.vtc.selector = vtc.selector("uniform", keyframes=3)
+    wrapped.double().vtc.selector = vtc.selector("uniform", keyframes=3)
     video = make_video(13, 1, FRAME)
     lazy = vtc.prepare_inputs(wrapped, processor, video, "What?", fps=2.0)
     assert (lazy["input_ids"] == wrapped.config.video_token_id).sum() == 1
-    stock = make_inputs([video], ["What?"])
+    stock = in_float64(make_inputs([video], ["What?"]))
     if "second_per_grid_ts" in stock:
         stock["second_per_grid_ts"] = torch.tensor([1.0])  # two frames at 2 frames/s
     with torch.no_grad():
         expected = wrapped(**stock).logits
         for wrapped.vtc.chunk_slices in (1, 3, 16):
             logits = wrapped(**lazy).logits
-            assert (logits - expected).abs().max() / expected.abs().max() < 5e-6
+            assert relative_error(logits, expected) < 1e-6
         report = vtc.last_report(wrapped)
         assert report.frames == 13
         assert [frame.timestamp for frame in report.keyframes] == [
@@ -150,8 +149,9 @@ def test_a_new_video_in_forward_on_a_cache_equals_the_whole_talk(
     model, processor, make_inputs, make_video
 ):
     vtc.wrap(model, vtc.selector("uniform", keyframes=2), "mean_pool", processor=processor)
-    first = make_inputs([make_video(6, 1, FRAME)], ["What?"])
-    later = make_inputs([make_video(4, 2, FRAME)], ["And?"])
+    model.double()
+    first = in_float64(make_inputs([make_video(6, 1, FRAME)], ["What?"]))
+    later = in_float64(make_inputs([make_video(4, 2, FRAME)], ["And?"]))
     along = ("input_ids", "attention_mask", "mm_token_type_ids")
     whole = {name: torch.cat([first[name], later[name]], dim=1) for name in along}
     for name in ("pixel_values_videos", "video_grid_thw"):
@@ -164,4 +164,4 @@ def test_a_new_video_in_forward_on_a_cache_equals_the_whole_talk(
         step = model(**later, **vtc.testing.cache_argument(cache), use_cache=True)
         assert torch.equal(cache.vtc_offsets, returned_cache(at_once).vtc_offsets)
         expected = at_once.logits[:, -step.logits.shape[1] :]
-        assert (step.logits - expected).abs().max() / expected.abs().max() < 5e-6
+        assert relative_error(step.logits, expected) < 1e-6

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import vtc
+from vtc.testing.adapter_case import in_float64, relative_error, shift_rounding
 
 QUESTIONS = ["What is red?", "How many people walk by, and when do they leave the room?"]
 
@@ -81,13 +82,11 @@ def logits_by_hand(model, processor, encoder, inputs, row, question, k, tau) -> 
     return model.lm_head(inner.language_model(inputs_embeds=sequence).last_hidden_state)[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_merged_videos_equal_a_reference_made_by_hand(
-    model, processor, encoder, make_video, make_inputs, dtype
+    model, processor, encoder, make_video, make_inputs
 ):
-    model.to(dtype)
-    inputs = make_inputs([make_video(11, 1), make_video(11, 2)], QUESTIONS)
-    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(dtype)
+    model.double()
+    inputs = in_float64(make_inputs([make_video(11, 1), make_video(11, 2)], QUESTIONS))
     tau = 0.999
     with torch.no_grad():
         expected = [
@@ -100,9 +99,8 @@ def test_merged_videos_equal_a_reference_made_by_hand(
     counts = [len(video.keyframes) for video in vtc.last_report(model).videos]
     assert all(1 < count < 11 for count in counts), counts
     for row, reference in enumerate(expected):
-        error = (logits[row, -len(reference) :] - reference).abs().max() / reference.abs().max()
-        padded = logits.shape[1] > len(reference)  # shifts positions, and RoPE rounds in float32
-        assert error < (1e-12 if dtype == torch.float64 and not padded else 5e-6)
+        bound = 1e-6 + shift_rounding(logits.shape[1], len(reference))
+        assert relative_error(logits[row, -len(reference) :], reference) < bound
 
 
 def test_rows_of_different_length_are_padded_on_the_left(
@@ -110,17 +108,17 @@ def test_rows_of_different_length_are_padded_on_the_left(
 ):
     videos = [make_video(9, 1), np.repeat(make_video(1, 2), 9, axis=0)]  # the second never moves
     vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
-    together = make_inputs(videos, ["Why?", "What is the long text about, after all?"])
+    model.double()
+    questions = ["Why?", "What is the long text about, after all?"]
+    together = in_float64(make_inputs(videos, questions))
     with torch.no_grad():
         logits = model(**together).logits
         counts = [len(video.keyframes) for video in vtc.last_report(model).videos]
         assert counts == [3, 1]
         for row, video in enumerate(videos):
-            question = ["Why?", "What is the long text about, after all?"][row]
-            alone = model(**make_inputs([video], [question])).logits[0]
-            # 5e-6 of the largest logit, the rounding of float32
-            error = (logits[row, -len(alone) :] - alone).abs().max() / alone.abs().max()
-            assert error < 5e-6
+            alone = model(**in_float64(make_inputs([video], [questions[row]]))).logits[0]
+            bound = 1e-6 + shift_rounding(logits.shape[1], len(alone))
+            assert relative_error(logits[row, -len(alone) :], alone) < bound
 
 
 @pytest.mark.parametrize("merger", ["dfm", "mean_pool", "drop"])
@@ -128,7 +126,8 @@ def test_rows_of_different_length_are_padded_on_the_left(
 def test_all_frames_as_keyframes_give_the_stock_logits(
     model, processor, encoder, make_video, make_inputs, selector, merger
 ):
-    inputs = make_inputs([make_video(6, 1), make_video(6, 2)], QUESTIONS)
+    inputs = in_float64(make_inputs([make_video(6, 1), make_video(6, 2)], QUESTIONS))
+    model.double()
     with torch.no_grad():
         stock = model(**inputs).logits
         options = {"similarity_threshold": 1.0} if selector == "dks" else {}
@@ -136,7 +135,7 @@ def test_all_frames_as_keyframes_give_the_stock_logits(
         vtc.wrap(model, chosen, merger, processor=processor, encoder=encoder)
         wrapped = model(**inputs).logits
     assert vtc.last_report(model).tokens_after == vtc.last_report(model).tokens_before
-    assert (wrapped - stock).abs().max() <= 1e-5
+    assert relative_error(wrapped, stock) < 1e-6
 
 
 @pytest.mark.parametrize("merger", ["dfm", "mean_pool", "q_former", "drop"])
@@ -145,14 +144,15 @@ def test_the_chunk_size_never_changes_the_result(
     model, processor, encoder, make_video, make_inputs, merger
 ):
     vtc.wrap(model, vtc.selector("dks", keyframes=3), merger, processor=processor, encoder=encoder)
-    inputs = make_inputs([make_video(10)], ["Where?"])
+    inputs = in_float64(make_inputs([make_video(10)], ["Where?"]))
+    model.double()
     with torch.no_grad():
         logits = []
         for model.vtc.chunk_slices in (1, 3, 10):
             logits.append(model(**inputs).logits)
     assert 1 < len(vtc.last_report(model).keyframes) < 10
     for other in logits[1:]:
-        assert (other - logits[0]).abs().max() / logits[0].abs().max() < 5e-6
+        assert relative_error(other, logits[0]) < 1e-6
 
 
 def test_text_and_images_alone_are_bit_equal(model, processor, encoder, make_video, make_inputs):
@@ -173,11 +173,13 @@ def test_text_and_images_alone_are_bit_equal(model, processor, encoder, make_vid
 
 def test_an_image_beside_a_video_stays_as_it_is(model, processor, encoder, make_video, make_inputs):
     inputs = make_inputs([make_video(6)], ["Compare."], images=[make_video(1, 7)[0]])
+    inputs = in_float64(inputs)
+    model.double()
     with torch.no_grad():
         stock = model(**inputs).logits
         written = model.generate(**inputs, max_new_tokens=5, do_sample=False)
         vtc.wrap(model, vtc.selector("uniform", keyframes=6), processor=processor, encoder=encoder)
-        assert (model(**inputs).logits - stock).abs().max() <= 1e-5
+        assert relative_error(model(**inputs).logits, stock) < 1e-6
         again = model.generate(**inputs, max_new_tokens=5, do_sample=False)
         assert torch.equal(again, written)
 
@@ -329,10 +331,12 @@ def test_two_videos_in_one_row(model, processor, encoder, make_video):
         return_tensors="pt",
         do_sample_frames=False,
     )
+    inputs = in_float64(inputs)
+    model.double()
     with torch.no_grad():
         stock = model(**inputs).logits
         vtc.wrap(model, vtc.selector("uniform", keyframes=5), processor=processor, encoder=encoder)
-        assert (model(**inputs).logits - stock).abs().max() <= 1e-5
+        assert relative_error(model(**inputs).logits, stock) < 1e-6
         model.vtc.selector = vtc.selector("uniform", keyframes=2)
         model(**inputs)
     assert [video.tokens_after for video in vtc.last_report(model).videos] == [2 * 4 + 3 + 1] * 2
@@ -441,7 +445,8 @@ def test_a_merger_names_the_frames_that_it_compares_with(
             self.seen += list(zip(patches, reference, has_reference.tolist(), strict=True))
             return patches[:, :1]
 
-    inputs = make_inputs([make_video(9)], ["What?"])
+    inputs = in_float64(make_inputs([make_video(9)], ["What?"]))
+    model.double()
     dense = model.model.multi_modal_projector(
         model.model.vision_tower(
             inputs["pixel_values_videos"][0], output_hidden_states=True
@@ -461,12 +466,12 @@ def test_a_merger_names_the_frames_that_it_compares_with(
     for n, (patches, reference, known) in zip(rest, model.vtc.merger.seen, strict=True):
         assert known == (n != 4)
         if connector == "stock":
-            torch.testing.assert_close(patches, dense[n], rtol=0, atol=1e-5)
+            torch.testing.assert_close(patches, dense[n], rtol=0, atol=1e-9)
         if known and connector == "stock":
-            torch.testing.assert_close(reference, dense[n * 5 % 9], rtol=0, atol=1e-5)
+            torch.testing.assert_close(reference, dense[n * 5 % 9], rtol=0, atol=1e-9)
         if known and n * 5 % 9 in rest:  # through the same projector as the frame itself
             its_own = model.vtc.merger.seen[rest.index(n * 5 % 9)][0]
-            torch.testing.assert_close(reference, its_own, rtol=0, atol=1e-5)
+            torch.testing.assert_close(reference, its_own, rtol=0, atol=1e-9)
 
 
 def test_no_keyframe_and_no_compression_are_noted(

@@ -12,142 +12,32 @@ pixels is compared with `reference`, which an author writes from the stock model
 from __future__ import annotations
 
 import copy
-import functools
-import math
 import pickle
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from packaging import version
 from torch import Tensor
-from transformers import __version__ as transformers_version
 
 import vtc
 from vtc.pipeline.kv_cache import returned_cache
-from vtc.testing.encoders import tiny_encoder
-from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs
-from vtc.testing.models import tiny
+from vtc.testing.adapter_case import (
+    QUESTIONS,
+    AdapterCase,
+    in_float64,
+    older_than,
+    relative_error,
+    shift_rounding,
+)
+from vtc.testing.inputs import cache_argument
 
-QUESTIONS = ("What is red?", "How many people walk by, and when do they leave the room?")
 
-
-class AdapterContract:
+class AdapterContract(AdapterCase):
     """The conformance suite of one family of models.
 
-    Attributes:
-        family: The ``model_type``, a name of `vtc.testing.tiny`.
-        frame: The (height, width) of frames that the processor does not resize, so that every
-            path sees the same pixels.
-        mixes_images: Whether the processor takes still images beside a video.
-        later_type: What ``token_type_ids`` says of the text after an answer.
-        marks: How many tokens stand right before and right after a slice's placeholders, where
-            the processor writes text around each; None where it writes none.
-        tolerance: Of the largest logit: padding shifts positions, and RoPE rounds in float32.
-        since: The first version of transformers whose stock model of this family is a measure.
-        beams_since: The first version of transformers known to repeat the features of several
-            videos rightly for beams; before it, the stock model is no measure.
+    What a family names and may override is in `AdapterCase`. Logits are compared in float64.
     """
-
-    family: ClassVar[str]
-    frame: ClassVar[tuple[int, int]] = (42, 42)
-    mixes_images: ClassVar[bool] = True
-    later_type: ClassVar[int] = 0
-    marks: ClassVar[tuple[int, int] | None] = None
-    since: ClassVar[str] = "5.18"
-    beams_since: ClassVar[str] = "5.18"
-    tolerance: ClassVar[float] = 5e-6
-
-    # --- what a family may override
-
-    def build(self) -> tuple[Any, Any]:
-        """A tiny stock model with random weights that react to errors, and its processor."""
-        return tiny(self.family)
-
-    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
-        """By the stock model's own methods: what one video gives, slice by slice.
-
-        Returns:
-            What a keyframe contributes ``[N, M, D]``, what is merged ``[N, P, D]``, and the
-            features after the last slice ``[t, D]``.
-        """
-        raise NotImplementedError("write what the stock model makes of a video, slice by slice")
-
-    def deepstack(self, model: Any, inputs: Any, video: int) -> list[Tensor]:
-        """Further features ``[N, M, D]`` of the same tokens, which later layers take."""
-        return []
-
-    def run(
-        self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
-    ) -> Tensor:
-        """The stock language model's last states ``[1, L, D]``.
-
-        Args:
-            embeds: ``[1, L, D]``, text and features in place.
-            where: ``[3, 1, L]``, see `positions`.
-            visual: ``[1, L]`` bool, which of them are features of a video.
-            deep: ``[F, D]`` for each layer of `deepstack`.
-        """
-        states: Tensor = model.base_model.language_model(
-            inputs_embeds=embeds, position_ids=where
-        ).last_hidden_state
-        return states
-
-    def positions(self, model: Any, inputs: Any, row: int) -> Tensor | None:
-        """The stock positions ``[3, L]`` of a row, unpadded; None where tokens are counted."""
-        return None
-
-    def merged_slot(self, slots: Tensor) -> Tensor:
-        """Which of a slice's placeholders ``[M]`` a merged token stands for."""
-        return slots[:1]
-
-    # --- fixtures
-
-    @pytest.fixture
-    def stock(self) -> tuple[Any, Any]:
-        if _older_than(self.since):
-            pytest.skip(f"the stock {self.family} is no measure before transformers {self.since}")
-        suite: Any = type(self)
-        return _built(suite)
-
-    @pytest.fixture
-    def model(self, stock: tuple[Any, Any]) -> Any:
-        return copy.deepcopy(stock[0])
-
-    @pytest.fixture
-    def processor(self, stock: tuple[Any, Any]) -> Any:
-        return stock[1]
-
-    @pytest.fixture
-    def encoder(self) -> Any:
-        return _encoder()
-
-    @pytest.fixture
-    def wrapped(self, model: Any, processor: Any, encoder: Any) -> Any:
-        selector = vtc.selector("dks", keyframes=3)
-        return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
-
-    @pytest.fixture
-    def whole(self, model: Any, processor: Any, encoder: Any) -> Any:
-        """Wrapped with every slice as a keyframe, to be compared with ``stock``."""
-        selector = vtc.selector("uniform", keyframes=64)
-        return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
-
-    def video(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
-        """Random frames ``[N, H, W, 3]`` that drift."""
-        return drifting_video(frames, seed, self.frame)
-
-    def still(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
-        """One frame again and again, of which dks keeps one."""
-        return self.video(1, seed).repeat(frames, axis=0)
-
-    def inputs(
-        self, processor: Any, videos: Any, questions: Any, images: Any = None
-    ) -> dict[str, Any]:
-        """What the stock processor makes of one video, image and question a row."""
-        return dict(stock_inputs(processor, videos, questions, images))
 
     # --- all slices kept: the stock model
 
@@ -164,18 +54,24 @@ class AdapterContract:
     def test_identity_equals_stock(
         self, stock: Any, whole: Any, processor: Any, settings: dict[str, Any]
     ) -> None:
-        if "num_beams" in settings and _older_than(self.beams_since):
+        if "num_beams" in settings and older_than(self.beams_since):
             pytest.skip(f"the stock model mixes up videos with beams before {self.beams_since}")
         inputs = self.inputs(processor, [self.video(6, 1), self.video(6, 2)], QUESTIONS)
+        if "prefill_chunk_size" in settings and older_than(self.chunks_since):
+            pytest.skip(f"the stock model cannot read in chunks before {self.chunks_since}")
         bare = copy.deepcopy(stock[0])
         with torch.no_grad():
-            assert _apart(whole(**inputs).logits, bare(**_bare(inputs)).logits) <= 1e-5
+            self.check_identity(whole, bare, inputs)
             arguments = {**inputs, "max_new_tokens": 5, "do_sample": False, **settings}
-            try:
-                expected = bare.generate(**_bare(arguments))
-            except RuntimeError as error:  # of Qwen-VL's chunked prefill in transformers 5.18
-                pytest.skip(f"the stock model itself fails here: {error}")
+            expected = bare.generate(**_bare(arguments))
             assert torch.equal(whole.generate(**arguments), expected)
+
+    def check_identity(self, whole: Any, bare: Any, inputs: dict[str, Any]) -> None:
+        """Compare the logits of copies in float64."""
+        precise = in_float64(inputs)
+        logits = copy.deepcopy(whole).double()(**precise).logits
+        expected = copy.deepcopy(bare).double()(**_bare(precise)).logits
+        assert relative_error(logits, expected) < self.tolerance
 
     def test_text_and_images_alone_are_bit_equal(
         self, stock: Any, wrapped: Any, processor: Any
@@ -201,7 +97,7 @@ class AdapterContract:
         inputs = self.inputs(processor, [self.video(6, 1)], ["Compare."], images=[picture])
         bare = copy.deepcopy(stock[0])
         with torch.no_grad():
-            assert _apart(whole(**inputs).logits, bare(**_bare(inputs)).logits) <= 1e-5
+            self.check_identity(whole, bare, inputs)
             arguments = {**inputs, "max_new_tokens": 4, "do_sample": False}
             assert torch.equal(whole.generate(**arguments), bare.generate(**_bare(arguments)))
 
@@ -224,11 +120,8 @@ class AdapterContract:
 
     def test_compression_equals_the_reference(self, wrapped: Any, processor: Any) -> None:
         inputs = self.inputs(processor, [self.video(8, 1), self.still(8, 2)], QUESTIONS)
-        wrapped.double()  # a temperature of 0.01 enlarges the rounding of cosines
-        inputs = {
-            name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
-            for name, value in inputs.items()
-        }
+        wrapped.double()
+        inputs = in_float64(inputs)
         with torch.no_grad():
             logits = wrapped(**inputs).logits
             reports = vtc.last_report(wrapped).videos
@@ -238,62 +131,9 @@ class AdapterContract:
             for row, report in enumerate(reports):
                 keys = [frame.index // each for frame in report.keyframes]
                 with vtc.disabled(wrapped):
-                    expected = self._row_by_hand(wrapped, processor, inputs, row, keys)
-                assert _apart(logits[row, -len(expected) :], expected) < self.tolerance
-
-    def _row_by_hand(
-        self, model: Any, processor: Any, inputs: Any, row: int, keys: list[int]
-    ) -> Tensor:
-        """The logits of one compressed row, put together from the stock model's own modules."""
-        tokens, patches, tail = self.reference(model, inputs, row)
-        deep = self.deepstack(model, inputs, row)
-        asked = processor.tokenizer(QUESTIONS[row], add_special_tokens=False)["input_ids"]
-        table = model.get_input_embeddings()
-        query = table(torch.tensor(asked)).mean(0).double()
-        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
-        places = (ids == model.vtc.adapter.video_token_id(model)).nonzero().flatten()
-        slots = places[: len(places) - len(tail)].view(len(tokens), -1)
-        embedded, visual = table(ids), torch.zeros(len(ids), dtype=torch.bool)
-        kept = torch.ones(len(ids), dtype=torch.bool)
-        pieces: dict[int, Tensor] = {}
-        layers: list[list[Tensor]] = [[] for _ in deep]
-        key = None
-        for n, own in enumerate(slots):
-            kept[own] = False
-            if n in keys:
-                pieces.update(zip(own.tolist(), tokens[n], strict=True))
-                key = patches[n].double()
-                weights = torch.eye(len(own)).double()
-            else:
-                (place,) = self.merged_slot(own).tolist()
-                weights = _dfm(patches[n].double(), key, query)[None]
-                pieces[place] = (weights @ patches[n].double())[0].to(tokens)
-                kept[self._around(slots, n)] = False
-            for found, layer in zip(layers, deep, strict=True):
-                found.append(weights @ layer[n].double())
-        pieces.update(zip(places[len(places) - len(tail) :].tolist(), tail, strict=True))
-        for place, feature in pieces.items():
-            embedded[place], visual[place], kept[place] = feature, True, True
-        positions = self.positions(model, inputs, row)
-        where = None if positions is None else positions[:, None, kept]
-        states = self.run(
-            model,
-            embedded[None, kept],
-            where,
-            visual[None, kept],
-            [torch.cat(found).to(tokens) for found in layers],
-        )
-        logits: Tensor = model.lm_head(states)[0]
-        return logits
-
-    def _around(self, slots: Tensor, n: int) -> list[int]:
-        """The text around slice n that goes with it: up to the slice before, and its end mark."""
-        if self.marks is None:
-            return []
-        opening, closing = self.marks
-        first, last = int(slots[n, 0]), int(slots[n, -1])
-        begin = first - opening if n == 0 else int(slots[n - 1, -1]) + 1 + closing
-        return [*range(begin, first), *range(last + 1, last + 1 + closing)]
+                    expected = self.row_by_hand(wrapped, processor, inputs, row, keys)
+                bound = self.tolerance + shift_rounding(logits.shape[1], len(expected))
+                assert relative_error(logits[row, -len(expected) :], expected) < bound
 
     @pytest.mark.parametrize("beams", [1, 3])
     def test_a_ragged_batch_writes_what_its_rows_write_alone(
@@ -311,10 +151,10 @@ class AdapterContract:
     def test_a_lazy_video_in_any_chunks_equals_the_processors(
         self, wrapped: Any, processor: Any
     ) -> None:
-        wrapped.vtc.selector = vtc.selector("uniform", keyframes=3)
+        wrapped.double().vtc.selector = vtc.selector("uniform", keyframes=3)
         video = self.video(10, 1)
         lazy = vtc.prepare_inputs(wrapped, processor, video, "What?", fps=1.0)
-        stock = self.inputs(processor, [video], ["What?"])
+        stock = in_float64(self.inputs(processor, [video], ["What?"]))
         if "second_per_grid_ts" in stock:  # the time from slice to slice, of two frames
             stock["second_per_grid_ts"] = torch.tensor([2.0])
         token = wrapped.vtc.adapter.video_token_id(wrapped)
@@ -323,8 +163,8 @@ class AdapterContract:
         with torch.no_grad():
             expected = wrapped(**stock).logits
             for wrapped.vtc.chunk_slices in (1, 3, 16):
-                assert _apart(wrapped(**lazy).logits, expected) < self.tolerance
-                assert _apart(wrapped(**stock).logits, expected) < self.tolerance
+                assert relative_error(wrapped(**lazy).logits, expected) < self.tolerance
+                assert relative_error(wrapped(**stock).logits, expected) < self.tolerance
 
     def test_two_lazy_videos_answer_as_one_by_one(self, wrapped: Any, processor: Any) -> None:
         videos = [self.video(9, 1), self.video(4, 2)]
@@ -431,11 +271,11 @@ class AdapterContract:
                 if parameter.requires_grad:
                     parameter.add_(0.1)
             logits = tuned(**inputs).logits
-            assert _apart(logits, fresh(**inputs).logits) > 1e-3
+            assert relative_error(logits, fresh(**inputs).logits) > 1e-3
             tuned.save_pretrained(tmp_path)
             loaded = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
             assert torch.equal(loaded(**inputs).logits, logits)
-            assert _apart(loaded.merge_and_unload()(**inputs).logits, logits) < 1e-4
+            assert relative_error(loaded.merge_and_unload()(**inputs).logits, logits) < 1e-4
 
     def test_raw_video_past_the_wrapper_raises(self, wrapped: Any, processor: Any) -> None:
         inputs = _bare(self.inputs(processor, [self.video(6, 1)], ["What?"]))
@@ -445,42 +285,6 @@ class AdapterContract:
             return
         with pytest.raises(RuntimeError, match="nothing was compressed"):
             wrapped.base_model(**inputs)
-
-
-def _older_than(least: str) -> bool:
-    return version.parse(transformers_version) < version.parse(least)
-
-
-@functools.cache
-def _built(suite: Any) -> tuple[Any, Any]:
-    built: tuple[Any, Any] = suite().build()
-    return built
-
-
-@functools.cache
-def _encoder() -> Any:
-    return tiny_encoder()
-
-
-def _dfm(patches: Tensor, reference: Tensor | None, query: Tensor) -> Tensor:
-    """The weights ``[M]`` of Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
-
-    def cos(a: Tensor, b: Tensor) -> float:
-        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
-
-    saliency = [
-        cos(patch, query) - (0.0 if reference is None else cos(patch, reference[m]))
-        for m, patch in enumerate(patches)
-    ]
-    weights = patches.new_tensor([math.exp((s - max(saliency)) / 0.01) for s in saliency])
-    return weights / weights.sum()
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference, as a part of the largest value."""
-    if one.shape != other.shape:
-        raise AssertionError(f"shapes differ: {tuple(one.shape)} and {tuple(other.shape)}")
-    return float((one - other).abs().max() / other.abs().max())
 
 
 def _bare(inputs: dict[str, Any]) -> dict[str, Any]:

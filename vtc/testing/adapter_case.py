@@ -1,0 +1,249 @@
+"""What the conformance suite of adapters needs to know of a family, and its slow reference."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from packaging import version
+from torch import Tensor
+from transformers import __version__ as transformers_version
+
+import vtc
+from vtc.testing.encoders import tiny_encoder
+from vtc.testing.inputs import drifting_video, stock_inputs
+from vtc.testing.models import tiny
+
+QUESTIONS = ("What is red?", "How many people walk by, and when do they leave the room?")
+
+
+class AdapterCase:
+    """One family: its tiny model, its inputs, and its stock features put together by hand.
+
+    Attributes:
+        family: The ``model_type``, a name of `vtc.testing.tiny`.
+        frame: The (height, width) of frames that the processor does not resize, so that every
+            path sees the same pixels.
+        mixes_images: Whether the processor takes still images beside a video.
+        later_type: What ``token_type_ids`` says of the text after an answer.
+        marks: How many tokens stand right before and right after a slice's placeholders, where
+            the processor writes text around each; None where it writes none.
+        tolerance: Of the largest logit, in float64: some models keep norms and softmax in float32.
+        since: The first version of transformers whose stock model of this family is a measure.
+        beams_since: The first version of transformers known to repeat the features of several
+            videos rightly for beams; before it, the stock model is no measure.
+        chunks_since: The first version of transformers whose stock model reads a video's prompt in
+            chunks (``prefill_chunk_size``).
+    """
+
+    family: ClassVar[str]
+    frame: ClassVar[tuple[int, int]] = (42, 42)
+    mixes_images: ClassVar[bool] = True
+    later_type: ClassVar[int] = 0
+    marks: ClassVar[tuple[int, int] | None] = None
+    since: ClassVar[str] = "5.18"
+    beams_since: ClassVar[str] = "5.18"
+    chunks_since: ClassVar[str] = "5.18"
+    tolerance: ClassVar[float] = 1e-6
+
+    # --- what a family may override
+
+    def build(self) -> tuple[Any, Any]:
+        """A tiny stock model with random weights that react to errors, and its processor."""
+        return tiny(self.family)
+
+    def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
+        """By the stock model's own methods: what one video gives, slice by slice.
+
+        Returns:
+            What a keyframe contributes ``[N, M, D]``, what is merged ``[N, P, D]``, and the
+            features after the last slice ``[t, D]``.
+        """
+        raise NotImplementedError("write what the stock model makes of a video, slice by slice")
+
+    def deepstack(self, model: Any, inputs: Any, video: int) -> list[Tensor]:
+        """Further features ``[N, M, D]`` of the same tokens, which later layers take."""
+        return []
+
+    def run(
+        self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
+    ) -> Tensor:
+        """The stock language model's last states ``[1, L, D]``.
+
+        Args:
+            embeds: ``[1, L, D]``, text and features in place.
+            where: ``[3, 1, L]``, see `positions`.
+            visual: ``[1, L]`` bool, which of them are features of a video.
+            deep: ``[F, D]`` for each layer of `deepstack`.
+        """
+        states: Tensor = model.base_model.language_model(
+            inputs_embeds=embeds, position_ids=where
+        ).last_hidden_state
+        return states
+
+    def positions(self, model: Any, inputs: Any, row: int) -> Tensor | None:
+        """The stock positions ``[3, L]`` of a row, unpadded; None where tokens are counted."""
+        return None
+
+    def merged_slot(self, slots: Tensor) -> Tensor:
+        """Which of a slice's placeholders ``[M]`` a merged token stands for."""
+        return slots[:1]
+
+    # --- fixtures
+
+    @pytest.fixture
+    def stock(self) -> tuple[Any, Any]:
+        if older_than(self.since):
+            pytest.skip(f"the stock {self.family} is no measure before transformers {self.since}")
+        suite: Any = type(self)
+        return _built(suite)
+
+    @pytest.fixture
+    def model(self, stock: tuple[Any, Any]) -> Any:
+        return copy.deepcopy(stock[0])
+
+    @pytest.fixture
+    def processor(self, stock: tuple[Any, Any]) -> Any:
+        return stock[1]
+
+    @pytest.fixture
+    def encoder(self) -> Any:
+        return _encoder()
+
+    @pytest.fixture
+    def wrapped(self, model: Any, processor: Any, encoder: Any) -> Any:
+        selector = vtc.selector("dks", keyframes=3)
+        return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+
+    @pytest.fixture
+    def whole(self, model: Any, processor: Any, encoder: Any) -> Any:
+        """Wrapped with every slice as a keyframe, to be compared with ``stock``."""
+        selector = vtc.selector("uniform", keyframes=64)
+        return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
+
+    def video(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
+        """Random frames ``[N, H, W, 3]`` that drift."""
+        return drifting_video(frames, seed, self.frame)
+
+    def still(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
+        """One frame again and again, of which dks keeps one."""
+        return self.video(1, seed).repeat(frames, axis=0)
+
+    def inputs(
+        self, processor: Any, videos: Any, questions: Any, images: Any = None
+    ) -> dict[str, Any]:
+        """What the stock processor makes of one video, image and question a row."""
+        return dict(stock_inputs(processor, videos, questions, images))
+
+    def row_by_hand(
+        self, model: Any, processor: Any, inputs: Any, row: int, keys: list[int]
+    ) -> Tensor:
+        """The logits of one compressed row, put together from the stock model's own modules."""
+        tokens, patches, tail = self.reference(model, inputs, row)
+        deep = self.deepstack(model, inputs, row)
+        asked = processor.tokenizer(QUESTIONS[row], add_special_tokens=False)["input_ids"]
+        table = model.get_input_embeddings()
+        query = table(torch.tensor(asked)).mean(0).double()
+        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+        places = (ids == model.vtc.adapter.video_token_id(model)).nonzero().flatten()
+        slots = places[: len(places) - len(tail)].view(len(tokens), -1)
+        embedded, visual = table(ids), torch.zeros(len(ids), dtype=torch.bool)
+        kept = torch.ones(len(ids), dtype=torch.bool)
+        pieces: dict[int, Tensor] = {}
+        layers: list[list[Tensor]] = [[] for _ in deep]
+        key = None
+        for n, own in enumerate(slots):
+            kept[own] = False
+            if n in keys:
+                pieces.update(zip(own.tolist(), tokens[n], strict=True))
+                key = patches[n].double()
+                weights = torch.eye(len(own)).double()
+            else:
+                (place,) = self.merged_slot(own).tolist()
+                weights = _dfm(patches[n].double(), key, query)[None]
+                pieces[place] = (weights @ patches[n].double())[0].to(tokens)
+                kept[self._around(slots, n)] = False
+            for found, layer in zip(layers, deep, strict=True):
+                found.append(weights @ layer[n].double())
+        pieces.update(zip(places[len(places) - len(tail) :].tolist(), tail, strict=True))
+        for place, feature in pieces.items():
+            embedded[place], visual[place], kept[place] = feature, True, True
+        positions = self.positions(model, inputs, row)
+        where = None if positions is None else positions[:, None, kept]
+        states = self.run(
+            model,
+            embedded[None, kept],
+            where,
+            visual[None, kept],
+            [torch.cat(found).to(tokens) for found in layers],
+        )
+        logits: Tensor = model.lm_head(states)[0]
+        return logits
+
+    def _around(self, slots: Tensor, n: int) -> list[int]:
+        """The text around slice n that goes with it: up to the slice before, and its end mark."""
+        if self.marks is None:
+            return []
+        opening, closing = self.marks
+        first, last = int(slots[n, 0]), int(slots[n, -1])
+        begin = first - opening if n == 0 else int(slots[n - 1, -1]) + 1 + closing
+        return [*range(begin, first), *range(last + 1, last + 1 + closing)]
+
+
+def older_than(least: str) -> bool:
+    return version.parse(transformers_version) < version.parse(least)
+
+
+@functools.cache
+def _built(suite: Any) -> tuple[Any, Any]:
+    built: tuple[Any, Any] = suite().build()
+    return built
+
+
+@functools.cache
+def _encoder() -> Any:
+    return tiny_encoder()
+
+
+def _dfm(patches: Tensor, reference: Tensor | None, query: Tensor) -> Tensor:
+    """The weights ``[M]`` of Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
+
+    def cos(a: Tensor, b: Tensor) -> float:
+        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+    saliency = [
+        cos(patch, query) - (0.0 if reference is None else cos(patch, reference[m]))
+        for m, patch in enumerate(patches)
+    ]
+    weights = patches.new_tensor([math.exp((s - max(saliency)) / 0.01) for s in saliency])
+    return weights / weights.sum()
+
+
+def relative_error(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference, relative to the largest value of ``other``."""
+    if one.shape != other.shape:
+        raise AssertionError(f"shapes differ: {tuple(one.shape)} and {tuple(other.shape)}")
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def in_float64(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a processor's inputs with their floating-point tensors in float64."""
+    return {
+        name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+
+
+def shift_rounding(length: int, unpadded: int) -> float:
+    """Bound what float32 rounding of RoPE's angles changes where padding shifts positions.
+
+    An angle at position ``length`` is rounded by up to ``length * 2**-24``, on either side.
+    """
+    return length * 2.0**-23 if length > unpadded else 0.0
