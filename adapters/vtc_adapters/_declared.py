@@ -1,4 +1,4 @@
-"""``vtc_frames``: what the caller says of pictures that are frames of videos."""
+"""Read ``vtc_frames``, the call's argument that declares pictures to be frames of videos."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from typing import Any
 
 from torch import Tensor
 
-_ALLOWED = (
-    "allowed is the number of frames of the one video of every row, or a list with an entry for "
-    "each row: such a number, or a list of (first picture, frames) of each video"
+_EXPECTED = (
+    "a number of frames (one video in every row), or a list with an entry for each row: a number "
+    "of frames, or a list of (first picture, frames) of each video"
 )
 
 
 def declared_videos(given: Any, pictures: list[int], tiling: str) -> list[list[tuple[int, int]]]:
-    """For each row its videos, as (the first picture, the number of frames).
+    """Return the videos of each row, as (first picture, number of frames).
 
     Args:
         given: ``vtc_frames`` of a call.
-        pictures: How many pictures each row has.
-        tiling: The switch by which the processor cuts pictures into tiles, for errors.
+        pictures: The number of pictures of each row.
+        tiling: The processor's option that cuts pictures into tiles, for errors.
 
     Raises:
-        ValueError: It does not fit the pictures, or is something else.
+        ValueError: ``given`` does not fit the pictures, or has another form.
     """
-    said = given.tolist() if isinstance(given, Tensor) else given
-    rows = [said] * len(pictures) if _is_count(said) else said
+    value = given.tolist() if isinstance(given, Tensor) else given
+    rows = [value] * len(pictures) if _is_count(value) else value
     if not isinstance(rows, (list, tuple)):
-        raise ValueError(f"vtc_frames={given!r}: {_ALLOWED}")
+        raise ValueError(f"expected vtc_frames to be {_EXPECTED}; got {given!r}")
     if len(rows) != len(pictures):
         raise ValueError(
-            f"vtc_frames={given!r} has {len(rows)} entries for {len(pictures)} rows; {_ALLOWED}"
+            f"vtc_frames={given!r} has {len(rows)} entries for {len(pictures)} rows; "
+            f"give {_EXPECTED}"
         )
     entries = enumerate(zip(rows, pictures, strict=True))
     return [_videos(given, row, entry, count, tiling) for row, (entry, count) in entries]
@@ -44,18 +45,18 @@ def _videos(given: Any, row: int, entry: Any, pictures: int, tiling: str) -> lis
             )
             raise ValueError(
                 f"vtc_frames says {entry} frames for row {row}, which has {pictures} "
-                f"pictures{tiles}; where still images stand beside a video, give (first picture, "
+                f"pictures{tiles}; if still images stand beside a video, give (first picture, "
                 "frames) of each video, as in vtc_frames=[[(1, 8)]]"
             )
         return [(0, entry)] if entry else []
     if not isinstance(entry, (list, tuple)) or not all(_is_video(video) for video in entry):
-        raise ValueError(f"vtc_frames={given!r}, row {row}: {_ALLOWED}")
+        raise ValueError(f"expected vtc_frames to be {_EXPECTED}; got {entry!r} for row {row}")
     end = 0
     for first, frames in entry:
         if not (end <= first < first + frames <= pictures):
             raise ValueError(
-                f"vtc_frames says {frames} frames from picture {first} in row {row}; allowed "
-                f"are pictures {end} to {pictures - 1}, in order"
+                f"vtc_frames says {frames} frames from picture {first} in row {row}; expected "
+                f"pictures {end} to {pictures - 1}, in order"
             )
         end = first + frames
     return [(first, frames) for first, frames in entry]

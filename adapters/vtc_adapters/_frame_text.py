@@ -25,15 +25,18 @@ def keeps_text(frame_text: str, is_keyframe: Tensor) -> Tensor:
 
 
 def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]:
-    """The positions of the text around each slice.
+    """Return the positions of the text around each slice.
 
-    What stands between two slices belongs to the second, but for the first one's closing marks.
-    What stands before the opening marks of the first slice cannot be told from the user's own.
+    Text between two slices belongs to the second, except for the closing marks of the first. Text
+    before the opening marks of the first slice looks like the user's own and stays.
 
     Args:
-        slots: ``[N, M]``, the positions of the slices' placeholders.
-        opening: How many marks stand right before the first placeholder.
-        closing: How many stand right after the last one.
+        slots: ``[N, M]`` int64, the positions of the slices' placeholders.
+        opening: The number of marks right before the first placeholder of a slice.
+        closing: The number of marks right after the last one.
+
+    Returns:
+        For each slice ``[w_n]`` int64.
     """
     first, last = slots[:, 0].cpu(), slots[:, -1].cpu() + 1
     begins = torch.cat([first[:1] - opening, last[:-1] + closing]).tolist()
@@ -46,11 +49,11 @@ def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]
 def written_out(
     processor: Any, prompt: str, *, videos: Sequence[str] = (), images: Sequence[str] = ()
 ) -> str:
-    """A prompt whose marks are replaced as the stock processor would, here by shorter texts.
+    """Replace the marks of a prompt with texts, by the stock processor's own method.
 
     Args:
-        prompt: What the chat template wrote.
-        videos, images: What takes the place of each mark of a video or an image.
+        prompt: The chat template's result.
+        videos, images: The text for each mark of a video and of an image, in order.
     """
     written: list[str] = processor.get_text_with_replacements(
         [prompt], videos_replacements=list(videos), images_replacements=list(images)

@@ -1,4 +1,4 @@
-"""What SmolVLM and Idefics3 share: pictures padded to a rectangle ``[B, P, 3, H, W]``."""
+"""The base of SmolVLM and Idefics3: pictures padded to a rectangle ``[B, P, 3, H, W]``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import isqrt
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -25,36 +26,43 @@ class IdeficsAdapter(FrameTextStillsAdapter):
     tiling = "do_image_splitting"
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the grid of a picture's tokens after the pixel shuffle."""
         vision = model.config.vision_config
         side = isqrt((vision.image_size // vision.patch_size) ** 2 // model.config.scale_factor**2)
         return side, side
 
     def count(self, inputs: Mapping[str, Any]) -> int:
-        # The processor fills rows with fewer pictures with zeros, as the stock model knows.
+        """Count the pictures of ``pixel_values`` ``[B, P, 3, H, W]`` that are not padding."""
+        # The processor pads rows that have fewer pictures with zeros, which the stock model skips.
         return int((inputs["pixel_values"] != 0).flatten(2).any(-1).sum())
 
     def numbers(self, inputs: Mapping[str, Any], rows: list[list[Tensor]]) -> list[int]:
+        """Return the index of each row's first picture, where a row has P."""
         return [row * inputs["pixel_values"].shape[1] for row in range(len(rows))]
 
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
     ) -> dict[str, Tensor]:
-        chosen = [video + number for number in slices]
+        """Select ``pixel_values`` ``[1, n, 3, H, W]`` and their mask ``[1, n, H, W]``."""
+        indices = [video + number for number in slices]
         return {
-            name: inputs[name].flatten(0, 1)[chosen][None]
+            name: inputs[name].flatten(0, 1)[indices][None]
             for name in self.video_inputs
             if inputs.get(name) is not None
         }
 
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
+        """Return ``[n, H, W, 3]`` uint8 RGB of ``pixel_values`` ``[1, n, 3, H, W]``."""
         return to_rgb(self.settings(processor), pixels["pixel_values"][0])
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        """Return tokens ``[n, M, D]`` after the connector."""
         encoded = model.get_image_features(**pixels, return_dict=True).pooler_output
         height, width = self.slice_grid(model, pixels)
-        features = torch.cat(list(encoded))
-        return SliceFeatures(features.view(-1, height * width, features.shape[-1]))
+        features = torch.cat([picture.flatten(0, -2) for picture in encoded])
+        return SliceFeatures(rearrange(features, "(n m) d -> n m d", m=height * width))
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
-        # Blocks of one token each: older transformers count a picture's tokens by the first block.
+        """Pack the features ``[F, D]`` of each row as one tensor ``[sum of F, 1, D]``."""
+        # One token a block: older transformers count a picture's tokens by the first block.
         return BaseModelOutputWithPooling(pooler_output=torch.cat(rows)[:, None])

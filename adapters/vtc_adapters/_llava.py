@@ -1,10 +1,11 @@
-"""What the LLaVA families share: a frame is a slice, and all frames are one tensor."""
+"""The base of the LLaVA families: a frame is a slice, and all frames are one tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -20,6 +21,11 @@ class LlavaAdapter(VideoAdapter):
     vision_towers: ClassVar[tuple[str, ...]] = ("model.vision_tower",)
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
+        """Find videos of N x M placeholders and the tail; see `VideoAdapter.spans`.
+
+        Raises:
+            ValueError: The placeholders do not fit ``pixel_values_videos``.
+        """
         grid, tail = self.slice_grid(model, inputs), self.tail_length()
         slots = grid[0] * grid[1]
         videos, frames = inputs["pixel_values_videos"].shape[:2]
@@ -38,7 +44,8 @@ class LlavaAdapter(VideoAdapter):
             for run in places.split(length):
                 if len(run):
                     body, end = run[: frames * slots], run[frames * slots :]
-                    spans.append(VideoSpan(row, body.view(frames, slots), end, grid))
+                    at = rearrange(body, "(n m) -> n m", n=frames)
+                    spans.append(VideoSpan(row, at, end, grid))
         if len(spans) != videos:
             raise ValueError(
                 f"pixel_values_videos holds {videos} videos, but input_ids has placeholders for "
@@ -49,15 +56,19 @@ class LlavaAdapter(VideoAdapter):
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
     ) -> dict[str, Tensor]:
+        """Select ``pixel_values_videos`` ``[n, 3, H, W]`` from ``[B, N, 3, H, W]``."""
         return {"pixel_values_videos": inputs["pixel_values_videos"][video, list(slices)]}
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        video = frames.permute(0, 3, 1, 2)
+        """Make ``pixel_values_videos`` ``[n, 3, H, W]`` of frames ``[n, H, W, 3]`` uint8."""
+        video = rearrange(frames, "n h w c -> n c h w")
         batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
         return {"pixel_values_videos": batch["pixel_values_videos"][0]}
 
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
+        """Return ``[n, H, W, 3]`` uint8 RGB of ``pixel_values_videos`` ``[n, 3, H, W]``."""
         return to_rgb(processor.video_processor, pixels["pixel_values_videos"])
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        """Pack the features ``[F, D]`` of each row as one tensor ``[1, sum of F, D]``."""
         return pack_tensor(rows)

@@ -1,8 +1,8 @@
 """Positions in time, height and width (M-RoPE) of compressed videos, from the stock model's own.
 
-The stock ``get_rope_index`` runs on rows whose videos are cut to their first slice: what the grid
-of one slice looks like, and how far the text after it moves on, does not depend on how many there
-are. The other slices are moved copies of the first one.
+The stock ``get_rope_index`` runs on rows whose videos are cut to their first slice: neither the
+grid of one slice nor the step to the text after it depends on the number of slices. The other
+slices are shifted copies of the first one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vtc.interfaces.video_span import MERGED, TEXT, CompressedVideo, Layout, Vid
 
 @dataclass(frozen=True)
 class Slices:
-    """Where the slices of one video stand, beside the first one.
+    """The positions of the slices of one video, relative to the first slice.
 
     Attributes:
-        moves: ``[3, N]`` int64, how far each slice's cells are from those of the first.
+        moves: ``[3, N]`` int64, the offset of each slice's cells from those of the first.
         after: How much farther the text after the video is than after its first slice.
     """
 
@@ -36,11 +36,12 @@ def mrope_positions(
     """Return the positions of the shortened rows.
 
     Args:
-        slices_of: Called with the number of a video, the video and the ``[3, M]`` positions of its
-            first slice; returns its `Slices`.
+        slices_of: A function from the number of a video, the video and the positions ``[3, M]`` of
+            its first slice to its `Slices`.
 
     Returns:
-        ``[4, B, L]`` for ``generate`` (text, time, height, width), ``[3, B, L]`` for ``forward``.
+        int64, ``[4, B, L]`` for ``generate`` (text, time, height, width), ``[3, B, L]`` for
+        ``forward``.
     """
     stock = _stock_positions(model, inputs, layout, video_token)
     mask = layout.mask
@@ -81,7 +82,7 @@ def mrope_after(inputs: Mapping[str, Any], cached: int, offsets: Tensor) -> Tens
 
 
 def _first_slice(span: VideoSpan) -> tuple[Tensor, int]:
-    """The positions of the first slice and of the text around it; how many come before it."""
+    """Return the positions of the first slice with its text, and how many of them precede it."""
     slots = span.slots[0].cpu()
     if span.frame_text is None:
         return slots, 0
@@ -93,7 +94,7 @@ def _first_slice(span: VideoSpan) -> tuple[Tensor, int]:
 def _stock_positions(
     model: Any, inputs: Mapping[str, Any], layout: Layout, video_token: int
 ) -> list[Tensor]:
-    """``[3, L_row]`` of each row, its videos cut to one slice, what is cached left out."""
+    """Return ``[3, L_row]`` of each row without cached tokens, its videos cut to one slice."""
     ids = inputs["input_ids"]
     merge = model.config.vision_config.spatial_merge_size
     rows, grids = [], []
@@ -107,7 +108,7 @@ def _stock_positions(
                 begin = video.span.last + 1
         pieces.append(torch.arange(begin, int(kept[-1]) + 1))
         rows.append(ids[row, torch.cat(pieces).to(ids.device)])
-    stock, known, at = [], 0, 0
+    stock, seen, at = [], 0, 0
     images = inputs.get("image_grid_thw")
     for row, short in enumerate(rows):
         kinds = (short == model.config.image_token_id).int()
@@ -115,20 +116,20 @@ def _stock_positions(
         starts = kinds.diff(prepend=kinds.new_zeros(1)) != 0
         count = int((starts & (kinds == 2)).sum())
         pictures = int((starts & (kinds == 1)).sum())
-        video_grids = torch.tensor(grids[known : known + count], dtype=torch.int64)
-        found, _ = model.model.get_rope_index(
+        video_grids = torch.tensor(grids[seen : seen + count], dtype=torch.int64)
+        positions, _ = model.model.get_rope_index(
             short[None],
             mm_token_type_ids=kinds[None],
             image_grid_thw=None if images is None else images[at : at + pictures],
             video_grid_thw=video_grids.view(-1, 3),
         )
-        stock.append(found[:, 0] + _cached_position(model, layout, row))
-        known, at = known + count, at + pictures
+        stock.append(positions[:, 0] + _cached_position(model, layout, row))
+        seen, at = seen + count, at + pictures
     return stock
 
 
 def _cached_position(model: Any, layout: Layout, row: int) -> int:
-    """The position after those in the cache."""
+    """Return the position after those in the cache."""
     if layout.cached == 0:
         return 0
     offsets = layout.cached_offsets
@@ -138,7 +139,7 @@ def _cached_position(model: Any, layout: Layout, row: int) -> int:
 
 
 def _row_positions(layout: Layout, row: int, stock: Tensor, slices_of: Any) -> Tensor:
-    """``[3, L]`` of the tokens that are left of one row, from the positions around them."""
+    """Return ``[3, L]`` of one row's remaining tokens, given the stock positions of its text."""
     columns, at, moved = [], 0, 0
     begin = max(layout.start, int(layout.rows[row][0]))
     for number, video in enumerate(layout.videos):
@@ -158,14 +159,14 @@ def _row_positions(layout: Layout, row: int, stock: Tensor, slices_of: Any) -> T
 
 
 def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Tensor:
-    """``[3, L]`` of one video: cells of keyframes, centres of merged slices, text around them."""
+    """Return ``[3, L]`` of one video: keyframes' cells, merged slices' centres, frame text."""
     span = video.span
     height, width = span.grid or (1, 1)
     centre = cells[:, height // 2 * width + width // 2, None]
     number, slices = video.cells.to(cells.device), video.slices.to(cells.device)
     columns = torch.where(number == MERGED, centre, cells[:, number.clamp(min=0)])
     if span.frame_text is not None:
-        # Text runs up to the slice's first cell, and goes on after its farthest.
+        # Text counts up to the slice's first cell, and on from its farthest.
         slots = span.slots.to(cells.device)[slices]
         place = video.positions.to(cells.device)[: len(slices)]
         before = cells[:, :1] - (slots[:, 0] - place)
@@ -176,12 +177,12 @@ def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Te
 
 
 def wrapped_slices(span: VideoSpan, cells: Tensor) -> Slices:
-    """The slices of a video with text around each one: one after the other, like images."""
+    """Return the slices of a video with text around each: one after the other, like images."""
     slots = span.slots.cpu()
     around = [text.cpu() for text in span.frame_text or ()]
-    text = torch.tensor([len(found) for found in around])
-    before = torch.tensor([int((found < slots[n, 0]).sum()) for n, found in enumerate(around)])
-    extent = int(cells.max() + 1 - cells[0, 0])  # what the stock model moves on by
+    text = torch.tensor([len(places) for places in around])
+    before = torch.tensor([int((places < slots[n, 0]).sum()) for n, places in enumerate(around)])
+    extent = int(cells.max() + 1 - cells[0, 0])  # the stock model's step past a slice
     steps = text + extent
     starts = steps.cumsum(0) - steps + before - before[0]
     return Slices(starts.expand(3, -1), int(steps[1:].sum()))

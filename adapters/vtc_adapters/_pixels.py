@@ -1,10 +1,11 @@
-"""What several families have in common on the way from pixels to features."""
+"""Helpers of several families between pixels and features."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -13,8 +14,8 @@ def to_rgb(settings: Any, pixels: Tensor) -> Tensor:
     """Undo a processor's rescaling and normalisation.
 
     Args:
-        settings: The image or video processor that made them.
-        pixels: ``[n, 3, H, W]``.
+        settings: The image or video processor that made the pixels.
+        pixels: ``[n, 3, H, W]``, floating point.
 
     Returns:
         ``[n, H, W, 3]`` uint8.
@@ -25,9 +26,9 @@ def to_rgb(settings: Any, pixels: Tensor) -> Tensor:
         frames = frames * std[:, None, None] + mean[:, None, None]
     if settings.do_rescale:
         frames = frames / settings.rescale_factor
-    return frames.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return rearrange(frames.round().clamp(0, 255).to(torch.uint8), "n c h w -> n h w c")
 
 
 def pack_tensor(rows: list[Tensor]) -> BaseModelOutputWithPooling:
-    """Features as one tensor ``[1, sum of F, D]``, the rows one after the other."""
+    """Pack the features ``[F, D]`` of each row as one tensor ``[1, sum of F, D]``."""
     return BaseModelOutputWithPooling(pooler_output=torch.cat(rows)[None])

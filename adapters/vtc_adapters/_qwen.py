@@ -1,4 +1,4 @@
-"""What the Qwen-VL families share: two frames a slice, packed patches, positions in three axes."""
+"""The base of the Qwen-VL families: two frames a slice, packed patches, three axes of positions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vtc.interfaces.video_adapter import VideoAdapter
@@ -21,12 +22,18 @@ class QwenAdapter(VideoAdapter):
     frames_per_slice = 2
     position_state = "model.rope_deltas"
     projectors: ClassVar[tuple[str, ...]] = ("model.visual.merger",)
-    vision_towers = ("model.visual",)  # but for the projectors in it
+    vision_towers = ("model.visual",)  # except for the projectors in it
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the grid of ``video_grid_thw``, in blocks of ``spatial_merge_size`` patches."""
         return self._grid(model, pixels["video_grid_thw"][0])
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
+        """Find videos of the slices in ``video_grid_thw`` ``[V, 3]``; see `VideoAdapter.spans`.
+
+        Raises:
+            ValueError: The placeholders do not fit ``video_grid_thw``.
+        """
         grids = inputs["video_grid_thw"]
         spans: list[VideoSpan] = []
         for row, ids in enumerate(inputs["input_ids"]):
@@ -47,7 +54,7 @@ class QwenAdapter(VideoAdapter):
                         "with one call of the processor"
                     )
                 run, places = places[: slices * slots], places[slices * slots :]
-                at = run.view(slices, slots)
+                at = rearrange(run, "(n m) -> n m", n=slices)
                 spans.append(VideoSpan(row, at, run[:0], grid, 2, self.frame_text(at)))
         if len(spans) != len(grids):
             raise ValueError(
@@ -59,27 +66,35 @@ class QwenAdapter(VideoAdapter):
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
     ) -> dict[str, Tensor]:
+        """Select ``pixel_values_videos`` ``[n * patches, d]``; ``video_grid_thw`` is ``[1, 3]``."""
         grids = inputs["video_grid_thw"]
         before = int(grids[:video].prod(-1).sum())
         frames, height, width = grids[video].tolist()
         size = frames * height * width
         patches = inputs["pixel_values_videos"][before : before + size]
-        chosen = patches.view(frames, height * width, -1)[list(slices)].flatten(0, 1)
+        patches = rearrange(patches, "(n p) d -> n p d", n=frames)[list(slices)].flatten(0, 1)
         return {
-            "pixel_values_videos": chosen,
-            "video_grid_thw": torch.tensor([[len(slices), height, width]], device=chosen.device),
+            "pixel_values_videos": patches,
+            "video_grid_thw": torch.tensor([[len(slices), height, width]], device=patches.device),
         }
 
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
+        """Return ``[n, H, W, 3]`` uint8 RGB: the first of the two frames of each slice."""
         settings = processor.video_processor
         slices, height, width = pixels["video_grid_thw"][0].tolist()
         merge, side = settings.merge_size, settings.patch_size
-        patches = pixels["pixel_values_videos"].float()
-        packed = patches.view(
-            slices, height // merge, width // merge, merge, merge, 3, -1, side, side
-        )
-        first = packed[..., 0, :, :]  # of the two frames of a slice
-        rgb = first.permute(0, 1, 3, 6, 2, 4, 7, 5).reshape(slices, height * side, width * side, 3)
+        # Patches stand in blocks of merge x merge; t are the two frames of a slice.
+        rgb = rearrange(
+            pixels["pixel_values_videos"].float(),
+            "(n h w mh mw) (c t ph pw) -> t n (h mh ph) (w mw pw) c",
+            n=slices,
+            h=height // merge,
+            mh=merge,
+            mw=merge,
+            c=3,
+            ph=side,
+            pw=side,
+        )[0]
         if settings.do_normalize:
             rgb = rgb * rgb.new_tensor(settings.image_std) + rgb.new_tensor(settings.image_mean)
         if settings.do_rescale:
@@ -87,6 +102,8 @@ class QwenAdapter(VideoAdapter):
         return rgb.round().clamp(0, 255).to(torch.uint8)
 
     def position_ids(self, model: Any, inputs: Mapping[str, Any], layout: Layout) -> Tensor:
+        """Return M-RoPE positions: ``[4, B, L']`` for ``generate``, else ``[3, B, L']``."""
+
         def slices_of(number: int, video: CompressedVideo, cells: Tensor) -> Slices:
             return self._slices(model, inputs, number, video, cells)
 
@@ -107,7 +124,7 @@ class QwenAdapter(VideoAdapter):
         video: CompressedVideo,
         cells: Tensor,
     ) -> Slices:
-        """Where the slices of a video stand, given the ``[3, M]`` positions of its first one."""
+        """Return the slices' positions, given those of the first slice's cells ``[3, M]``."""
 
     def _grid(self, model: Any, thw: Tensor) -> tuple[int, int]:
         merge = model.config.vision_config.spatial_merge_size

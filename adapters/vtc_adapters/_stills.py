@@ -1,4 +1,4 @@
-"""Families whose processor hands the frames of a video to the model as still images."""
+"""The base of families that read the frames of a video as still images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -21,11 +22,11 @@ from vtc_adapters._pixels import pack_tensor, to_rgb
 
 
 class StillsAdapter(VideoAdapter):
-    """Which pictures are frames of a video, the caller says with ``vtc_frames``.
+    """The caller declares with ``vtc_frames`` which pictures are frames of a video.
 
-    ``vtc_frames=8`` means one video of 8 frames in every row, ``[8, 6]`` one in each row, and
-    ``[[(1, 8)], []]`` that 8 frames follow one still picture in the first row, and that the second
-    row has still pictures only. A picture may be cut into *tiles*; a frame may not.
+    ``vtc_frames=8`` is one video of 8 frames in every row, and ``[8, 6]`` one in each row. In
+    ``[[(1, 8)], []]`` 8 frames follow one still picture in the first row, and the second row has
+    still pictures only. A picture may be cut into *tiles*; a frame may not.
     """
 
     modality = "image"
@@ -33,17 +34,21 @@ class StillsAdapter(VideoAdapter):
     projectors = ("model.multi_modal_projector",)
     vision_towers = ("model.vision_tower",)
     tiling: ClassVar[str] = ""
-    """The switch by which the processor cuts pictures into tiles; empty where it never does."""
+    """The processor's option that cuts pictures into tiles; empty if it has none."""
 
     def video_token_id(self, model: Any) -> int:
+        """Return the id of the placeholder token of images."""
         return int(model.config.image_token_id)
 
     def settings(self, processor: Any) -> Any:
-        """The image or video processor that frames go through."""
+        """Return the image or video processor that takes the frames."""
         return processor.image_processor
 
     def pictures(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[list[Tensor]]:
-        """For each row its pictures: the positions ``[tiles, M]`` of their placeholders.
+        """Return the pictures of each row: the positions ``[tiles, M]`` int64 of placeholders.
+
+        Args:
+            start: The first position of this turn; the cache holds those before it.
 
         Raises:
             ValueError: The placeholders do not fit the pictures.
@@ -55,39 +60,49 @@ class StillsAdapter(VideoAdapter):
             runs = self.runs(places[places >= start], each)
             if any(len(run) % each for run in runs):
                 raise ValueError(
-                    f"row {row} of input_ids has {len(places)} placeholders, which are no whole "
-                    f"number of pictures of {each}; make input_ids and pixel_values with one call "
-                    "of the processor"
+                    f"row {row} of input_ids has {len(places)} placeholders, which is not a "
+                    f"multiple of the {each} of a picture; make input_ids and pixel_values with "
+                    "one call of the processor"
                 )
             rows.append([run.view(-1, each) for run in runs])
-        found = sum(len(picture) for pictures in rows for picture in pictures)
-        given = self.count(inputs)
-        if found != given:
+        expected = sum(len(picture) for pictures in rows for picture in pictures)
+        count = self.count(inputs)
+        if expected != count:
             raise ValueError(
-                f"input_ids has placeholders for {found} pictures, but pixel_values holds {given}; "
-                "make both with one call of the processor"
+                f"input_ids has placeholders for {expected} pictures, but pixel_values holds "
+                f"{count}; make both with one call of the processor"
             )
         return rows
 
     def runs(self, places: Tensor, each: int) -> list[Tensor]:
-        """The placeholders of a row, picture by picture, where no text stands between them."""
+        """Split the positions ``[F * M]`` of a row's placeholders into pictures.
+
+        Args:
+            each: M. Pictures follow one another without text between them.
+        """
         return list(torch.split(places, each))
 
     def count(self, inputs: Mapping[str, Any]) -> int:
-        """The pictures and tiles in ``pixel_values``."""
+        """Return the number of pictures and tiles in ``pixel_values`` ``[P, 3, H, W]``."""
         return len(inputs["pixel_values"])
 
     def numbers(self, inputs: Mapping[str, Any], rows: list[list[Tensor]]) -> list[int]:
-        """For each row, the number of its first picture in ``pixel_values``."""
+        """Return for each row the index of its first picture in ``pixel_values``."""
         counts = [0, *(sum(map(len, pictures)) for pictures in rows)]
         return list(accumulate(counts))[:-1]
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
+        """Find the pictures that ``vtc_frames`` declares; see `VideoAdapter.spans`.
+
+        Raises:
+            ValueError: ``vtc_frames`` or the placeholders do not fit the pictures, or a frame
+                was cut into tiles.
+        """
         grid, spans = self.slice_grid(model, inputs), []
         for row, (pictures, number, videos) in enumerate(self._rows(model, inputs, start)):
             for first, frames in videos:
-                chosen = pictures[first : first + frames]
-                for place, picture in enumerate(chosen, first):
+                parts = pictures[first : first + frames]
+                for place, picture in enumerate(parts, first):
                     if len(picture) != 1:
                         raise ValueError(
                             f"vtc_frames says that picture {place} of row {row} is a frame, but "
@@ -95,7 +110,7 @@ class StillsAdapter(VideoAdapter):
                             "the processor"
                         )
                 before = sum(map(len, pictures[:first]))
-                at = torch.cat(chosen)
+                at = torch.cat(parts)
                 none, text = at[:0, 0], self.frame_text(at)
                 spans.append(VideoSpan(row, at, none, grid, 1, text, number + before))
         return spans
@@ -103,7 +118,7 @@ class StillsAdapter(VideoAdapter):
     def _rows(
         self, model: Any, inputs: Mapping[str, Any], start: int
     ) -> Iterator[tuple[list[Tensor], int, list[tuple[int, int]]]]:
-        """Each row's pictures, the number of the first one, and which are videos."""
+        """Yield each row's pictures, the index of the first one, and its videos."""
         rows = self.pictures(model, inputs, start)
         declared = declared_videos(inputs["vtc_frames"], list(map(len, rows)), self.tiling)
         return zip(rows, self.numbers(inputs, rows), declared, strict=True)
@@ -111,62 +126,69 @@ class StillsAdapter(VideoAdapter):
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
     ) -> dict[str, Tensor]:
+        """Select ``pixel_values`` ``[n, 3, H, W]``; ``video`` is the index of the first frame."""
         return {"pixel_values": inputs["pixel_values"][[video + number for number in slices]]}
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        """Make ``pixel_values`` ``[n, 3, H, W]``, without tiles, of frames ``[n, H, W, 3]``."""
         whole = {self.tiling: False} if self.tiling else {}
-        images = list(frames.permute(0, 3, 1, 2))
+        images = list(rearrange(frames, "n h w c -> n c h w"))
         batch = processor.image_processor(images, return_tensors="pt", **whole)
         return {name: batch[name] for name in self.video_inputs}
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        """Return tokens ``[n, M, D]`` after the projector."""
         encoded = model.get_image_features(pixels["pixel_values"], return_dict=True)
         return SliceFeatures(torch.stack(list(encoded.pooler_output)))
 
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
+        """Return ``[n, H, W, 3]`` uint8 RGB of ``pixel_values`` ``[n, 3, H, W]``."""
         return to_rgb(self.settings(processor), pixels["pixel_values"])
 
     def stills(
         self, model: Any, inputs: Mapping[str, Any], layout: Layout
     ) -> list[tuple[int, int, Tensor]]:
+        """Encode the pictures that are not frames; see `VideoAdapter.stills`."""
         if inputs.get("pixel_values") is None:
             return []
-        found: list[tuple[int, int, int]] = []
+        tiles: list[tuple[int, int, int]] = []
         rows = self._rows(model, inputs, layout.start)
         for row, (pictures, number, videos) in enumerate(rows):
             frames = {first + n for first, count in videos for n in range(count)}
             for place, picture in enumerate(pictures):
-                tiles = enumerate(picture, number)
                 if place not in frames:
-                    found += [(row, int(slots[0]), tile) for tile, slots in tiles]
+                    numbered = enumerate(picture, number)
+                    tiles += [(row, int(slots[0]), tile) for tile, slots in numbered]
                 number += len(picture)
-        if not found:
+        if not tiles:
             return []
-        chosen = self.pixels(inputs, 0, [number for _, _, number in found])
+        pixels = self.pixels(inputs, 0, [number for _, _, number in tiles])
         device = input_device(model)
-        encoded = self.encode(model, {name: value.to(device) for name, value in chosen.items()})
+        encoded = self.encode(model, {name: value.to(device) for name, value in pixels.items()})
         return [
             (row, first, tokens)
-            for (row, first, _), tokens in zip(found, encoded.tokens, strict=True)
+            for (row, first, _), tokens in zip(tiles, encoded.tokens, strict=True)
         ]
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        """Pack the features ``[F, D]`` of each row as one tensor ``[1, sum of F, D]``."""
         return pack_tensor(rows)
 
     def could_be_frames(self, model: Any, inputs: Mapping[str, Any]) -> bool:
+        """Return whether there are more pictures than rows."""
         pictures = inputs.get("pixel_values")
         return pictures is not None and len(pictures) > len(inputs["input_ids"])
 
 
 class FrameTextStillsAdapter(StillsAdapter):
-    """Frames as still images with text around each, which an option keeps or drops."""
+    """Frames as still images with text around each; an option keeps or drops the text."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of families with text around each frame.
 
         Attributes:
-            frame_text: Which frames keep the text around them (a timestamp, a number, markers):
+            frame_text: The frames that keep the text around them (a timestamp, a number, markers):
                 ``"keyframes"``, ``"all"`` or ``"none"``.
         """
 
@@ -179,16 +201,20 @@ class FrameTextStillsAdapter(StillsAdapter):
     renamed_options = {"wrapping": "frame_text"}
     placeholder_per_slice = True
     marks = (1, 1)
-    """How many tokens stand right before the placeholders of a frame, and right after them."""
+    """The number of marks right before and right after the placeholders of a frame."""
 
     def frame_text(self, slots: Tensor) -> tuple[Tensor, ...]:
+        """Return the text and the ``marks`` around each of the slots ``[N, M]``."""
         return text_around(slots, *self.marks)
 
     def runs(self, places: Tensor, each: int) -> list[Tensor]:
+        """Split the positions of a row's placeholders where text stands between them."""
+        # Marks stand between two pictures, so that each is a run of positions.
         ends = (places.diff() != 1).nonzero().flatten() + 1
         return [run for run in places.tensor_split(ends.cpu()) if len(run)]
 
     def could_be_frames(self, model: Any, inputs: Mapping[str, Any]) -> bool:
+        """Return whether a row has more than one picture."""
         if inputs.get("pixel_values") is None:
             return False
         visual = inputs["input_ids"] == self.video_token_id(model)
@@ -196,11 +222,16 @@ class FrameTextStillsAdapter(StillsAdapter):
         return bool((runs.sum(1) > 1).any())
 
     def keeps_frame_text(self, is_keyframe: Tensor) -> Tensor:
+        """Return ``[N]`` bool, as the option ``frame_text`` has it."""
         return keeps_text(self.config.frame_text, is_keyframe)
 
 
 def one_token_each(processor: Any, length: str) -> Any:
-    """A processor that writes one placeholder a picture; ``length`` names its own number."""
+    """Copy a processor so that it writes one placeholder a picture.
+
+    Args:
+        length: The attribute with the number of placeholders.
+    """
     brief = copy.copy(processor)
     setattr(brief, length, 1)
     return brief

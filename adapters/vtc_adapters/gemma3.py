@@ -15,24 +15,27 @@ from vtc_adapters._stills import FrameTextStillsAdapter
 
 
 class Gemma3Adapter(FrameTextStillsAdapter):
-    """Gemma 3: each frame a still image; the tokens of a picture attend to one another.
+    """Gemma 3: each frame is a still image; the tokens of a picture attend to one another.
 
-    Merged tokens without text between them are one picture to the language model: they attend to
-    one another, also to later ones.
+    The language model takes merged tokens without text between them for one picture: they attend
+    to one another, to later ones too.
     """
 
     tiling = "do_pan_and_scan"
     causal = False
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the square grid of ``mm_tokens_per_image`` tokens."""
         side = isqrt(model.config.mm_tokens_per_image)
         return side, side
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        """Write a turn with marks around each frame; see `VideoAdapter.prompt`."""
         token = processor.tokenizer.image_token
         text = processor.full_image_sequence.replace(token * processor.image_seq_length, token)
         prompt = chat_prompt(processor, [{"type": "image"}] * len(source), question)
         return written_out(processor, prompt, images=[text] * len(source))
 
     def text_inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
+        """Return ``token_type_ids`` ``[B, L]``: 1 for placeholders, 0 for text."""
         return {"token_type_ids": (ids == self.video_token_id(model)).long()}

@@ -12,9 +12,10 @@ from vtc_adapters._stills import one_token_each
 
 
 class Idefics3Adapter(IdeficsAdapter):
-    """Idefics3: each frame a still image, which is not split into tiles."""
+    """Idefics3: each frame is a still image, not split into tiles."""
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        """Write a turn with marks around each frame; see `VideoAdapter.prompt`."""
         brief = one_token_each(processor, "image_seq_len")
         text = brief.replace_image_token({"rows": [[0]], "cols": [[0]]}, 0)
         prompt = chat_prompt(processor, [{"type": "image"}] * len(source), question)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vtc.interfaces.video_span import SliceFeatures
@@ -16,15 +17,17 @@ from vtc_adapters._stills import FrameTextStillsAdapter, one_token_each
 
 
 class InternVLAdapter(FrameTextStillsAdapter):
-    """InternVL: each frame a still image with its number before it."""
+    """InternVL: each frame is a still image with its number before it."""
 
     tiling = "crop_to_patches"
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
 
     def settings(self, processor: Any) -> Any:
+        """Return the video processor."""
         return processor.video_processor
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the grid of a picture's tokens after the pixel shuffle."""
         vision, ratio = model.config.vision_config, model.config.downsample_ratio
         height, width = (
             int(size // patch * ratio)
@@ -33,11 +36,13 @@ class InternVLAdapter(FrameTextStillsAdapter):
         return height, width
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        video = frames.permute(0, 3, 1, 2)
+        """Make ``pixel_values`` ``[n, 3, H, W]`` of frames ``[n, H, W, 3]`` uint8."""
+        video = rearrange(frames, "n h w c -> n c h w")
         batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
         return {"pixel_values": batch["pixel_values_videos"][0]}
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        """Return tokens ``[n, M, D]`` after the projector."""
         config = model.config
         encoded = model.get_image_features(
             pixels["pixel_values"],
@@ -48,6 +53,7 @@ class InternVLAdapter(FrameTextStillsAdapter):
         return SliceFeatures(encoded.pooler_output)
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        """Write a turn with "Frame1: ..." for each frame; see `VideoAdapter.prompt`."""
         frames = torch.empty(len(source), 0)  # only counted
         brief = one_token_each(processor, "image_seq_length")
         text = brief.replace_video_token({"pixel_values_videos": [frames]}, 0)
@@ -55,4 +61,5 @@ class InternVLAdapter(FrameTextStillsAdapter):
         return written_out(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
+        """Remove the numbers of the frames ("Frame1:") from a user turn."""
         return re.sub(r"Frame\d+:", " ", text)

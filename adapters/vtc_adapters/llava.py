@@ -19,6 +19,7 @@ class LlavaImageAdapter(StillsAdapter):
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the grid of patches; (1, h * w + 1) if the class token is kept too."""
         vision = model.config.vision_config
         side = vision.image_size // vision.patch_size
         if model.config.vision_feature_select_strategy == "full":
@@ -26,7 +27,9 @@ class LlavaImageAdapter(StillsAdapter):
         return side, side
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        """Pack the features ``[F, D]`` of each row as a list."""
         return BaseModelOutputWithPooling(pooler_output=rows)
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        """Write a turn with one placeholder of an image; see `VideoAdapter.prompt`."""
         return chat_prompt(processor, [{"type": "image"}], question)

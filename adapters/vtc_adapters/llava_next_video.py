@@ -14,21 +14,24 @@ from vtc_adapters._llava import LlavaAdapter
 
 
 class LlavaNextVideoAdapter(LlavaAdapter):
-    """LLaVA-NeXT-Video: CLIP patches are pooled before the projector; no newline after a video."""
+    """LLaVA-NeXT-Video: CLIP patches are pooled before the projector; no newline follows."""
 
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the grid of patches after pooling by ``spatial_pool_stride``."""
         vision = model.config.vision_config
         side = vision.image_size // vision.patch_size // model.config.spatial_pool_stride
         return side, side
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
-        # As videos of one frame: 5.18 and 5.23 then give the features of a frame alike.
+        """Return tokens ``[n, M, D]`` after pooling and the projector."""
+        # Videos of one frame, of which transformers 5.18 and 5.23 return the same features.
         frames = pixels["pixel_values_videos"][:, None]
         encoded = model.model.get_video_features(frames, return_dict=True).pooler_output
         tokens = [frame.reshape(-1, frame.shape[-1]) for frame in encoded]
         return SliceFeatures(tokens=torch.stack(tokens))
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        """Pack the features ``[F, D]`` of each row as a list."""
         return BaseModelOutputWithPooling(pooler_output=rows)

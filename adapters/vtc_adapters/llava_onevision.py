@@ -15,22 +15,25 @@ from vtc_adapters._llava import LlavaAdapter
 
 
 class LlavaOnevisionAdapter(LlavaAdapter):
-    """LLaVA-OneVision: 729 SigLIP patches a frame, pooled to 196 tokens where they are kept."""
+    """LLaVA-OneVision: 729 SigLIP patches a frame, pooled to 196 tokens in a keyframe."""
 
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the grid of the pooled tokens: 14 x 14 of 27 x 27 patches."""
         vision = model.config.vision_config
         side = ceil(vision.image_size // vision.patch_size / 2)
         return side, side
 
     def tail_length(self) -> int:
+        """Return 1, the ``image_newline`` after a video."""
         return 1  # image_newline
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        """Return pooled tokens ``[n, 196, D]`` and, to merge, all patches ``[n, 729, D]``."""
         inner, config = model.model, model.config
         layers = config.vision_feature_layer
-        # The layers' own numbers: newer transformers then keep only those states.
+        # Newer transformers then keep the states of these layers only.
         states = inner.vision_tower(
             pixels["pixel_values_videos"], output_hidden_states=layers or True, return_dict=True
         ).hidden_states
@@ -45,13 +48,14 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         return SliceFeatures(tokens=inner.apply_pooling(dense), dense=dense)
 
     def tail(self, model: Any) -> Tensor:
+        """Return ``image_newline`` ``[1, D]``."""
         with _on_device(model.model):
             newline: Tensor = model.model.image_newline
             return newline[None].clone()
 
 
 def _on_device(module: Any) -> Any:
-    """Bring a module's own parameters from where accelerate's offloading keeps them."""
+    """Load a module's own parameters if accelerate offloaded them."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
     from accelerate.utils import align_module_device

@@ -13,17 +13,19 @@ from vtc_adapters._stills import StillsAdapter
 
 
 class PaliGemmaAdapter(StillsAdapter):
-    """PaliGemma: all frames before the question, with no text between them; all a prefix."""
+    """PaliGemma: all frames before the question, without text between them; all is a prefix."""
 
     causal = False
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the grid of patches."""
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
         return side, side
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
-        # The form of the stock processor; the family has no chat template.
+        """Write one placeholder, BOS, the question and a newline, as the stock processor does."""
         return f"{processor.image_token}{processor.tokenizer.bos_token}{question}\n"
 
     def text_inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
+        """Return ``token_type_ids`` ``[B, L]`` of zeros: all is a prefix."""
         return {"token_type_ids": torch.zeros_like(ids)}  # all of it a prefix

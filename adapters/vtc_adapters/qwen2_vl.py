@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -24,9 +25,9 @@ class Qwen2VLAdapter(QwenAdapter):
         """Options of Qwen2-VL and Qwen2.5-VL.
 
         Attributes:
-            mrope: Where text after a video stands. ``"stock"``: as the installed transformers has
-                it, after the height and width of a slice, so that it shares times with a long
-                video. ``"4.57"``: after the video's time as well, as transformers had it up to
+            mrope: The position of text after a video. ``"stock"``: as in the installed
+                transformers, after the height and width of a slice, so that it shares times with
+                a long video. ``"4.57"``: also after the video's time, as in transformers up to
                 4.57.
         """
 
@@ -43,23 +44,29 @@ class Qwen2VLAdapter(QwenAdapter):
     )
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        """Make ``pixel_values_videos`` ``[patches, d]``, with ``video_grid_thw`` ``[1, 3]``."""
         settings = processor.video_processor
         # A cap on all frames together would make their size depend on the chunk.
         uncapped = {"cap_pixels_per_frame": False} if _knows_cap(settings) else {}
         batch = settings(
-            [frames.permute(0, 3, 1, 2)], do_sample_frames=False, return_tensors="pt", **uncapped
+            [rearrange(frames, "n h w c -> n c h w")],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **uncapped,
         )
         return {name: batch[name] for name in self.video_inputs[:2]}
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        """Return tokens ``[n, M, D]`` after the merger of 2 x 2 patches."""
         grid = pixels["video_grid_thw"]
         encoded = model.model.get_video_features(
             pixels["pixel_values_videos"], video_grid_thw=grid, return_dict=True
         ).pooler_output
         features = torch.cat(list(encoded))
-        return SliceFeatures(tokens=features.view(int(grid[0, 0]), -1, features.shape[-1]))
+        return SliceFeatures(rearrange(features, "(n m) d -> n m d", n=int(grid[0, 0])))
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
+        """Pack the features ``[F, D]`` of each row as a list."""
         return BaseModelOutputWithPooling(pooler_output=rows)
 
     def _slices(
@@ -70,7 +77,7 @@ class Qwen2VLAdapter(QwenAdapter):
         video: CompressedVideo,
         cells: Tensor,
     ) -> Slices:
-        """Every slice is the first one at a later time; a merged one stands at its centre."""
+        """Shift the first slice in time; a merged slice stands at its centre."""
         interval = self._interval(model, inputs, number, video)
         times = (torch.arange(len(video.span)) * interval).long()
         still = torch.zeros_like(times)
@@ -82,14 +89,14 @@ class Qwen2VLAdapter(QwenAdapter):
     def _interval(
         self, model: Any, inputs: Mapping[str, Any], number: int, video: CompressedVideo
     ) -> float:
-        """How far two slices are apart in positions: 1 in Qwen2-VL, by seconds in Qwen2.5-VL."""
+        """Return the step in time from slice to slice: 1 in Qwen2-VL, by seconds in Qwen2.5-VL."""
         rate = getattr(model.config.vision_config, "tokens_per_second", None)
         if rate is None:
             return 1.0
         given = inputs.get("second_per_grid_ts")
         if given is not None:
             return float(rate * given[number])
-        # As stock without times: one second a slice. Real ones are rounded over their jitter.
+        # Stock without times takes one second a slice. Rounding removes the jitter of real times.
         return float(rate * (round(video.seconds_per_slice or 1.0, 2)))
 
 

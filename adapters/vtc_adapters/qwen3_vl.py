@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers.image_utils import SizeDict
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
@@ -25,8 +26,8 @@ from vtc_adapters._qwen import QwenAdapter
 class Qwen3VLAdapter(QwenAdapter):
     """Qwen3-VL, Qwen3.5: a timestamp before each slice, and features for the first layers.
 
-    A timestamp with its marks is about ten tokens, where a merged slice is one: by default only
-    keyframes keep theirs. A merged slice's time then shows in its position alone.
+    A timestamp with its marks takes about ten tokens and a merged slice one, so by default only
+    keyframes keep it. The position of a merged slice still has its time.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,10 @@ class Qwen3VLAdapter(QwenAdapter):
         """Options of Qwen3-VL.
 
         Attributes:
-            frame_text: Which slices keep the timestamp and the markers around them:
+            frame_text: The slices that keep the timestamp and the markers around them:
                 ``"keyframes"``, ``"all"`` or ``"none"``.
-            resolution_frames: The stock processor shrinks frames the more, the more there are. A
-                video decoded while it is read is shrunk as one of so many frames at most.
+            resolution_frames: The stock processor shrinks the frames of longer videos more. A lazy
+                video is shrunk like one of at most this many frames.
         """
 
         frame_text: Literal["all", "keyframes", "none"] = "keyframes"
@@ -57,18 +58,21 @@ class Qwen3VLAdapter(QwenAdapter):
     )
 
     def frame_text(self, slots: Tensor) -> tuple[Tensor, ...]:
+        """Return the timestamp and the two markers around each of the slots ``[N, M]``."""
         return text_around(slots, opening=1, closing=1)
 
     def keeps_frame_text(self, is_keyframe: Tensor) -> Tensor:
+        """Return ``[N]`` bool, as the option ``frame_text`` has it."""
         return keeps_text(self.config.frame_text, is_keyframe)
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        """Return tokens ``[n, M, D]``, and as many for each layer of deepstack."""
         grid = pixels["video_grid_thw"]
         encoded = model.model.get_video_features(
             pixels["pixel_values_videos"], video_grid_thw=grid, return_dict=True
         )
         tokens, *extra = (
-            torch.cat(list(part)).view(int(grid[0, 0]), -1, part[0].shape[-1])
+            rearrange(torch.cat(list(part)), "(n m) d -> n m d", n=int(grid[0, 0]))
             for part in (
                 encoded.pooler_output,
                 *(getattr(encoded, "deepstack_features", None) or ()),
@@ -77,6 +81,7 @@ class Qwen3VLAdapter(QwenAdapter):
         return SliceFeatures(tokens, extra=tuple(extra))
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithDeepstackFeatures:
+        """Split rows ``[F, (1 + layers) * D]`` into features and those of deepstack's layers."""
         width = model.config.text_config.hidden_size
         tokens, *extra = zip(*(torch.split(row, width, dim=-1) for row in rows), strict=True)
         return BaseModelOutputWithDeepstackFeatures(
@@ -84,10 +89,11 @@ class Qwen3VLAdapter(QwenAdapter):
         )
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
+        """Make ``pixel_values_videos`` ``[patches, d]``, with ``video_grid_thw`` ``[1, 3]``."""
         settings = processor.video_processor
         total = min(total, self.config.resolution_frames)
-        video = frames.permute(0, 3, 1, 2)[None]
-        # What the stock processor would make of all frames, without having them.
+        video = rearrange(frames, "n h w c -> 1 n c h w")
+        # The size that the stock processor would give all frames, from their number alone.
         size = settings.resize(
             videos=video.new_empty(1, max(total, 2), *video.shape[2:], device="meta"),
             size=settings.size,
@@ -103,13 +109,14 @@ class Qwen3VLAdapter(QwenAdapter):
             [resized[0]],
             do_sample_frames=False,
             do_resize=False,
-            cap_pixels_per_frame=False,  # of sizes that are not used; without it a warning
+            cap_pixels_per_frame=False,  # or it warns about sizes that are not used
             return_tensors="pt",
         )
         return {name: batch[name] for name in self.video_inputs}
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
-        # The stock text about a video whose slices have one placeholder each.
+        """Write a turn with a timestamp for each slice; see `VideoAdapter.prompt`."""
+        # The stock text of a video with one placeholder a slice.
         merge = processor.video_processor.merge_size
         times = source.timestamps.tolist()
         described = {
@@ -123,6 +130,7 @@ class Qwen3VLAdapter(QwenAdapter):
         return written_out(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
+        """Remove the timestamps ("<1.5 seconds>") from a user turn."""
         return re.sub(r"<\d+\.\d seconds>", " ", text)
 
     def _slices(

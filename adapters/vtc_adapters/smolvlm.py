@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
@@ -16,17 +17,20 @@ from vtc_adapters._stills import one_token_each
 
 
 class SmolVLMAdapter(IdeficsAdapter):
-    """SmolVLM: each frame a still image with its time before it, after a sentence on all."""
+    """SmolVLM: each frame is a still image with its time before it, after an introduction."""
 
     def settings(self, processor: Any) -> Any:
+        """Return the video processor."""
         return processor.video_processor
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        video = frames.permute(0, 3, 1, 2)
+        """Make ``pixel_values`` ``[1, n, 3, H, W]`` and their mask of frames ``[n, H, W, 3]``."""
+        video = rearrange(frames, "n h w c -> n c h w")
         batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
         return {name: batch[name] for name in self.video_inputs}
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
+        """Write a turn with the time of each frame; see `VideoAdapter.prompt`."""
         times = source.timestamps.tolist()
         metadata = VideoMetadata(
             total_num_frames=len(times), fps=1.0, duration=source.duration, frames_indices=times
@@ -39,5 +43,6 @@ class SmolVLMAdapter(IdeficsAdapter):
         return written_out(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
+        """Remove the introduction and the times ("Frame from 00:01:") from a user turn."""
         text = re.sub(r"You are provided the following series of .*? video\.", " ", text)
         return re.sub(r"Frame from \d+:\d+:", " ", text)

@@ -13,19 +13,20 @@ from vtc_adapters._llava import LlavaAdapter
 
 
 class VideoLlavaAdapter(LlavaAdapter):
-    """Video-LLaVA: a frame has its class token among its placeholders, before its patches.
+    """Video-LLaVA: the placeholders of a frame are its class token and its patches.
 
-    Keyframes keep the class token. The others are merged from their patches alone, which a class
-    token has no place among.
+    Keyframes keep the class token. The others are merged from their patches alone.
     """
 
     fixed_inputs = ("vision_feature_layer",)  # the select strategy is for images only
     vision_towers = ("model.video_tower", "model.image_tower")
 
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return (1, 1 + patches): the class token stands first."""
         return 1, 1 + _patches(model)
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
+        """Return tokens ``[n, 1 + P, D]`` and, to merge, the patches ``[n, P, D]``."""
         video = pixels["pixel_values_videos"][None]
         tokens = model.model.get_video_features(video, return_dict=True).pooler_output
         return SliceFeatures(tokens=tokens, dense=tokens[:, 1:])
@@ -33,7 +34,8 @@ class VideoLlavaAdapter(LlavaAdapter):
     def encode_images(
         self, model: Any, inputs: dict[str, Any]
     ) -> BaseModelOutputWithPooling | None:
-        # The processor's name for them, which newer transformers are about to drop.
+        """Encode ``pixel_values_images`` ``[B, 3, H, W]``; see `VideoAdapter.encode_images`."""
+        # The processor's name of the pixels, which later transformers will drop.
         old, new = (inputs.pop(f"pixel_values{end}", None) for end in ("_images", ""))
         images = new if old is None else old
         if images is None:

@@ -1,4 +1,4 @@
-"""The interface of adapters: what is particular to one family of models."""
+"""The interface of adapters: what differs from one model family to the next."""
 
 from __future__ import annotations
 
@@ -26,27 +26,31 @@ class VideoAdapter(Part, ABC):
     """One family of models; an object without state, registered under ``config.model_type``.
 
     Like other parts it may have a ``Config``; ``model.vtc.configure(option=value)`` sets it.
-    ``pixels`` below is what this family's vision tower takes for some slices: tensors by name.
+
+    In the methods, ``inputs`` are the keyword arguments of a call of the stock model,
+    ``input_ids`` ``[B, L]`` among them. ``pixels`` are the vision tower's inputs for n slices,
+    tensors by argument name. N is the number of slices of a video, M that of a slice's
+    placeholders, P that of the patches to merge, D the width of the language model.
     """
 
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
-    """The arguments of ``forward`` that carry raw video; the first one decides if there is any."""
+    """The arguments of ``forward`` that carry raw video; a call has video if the first is given."""
     fixed_inputs: ClassVar[tuple[str, ...]] = ()
-    """Arguments of ``forward`` that ``encode`` takes from the configuration and not from a call."""
+    """Arguments of ``forward`` that no call may set: ``encode`` reads the configuration."""
     frames_per_slice: ClassVar[int] = 1
     """How many frames the vision tower turns into one slice."""
     modality: ClassVar[str] = "video"
     """The key of ``mm_encoder_outputs``: ``"image"`` where frames enter as still images."""
     projectors: ClassVar[tuple[str, ...]] = ()
-    """The names of the model's modules that map the vision tower's features to the language
-    model's, which a separate connector copies; empty where the family has none of its own."""
+    """The names of the modules between the vision tower and the language model, which a separate
+    connector copies; empty if the family has none."""
     vision_towers: ClassVar[tuple[str, ...]] = ()
-    """The names of the modules before them, which recipes train at a rate of their own."""
+    """The names of the vision tower's modules, which recipes train at a separate learning rate."""
     causal: ClassVar[bool] = True
-    """Whether no token attends to later ones, so that a long prompt may be read in pieces."""
+    """Whether attention is causal, so that a long prompt may be read in pieces."""
     placeholder_per_slice: ClassVar[bool] = False
-    """Whether a video that is decoded while it is read has a placeholder for each slice, with the
-    text that the stock processor writes around it, rather than one for all."""
+    """Whether a lazy prompt has one placeholder for each slice, with the text that the stock
+    processor writes around it, or one for the whole video."""
     position_state: ClassVar[str | None] = None
     """The attribute in which transformers keeps position offsets on the model; None for none."""
 
@@ -72,7 +76,10 @@ class VideoAdapter(Part, ABC):
         """Find the videos of a processor's ``inputs``, in the order of their pixels.
 
         Args:
-            start: Positions before it belong to earlier turns, which the cache holds already.
+            start: The first position of this turn; the cache holds those before it.
+
+        Returns:
+            One span for each video, with ``slots`` ``[N, M]``.
 
         Raises:
             ValueError: The placeholders do not fit the pixels.
@@ -80,10 +87,10 @@ class VideoAdapter(Part, ABC):
 
     @abstractmethod
     def slice_grid(self, model: PreTrainedModel, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
-        """The grid (h, w) of the tokens of each slice of ``pixels``; M is h * w."""
+        """Return the grid (h, w) of the tokens of each slice of ``pixels``; M is h * w."""
 
     def video_token_id(self, model: PreTrainedModel) -> int:
-        """The id of the placeholder of videos."""
+        """Return the id of the placeholder token of videos."""
         return int(model.config.video_token_id)
 
     def frame_text(self, slots: Tensor) -> tuple[Tensor, ...] | None:
@@ -119,7 +126,7 @@ class VideoAdapter(Part, ABC):
         return VideoAdapter.keeps_frame_text(self, is_keyframe)
 
     def tail_length(self) -> int:
-        """t, the number of placeholders after the last slice."""
+        """Return t, the number of placeholders after the last slice."""
         return 0
 
     # --- from pixels to features
@@ -128,45 +135,69 @@ class VideoAdapter(Part, ABC):
     def pixels(
         self, inputs: Mapping[str, Any], video: int, slices: Sequence[int]
     ) -> dict[str, Tensor]:
-        """The part of a processor's ``inputs`` that belongs to some slices of one video.
+        """Select the pixels of some slices of one video from a processor's ``inputs``.
 
         Args:
-            video: ``VideoSpan.number``; where that is None, the video's place among all of them.
+            video: ``VideoSpan.number``; if that is None, the index of the video in the batch.
+            slices: n indices in 0..N-1, in any order.
+
+        Returns:
+            ``pixels`` of these n slices, in this order.
         """
 
     @abstractmethod
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        """Make ``pixels`` of uint8 RGB frames ``[n, H, W, 3]`` as the stock processor would.
+        """Make ``pixels`` of frames as the stock processor would.
 
         Args:
-            total: The frames of the whole video, by which some families choose their size.
+            frames: ``[n, H, W, 3]`` uint8 RGB.
+            total: The number of frames of the whole video; some families resize by it.
         """
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
-        """One user turn about a video, as the stock processor's chat template writes it.
+        """Write one user turn about a video with the stock processor's chat template.
 
-        It holds one placeholder, or one for each slice with the text around it.
+        Returns:
+            Text with one placeholder, or one for each slice with the text around it.
+
+        Raises:
+            ValueError: The processor has no chat template.
         """
         return chat_prompt(processor, [{"type": "video"}], question)
 
     def text_inputs(self, model: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
-        """What the stock model needs beside the ids ``[B, L]`` of prompts made by `prompt`."""
+        """Return the stock model's inputs in addition to the ids of prompts made by `prompt`.
+
+        Args:
+            ids: ``[B, L]`` int64.
+
+        Returns:
+            Tensors ``[B, L]`` by argument name.
+        """
         return {}
 
     def question(self, text: str) -> str:
-        """A user turn without what the stock processor wrote into it around the frames."""
+        """Remove the text that the stock processor wrote around the frames from a user turn."""
         return text
 
     @abstractmethod
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
-        """Undo ``preprocess``: uint8 RGB frames ``[n, H', W', 3]`` for the frame encoder."""
+        """Undo ``preprocess``, for the frame encoder.
+
+        Returns:
+            ``[n, H', W', 3]`` uint8 RGB, one frame for each slice, at the processor's size.
+        """
 
     @abstractmethod
     def encode(self, model: PreTrainedModel, pixels: Mapping[str, Tensor]) -> SliceFeatures:
-        """Run the vision tower and the projector on some slices."""
+        """Run the vision tower and the projector on n slices.
+
+        Returns:
+            ``tokens`` ``[n, M, D]``; ``dense`` ``[n, P, D]`` if other features are merged.
+        """
 
     def tail(self, model: PreTrainedModel) -> Tensor | None:
-        """``[t, D]``, the features of the placeholders after the last slice, or None."""
+        """Return the features ``[t, D]`` of the placeholders after the last slice, or None."""
         return None
 
     # --- into the language model
@@ -174,11 +205,15 @@ class VideoAdapter(Part, ABC):
     def position_ids(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], layout: Layout
     ) -> Tensor | None:
-        """The positions of the shortened rows, or None where the stock model counts tokens.
+        """Return the positions of the shortened rows; None if the stock model counts tokens.
 
         Args:
             inputs: The caller's, before anything was shortened.
-            layout: What became of each row.
+            layout: The shortened rows.
+
+        Returns:
+            int64, in the form that ``generate`` takes if ``layout.generating``, else ``forward``:
+            ``[4, B, L']`` and ``[3, B, L']`` for Qwen-VL.
         """
         return None
 
@@ -213,23 +248,24 @@ class VideoAdapter(Part, ABC):
         """Put features in the form that the stock model takes.
 
         Args:
-            rows: ``[F, D]`` for each row that has a video, those of all its videos.
+            rows: ``[F, D]`` for each row that has a video: the features of all its videos.
         """
 
     def could_be_frames(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
-        """Whether a call's still images may be frames of a video that the caller did not declare.
+        """Return whether still images of a call may be frames that the caller did not declare.
 
-        Asked where frames enter as still images.
+        Only called if ``modality`` is ``"image"``.
         """
         return False
 
     def stills(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], layout: Layout
     ) -> list[tuple[int, int, Tensor]]:
-        """The still images among the frames, where both enter by the same way.
+        """Encode the still images beside a video, if both enter as ``modality`` ``"image"``.
 
         Returns:
-            The row, the position of the first placeholder, and the features ``[F, D]`` of each.
+            For each image the row, the position of its first placeholder, and its features
+            ``[F, D]``.
         """
         return []
 
@@ -238,8 +274,11 @@ class VideoAdapter(Part, ABC):
     ) -> BaseModelOutputWithPooling | None:
         """Encode the still images beside a video, as the stock ``generate`` does.
 
-        Takes the arguments of ``get_image_features`` out of ``inputs``: the stock ``forward``
-        refuses pixels beside features that are already there.
+        Removes the arguments of ``get_image_features`` from ``inputs``: the stock ``forward``
+        refuses pixels beside features.
+
+        Returns:
+            The stock output of ``get_image_features``; None if there is no image.
         """
         if inputs.get("pixel_values") is None:
             return None
@@ -267,7 +306,7 @@ def _old_method(cls: type, old: str, new: str) -> Callable[..., Any]:
 
 
 def chat_prompt(processor: Any, content: list[dict[str, str]], question: str) -> str:
-    """One user turn as the processor's chat template writes it.
+    """Write one user turn with the processor's chat template.
 
     Raises:
         ValueError: The processor has no chat template.

@@ -1,4 +1,4 @@
-"""What passes between the core and the adapters: videos in rows, their features, the new rows."""
+"""Data between the core and the adapters: spans of placeholders, features, shortened rows."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MERGED = -1
-"""What `CompressedVideo.cells` says of a merged token."""
+"""The value of `CompressedVideo.cells` for a merged token."""
 TEXT = -2
-"""What `CompressedVideo.cells` says of text around a slice."""
+"""The value of `CompressedVideo.cells` for text around a slice."""
 
 
 @dataclass(frozen=True)
 class VideoSpan:
-    """Where the placeholders of one video stand in one row of the caller's ``input_ids``.
+    """The positions of one video's placeholders in one row of the caller's ``input_ids``.
 
     Attributes:
         row: The row of the batch.
-        slots: ``[N, M]`` int64, the positions of each slice's M placeholders. For a placeholder
-            that was never expanded every slot is that one position (a view without storage).
+        slots: ``[N, M]`` int64, the positions of each slice's M placeholders. In a lazy prompt
+            all slots are the position of the one placeholder (a view without storage).
         tail: ``[t]`` int64, the positions of placeholders after the last slice.
-        grid: (h, w) with ``M = h * w``, where the slots lie on a grid.
+        grid: (h, w) with ``M = h * w``; None if the slots are not on a grid.
         frames_per_slice: How many frames the vision tower turns into one slice.
         frame_text: For each slice ``[w_n]`` int64, the positions of the text that the processor
-            writes around it (a timestamp, the number of the frame); None where it writes none.
-        number: What `VideoAdapter.pixels` takes for it; None for its place among the videos.
+            writes around it (a timestamp, the frame's number); None if it writes none.
+        number: The argument ``video`` of `VideoAdapter.pixels`; None for the video's index.
     """
 
     row: int
@@ -46,12 +46,12 @@ class VideoSpan:
 
     @property
     def first(self) -> int:
-        """The first position: of a placeholder, or of text around the first slice."""
+        """The first position of the video, with the text around its first slice."""
         return min([int(self.slots[0, 0]), *self._around(0)])
 
     @property
     def last(self) -> int:
-        """The last position."""
+        """The last position of the video, with the text around its last slice."""
         tail: list[int] = self.tail[-1:].tolist()
         return max([int(self.slots[-1, -1]), *self._around(-1), *tail])
 
@@ -82,13 +82,13 @@ VideoSpan.__init__ = _with_old_name(VideoSpan.__init__)  # type: ignore[method-a
 
 @dataclass(frozen=True)
 class SliceFeatures:
-    """What the vision tower and the projector make of n slices.
+    """The features of n slices, after the vision tower and the projector.
 
     Attributes:
-        tokens: ``[n, M, D]``, what a keyframe contributes.
-        dense: ``[n, P, D]``, what is merged, where it differs from ``tokens``; None where not.
-        extra: Further features ``[n, M, D]`` of the same tokens, which later layers of the language
-            model take (deepstack); merged with the weights of the tokens.
+        tokens: ``[n, M, D]``, the tokens of a keyframe.
+        dense: ``[n, P, D]``, the patches to merge; None if they are ``tokens``.
+        extra: Further features ``[n, M, D]`` of the same tokens for later layers of the language
+            model (deepstack); merged with the weights of the tokens.
     """
 
     tokens: Tensor
@@ -103,18 +103,18 @@ class SliceFeatures:
 
 @dataclass(frozen=True)
 class CompressedVideo:
-    """What the language model reads of a video.
+    """The tokens of a video that the language model reads.
 
     Attributes:
-        span: Where the video's placeholders stand.
+        span: The positions of the video's placeholders.
         features: ``[F, D]``, keyframes and merged tokens in order of time, then the tail;
-            ``[F, (1 + extra) * D]`` where `SliceFeatures.extra` runs beside them.
+            ``[F, (1 + extra) * D]`` with `SliceFeatures.extra`.
         positions: ``[L]`` int64, the caller's positions that are kept: the placeholder that each
             feature takes, and the text around slices.
-        slices: ``[L - t]`` int64, the slice that each of them is of.
-        cells: ``[L - t]`` int64, its cell of the slice's grid; `MERGED` for a merged token, `TEXT`
+        slices: ``[L - t]`` int64, the slice of each position.
+        cells: ``[L - t]`` int64, its cell in the slice's grid; `MERGED` for a merged token, `TEXT`
             for text around the slice.
-        seconds_per_slice: The time from slice to slice; None where it is unknown.
+        seconds_per_slice: The time from slice to slice; None if it is unknown.
     """
 
     span: VideoSpan
@@ -127,15 +127,15 @@ class CompressedVideo:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of a batch were shortened.
+    """The shortened rows of a batch.
 
     Attributes:
         rows: For each row ``[L_row]`` int64, the positions of the caller's row that are kept.
         videos: The videos in the order of their placeholders.
         mask: ``[B, L]``, the attention mask of the shortened, padded rows.
-        start: Positions of the caller's rows that a cache holds already.
-        cached: Tokens that the cache holds.
-        generating: Whether ``generate`` takes the result, or ``forward``.
+        start: The number of positions of the caller's rows that the cache holds.
+        cached: The number of tokens that the cache holds.
+        generating: Whether ``generate`` takes the result, not ``forward``.
         cached_offsets: ``[B, 1]`` int64, how far positions after the cache differ from the count
             of its tokens, as `VideoAdapter.position_offsets` returned it; None if unknown.
     """
