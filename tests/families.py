@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vtc.interfaces.prompts import needs_special_tokens
 from vtc.testing import AdapterContract, stock_inputs
 
 
@@ -250,6 +251,7 @@ class _ImagesContract(_StillsContract):
         given = processor(
             text=prompts,
             images=frames if any(frames) else None,
+            add_special_tokens=needs_special_tokens(processor, prompts[0]),
             padding=True,
             return_tensors="pt",
         )

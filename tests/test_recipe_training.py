@@ -150,7 +150,7 @@ def test_a_placeholder_in_a_text_is_refused(smoke, data):
     entries[1]["messages"][1]["content"] = "The <video> one."
     path = data.parent / "marked.json"
     path.write_text(json.dumps(entries))
-    with pytest.raises(ValueError, match="synthetic: a text about .*00001.mp4 holds '<video>'"):
+    with pytest.raises(ValueError, match="synthetic: a text about .*00001.mp4 .* with '<video>'"):
         train(smoke(f"data.sources.0.path={path}"))
 
 

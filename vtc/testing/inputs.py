@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vtc.interfaces.prompts import needs_special_tokens
+
 
 def drifting_video(
     frames: int, seed: int = 0, size: tuple[int, int] = (48, 56)
@@ -36,7 +38,7 @@ def stock_inputs(
     images: Any = None,
     **settings: Any,
 ) -> Any:
-    """What a stock processor makes of one image, video and question a row, padded to a batch.
+    """Run a stock processor on one image, video and question a row, padded to a batch.
 
     Args:
         **settings: Passed to the processor.
@@ -54,6 +56,7 @@ def stock_inputs(
         text=prompts,
         videos=list(videos) or None,
         images=images,
+        add_special_tokens=needs_special_tokens(processor, prompts[0]),
         padding=True,
         return_tensors="pt",
         do_sample_frames=False,

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vtc.interfaces.prompts import check_text, needs_special_tokens
 from vtc.pipeline.feed import VideoRequest
 from vtc.pipeline.modules import input_device
 from vtc.video import VideoSource
@@ -128,11 +129,8 @@ def prepare_inputs(
     filled = all(isinstance(text, str) and text.strip() for text in questions)
     if not questions or not filled:
         raise ValueError(f"question={question!r}: allowed is some text")
-    mark = processor.tokenizer.decode([toolkit.adapter.video_token_id(model)])
-    if any(mark in text for text in questions):
-        raise ValueError(
-            f"question={question!r} holds {mark!r}, the placeholder of a video; leave it out"
-        )
+    for text in questions:
+        check_text(processor, text)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each file is read through for its index
         sources = list(
             pool.map(lambda item: VideoSource(item, fps=fps, max_frames=max_frames), videos)
@@ -141,7 +139,13 @@ def prepare_inputs(
         toolkit.adapter.prompt(processor, text, source)
         for text, source in zip(questions, sources, strict=True)
     ]
-    tokens = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    tokens = processor.tokenizer(
+        prompts,
+        add_special_tokens=needs_special_tokens(processor, prompts[0]),
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
     ids = tokens["input_ids"].to(input_device(model))
     return {
         **toolkit.adapter.text_inputs(model, ids),

@@ -1,4 +1,4 @@
-"""Tiny models of the families that take the frames of a video as still images."""
+"""Tiny models of the families that read the frames of a video as still images."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def _smolvlm() -> tuple[Any, Any]:
     from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
     tokenizer = byte_tokenizer(*_IDEFICS_MARKS, "<video>")
+    tokenizer.bos_token = "<|im_start|>"  # which the chat template writes
     model = SmolVLMForConditionalGeneration(SmolVLMConfig(**_idefics_config(tokenizer)))
     sizes = {"size": {"longest_edge": SIDE}, "max_image_size": {"longest_edge": SIDE}}
     processor = SmolVLMProcessor(
@@ -84,14 +85,15 @@ def _idefics3() -> tuple[Any, Any]:
         Idefics3Processor,
     )
 
-    tokenizer = byte_tokenizer(*_IDEFICS_MARKS)
+    bos = "<|begin_of_text|>"
+    tokenizer = byte_tokenizer(*_IDEFICS_MARKS, bos=bos)
     model = Idefics3ForConditionalGeneration(Idefics3Config(**_idefics_config(tokenizer)))
     sizes = {"size": {"longest_edge": SIDE}, "max_image_size": {"longest_edge": SIDE}}
     processor = Idefics3Processor(
         image_processor=Idefics3ImageProcessor(**sizes, do_image_splitting=False),
         tokenizer=tokenizer,
         image_seq_len=4,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=bos + CHAT_TEMPLATE,
     )
     return model, processor
 
@@ -105,7 +107,7 @@ def _idefics_config(tokenizer: Any) -> dict[str, Any]:
     vision = {**_SIGLIP, "image_size": SIDE, "patch_size": PATCH}
     return {
         "vision_config": vision,
-        "text_config": LlamaConfig(**text_sizes(tokenizer), bos_token_id=None),
+        "text_config": LlamaConfig(**text_sizes(tokenizer), bos_token_id=tokenizer.bos_token_id),
         "scale_factor": 2,
         "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
         "pad_token_id": tokenizer.pad_token_id,
@@ -129,7 +131,10 @@ def _gemma3() -> tuple[Any, Any]:
     )
 
     tokenizer = byte_tokenizer(
-        boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>"
+        bos="<bos>",
+        boi_token="<start_of_image>",
+        eoi_token="<end_of_image>",
+        image_token="<image_soft_token>",
     )
     ids = {
         name: tokenizer.convert_tokens_to_ids(getattr(tokenizer, name))
@@ -143,7 +148,11 @@ def _gemma3() -> tuple[Any, Any]:
             "patch_size": PATCH,
             "vision_use_head": False,
         },
-        text_config={**text_sizes(tokenizer), "head_dim": 8, "bos_token_id": None},
+        text_config={
+            **text_sizes(tokenizer),
+            "head_dim": 8,
+            "bos_token_id": tokenizer.bos_token_id,
+        },
         mm_tokens_per_image=4,
         image_token_index=ids["image_token"],
         boi_token_index=ids["boi_token"],
@@ -155,7 +164,7 @@ def _gemma3() -> tuple[Any, Any]:
         ),
         tokenizer=tokenizer,
         image_seq_length=4,
-        chat_template=CHAT_TEMPLATE.replace("<image>", "<start_of_image>"),
+        chat_template="{{ bos_token }}" + CHAT_TEMPLATE.replace("<image>", "<start_of_image>"),
     )
     model = Gemma3ForConditionalGeneration(config)
     projector = model.model.multi_modal_projector
@@ -205,7 +214,7 @@ def _llava() -> tuple[Any, Any]:
         LlavaProcessor,
     )
 
-    tokenizer = byte_tokenizer("<image>", "<video>")
+    tokenizer = byte_tokenizer("<image>", "<video>", bos="<s>")
     sizes = clip_and_llama(tokenizer, SIDE, PATCH)
     del sizes["video_token_index"]
     processor = LlavaProcessor(

@@ -15,22 +15,29 @@ CHAT_TEMPLATE = (
 )
 
 
-def byte_tokenizer(*special: str, **named: str) -> Any:
-    """A tokenizer of single bytes with the marks of a chat and more special tokens, in memory.
+def byte_tokenizer(*special: str, bos: str | None = None, **named: str) -> Any:
+    """Make a tokenizer of single bytes, with the marks of a chat and more special tokens.
 
     Args:
         *special: More special tokens.
+        bos: The token that it writes before each text, as those of Llama and Gemma do.
         **named: Special tokens that are attributes of the tokenizer, such as ``boi_token``.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
+    if bos is not None:
+        raw.add_special_tokens([bos])
+        raw.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, raw.token_to_id(bos))]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
+        bos_token=bos,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens={
@@ -43,7 +50,7 @@ def byte_tokenizer(*special: str, **named: str) -> Any:
 
 
 def text_sizes(tokenizer: Any) -> dict[str, Any]:
-    """What the configurations of all tiny language models have in common."""
+    """Return the settings that the configurations of all tiny language models share."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,

@@ -1,4 +1,4 @@
-"""Tiny models of the families that take videos as such."""
+"""Tiny models of the families whose processor takes videos."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _llava_next_video() -> tuple[Any, Any]:
         LlavaNextVideoVideoProcessor,
     )
 
-    tokenizer = byte_tokenizer("<image>", "<video>")
+    tokenizer = byte_tokenizer("<image>", "<video>", bos="<s>")
     side, patch = 56, 14  # 16 patches a frame, pooled to 4 tokens
     config = LlavaNextVideoConfig(
         **clip_and_llama(tokenizer, side, patch),
@@ -95,7 +95,7 @@ def _video_llava() -> tuple[Any, Any]:
         VideoLlavaVideoProcessor,
     )
 
-    tokenizer = byte_tokenizer("<image>", "<video>")
+    tokenizer = byte_tokenizer("<image>", "<video>", bos="<s>")
     side, patch = 56, 14  # 16 patches and a class token a frame
     sizes = clip_sizes(side)
     processor = VideoLlavaProcessor(
@@ -114,7 +114,7 @@ def clip_sizes(side: int) -> dict[str, dict[str, int]]:
 
 
 def clip_and_llama(tokenizer: Any, side: int, patch: int) -> dict[str, Any]:
-    """What the configurations of LLaVA-NeXT-Video and Video-LLaVA have in common."""
+    """Return the settings that LLaVA 1.5, LLaVA-NeXT-Video and Video-LLaVA share."""
     from transformers import CLIPVisionConfig, LlamaConfig
 
     return {
@@ -126,7 +126,7 @@ def clip_and_llama(tokenizer: Any, side: int, patch: int) -> dict[str, Any]:
             image_size=side,
             patch_size=patch,
         ),
-        "text_config": LlamaConfig(**text_sizes(tokenizer), bos_token_id=None),
+        "text_config": LlamaConfig(**text_sizes(tokenizer), bos_token_id=tokenizer.bos_token_id),
         "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
         "video_token_index": tokenizer.convert_tokens_to_ids("<video>"),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtc.interfaces.prompts import needs_special_tokens
 from vtc.pipeline.feed import VideoRequest
 from vtc.pipeline.toolkit import Toolkit
 from vtc.video import VideoSource
@@ -68,7 +69,8 @@ class Collator:
         ids: list[int] = []
         labels: list[int] = []
         for number, piece in enumerate(self._pieces(sample, source)):
-            new = self._processor.tokenizer(piece.text, add_special_tokens=number == 0)["input_ids"]
+            special = number == 0 and needs_special_tokens(self._processor, piece.text)
+            new = self._processor.tokenizer(piece.text, add_special_tokens=special)["input_ids"]
             ids += new
             labels += new if piece.learned else [IGNORED] * len(new)
         return torch.tensor(ids), torch.tensor(labels)

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import vtc
+from vtc.interfaces.prompts import check_text
 from vtc.wrapped.access import toolkit_of
 from vtc.wrapped.saving import CONFIG_NAME, described, write_config
 from vtc_recipes.training.batches import Collator
@@ -82,7 +83,7 @@ def train(
     _open_models_whole()
     set_seed(recipe.optimisation.seed)
     model, processor = open_model(recipe)
-    _refuse_marks(model, processor, samples)
+    _check_texts(processor, samples)
     model = set_training(model, recipe.train)
     toolkit = toolkit_of(model)
     if checkpoint is not None:
@@ -229,14 +230,10 @@ def _refuse_other_toolkit(toolkit: Any, checkpoint: Path) -> None:
         )
 
 
-def _refuse_marks(model: Any, processor: Any, samples: Sequence[Sample]) -> None:
-    mark = processor.tokenizer.decode([toolkit_of(model).adapter.video_token_id(model)])
+def _check_texts(processor: Any, samples: Sequence[Sample]) -> None:
     for sample in samples:
-        if any(mark in turn.text for turn in sample.turns):
-            raise ValueError(
-                f"{sample.source.name}: a text about {sample.video} holds {mark!r}, the model's "
-                "placeholder of a video; take it out of the text"
-            )
+        for turn in sample.turns:
+            check_text(processor, turn.text, f"{sample.source.name}: a text about {sample.video}")
 
 
 def _save(trainer: VideoTrainer, processor: Any, folder: Path) -> None:

@@ -1,0 +1,68 @@
+"""Checks of the text that users write into prompts, and of its special tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_MEDIA_TOKEN = re.compile(r"image|video|vision|audio|img|row_\d+_col_\d+", re.IGNORECASE)
+_MEDIA_NAME = re.compile(r"(image|video|vision|audio|boi|eoi)\w*_token$")
+
+
+def media_tokens(processor: Any) -> list[str]:
+    """Return the tokens that mark pictures, videos and sound in the prompts of a processor.
+
+    >>> media_tokens(processor)  # of Qwen2-VL
+    ['<|image_pad|>', '<|video_pad|>', '<|vision_end|>', '<|vision_start|>']
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    tokens = {token for token in tokenizer.get_added_vocab() if _MEDIA_TOKEN.search(token)}
+    special = getattr(tokenizer, "special_tokens_map", {})
+    for names in (vars(processor), special):
+        tokens |= {
+            str(token)
+            for name, token in names.items()
+            if _MEDIA_NAME.search(name) and isinstance(token, str) and token
+        }
+    return sorted(tokens)
+
+
+def check_text(processor: Any, text: str, name: str = "question") -> None:
+    """Refuse text that a prompt cannot hold.
+
+    Args:
+        text: What a user wrote.
+        name: What it is, for the message.
+
+    Raises:
+        ValueError: The text holds a media token of the processor or a lone surrogate.
+    """
+    for token in media_tokens(processor):
+        if token in text:
+            raise ValueError(
+                f"expected {name} to be plain text, got {text!r} with {token!r}, which marks an "
+                "image or a video in this processor's prompts; leave it out"
+            )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"expected {name} to be Unicode text, got {text!r} with a lone surrogate at character "
+            f"{error.start}; decode the text with the encoding that it was written in"
+        ) from error
+
+
+def needs_special_tokens(processor: Any, prompt: str) -> bool:
+    """Return whether the tokenizer must add its special tokens to a prompt.
+
+    It must not if the chat template wrote the BOS token already: models read another prompt with
+    two of them.
+    """
+    bos = getattr(getattr(processor, "tokenizer", processor), "bos_token", None)
+    if not bos:
+        return True
+    start = prompt.lstrip()
+    for token in media_tokens(processor):  # PaliGemma's placeholder stands before BOS
+        while start.startswith(token):
+            start = start.removeprefix(token).lstrip()
+    return not start.startswith(bos)
