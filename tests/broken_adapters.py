@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from families import InternVLContract as InternVL
@@ -32,6 +35,18 @@ class TestBrightTokens(_Broken, Llava):
         def encode(self, model, pixels):
             features = super().encode(model, pixels)
             return SliceFeatures(features.tokens * 1.01, features.dense)
+
+
+class TestReadsTheLastLayer(_Broken, Llava):
+    """vision_layers_of_any_form"""
+
+    vision_layers = (1,)
+
+    class adapter(LlavaOnevisionAdapter):
+        def encode(self, model, pixels):
+            config = copy.copy(model.config)
+            config.vision_feature_layer = -1
+            return super().encode(SimpleNamespace(model=model.model, config=config), pixels)
 
 
 class TestTakesImagesForVideo(_Broken, Llava):

@@ -17,6 +17,7 @@ class LlavaOnevisionContract(AdapterContract):
     """729 patches merged, 196 pooled ones kept, and the newline."""
 
     family = "llava_onevision"
+    vision_layers = (1, -2, (1,), (-1,), (0, 1), (1, -1))
 
     def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
         inner = model.model
@@ -34,6 +35,7 @@ class LlavaNextVideoContract(AdapterContract):
     """Patches pooled before the projector; nothing after the last frame."""
 
     family = "llava_next_video"
+    vision_layers = (1, -2, (1,), (-1,), (0, 1), (1, -1))
     beams_since = "5.23"
     frame = (56, 56)
 
@@ -49,6 +51,7 @@ class VideoLlavaContract(AdapterContract):
     """A class token and patches; only the patches are merged."""
 
     family = "video_llava"
+    vision_layers = (1, -2, (1,), (-1,), (0, 1), (1, -1))
     frame = (56, 56)
     beams_since = "5.23"
 
@@ -187,6 +190,7 @@ class InternVLContract(_StillsContract):
     """Frames with their number before them."""
 
     family = "internvl"
+    vision_layers = (1, -2)
 
 
 class SmolVLMContract(_StillsContract):
@@ -284,6 +288,7 @@ class LlavaContract(_ImagesContract):
     """Frames one after the other, with no text between them."""
 
     family = "llava"
+    vision_layers = (1, -2, (1,), (-1,), (0, 1), (1, -1))
     marks = None
 
     def features(self, model: Any, inputs: Any) -> Tensor:

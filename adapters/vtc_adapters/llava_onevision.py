@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import output_capturing
 
 from vtc.interfaces.video_span import SliceFeatures
 from vtc_adapters._llava import LlavaAdapter
+
+_KEEPS_LAYERS = hasattr(output_capturing, "select_hidden_states")
+"""Before transformers 5.23 a list of layers counts without the initial states."""
 
 
 class LlavaOnevisionAdapter(LlavaAdapter):
@@ -33,9 +37,11 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         """Return pooled tokens ``[n, 196, D]`` and, to merge, all patches ``[n, 729, D]``."""
         inner, config = model.model, model.config
         layers = config.vision_feature_layer
-        # Newer transformers then keep the states of these layers only.
+        # An index or a list of them keeps the states of these layers only.
         states = inner.vision_tower(
-            pixels["pixel_values_videos"], output_hidden_states=layers or True, return_dict=True
+            pixels["pixel_values_videos"],
+            output_hidden_states=layers if _KEEPS_LAYERS else True,
+            return_dict=True,
         ).hidden_states
         patches = (
             states[layers]

@@ -19,7 +19,7 @@ from transformers import __version__ as transformers_version
 import vtc
 from vtc.testing.encoders import tiny_encoder
 from vtc.testing.inputs import drifting_video, stock_inputs
-from vtc.testing.models import tiny
+from vtc.testing.models import redraw, tiny
 
 QUESTIONS = ("What is red?", "How many people walk by, and when do they leave the room?")
 
@@ -35,6 +35,8 @@ class AdapterCase:
         later_type: What ``token_type_ids`` says of the text after an answer.
         marks: How many tokens stand right before and right after a slice's placeholders, where
             the processor writes text around each; None where it writes none.
+        vision_layers: Values of ``config.vision_feature_layer`` to try, a tuple for a list of
+            layers; empty if the configuration has none.
         tolerance: Of the largest logit, in float64: some models keep norms and softmax in float32.
         since: The first version of transformers whose stock model of this family is a measure.
         beams_since: The first version of transformers known to repeat the features of several
@@ -48,6 +50,7 @@ class AdapterCase:
     mixes_images: ClassVar[bool] = True
     later_type: ClassVar[int] = 0
     marks: ClassVar[tuple[int, int] | None] = None
+    vision_layers: ClassVar[tuple[int | tuple[int, ...], ...]] = ()
     since: ClassVar[str] = "5.18"
     beams_since: ClassVar[str] = "5.18"
     chunks_since: ClassVar[str] = "5.18"
@@ -58,6 +61,15 @@ class AdapterCase:
     def build(self) -> tuple[Any, Any]:
         """A tiny stock model with random weights that react to errors, and its processor."""
         return tiny(self.family)
+
+    def build_with_layers(self, layers: int | tuple[int, ...]) -> Any:
+        """A model of the same sizes whose vision features come from other layers of the tower."""
+        model, _ = self.build()
+        config = copy.deepcopy(model.config)
+        config.vision_feature_layer = layers if isinstance(layers, int) else list(layers)
+        other = type(model)(config).eval()
+        redraw(other)
+        return other
 
     def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
         """By the stock model's own methods: what one video gives, slice by slice.

@@ -73,6 +73,18 @@ class AdapterContract(AdapterCase):
         expected = copy.deepcopy(bare).double()(**_bare(precise)).logits
         assert relative_error(logits, expected) < self.tolerance
 
+    def test_vision_layers_of_any_form_equal_stock(self, processor: Any, encoder: Any) -> None:
+        if not self.vision_layers:
+            pytest.skip(f"the configuration of {self.family} has no vision_feature_layer")
+        inputs = self.inputs(processor, [self.video(6, 1)], ["What?"])
+        for layers in self.vision_layers:
+            bare = self.build_with_layers(layers)
+            whole = copy.deepcopy(bare)
+            selector = vtc.selector("uniform", keyframes=64)
+            vtc.wrap(whole, selector, "dfm", processor=processor, encoder=encoder)
+            with torch.no_grad():
+                self.check_identity(whole, bare, inputs)
+
     def test_text_and_images_alone_are_bit_equal(
         self, stock: Any, wrapped: Any, processor: Any
     ) -> None:
