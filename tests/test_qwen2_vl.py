@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -165,3 +166,47 @@ def test_a_new_video_in_forward_on_a_cache_equals_the_whole_talk(
         assert torch.equal(cache.vtc_offsets, returned_cache(at_once).vtc_offsets)
         expected = at_once.logits[:, -step.logits.shape[1] :]
         assert relative_error(step.logits, expected) < 1e-6
+
+
+RELEASED = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
+"""The sizes of the released checkpoints' processors."""
+
+
+def lazy_report(wrapped, processor, monkeypatch, frames=4, cap=None):
+    """The report of a lazy video of 1000 x 800 with the released checkpoints' sizes."""
+    wrapped.vtc.selector = vtc.selector("uniform", keyframes=1)
+    monkeypatch.setattr(processor.video_processor, "size", RELEASED)
+    monkeypatch.setattr(processor.video_processor, "cap_pixels_per_frame", cap, raising=False)
+    video = np.zeros((frames, 800, 1000, 3), np.uint8)
+    with torch.no_grad():
+        wrapped(**vtc.prepare_inputs(wrapped, processor, video, "What?"))
+    return vtc.last_report(wrapped)
+
+
+def test_a_lazy_slice_takes_at_most_768_tokens_and_the_report_says_so(
+    wrapped, processor, monkeypatch
+):
+    report = lazy_report(wrapped, processor, monkeypatch)
+    tokens = report.tokens_after - 1  # of the keyframe; the other slice is one merged token
+    assert 700 < tokens <= 768
+    (note,) = report.warnings
+    assert f"1000 x 800 are resized to {tokens} tokens a slice" in note
+    assert "in place of 1,044" in note and "cap_pixels_per_frame = False" in note
+
+
+@pytest.mark.parametrize("cap", [False, True])
+def test_a_lazy_slice_takes_what_the_users_cap_allows(wrapped, processor, monkeypatch, cap):
+    report = lazy_report(wrapped, processor, monkeypatch, cap=cap)
+    assert report.tokens_after == 36 * 29 + 1 and not report.warnings
+
+
+def test_the_users_cap_on_all_frames_counts_frames_that_are_not_kept(
+    wrapped, processor, monkeypatch
+):
+    monkeypatch.setattr(processor.video_processor, "max_video_tokens", 1000, raising=False)
+    report = lazy_report(wrapped, processor, monkeypatch, frames=8, cap=True)
+    stock = processor.video_processor(
+        [torch.zeros(8, 3, 800, 1000, dtype=torch.uint8)], return_tensors="pt"
+    )
+    slice_tokens = int(stock["video_grid_thw"][0, 1:].prod()) // 4
+    assert report.tokens_before == 4 * slice_tokens <= 900

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from einops import rearrange
 from torch import Tensor
+from transformers.image_utils import SizeDict
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import CompressedVideo, Layout, VideoSpan
@@ -129,3 +131,43 @@ class QwenAdapter(VideoAdapter):
     def _grid(self, model: Any, thw: Tensor) -> tuple[int, int]:
         merge = model.config.vision_config.spatial_merge_size
         return int(thw[1]) // merge, int(thw[2]) // merge
+
+
+def size_of_frames(
+    settings: Any, frames: Tensor, total: int, *, longest_edge: int, cap: bool
+) -> tuple[int, int]:
+    """Return the height and width that the stock processor gives the frames of a video.
+
+    Args:
+        settings: The video processor.
+        frames: ``[n, H, W, 3]`` uint8, some frames of the video.
+        total: The number of all its frames.
+        longest_edge: The most pixels of a frame (Qwen2-VL), or of a video (Qwen3-VL).
+        cap: Whether a limit on the pixels of all frames together applies too.
+    """
+    if not settings.do_resize:
+        return int(frames.shape[1]), int(frames.shape[2])
+    _, height, width, channels = frames.shape
+    video = frames.new_empty(1, max(total, 2), channels, height, width, device="meta")
+    resized = settings.resize(
+        videos=video,
+        size=SizeDict(shortest_edge=settings.size["shortest_edge"], longest_edge=longest_edge),
+        resample=settings.resample,
+        factor=settings.patch_size * settings.merge_size,
+        temporal_factor=settings.temporal_patch_size,
+        cap_pixels_per_frame=cap,
+    )
+    return int(resized.shape[-2]), int(resized.shape[-1])
+
+
+def packed_patches(settings: Any, frames: Tensor, size: tuple[int, int]) -> Any:
+    """Run the video processor on frames ``[n, H, W, 3]`` that it does not choose the size of."""
+    video = rearrange(frames, "n h w c -> 1 n c h w")
+    if video.shape[-2:] != size:
+        target = SizeDict(height=size[0], width=size[1])
+        video = BaseVideoProcessor.resize(settings, video, target, resample=settings.resample)
+    # Newer processors warn if nobody says whether to cap sizes, which are not theirs to choose.
+    known = {"cap_pixels_per_frame": False} if hasattr(settings, "cap_pixels_per_frame") else {}
+    return settings(
+        [video[0]], do_sample_frames=False, do_resize=False, return_tensors="pt", **known
+    )

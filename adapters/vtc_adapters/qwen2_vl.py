@@ -13,8 +13,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.part import require
 from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
+from vtc.video import VideoSource
 from vtc_adapters._mrope import Slices
-from vtc_adapters._qwen import QwenAdapter
+from vtc_adapters._qwen import QwenAdapter, packed_patches, size_of_frames
+
+_SLICE_TOKENS = 768
+"""``VIDEO_MAX_PIXELS`` of qwen_vl_utils, in tokens."""
 
 
 class Qwen2VLAdapter(QwenAdapter):
@@ -46,15 +50,27 @@ class Qwen2VLAdapter(QwenAdapter):
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
         """Make ``pixel_values_videos`` ``[patches, d]``, with ``video_grid_thw`` ``[1, 3]``."""
         settings = processor.video_processor
-        # A cap on all frames together would make their size depend on the chunk.
-        uncapped = {"cap_pixels_per_frame": False} if _knows_cap(settings) else {}
-        batch = settings(
-            [rearrange(frames, "n h w c -> n c h w")],
-            do_sample_frames=False,
-            return_tensors="pt",
-            **uncapped,
-        )
+        batch = packed_patches(settings, frames, _size(settings, frames, total))
         return {name: batch[name] for name in self.video_inputs[:2]}
+
+    def notes(self, processor: Any, source: VideoSource) -> list[str]:
+        """Report that a lazy video is read at fewer tokens a slice than the processor allows."""
+        settings = processor.video_processor
+        frames = torch.empty(1, source.height, source.width, 3, dtype=torch.uint8, device="meta")
+        tokens, stock = (
+            height * width // (settings.patch_size * settings.merge_size) ** 2
+            for height, width in (
+                _size(settings, frames, len(source)),
+                _size(settings, frames, len(source), limited=False),
+            )
+        )
+        if tokens == stock:
+            return []
+        return [
+            f"frames of {source.width} x {source.height} are resized to {tokens:,} tokens a slice, "
+            f"as qwen_vl_utils does for video (at most {_SLICE_TOKENS}), in place of {stock:,}; "
+            "processor.video_processor.cap_pixels_per_frame = False keeps the processor's size"
+        ]
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
         """Return tokens ``[n, M, D]`` after the merger of 2 x 2 patches."""
@@ -100,5 +116,16 @@ class Qwen2VLAdapter(QwenAdapter):
         return float(rate * (round(video.seconds_per_slice or 1.0, 2)))
 
 
-def _knows_cap(video_processor: Any) -> bool:
-    return hasattr(video_processor, "cap_pixels_per_frame")
+def _size(settings: Any, frames: Tensor, total: int, limited: bool = True) -> tuple[int, int]:
+    """Return the size of a lazy video's frames.
+
+    ``cap_pixels_per_frame`` of the processor decides: True and False as the stock processor has
+    them; None, which released checkpoints leave, limits slices to `_SLICE_TOKENS`.
+
+    Args:
+        limited: Whether None limits slices.
+    """
+    cap, longest = getattr(settings, "cap_pixels_per_frame", None), settings.size["longest_edge"]
+    if cap is None and limited:
+        longest = min(longest, _SLICE_TOKENS * (settings.patch_size * settings.merge_size) ** 2)
+    return size_of_frames(settings, frames, total, longest_edge=longest, cap=bool(cap))

@@ -10,9 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers.image_utils import SizeDict
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
-from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from vtc.interfaces.part import require
@@ -20,7 +18,7 @@ from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
 from vtc.video import VideoSource
 from vtc_adapters._frame_text import keeps_text, require_frame_text, text_around, written_out
 from vtc_adapters._mrope import Slices, wrapped_slices
-from vtc_adapters._qwen import QwenAdapter
+from vtc_adapters._qwen import QwenAdapter, packed_patches, size_of_frames
 
 
 class Qwen3VLAdapter(QwenAdapter):
@@ -92,26 +90,14 @@ class Qwen3VLAdapter(QwenAdapter):
         """Make ``pixel_values_videos`` ``[patches, d]``, with ``video_grid_thw`` ``[1, 3]``."""
         settings = processor.video_processor
         total = min(total, self.config.resolution_frames)
-        video = rearrange(frames, "n h w c -> 1 n c h w")
-        # The size that the stock processor would give all frames, from their number alone.
-        size = settings.resize(
-            videos=video.new_empty(1, max(total, 2), *video.shape[2:], device="meta"),
-            size=settings.size,
-            resample=settings.resample,
-            factor=settings.patch_size * settings.merge_size,
-            temporal_factor=settings.temporal_patch_size,
-            cap_pixels_per_frame=bool(settings.cap_pixels_per_frame),
-        ).shape[-2:]
-        resized = BaseVideoProcessor.resize(
-            settings, video, SizeDict(height=size[0], width=size[1]), resample=settings.resample
+        size = size_of_frames(
+            settings,
+            frames,
+            total,
+            longest_edge=settings.size["longest_edge"],
+            cap=bool(settings.cap_pixels_per_frame),
         )
-        batch = settings(
-            [resized[0]],
-            do_sample_frames=False,
-            do_resize=False,
-            cap_pixels_per_frame=False,  # or it warns about sizes that are not used
-            return_tensors="pt",
-        )
+        batch = packed_patches(settings, frames, size)
         return {name: batch[name] for name in self.video_inputs}
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:

@@ -154,6 +154,10 @@ class VideoAdapter(Part, ABC):
             total: The number of frames of the whole video; some families resize by it.
         """
 
+    def notes(self, processor: Any, source: VideoSource) -> list[str]:
+        """Return sentences for the report about how a lazy video is read."""
+        return []
+
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         """Write one user turn about a video with the stock processor's chat template.
 

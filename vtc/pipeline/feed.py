@@ -167,7 +167,11 @@ class SourceFeed(VideoFeed):
 
     @property
     def warnings(self) -> list[str]:
-        return list(self._request.source.warnings)
+        request = self._request
+        return [
+            *request.source.warnings,
+            *self._adapter.notes(request.processor, request.source),
+        ]
 
 
 def _regroup(chunks: Iterable[Chunk], each: int) -> Iterator[Tensor]:
