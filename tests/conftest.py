@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
+import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
 from families import FAMILIES
+from plugin_sources import SELECTOR, registering
 
 import vtc
+from vtc.plugins.registry import Registry
 
 torch.set_num_threads(1)
 
@@ -78,3 +83,33 @@ def command(capfd):
         return int(stop.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture
+def install_plugin(tmp_path, monkeypatch):
+    """Install plug-ins from source text; their modules are removed after the test."""
+
+    def install(distribution, module, source, name=None, folder="site"):
+        site = tmp_path / folder
+        info = site / f"{distribution.replace('-', '_')}-1.5.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5")
+        (info / "entry_points.txt").write_text(f"[vtc]\n{name or module} = {module}\n")
+        (site / f"{module}.py").write_text(dedent(source))
+        if str(site) not in sys.path:
+            monkeypatch.syspath_prepend(site)
+        importlib.invalidate_caches()
+
+    yield install
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def even(install_plugin):
+    """A registry in which the plug-in ``acme`` has the selectors of ``SELECTOR``."""
+    names = {"even": "Even", "bare": "Bare", "unfinished": "Unfinished", "stranger": "Stranger"}
+    mapping = {name: f"acme:{cls}" for name, cls in names.items()}
+    install_plugin("acme-vtc", "acme", SELECTOR + registering(repr(mapping)))
+    return Registry()

@@ -64,7 +64,7 @@ def run_vtc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_parts_lists_what_works_and_what_is_broken(site: Path, columns: str) -> None:
     shown = run_vtc("parts", PYTHONPATH=str(site), COLUMNS=columns)
     assert (shown.returncode, shown.stderr) == (0, "")
-    usable, _, unusable = shown.stdout.partition("Not usable")
+    usable, _, unusable = shown.stdout.partition("Broken")
     for text in ("Takes every other frame.", "stride=2", "fill='none'", "acme-vtc", "1.5", "dks"):
         assert text in usable
     assert "bad" not in usable and "lost" not in usable
@@ -99,11 +99,11 @@ def test_a_clash_is_shown_once_and_a_list_of_plug_ins_points_at_it(site: Path) -
     (site / "bad.py").write_text(PLUGIN)
     named = {"PYTHONPATH": str(site), "COLUMNS": "200"}
     shown = run_vtc("parts", "selector", **named).stdout
-    both = "selector even (acme, acme-vtc 1.5) (bad, bad-vtc 1.5)\n  selector 'even' is claimed by"
-    assert both in shown and shown.count("'even' is claimed by") == 1
+    both = "even (acme, acme-vtc 1.5) (bad, bad-vtc 1.5)\n  selector 'even' is registered by"
+    assert both in shown and shown.count("'even' is registered by") == 1
     listed = json.loads(run_vtc("parts", "selector", "--json", **named).stdout)
     assert [part["plugin"] for part in listed if part["name"] == "even"] == ["acme", "bad"]
-    pointer = "Some parts of plug-ins in use are not usable either: see 'vtc parts'.\n"
+    pointer = "Some parts of other plug-ins are broken too: see 'vtc parts'.\n"
     assert run_vtc("parts", "plug-in", **named).stdout.endswith(pointer)
 
 

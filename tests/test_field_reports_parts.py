@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import sys
 
 import pytest
 import torch
@@ -77,24 +75,17 @@ def vtc_register_mergers(): return {{"pool": Pool}}
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Install a plug-in `acme`, whose source has some places filled in; return its registry."""
+def install(install_plugin, monkeypatch):
+    """Install a plug-in `acme`, made from `PLUGIN`; return its registry."""
 
     def install(name="even", select="fail()", forward="fail()", extra="", module=""):
-        info = tmp_path / "acme_vtc-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vtc\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[vtc]\nacme = acme\n")
         places = {"name": name, "select": select, "forward": forward, "extra": extra}
-        (tmp_path / "acme.py").write_text(PLUGIN.format(**places, module=module))
-        monkeypatch.syspath_prepend(tmp_path)
-        importlib.invalidate_caches()
+        install_plugin("acme-vtc", "acme", PLUGIN.format(**places, module=module))
         registry = Registry()
         monkeypatch.setattr("vtc.plugins.registry._registry", registry)
         return registry
 
-    yield install
-    sys.modules.pop("acme", None)
+    return install
 
 
 @pytest.mark.parametrize(
@@ -108,7 +99,7 @@ def install(tmp_path, monkeypatch):
 )
 def test_a_plug_in_that_raises_any_exception_is_skipped(install, module, error):
     registry = install(module=module)
-    with pytest.warns(UserWarning, match=rf"plug-in 'acme' \(acme-vtc 1.0\).* skipped: {error}"):
+    with pytest.warns(UserWarning, match=rf"acme-vtc 1.5\) is skipped: acme: {error}"):
         (info,) = registry.parts("plug-in")
     assert info.error == error
     assert registry.build("selector", "uniform").config.keyframes == 32
@@ -147,14 +138,14 @@ CONFIG = """
 
 def test_an_error_inside_a_constructor_names_the_plug_in(install):
     registry = install(extra="def __init__(self, config=None): fail()")
-    message = r"^selector 'even' of plug-in 'acme' \(acme-vtc 1\.0\) failed: Own: on purpose$"
+    message = r"^selector 'even' of plug-in 'acme' \(acme-vtc 1\.5\) failed: Own: on purpose$"
     with pytest.raises(RuntimeError, match=message):
         registry.build("selector", "even")
 
 
 def test_an_error_inside_a_config_names_the_plug_in_and_a_wrong_value_does_not(install):
     registry = install(extra=CONFIG)
-    message = r"^selector 'even' of plug-in 'acme' \(acme-vtc 1\.0\) failed: Own: on purpose$"
+    message = r"^selector 'even' of plug-in 'acme' \(acme-vtc 1\.5\) failed: Own: on purpose$"
     with pytest.raises(RuntimeError, match=message):
         registry.build("selector", {"name": "even", "size": 2})
     with pytest.raises(ValueError, match=r"^selector 'even': expected size >= 1, got 0$"):

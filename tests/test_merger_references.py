@@ -106,9 +106,11 @@ def test_spatial_pool_is_the_mean_over_cells(length, side, seed):
 
 
 def test_a_grid_that_is_no_square_is_refused():
-    with pytest.raises(ValueError, match=r"6 patches are no square grid; set rows.* 1, 2, 3, 6, "):
+    with pytest.raises(
+        ValueError, match=r"6 patches are not a square grid; set rows.* 1, 2, 3, 6, "
+    ):
         call(SpatialPool(), draw(1, 6, DIM))
-    with pytest.raises(ValueError, match="no square grid"):
+    with pytest.raises(ValueError, match="not a square grid"):
         SpatialPool().weights(draw(0, 6, DIM), draw(0, 6, DIM), torch.ones(0).bool(), None)
 
 
@@ -124,9 +126,9 @@ def test_spatial_pool_of_a_grid_with_rows_is_the_mean_over_cells(height, width, 
 
 def test_rows_that_do_not_fit_the_patches_are_refused():
     six = SpatialPool(SpatialPool.Config(rows=4))
-    with pytest.raises(ValueError, match=r"6 patches are no grid of rows=4; set .* 1, 2, 3, 6$"):
+    with pytest.raises(ValueError, match=r"6 patches are not a grid of rows=4; set .* 1, 2, 3, 6$"):
         call(six, draw(1, 6, DIM))
-    with pytest.raises(ValueError, match="9 patches are no grid of rows=4"):  # a square one, too
+    with pytest.raises(ValueError, match="9 patches are not a grid of rows=4"):  # a square one, too
         call(six, draw(1, 9, DIM))
 
 

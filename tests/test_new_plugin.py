@@ -127,21 +127,23 @@ def test_parts_are_named_after_the_plug_in():
 @pytest.mark.parametrize(
     "name", ["", "Acme", "acme_parts", "2acme", "-acme", "acme-", "a--b", "a/b", "../a", "a" * 41]
 )
-def test_names_that_are_not_allowed(name):
-    with pytest.raises(ValueError, match=f"name='{name}': allowed are up to 40 lower-case"):
+def test_invalid_names_are_refused(name):
+    with pytest.raises(
+        ValueError, match=f"expected a name of up to 40 lower-case .*, got '{name}'"
+    ):
         skeleton(name)
 
 
 @pytest.mark.parametrize("name", ["selectors", "class"])
-def test_names_that_hide_a_part_of_python(name, tmp_path):
-    with pytest.raises(ValueError, match=f"package '{name}' would hide a part of Python"):
+def test_names_that_hide_modules_of_python_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"a package '{name}', which hides a module"):
         write_skeleton(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["vtc", "torch", "vtc-selectors"])
-def test_names_of_installed_modules(name, tmp_path):
-    with pytest.raises(ValueError, match="is installed here already; choose another name"):
+def test_names_of_installed_modules_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="is installed already; choose another name"):
         write_skeleton(name, tmp_path)
 
 

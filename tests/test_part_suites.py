@@ -1,4 +1,4 @@
-"""Every check of the contracts can fail: each meets a part with that defect."""
+"""Every check of the contracts can fail: a part with the defect fails it."""
 
 from __future__ import annotations
 
@@ -15,73 +15,76 @@ import torch
 import vtc
 from vtc.testing._demands import refused
 
-BROKEN = Path(__file__).with_name("broken_parts.py")
-TREE = ast.parse(BROKEN.read_text(encoding="utf-8")).body
-CLASSES = [node for node in TREE if isinstance(node, ast.ClassDef)]
+HERE = Path(__file__).parent
+CONTRACTS = {
+    "broken_selectors.py": vtc.testing.SelectorContract,
+    "broken_mergers.py": vtc.testing.MergerContract,
+}
+
+
+def classes(file: str) -> list[ast.ClassDef]:
+    tree = ast.parse((HERE / file).read_text(encoding="utf-8"))
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
 def checks(contract: type) -> list[str]:
     return [name for name in dir(contract) if name.startswith("test_")]
 
 
-def defects(base: str) -> dict[str, tuple[list[str], str]]:
-    """The words of each broken class of one kind, and the sentence that its checks end with."""
-    found = {}
-    for node in CLASSES:
-        if base in [getattr(parent, "id", None) for parent in node.bases]:
+def defects(file: str) -> dict[str, tuple[list[str], str]]:
+    """The words of each broken class of a file, and the sentence with which its checks fail."""
+    docs = {}
+    for node in classes(file):
+        if "Defect" in [getattr(parent, "id", None) for parent in node.bases]:
             words, _, sentence = (ast.get_docstring(node) or "").partition(": ")
-            found[node.name] = words.split(), sentence
-    return found
+            docs[node.name] = words.split(), sentence
+    return docs
 
 
 EXPECTED = {
-    f"{name}::{check}": sentence
-    for base, contract in (
-        ("SelectorDefect", vtc.testing.SelectorContract),
-        ("MergerDefect", vtc.testing.MergerContract),
-    )
-    for name, (words, sentence) in defects(base).items()
+    f"{file}::{name}::{check}": sentence
+    for file, contract in CONTRACTS.items()
+    for name, (words, sentence) in defects(file).items()
     for check in checks(contract)
     if any(word in check for word in words)
     if "cuda" not in check or torch.cuda.is_available()
 }
 
 
-@pytest.mark.parametrize(
-    ("base", "contract"),
-    [
-        ("SelectorDefect", vtc.testing.SelectorContract),
-        ("MergerDefect", vtc.testing.MergerContract),
-    ],
-)
-def test_every_check_meets_a_defect(base, contract):
-    words = [word for found, _ in defects(base).values() for word in found]
-    assert words
-    unmet = [check for check in checks(contract) if not any(word in check for word in words)]
-    assert not unmet, "checks that no broken part meets"
+@pytest.mark.parametrize("file", CONTRACTS)
+def test_every_check_has_a_part_that_fails_it(file):
+    words = [word for words, _ in defects(file).values() for word in words]
+    untested = [
+        check for check in checks(CONTRACTS[file]) if not any(word in check for word in words)
+    ]
+    assert words and not untested
 
 
-def test_each_defect_is_found_and_sound_parts_pass():
-    sound = {node.name for node in CLASSES if node.name.startswith("TestSound")}
-    nodes = [f"{BROKEN}::{node}" for node in sorted({*sound, *EXPECTED})]
-    shown = run_broken(*nodes)
-    failed = re.findall(r"^FAILED \S+?::(\w+::\w+)(?:\[.*?\])? - (.*)$", shown, flags=re.M)
-    assert {check for check, _ in failed} == set(EXPECTED), shown[-5000:]
-    assert [(check, said) for check, said in failed if EXPECTED[check] not in said] == []
-    passed = set(re.findall(r"^PASSED \S+?::(\w+)::", shown, flags=re.M))
-    assert sound <= passed, shown[-5000:]
-    assert "ERROR" not in shown, shown[-5000:]
+def test_each_defect_fails_its_checks_and_sound_parts_pass():
+    sound = {
+        f"{file}::{node.name}"
+        for file in CONTRACTS
+        for node in classes(file)
+        if node.name.startswith("TestSound")
+    }
+    out = run_broken(*sorted({*sound, *EXPECTED}))
+    failed = re.findall(r"^FAILED tests/(\S+?::\w+::\w+)(?:\[.*?\])? - (.*)$", out, flags=re.M)
+    assert {check for check, _ in failed} == set(EXPECTED), out[-5000:]
+    assert [(check, text) for check, text in failed if EXPECTED[check] not in text] == []
+    passed = set(re.findall(r"^PASSED tests/(\S+?::\w+)::", out, flags=re.M))
+    assert sound <= passed, out[-5000:]
+    assert "ERROR" not in out, out[-5000:]
 
 
 def run_broken(*nodes: str) -> str:
-    """What pytest prints of some broken parts: each failure in one line, however long."""
+    """Return the output of pytest for some broken parts; each failure is one line."""
     options = ("-q", "-rA", "--tb=no", "--color=no", "-p", "no:cacheprovider")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *nodes],
+        [sys.executable, "-m", "pytest", *options, *(f"tests/{node}" for node in nodes)],
         capture_output=True,
         text=True,
         check=False,
-        cwd=BROKEN.parents[1],
+        cwd=HERE.parent,
         env={**os.environ, "COLUMNS": "2000"},
     )
     return run.stdout + run.stderr
@@ -100,23 +103,24 @@ BASIC_DEFECTS = {
 
 
 def test_a_basic_defect_fails_one_check_and_the_others_name_it():
-    shown = run_broken(*(f"{BROKEN}::{name}" for name in BASIC_DEFECTS))
-    failed = re.findall(r"^FAILED \S+?::(\w+)::(\w+)", shown, flags=re.M)
+    nodes = [f"{file}::{name}" for file in CONTRACTS for name in defects(file)]
+    out = run_broken(*(node for node in nodes if node.partition("::")[2] in BASIC_DEFECTS))
+    failed = re.findall(r"^FAILED \S+?::(\w+)::(\w+)", out, flags=re.M)
     assert sorted(failed) == sorted(BASIC_DEFECTS.items())
-    skipped = re.findall(r"^SKIPPED \[(\d+)\] \S+ first mend: (\w+)$", shown, flags=re.M)
+    skipped = re.findall(r"^SKIPPED \[(\d+)\] \S+ fix this first: (\w+)$", out, flags=re.M)
     assert {basic for _, basic in skipped} == set(BASIC_DEFECTS.values())
     assert sum(int(count) for count, _ in skipped) > 10 * len(BASIC_DEFECTS)
 
 
-def test_a_check_run_without_the_basic_one_does_not_look_as_if_it_passed():
-    shown = run_broken(f"{BROKEN}::TestDescending::test_budget_is_kept")
+def test_a_check_that_runs_without_its_basic_check_fails():
+    out = run_broken("broken_selectors.py::TestDescending::test_budget_is_kept")
     basic = "test_keyframes_and_relevance_are_as_promised"
-    assert f"::test_budget_is_kept - Failed: first mend: {basic}\n" in shown
-    assert "\n1 error in" in shown
+    assert f"::test_budget_is_kept - Failed: fix this first: {basic}\n" in out
+    assert "\n1 error in" in out
 
 
 def test_a_failure_is_one_sentence_without_a_traceback():
-    with pytest.raises(pytest.fail.Exception, match=r"^keyframes=0 must be .* says 'few', got V"):
+    with pytest.raises(pytest.fail.Exception, match=r"^keyframes=0 must raise .* 'few', got V"):
         with refused("keyframes=0", word="few"):
             raise ValueError("none")
     with pytest.raises(pytest.fail.Exception, match="a ValueError, got KeyError: 1$") as failed:

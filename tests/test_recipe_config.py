@@ -98,7 +98,7 @@ def test_all_errors_come_at_once():
         "model.dtype: 'float31': allowed is 'float32' or 'bfloat16' or 'float16'",
         "model.name is missing",
         "vtc.selector: selector 'dks' has no option 'keyframe'; it takes: keyframes,",
-        "vtc.merger: merger must be a name (",
+        "vtc.merger: expected merger to be a name (",
         "vtc.adapter: {'a': [1]} (dict): allowed is dict[str, bool | int | float | str | None]",
         "data.sources.0.shere is unknown; known: name, path,",
         "data.sources.0.share: 1.5: allowed is a number from 0 to 1",

@@ -1,4 +1,4 @@
-"""Differential feature merging: patches that answer the query and that the keyframe lacks."""
+"""Differential feature merging: patches relevant to the query and new since the keyframe."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from vtc_mergers._checks import (
 
 
 class DFM(TokenMerger):
-    """Averages a frame's patches, those on the query and new since the keyframe weighing most.
+    """Averages a frame's patches, weighted by relevance to the query and change since the keyframe.
 
-    Eq. 5-10 of ViLAMP. The saliency of patch m is its cosine with the query less
+    Eq. 5-10 of ViLAMP. The saliency of patch m is its cosine with the query minus
     ``redundancy_weight`` times its cosine with patch m of the nearest preceding keyframe (nothing
-    is subtracted before the first keyframe); the weights are the softmax of the saliencies over
-    ``temperature``. They sum to one, so the division of Eq. 9 has no effect and is left out.
+    is subtracted before the first keyframe). The weights are the softmax of the saliencies divided
+    by ``temperature``. They sum to one, so the division of Eq. 9 is omitted.
 
     With ``projection="learned"`` the cosines are taken after linear maps, as in the authors'
-    released code; with ``reference="released"`` and ``normalise_query=False`` as well, the result
-    is that code's. It also learns the temperature, which is an option here. ``linear_k`` and
-    ``linear_ik`` have a zero gradient when no frame of a call has a reference.
+    released code; with ``reference="released"`` and ``normalise_query=False`` too, the result
+    equals that code's. That code also learns the temperature, which is an option here.
+    ``linear_k`` and ``linear_ik`` have a zero gradient if no frame of a call has a reference.
 
-    Time O(n M D), learned O(n M D^2). On the CPU frames are merged one after another, for the same
-    result whatever the chunk, elsewhere a few at once: memory is O(M D) beside the input, and no
-    M x M matrix is formed.
+    Time O(n M D), learned O(n M D^2). The CPU merges frame by frame, so that the chunk size does
+    not change the result; other devices merge a few at once. Memory is O(M D) beside the input;
+    no M x M matrix is formed.
     """
 
     source = "ViLAMP, ICML 2025, Eq. 5-10"
@@ -46,19 +46,18 @@ class DFM(TokenMerger):
         """Options of ``dfm``; the defaults are the paper's.
 
         Attributes:
-            redundancy_weight: lambda, at least 0: how much likeness to the keyframe counts
-                against a patch.
-            temperature: alpha, above 0: small takes few patches, large approaches their mean.
+            redundancy_weight: lambda, at least 0: the weight of similarity to the keyframe.
+            temperature: alpha, above 0. Small: few patches dominate; large: nearly the mean.
             projection: ``"none"``: cosines of the patches themselves, nothing to train; the query
                 is in the language model's input space. ``"learned"``: cosines after linear maps,
-                which must be trained; the query is the frame encoder's.
-            reference: what a frame is compared with. ``"preceding"``: the nearest keyframe before
-                it. ``"released"``: as the authors' released code has it, the frame whose number
-                is that keyframe's ordinal (0 to K - 1); the frames before the first keyframe are
-                compared with themselves.
-            normalise_query: False gives ``linear_q`` the frame encoder's text embedding before it
-                is scaled to length one, as the released code does; its bias makes the length
-                matter. Without learned projections it changes nothing.
+                which must be trained; the query is the frame encoder's text embedding.
+            reference: The frame that a frame is compared with. ``"preceding"``: the nearest
+                keyframe before it. ``"released"``, as in the authors' released code: the frame
+                whose index is that keyframe's ordinal (0 to K - 1); frames before the first
+                keyframe are compared with themselves.
+            normalise_query: False: ``linear_q`` takes the frame encoder's text embedding before
+                it is scaled to length one, as in the released code. No effect without learned
+                projections.
         """
 
         redundancy_weight: float = 1.0
@@ -102,13 +101,13 @@ class DFM(TokenMerger):
     def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
         if self.config.reference == "preceding":
             return super().reference_frames(frames, keyframes)
-        return torch.searchsorted(keyframes, frames) - 1  # the ordinal, taken for a frame's number
+        return torch.searchsorted(keyframes, frames) - 1  # the keyframe's ordinal as a frame index
 
     def build(self, patch_dim: int, query_dim: int) -> None:
         """Create the linear maps of ``projection="learned"``, normal with std 0.02, zero biases.
 
-        ``linear_q`` maps the query, ``linear_iq`` the patches it is compared with; ``linear_k``
-        maps the keyframe's patches, ``linear_ik`` the patches that they are compared with.
+        ``linear_q`` maps the query and ``linear_iq`` the patches compared with it; ``linear_k``
+        maps the keyframe's patches and ``linear_ik`` the patches compared with those.
         """
         if not self._learned:
             return
@@ -139,25 +138,25 @@ class DFM(TokenMerger):
     def merge_batch(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor
     ) -> Tensor:
-        """Merge frames of many videos in one pass, as a training loop does.
+        """Merge frames of several videos in one batch, for training.
 
-        `forward` goes through the frames one by one on the CPU, so that the chunk size changes no
-        bit. This is faster, with gradients, and equals it up to rounding.
+        Equals `forward` up to rounding. `forward` merges frame by frame on the CPU, so that the
+        chunk size does not change the result; this is faster.
 
         Args:
             patches: ``[..., n, M, D]``, the patch tokens of non-keyframes.
-            reference: ``[..., n, M, D]``, those of each one's `reference_frames`.
+            reference: ``[..., n, M, D]``, the patch tokens of each one's `reference_frames`.
             has_reference: ``[..., n]`` bool, as for `forward`.
             query: ``[..., n, D]``, or ``[..., n, Dq]`` with ``projection="learned"``; n may be 1
-                where the frames share a query.
+                if the frames share a query.
 
         Returns:
             ``[..., n, 1, D]`` in the dtype of the patches.
 
         Raises:
-            ValueError: a shape is wrong.
-            TypeError: the patches are not floating point or ``has_reference`` is not bool.
-            RuntimeError: ``projection="learned"`` and ``build`` was not called.
+            ValueError: A shape is wrong.
+            TypeError: The patches are not floating point or ``has_reference`` is not bool.
+            RuntimeError: ``projection="learned"`` and `build` was not called.
         """
         check_patches("dfm", patches.flatten(0, -3) if patches.ndim > 3 else patches)
         check_reference("dfm", patches, reference, has_reference)
@@ -174,17 +173,17 @@ class DFM(TokenMerger):
     def _weighed(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Weights ``[g, 1, M]`` and patches ``[g, M, D]`` of a few frames at a time."""
+        """Yield weights ``[g, 1, M]`` and patches ``[g, M, D]`` of a few frames at a time."""
         direction = self._check(patches, reference, has_reference, query)
         size = frames_at_once(patches.device)
         parts = (torch.split(x, size) for x in (patches, reference, has_reference))
-        for frames, keyframes, known in zip(*parts, strict=True):
-            yield self._weigh(frames, keyframes, known, direction)[:, None], frames
+        for frames, keyframes, has_keyframe in zip(*parts, strict=True):
+            yield self._weigh(frames, keyframes, has_keyframe, direction)[:, None], frames
 
     def _check(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Raise on unusable arguments; the query, mapped to ``[D]``."""
+        """Check the arguments and return the query, mapped to ``[D]``."""
         check_patches("dfm", patches)
         check_reference("dfm", patches, reference, has_reference)
         return self._project_query(query, patches.shape[2])
@@ -197,24 +196,30 @@ class DFM(TokenMerger):
         query = check_query("dfm", query, dim, self.query_source, batched)
         return apply(self.linear_q, query) if self._learned else query
 
-    def _weigh(self, frames: Tensor, keyframes: Tensor, known: Tensor, query: Tensor) -> Tensor:
-        """Weights ``[..., M]`` of frames' patches ``[..., M, D]``, given those of their keyframes.
+    def _weigh(
+        self, frames: Tensor, keyframes: Tensor, has_keyframe: Tensor, query: Tensor
+    ) -> Tensor:
+        """Return weights ``[..., M]`` of patches.
 
-        The query is ``[D]``, or ``[..., 1, D]``.
+        Args:
+            frames: ``[..., M, D]``, the patches.
+            keyframes: ``[..., M, D]``, the patches of each frame's reference.
+            has_keyframe: ``[...]`` bool.
+            query: ``[D]`` or ``[..., 1, D]``.
         """
         itself = self.config.reference == "released"
-        known = known[..., None]
+        has_keyframe = has_keyframe[..., None]
         if itself or torch.is_grad_enabled():
-            # Whatever a caller left in what is unknown, even NaN, reaches no gradient. It reaches
-            # no score either, by the choice below: without a gradient there is no need to copy.
-            unknown = frames if itself else 0.0
-            keyframes = torch.where(known[..., None], keyframes, unknown)
+            # A missing reference may hold anything, even NaN, which must not reach a gradient. The
+            # torch.where below keeps it out of the scores, so without gradients no copy is needed.
+            replacement = frames if itself else 0.0
+            keyframes = torch.where(has_keyframe[..., None], keyframes, replacement)
         relevance_view = redundancy_view = frames
         if self._learned:
             relevance_view = apply(self.linear_iq, frames)
             redundancy_view = apply(self.linear_ik, frames)
             keyframes = apply(self.linear_k, keyframes)
         relevance = cosines(relevance_view, query)
-        redundancy = torch.where(known | itself, cosines(redundancy_view, keyframes), 0.0)
+        redundancy = torch.where(has_keyframe | itself, cosines(redundancy_view, keyframes), 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
         return torch.softmax(saliency / self.config.temperature, dim=-1)

@@ -1,4 +1,4 @@
-"""Dropping: non-keyframes vanish."""
+"""Drop all non-keyframes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vtc_mergers._checks import check_patches
 
 
 class Drop(TokenMerger):
-    """Leaves nothing of a frame: the language model sees the keyframes only.
+    """Drops the non-keyframes: the language model sees the keyframes only.
 
-    The "keyframes only" baseline of ViLAMP. Costs nothing; the frames need not be encoded either.
+    The "keyframes only" baseline of ViLAMP. The vision tower does not encode the other frames.
     """
 
     source = "ViLAMP, ICML 2025, keyframes only"

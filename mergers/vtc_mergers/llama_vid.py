@@ -1,4 +1,4 @@
-"""LLaMA-VID: a context token, which answers the query, and a content token, which does not."""
+"""LLaMA-VID: a context token, which depends on the query, and a content token, which does not."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vtc_mergers._checks import check_patches, check_query, not_built
 
 
 class LlamaVid(TokenMerger):
-    """Says each frame in two tokens: what the query finds in it, and its mean; to be trained.
+    """Merges a frame into two tokens, query attention and the mean; must be trained.
 
     Eq. 1 of LLaMA-VID (Li, Wang and Jia, ECCV 2024): the query attends to the patches by dot
-    products, and a projection makes the context token of what it finds; the content token is the
-    mean of the patches after another projection (the paper's one content token for video).
+    products, and a projection of the result is the context token. The content token is a
+    projection of the mean of the patches (the paper's one content token for video).
 
-    The paper's query is a sequence that a text decoder writes while it looks at the frame, and
-    Eq. 1 averages over it. Here it is one vector, the frame encoder's text embedding, which is
-    made to be compared with pictures; a linear map takes it to the width of the patches. As the
-    patches are in the language model's input space, both projections start as the identity.
+    In the paper a text decoder that sees the frame generates a sequence of queries, and Eq. 1
+    averages over them. Here the query is one vector, the frame encoder's text embedding, mapped
+    linearly to the width of the patches. The patches are in the language model's input space, so
+    both projections start as the identity.
 
-    2 D^2 + Dq D parameters. M D + D^2 multiplications, twice, a frame; memory O(M D) beside the
+    2 D^2 + Dq D parameters; 2 (M D + D^2) multiplications per frame; memory O(M D) beside the
     input.
     """
 
@@ -64,10 +64,10 @@ class LlamaVid(TokenMerger):
         return torch.stack(tokens) if tokens else patches.new_empty(0, 2, patches.shape[2])
 
     def _merge(self, frame: Tensor, query: Tensor) -> Tensor:
-        """One frame ``[M, D]`` and the mapped query ``[D]`` to ``[2, D]``."""
+        """Merge a frame ``[M, D]`` with the mapped query ``[D]`` into ``[2, D]``."""
         exact = exact_dtype(frame, query)
         values = frame.to(exact)
-        # Not matrix products, which autocast would round to its own dtype.
+        # Not matrix products, which autocast would compute in its own dtype.
         attention = torch.softmax((values * query.to(exact)).sum(dim=1), dim=0)
         context = (attention[:, None] * values).sum(dim=0)
         projected = (apply(self.to_context, context), apply(self.to_content, values.mean(dim=0)))

@@ -1,4 +1,4 @@
-"""Mean pooling: every patch weighs the same."""
+"""Mean pooling: the mean of a frame's patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vtc_mergers._checks import check_patches
 
 
 class MeanPool(TokenMerger):
-    """Averages a frame's patches, whatever was asked.
+    """Averages a frame's patches.
 
     The baseline of ViLAMP's ablation and the limit of ``dfm`` at a high temperature. Time
     O(n M D), memory at most a float32 copy of the input.

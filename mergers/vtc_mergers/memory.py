@@ -1,4 +1,4 @@
-"""Memory consolidation: neighbouring frames that resemble one another become one."""
+"""Memory consolidation: similar neighbouring frames merge into one."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from vtc_mergers._matching import matching_weights
 
 
 class Memory(TokenMerger):
-    """Merges the frames of a window that are most alike, until a few of them are left.
+    """Merges the most similar neighbouring frames of a window, until a few are left.
 
-    Algorithm 1 of MovieChat (Song et al., CVPR 2024): of all neighbours in the window, the two
-    with the highest mean cosine of their patches (Eq. 3) merge into their average, weighted by
-    how many frames each stands for; again, until ``frames`` are left. Ties go to the earlier pair.
+    Algorithm 1 of MovieChat (Song et al., CVPR 2024): of all neighbours in the window, the pair
+    with the highest mean cosine of its patches (Eq. 3) merges into its mean, weighted by the
+    number of frames in each. This is repeated until ``frames`` are left. Ties go to the earlier
+    pair.
 
-    What differs from the paper: its short-term memory starts anew with the frames that were just
-    consolidated, and all results gather in a long-term memory of 256 frames; here windows are
-    apart, and what is left of each goes to the language model. Windows count non-keyframes only,
-    so a window may reach across a keyframe and merge frames before it with frames after it. Each
-    frame left is reduced to ``tokens`` tokens as by ``tome``, where the paper has a Q-Former. The
-    tokens stand where the first frame of their run was; the other frames of the run vanish.
+    Differences from the paper: its short-term memory restarts with the consolidated frames, and a
+    long-term memory of 256 frames collects all results; here windows are independent, and their
+    results go to the language model. Windows consist of non-keyframes only, so a window may span a
+    keyframe. Each frame left is reduced to ``tokens`` tokens as by ``tome``; the paper has a
+    Q-Former. The tokens take the place of the first frame that was merged into them; the other
+    frames have no tokens.
 
-    At most three times the cosines of a frame, 12 M D multiplications, and about 7/3 M^2 D for each
-    frame left; memory O(window M D), since a window is merged at once, and O(M^2).
+    At most 12 M D multiplications per frame for cosines, and about 7/3 M^2 D for each frame left.
+    Memory O(window M D), since a window is merged at once, plus O(M^2).
     """
 
     source = "MovieChat, CVPR 2024, Algorithm 1"
@@ -41,11 +42,11 @@ class Memory(TokenMerger):
         """Options of ``memory``.
 
         Attributes:
-            window: how many consecutive non-keyframes are consolidated together, at least 1: the
-                length of the short-term memory (Table D3).
-            frames: R_L, how many are left of a window, from 1 to ``window`` (Table D3).
-            tokens: how many tokens each frame left has, at least 1 (Table D3); frames of fewer
-                patches keep all.
+            window: The number of consecutive non-keyframes that are merged together, at least 1:
+                the length of the short-term memory (Table D3).
+            frames: R_L, the number of frames left of a window, from 1 to ``window`` (Table D3).
+            tokens: The number of tokens of each frame left, at least 1 (Table D3); frames with
+                fewer patches keep all.
         """
 
         window: int = 18
@@ -91,7 +92,7 @@ class Memory(TokenMerger):
         return tokens
 
     def _consolidate(self, window: Tensor) -> list[Tensor]:
-        """The tokens of the frames of one window ``[n, M, D]``."""
+        """Return the tokens ``[T_i, D]`` of each frame of a window ``[n, M, D]``."""
         tokens = []
         exact = exact_dtype(window)
         for run in _runs(window.detach().to(exact), self.config.frames):
@@ -103,24 +104,24 @@ class Memory(TokenMerger):
 
 
 def _runs(frames: Tensor, left: int) -> list[range]:
-    """Which frames of ``[n, M, D]`` Algorithm 1 merges into one: ``left`` runs of neighbours.
+    """Return the ``left`` runs of neighbours of ``[n, M, D]`` that Algorithm 1 merges.
 
-    Averages weighted by size make each frame left the mean of its run.
+    Means weighted by size make each frame left the mean of its run.
     """
     runs = [range(i, i + 1) for i in range(len(frames))]
     means = list(frames)
-    likeness = [_likeness(a, b) for a, b in zip(means, means[1:], strict=False)]
+    similarity = [_similarity(a, b) for a, b in zip(means, means[1:], strict=False)]
     while len(runs) > left:
-        i = int(torch.stack(likeness).argmax())
+        i = int(torch.stack(similarity).argmax())
         runs[i : i + 2] = [range(runs[i].start, runs[i + 1].stop)]
         means[i : i + 2] = [frames[runs[i].start : runs[i].stop].mean(dim=0)]
-        del likeness[i]
+        del similarity[i]
         for j in (i - 1, i):  # the new frame's neighbours
-            if 0 <= j < len(likeness):
-                likeness[j] = _likeness(means[j], means[j + 1])
+            if 0 <= j < len(similarity):
+                similarity[j] = _similarity(means[j], means[j + 1])
     return runs
 
 
-def _likeness(a: Tensor, b: Tensor) -> Tensor:
-    """Eq. 3: the mean cosine of the patches ``[M, D]`` of two frames in the same places."""
+def _similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean cosine of corresponding patches ``[M, D]`` of two frames, Eq. 3."""
     return cosines(a, b).mean()

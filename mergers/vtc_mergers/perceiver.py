@@ -1,4 +1,4 @@
-"""Perceiver resampler: learned latents read the patches again and again."""
+"""Perceiver resampler: learned latents attend to the patches in several layers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vtc_mergers._checks import check_patches, not_built
 
 
 class Perceiver(TokenMerger):
-    """Lets learned latents gather what they need from a frame, layer by layer; to be trained.
+    """Merges a frame into learned latents that attend to it, layer by layer; must be trained.
 
     The Perceiver resampler of Flamingo (Alayrac et al., NeurIPS 2022): in each layer the latents
-    attend to the patches and to themselves at once, then go through a feed-forward network four
-    times as wide. The paper resamples all frames of a clip together, with embeddings of their
-    times, to 64 latents in 6 layers, and squares a ReLU; here each frame is on its own and has no
-    time, there are few latents and layers, and GELU takes the place of the squared ReLU.
+    attend to the patches and to themselves, then pass a feed-forward network four times as wide.
+    The paper resamples all frames of a clip together, with time embeddings, to 64 latents in 6
+    layers with a squared ReLU. Here each frame is resampled alone, without a time embedding, with
+    fewer latents and layers and with GELU.
 
-    About 12 D^2 parameters a layer. O((M + T) D^2) multiplications a layer and frame; memory
+    About 12 D^2 parameters per layer. O((M + T) D^2) multiplications per layer and frame; memory
     O((M + T) D) beside the input.
     """
 
@@ -36,8 +36,8 @@ class Perceiver(TokenMerger):
         """Options of ``perceiver``.
 
         Attributes:
-            tokens: T, how many tokens a frame is merged into, at least 1: the latents.
-            layers: how often the latents read the patches, at least 1.
+            tokens: T, the number of tokens of a frame, at least 1: the latents.
+            layers: The number of layers, at least 1.
         """
 
         tokens: int = 4
@@ -83,7 +83,7 @@ class Perceiver(TokenMerger):
         return torch.stack(tokens) if tokens else patches.new_empty(empty)
 
     def _resample(self, frame: Tensor) -> Tensor:
-        """One frame ``[M, D]`` to ``[tokens, D]``."""
+        """Merge a frame ``[M, D]`` into ``[tokens, D]``."""
         latents: Tensor = self.latents
         values = frame.to(latents.dtype)
         for layer in self.layers:
@@ -100,7 +100,7 @@ class _Layer(nn.Module):
         self.norm_latents = nn.LayerNorm(dim)
         self.norm_patches = nn.LayerNorm(dim)
         self.to_query = nn.Linear(dim, dim)
-        # What is added to all keys alike has no effect, so a bias would never learn.
+        # A bias of all keys cancels in the softmax.
         self.to_key = nn.Linear(dim, dim, bias=False)
         self.to_value = nn.Linear(dim, dim)
         self.to_latent = nn.Linear(dim, dim)
@@ -109,11 +109,11 @@ class _Layer(nn.Module):
         )
 
     def forward(self, latents: Tensor, patches: Tensor) -> Tensor:
-        asking = self.norm_latents(latents)
-        context = torch.cat([self.norm_patches(patches), asking])
-        found = attend(
-            self.to_query(asking), self.to_key(context), self.to_value(context), self.heads
+        queries = self.norm_latents(latents)
+        context = torch.cat([self.norm_patches(patches), queries])
+        attention = attend(
+            self.to_query(queries), self.to_key(context), self.to_value(context), self.heads
         )
-        latents = latents + self.to_latent(found)
-        refined: Tensor = latents + self.feed_forward(latents)
-        return refined
+        latents = latents + self.to_latent(attention)
+        output: Tensor = latents + self.feed_forward(latents)
+        return output

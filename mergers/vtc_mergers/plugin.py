@@ -1,4 +1,4 @@
-"""Registers the shipped token mergers, by name so that nothing heavy is imported."""
+"""Register the shipped token mergers, as strings so that torch is not imported."""
 
 import vtc
 

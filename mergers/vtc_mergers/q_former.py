@@ -1,4 +1,4 @@
-"""Q-Former: learned queries look at the patches by cross-attention."""
+"""Q-Former: learned queries attend to the patches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from vtc_mergers._checks import check_patches, not_built
 
 
 class QFormer(TokenMerger):
-    """Lets a few learned queries gather what they need from a frame; must be trained first.
+    """Merges a frame into a few learned queries that attend to it; must be trained.
 
     One pre-norm layer of cross-attention and a feed-forward network as wide as the patches, after
-    the Q-Former of BLIP-2 and the resamplers that followed it. The learned queries are the same
-    for every frame and question; before training the result means nothing.
+    the Q-Former of BLIP-2. The learned queries are the same for every frame and question.
 
     About 6 D^2 parameters. Time O(n M D^2); memory O(n M D).
     """
@@ -33,7 +32,7 @@ class QFormer(TokenMerger):
         """Options of ``q_former``.
 
         Attributes:
-            tokens: T, how many tokens a frame is merged into, at least 1: the learned queries.
+            tokens: T, the number of tokens of a frame, at least 1: the learned queries.
         """
 
         tokens: int = 1
@@ -48,16 +47,13 @@ class QFormer(TokenMerger):
         self.tokens_per_frame = self.config.tokens
 
     def build(self, patch_dim: int, query_dim: int) -> None:
-        """Create the parameters: normal with std 0.02, zero biases.
-
-        Heads are 64 wide; where that does not divide ``patch_dim`` there is one head.
-        """
+        """Create the parameters: normal with std 0.02, zero biases."""
         self.heads = heads_of(patch_dim)
         self.queries = nn.Parameter(torch.empty(self.config.tokens, patch_dim))
         self.norm_queries = nn.LayerNorm(patch_dim)
         self.norm_patches = nn.LayerNorm(patch_dim)
         self.to_query = nn.Linear(patch_dim, patch_dim)
-        # What is added to all keys alike has no effect, so a bias would never learn.
+        # A bias of all keys cancels in the softmax.
         self.to_key = nn.Linear(patch_dim, patch_dim, bias=False)
         self.to_value = nn.Linear(patch_dim, patch_dim)
         self.to_token = nn.Linear(patch_dim, patch_dim)
@@ -87,8 +83,8 @@ class QFormer(TokenMerger):
         if not hasattr(self, "queries"):
             raise not_built("q_former")
         context = self.norm_patches(patches.to(self.queries.dtype))
-        asked = self.to_query(self.norm_queries(self.queries)).expand(len(patches), -1, -1)
-        found = attend(asked, self.to_key(context), self.to_value(context), self.heads)
-        tokens: Tensor = self.queries + self.to_token(found)
+        queries = self.to_query(self.norm_queries(self.queries)).expand(len(patches), -1, -1)
+        attention = attend(queries, self.to_key(context), self.to_value(context), self.heads)
+        tokens: Tensor = self.queries + self.to_token(attention)
         tokens = tokens + self.feed_forward(tokens)
         return tokens.to(patches.dtype)

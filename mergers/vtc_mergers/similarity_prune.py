@@ -1,4 +1,4 @@
-"""Pruning by similarity: only the patches that differ from the keyframe's stay."""
+"""Pruning by similarity: keep only the patches that differ from the keyframe's."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from vtc_mergers._checks import check_patches, check_reference
 
 
 class SimilarityPrune(TokenMerger):
-    """Drops the patches that the keyframe has as well, and keeps a few of the others unchanged.
+    """Drops the patches that are similar to the keyframe's, and keeps a few others unchanged.
 
-    The spatial token compression of LongVU (Shen et al., 2024): a patch whose cosine with the
-    patch in the same place of the reference is above a threshold is dropped. A frame may vanish.
+    The spatial token compression of LongVU (Shen et al., 2024): a patch is dropped if its cosine
+    with the patch in the same place of the reference is above a threshold. A frame may lose all
+    its patches.
 
     LongVU compares with the first frame of a short window, which it keeps whole, and keeps all
-    that differ. Here the reference is the nearest preceding keyframe, which may be far away, so
-    at most ``tokens`` patches stay: those least like it. Before the first keyframe there is
-    nothing to compare with, and the ``tokens`` patches least like the frame's own mean stay; that
-    is our choice.
+    patches that differ. Here the reference is the nearest preceding keyframe, which may be far
+    away, so at most ``tokens`` patches are kept: the least similar ones. Before the first keyframe
+    the ``tokens`` patches least similar to the frame's own mean are kept; that is our choice.
 
-    About 4 M D multiplications a frame; memory O(M D) beside the input. The number kept is data,
-    so the device is waited for.
+    About 4 M D multiplications per frame; memory O(M D) beside the input. It waits for the device,
+    because the number of tokens depends on the data.
     """
 
     source = "LongVU, arXiv 2024, spatial token compression"
@@ -39,8 +39,8 @@ class SimilarityPrune(TokenMerger):
         """Options of ``similarity_prune``.
 
         Attributes:
-            similarity_threshold: theta, from -1 to 1: a patch more like the keyframe's is dropped.
-            tokens: how many patches of a frame stay at most, at least 1; ours.
+            similarity_threshold: theta in [-1, 1]: patches of a larger cosine are dropped.
+            tokens: The maximum number of patches that a frame keeps, at least 1; ours.
         """
 
         similarity_threshold: float = 0.8
@@ -65,31 +65,31 @@ class SimilarityPrune(TokenMerger):
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> list[Tensor]:
-        chosen = self._choose(patches, reference, has_reference)
-        return [frame[kept] for frame, kept in zip(patches, chosen, strict=True)]
+        indices = self._choose(patches, reference, has_reference)
+        return [frame[keep] for frame, keep in zip(patches, indices, strict=True)]
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> list[Tensor]:
-        chosen = self._choose(patches, reference, has_reference)
+        indices = self._choose(patches, reference, has_reference)
         exact = exact_dtype(patches)
-        return [F.one_hot(kept, patches.shape[1]).to(exact) for kept in chosen]
+        return [F.one_hot(keep, patches.shape[1]).to(exact) for keep in indices]
 
     def _choose(self, patches: Tensor, reference: Tensor, has_reference: Tensor) -> list[Tensor]:
-        """The numbers of the patches that stay, ``[T_i]`` int64 ascending, of each frame."""
+        """Return the indices of the patches to keep, ``[T_i]`` int64 ascending, of each frame."""
         check_patches("similarity_prune", patches)
         check_reference("similarity_prune", patches, reference, has_reference)
         return [
-            self._kept(frame, keyframe if known else None)
-            for frame, keyframe, known in zip(
+            self._choose_patches(frame, keyframe if has_keyframe else None)
+            for frame, keyframe, has_keyframe in zip(
                 patches, reference, has_reference.tolist(), strict=True
             )
         ]
 
-    def _kept(self, frame: Tensor, keyframe: Tensor | None) -> Tensor:
+    def _choose_patches(self, frame: Tensor, keyframe: Tensor | None) -> Tensor:
         threshold = self.config.similarity_threshold
         if keyframe is None:
             keyframe, threshold = frame.mean(dim=0, dtype=exact_dtype(frame)), inf
-        likeness = cosines(frame.detach(), keyframe.detach())
-        least = likeness.argsort(stable=True)[: self.config.tokens]
-        return least[likeness[least] <= threshold].sort().values
+        similarity = cosines(frame.detach(), keyframe.detach())
+        least = similarity.argsort(stable=True)[: self.config.tokens]
+        return least[similarity[least] <= threshold].sort().values

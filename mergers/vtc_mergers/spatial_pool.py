@@ -1,4 +1,4 @@
-"""Spatial pooling: a frame becomes a smaller picture of itself."""
+"""Spatial pooling: average a frame's patches over a coarse grid."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vtc_mergers._checks import check_patches
 class SpatialPool(TokenMerger):
     """Averages the patches of a frame over a coarse grid, row by row.
 
-    Adaptive average pooling over space as in PLLaVA (Xu et al., 2024), which pools over time as
-    well, and as on the fast path of SlowFast-LLaVA (Xu et al., 2024), which keeps 4 x 4 tokens of
-    every frame. Patches are taken in row order, as a square grid or one of ``rows`` rows, since a
-    merger is not told the grid. Frames with a class token are refused.
+    Adaptive average pooling over space as in PLLaVA (Xu et al., 2024), which pools over time too,
+    and in the fast pathway of SlowFast-LLaVA (Xu et al., 2024), which keeps 4 x 4 tokens of every
+    frame. Patches are in row order, as a square grid or one of ``rows`` rows, because a merger
+    does not get the grid. A number of patches that does not fit the grid is refused.
 
-    T M D multiplications a frame; memory O(T M + n T D) beside the input, and a float32 copy of
-    a frame whose patches are narrower.
+    T M D multiplications per frame; memory O(T M + n T D) beside the input, plus a float32 copy of
+    a frame in half precision.
     """
 
     source = "PLLaVA, arXiv 2024; SlowFast-LLaVA, arXiv 2024"
@@ -35,10 +35,10 @@ class SpatialPool(TokenMerger):
         """Options of ``spatial_pool``.
 
         Attributes:
-            side: t, at least 1: a frame becomes t x t tokens; a grid of fewer rows or columns
-                keeps those.
-            rows: h, at least 1: the patches are a grid of h rows. None: the grid is a square.
-                Families whose grid follows the shape of the video, such as Qwen-VL, need it.
+            side: t, at least 1: a frame has t x t tokens; a grid with fewer rows or columns keeps
+                them.
+            rows: h, at least 1: the number of rows of the grid of patches. None: the grid is
+                square. Families whose grid has the shape of the video, such as Qwen-VL, need it.
         """
 
         side: int = 2
@@ -75,7 +75,7 @@ class SpatialPool(TokenMerger):
         return self._weights(patches).repeat(len(patches), 1, 1)
 
     def _weights(self, patches: Tensor) -> Tensor:
-        """``[T, M]``, the same for all frames."""
+        """Return the weights ``[T, M]`` of all frames."""
         check_patches("spatial_pool", patches)
         height, width = _grid(patches.shape[1], self.config.rows)
         rows, columns = (_bins(length, self.config.side) for length in (height, width))
@@ -83,18 +83,18 @@ class SpatialPool(TokenMerger):
 
 
 def _grid(patches: int, rows: int | None) -> tuple[int, int]:
-    """The grid (h, w) of M patches; the one place to change once mergers are told the grid."""
+    """Return the grid (h, w) of M patches."""
     height = isqrt(patches) if rows is None else rows
     if rows is None and height * height != patches:
         raise ValueError(
-            f"merger 'spatial_pool': {patches} patches are no square grid; set rows, the number "
+            f"merger 'spatial_pool': {patches} patches are not a square grid; set rows, the number "
             f"of rows of the grid, to one of {_divisors(patches)}, or choose a merger that needs "
             "no grid, such as 'tome' or 'mean_pool'"
         )
     if patches % height:
         raise ValueError(
-            f"merger 'spatial_pool': {patches} patches are no grid of rows={rows}; set rows, the "
-            f"number of rows of the grid, to one of {_divisors(patches)}"
+            f"merger 'spatial_pool': {patches} patches are not a grid of rows={rows}; set rows, "
+            f"the number of rows of the grid, to one of {_divisors(patches)}"
         )
     return height, patches // height
 
@@ -104,10 +104,10 @@ def _divisors(number: int) -> str:
 
 
 def _bins(length: int, count: int) -> Tensor:
-    """Means over ``count`` equal parts of a line: ``[min(count, length), length]`` float64.
+    """Return the means over ``count`` equal parts of a line: ``[min(count, length), length]``.
 
-    Part i goes from floor(i length / count) to ceil((i + 1) length / count): parts that do not
-    end between two patches share one.
+    float64. Part i is from floor(i length / count) to ceil((i + 1) length / count), so two parts
+    may share a patch.
     """
     count = min(count, length)
     bins = torch.zeros(count, length, dtype=torch.float64, device="cpu")

@@ -1,4 +1,4 @@
-"""Token merging: patches that resemble one another become one token."""
+"""Token merging: similar patches merge into one token."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from vtc_mergers._matching import matching_weights
 
 
 class ToMe(TokenMerger):
-    """Merges the patches of a frame that are most alike, until a few tokens are left.
+    """Merges the most similar patches of a frame, until a few tokens are left.
 
-    Bipartite soft matching of Token Merging (Bolya et al., ICLR 2023): step by step, see
-    ``_matching.py``. The paper merges a few tokens in every layer of the vision transformer and
-    compares attention keys; here the patches that leave it are compared themselves, as far as
-    needed, at most half of them a step. The split leaves little choice among few tokens, so a small
-    ``tokens`` may join what is unlike. Tokens come in the order of their first patches. The
-    merging is a choice without gradient; gradients flow through the means.
+    Bipartite soft matching of Token Merging (Bolya et al., ICLR 2023), see ``_matching.py``. The
+    paper merges a few tokens in every layer of the vision transformer and compares attention keys;
+    here the output patches are compared and merged in as few steps as possible, at most half of
+    them per step. With few ``tokens`` the last steps may merge dissimilar patches. Tokens are in
+    the order of their first patches. Gradients flow through the means, not through the matching.
 
-    About 7/3 M^2 D multiplications a frame: 2 M^2 D for the means of each step, 1/3 M^2 D for their
-    cosines. Memory O(M^2 + M D + n T D) beside the input.
+    About 7/3 M^2 D multiplications per frame: 2 M^2 D for the means of each step, 1/3 M^2 D for
+    their cosines. Memory O(M^2 + M D + n T D) beside the input.
     """
 
     source = "Token Merging, ICLR 2023"
@@ -37,8 +36,8 @@ class ToMe(TokenMerger):
         """Options of ``tome``.
 
         Attributes:
-            tokens: T, how many tokens a frame is merged into, at least 1; a frame of fewer
-                patches stays as it is. The paper removes r tokens a layer; this number is ours.
+            tokens: T, the number of tokens of a frame, at least 1; a frame with fewer patches is
+                unchanged. The paper removes r tokens per layer; this number is ours.
         """
 
         tokens: int = 16

@@ -15,8 +15,8 @@ CHUNK = 256
 def unit(vectors: Tensor) -> Tensor:
     """Scale vectors ``[..., d]`` to length one, in float64; zero vectors stay zero.
 
-    In double precision the keyframes depend neither on autocast, nor on TF32, nor on the order of
-    the additions in a matrix product. Apple's GPUs have no float64: float32 there.
+    In float64 the keyframes do not depend on autocast, TF32 or the order of additions in a matrix
+    product. Apple's GPUs have no float64 and use float32.
     """
     exact = torch.float32 if vectors.device.type == "mps" else torch.float64
     return F.normalize(vectors.to(exact), dim=-1)
@@ -26,7 +26,7 @@ def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> 
     """Return the cosine of each frame and the query, Eq. 2 of ViLAMP.
 
     Args:
-        selector: registered name of the selector, for messages.
+        selector: Registered name of the selector, for messages.
         embeddings: ``[N, d]``, floating point, of any length.
         query: ``[d]``, floating point, of any length.
 
@@ -34,8 +34,8 @@ def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> 
         ``[N]`` float32 in [-1, 1]; 0 for zero vectors. Equal frames are equally relevant.
 
     Raises:
-        ValueError: the query is missing, a shape is wrong, or a number is not finite.
-        TypeError: the embeddings or the query are not floating point.
+        ValueError: The query is missing, a shape is wrong, or a number is not finite.
+        TypeError: The embeddings or the query are not floating point.
     """
     check_embeddings(selector, embeddings)
     if query is None:
@@ -75,8 +75,8 @@ def check_frames(selector: str, embeddings: Tensor) -> None:
     """Check the embeddings of a selector without a query.
 
     Raises:
-        ValueError: embeddings are not ``[N, d]`` with N, d >= 1, or a number is not finite.
-        TypeError: they are not floating point.
+        ValueError: The embeddings are not ``[N, d]`` with N, d >= 1, or a number is not finite.
+        TypeError: The embeddings are not floating point.
     """
     check_embeddings(selector, embeddings)
     if not embeddings.is_floating_point():
@@ -104,14 +104,14 @@ def _check_finite(selector: str, relevance: Tensor, query: Tensor) -> None:
     if finite.all():
         return
     if not query.isfinite().all():
-        culprit = "the query embedding"
+        vector = "the query embedding"
     else:
-        culprit = f"the embedding of frame {int(finite.int().argmin())}"
-    raise _not_finite(selector, culprit)
+        vector = f"the embedding of frame {int(finite.int().argmin())}"
+    raise _not_finite(selector, vector)
 
 
-def _not_finite(selector: str, culprit: str) -> ValueError:
+def _not_finite(selector: str, vector: str) -> ValueError:
     return ValueError(
-        f"selector '{selector}': expected finite numbers, but {culprit} holds NaN or infinity; "
+        f"selector '{selector}': expected finite numbers, but {vector} holds NaN or infinity; "
         "run the frame encoder in bfloat16 or float32"
     )

@@ -1,4 +1,4 @@
-"""Spreads spare keyframes over the parts of a video where none was chosen."""
+"""Spread unused keyframes over the gaps between selected frames."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from bisect import bisect_left
 from itertools import pairwise
 
 
-def fill_gaps(chosen: list[int], frames: int, keyframes: int) -> list[int]:
-    """Add frames until ``min(frames, keyframes)`` are chosen, as the released ViLAMP does.
+def fill_gaps(selected: list[int], frames: int, keyframes: int) -> list[int]:
+    """Add frames until ``min(frames, keyframes)`` are selected, as the released ViLAMP does.
 
-    A gap is a maximal run of frames that were not chosen. Every gap is cut into parts of at most
-    D frames and the first frame of each part but the first is added, with the smallest D for
-    which the spare keyframes suffice. Those that are still spare take the last free frames of the
-    video.
+    A gap is a maximal run of frames that are not selected. Each gap is divided into parts of at
+    most D frames, and the first frame of each part except the first part is added. D is the
+    smallest number for which enough keyframes remain. Keyframes that remain after that become the
+    last free frames of the video.
 
     Args:
-        chosen: unique frame indices in [0, frames).
+        selected: Unique frame indices in [0, frames).
         frames: N, the number of frames of the video.
-        keyframes: K, how many to reach.
+        keyframes: K, the number of frames to reach.
 
     Returns:
-        The frame indices, ascending.
+        ``min(frames, keyframes)`` frame indices, ascending.
 
     >>> fill_gaps([4], frames=10, keyframes=4)
     [2, 4, 7, 9]
     """
-    spare = min(frames, keyframes) - len(chosen)
-    borders = [-1, *sorted(chosen), frames]
+    spare = min(frames, keyframes) - len(selected)
+    borders = [-1, *sorted(selected), frames]
     gaps = [(left + 1, right - left - 1) for left, right in pairwise(borders)]
 
     def fits(part: int) -> bool:
         return sum(_ceil_div(length, part) - 1 for _, length in gaps if length) <= spare
 
     longest = bisect_left(range(1, frames + 1), True, key=fits) + 1
-    filled = set(chosen)
+    filled = set(selected)
     for start, length in gaps:
         if length:
             parts = _ceil_div(length, longest)

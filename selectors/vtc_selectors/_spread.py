@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 def middles_of_parts(frames: int, parts: int) -> list[int]:
-    """The middle frames floor((k + 1/2) N / K) of K equal parts of N frames.
+    """Return the middle frames floor((k + 1/2) N / K) of K equal parts of N frames.
 
     Args:
         frames: N, at least 1.
-        parts: K, at least 1; no more than N are made.
+        parts: K, at least 1; N is used if K is larger.
 
     Returns:
         min(K, N) frame indices, ascending and unique.

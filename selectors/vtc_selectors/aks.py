@@ -13,23 +13,23 @@ from vtc.interfaces.part import require_number, require_whole
 from vtc_selectors._cosine import most_relevant_first, query_relevance
 
 _ROUNDING = 1e-6
-"""Means this close to the threshold count as equal to it: float32 scores tell no more."""
+"""Means this close to the threshold count as equal to it: the rounding of float32 scores."""
 
 
 class AKS(FrameSelector):
     """Takes the most relevant frames, spread over the video unless a few of them stand out.
 
     Adaptive Keyframe Sampling (Tang et al., "Adaptive Keyframe Sampling for Long Video
-    Understanding", CVPR 2025). The relevance of a frame is its cosine with the query, brought to
-    [0, 1] over the video. Judge and split, from the whole video on: where the mean of the k most
-    relevant frames of a segment is at least ``score_threshold`` above the mean of all its frames,
-    those k are taken, k being the segment's budget; else each half goes on with half of the
-    budget. After ``max_depth`` halvings the most relevant frames are taken in any case.
+    Understanding", CVPR 2025). The relevance of a frame is its cosine with the query, scaled to
+    [0, 1] over the video. The algorithm starts with the whole video as one segment and K as its
+    budget k. If the mean of the segment's k most relevant frames is at least ``score_threshold``
+    above the mean of all its frames, these k frames are keyframes. Otherwise the segment is split
+    into halves, each with half of the budget. After ``max_depth`` splits the most relevant frames
+    are keyframes in any case.
 
-    Halves are whole here: of an odd number of frames, or an odd budget, the first half gets one
-    more, so that min(K, N) frames are taken always. A budget of one cannot be shared, so its
-    segment gives its best frame. Ties go to the earlier frame. The paper scores frames with BLIP
-    or CLIP; here the frame encoder does.
+    If the number of frames or the budget is odd, the first half gets one more, so that there are
+    always min(K, N) keyframes. A budget of one is not split. Ties go to the earlier frame. The
+    paper scores frames with BLIP or CLIP; here the frame encoder does.
 
     Time O(N d + N log N * max_depth); memory O(N) beside the embeddings.
     """
@@ -41,10 +41,10 @@ class AKS(FrameSelector):
         """Options of ``aks``; the defaults of the last two are those of the authors' code.
 
         Attributes:
-            keyframes: K, the number of keyframes, at least 1; a shorter video gets all its frames.
+            keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
             score_threshold: s_thr in [0, 1], how far the best frames must be above the others.
                 0 never splits, which is ``query_guided``; 1 always does.
-            max_depth: L, the most halvings, at least 0. 5 makes up to 32 segments.
+            max_depth: L, the maximum number of splits, at least 0. 5 makes up to 32 segments.
         """
 
         keyframes: int = 32
@@ -69,13 +69,13 @@ class AKS(FrameSelector):
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
         relevance = query_relevance("aks", embeddings, query)
-        scores = _min_max(relevance.cpu())  # some dozens of tiny steps, which a GPU would slow down
+        scores = _min_max(relevance.cpu())  # many tiny steps, which are slow on a GPU
         budget = min(self.config.keyframes, len(scores))
         keyframes = torch.cat(self._judge(scores, 0, budget, self.config.max_depth))
         return Selection(keyframes.sort().values.to(embeddings.device), relevance)
 
     def _judge(self, scores: Tensor, start: int, budget: int, depth: int) -> list[Tensor]:
-        """Frames of the segment ``scores`` ``[n]`` that begins at frame ``start``; budget <= n."""
+        """Return ``budget`` frames of a segment of ``scores`` ``[n]`` that begins at ``start``."""
         if budget == 0:
             return []
         best = most_relevant_first(scores)[:budget]
@@ -91,7 +91,7 @@ class AKS(FrameSelector):
 
 
 def _min_max(relevance: Tensor) -> Tensor:
-    """Scores in [0, 1]; all 0 where no frame is more relevant than another."""
+    """Scale to [0, 1]; all 0 if all frames are equally relevant."""
     low, high = relevance.double().aminmax()
     return (relevance.double() - low) / (high - low if high > low else 1.0)
 

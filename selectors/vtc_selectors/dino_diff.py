@@ -14,24 +14,24 @@ from vtc.interfaces.part import require, require_whole
 from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
 
 _ROUNDING = 1e-6
-"""Cosines this close are equal: float32 embeddings tell no more."""
+"""Cosines this close are equal: the rounding of float32 embeddings."""
 
 
 class DinoDiff(FrameSelector):
-    """Drops the frames that are most like their neighbours and takes the K that are least so.
+    """Drops the frames most similar to their neighbours and takes the K least similar ones.
 
     The temporal reduction of LongVU (Shen et al., "LongVU: Spatiotemporal Adaptive Compression for
-    Long Video-Language Understanding", 2024): DINOv2 tells frames apart that CLIP, which was
-    trained on captions, finds alike. The video is cut into windows of J = 8 neighbours, the
+    Long Video-Language Understanding", 2024): DINOv2 distinguishes frames that CLIP, which was
+    trained on captions, does not. The video is divided into windows of J = 8 neighbours, the
     redundancy of a frame is its mean cosine with the J - 1 others of its window, and redundant
     frames are dropped.
 
-    Three things are ours. The rule of what to drop: frames above the mean redundancy of their
-    window, which needs no threshold, and copies of an earlier frame that is not. The budget: of
-    the rest, the K least redundant frames are taken, ties in the order of time; there may be
-    fewer than K. And where J does not divide N, the last frames are compared within the last J of
-    the video. Needs no query; a frame is one vector, the class token. A zero vector has the cosine
-    0 with every other.
+    Three details are ours. First, a frame is dropped if its redundancy is above the mean of its
+    window, or if it is a copy of an earlier frame that is not dropped; this needs no threshold.
+    Second, of the remaining frames the K least redundant are keyframes, ties in temporal order;
+    there may be fewer than K. Third, if J does not divide N, the last frames are compared with
+    the last J frames of the video. Needs no query. A frame is one vector, the class token. The
+    cosine of a zero vector with any other is 0.
 
     Time O(N J d + N log N); memory O(N) beside the embeddings, which are read in blocks.
     """
@@ -44,10 +44,10 @@ class DinoDiff(FrameSelector):
         """Options of ``dino_diff``; the window is the paper's.
 
         Attributes:
-            keyframes: K, the most keyframes to take, at least 1.
-            window: J, the neighbours that a frame is compared with, itself included, at least 2.
-            encoder: the frame encoder to look through, as ``vtc.wrap`` takes it; it is used in
-                place of that of ``vtc.wrap``.
+            keyframes: K, the maximum number of keyframes, at least 1.
+            window: J, the number of neighbours compared with each other, at least 2.
+            encoder: The frame encoder of this selector, as ``vtc.wrap`` takes it, in place of
+                that of ``vtc.wrap``.
         """
 
         keyframes: int = 32
@@ -77,35 +77,35 @@ class DinoDiff(FrameSelector):
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
         check_frames("dino_diff", embeddings)
-        redundancy, kept = self._judge(embeddings)
-        frames = kept.nonzero().flatten()
+        redundancy, keep = self._judge(embeddings)
+        frames = keep.nonzero().flatten()
         best = frames[most_relevant_first(-redundancy[frames])][: self.config.keyframes]
         return Selection(best.sort().values, 1 - redundancy)
 
     def _judge(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """The redundancy ``[N]`` float32 of all frames, and ``[N]`` bool, whether they stay."""
+        """Return the redundancy ``[N]`` float32 of all frames, and ``[N]`` bool, which to keep."""
         frames = len(embeddings)
         window = min(self.config.window, frames)
         rest = frames % window
         whole = embeddings[: frames - rest]
         blocks = torch.split(whole, max(CHUNK // window, 1) * window)
         shape = (-1, window, embeddings.shape[1])
-        judged = [_judge_windows(unit(block).reshape(shape)) for block in blocks]
-        redundancy = torch.cat([block.flatten() for block, _ in judged])
-        kept = torch.cat([block.flatten() for _, block in judged])
+        windows = [_judge_windows(unit(block).reshape(shape)) for block in blocks]
+        redundancy = torch.cat([block.flatten() for block, _ in windows])
+        keep = torch.cat([block.flatten() for _, block in windows])
         if rest:
-            last, stays = _judge_windows(unit(embeddings[-window:])[None])
+            last, keep_last = _judge_windows(unit(embeddings[-window:])[None])
             redundancy = torch.cat([redundancy, last[0, -rest:]])
-            kept = torch.cat([kept, stays[0, -rest:]])
-        return redundancy, kept
+            keep = torch.cat([keep, keep_last[0, -rest:]])
+        return redundancy, keep
 
 
 def _judge_windows(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Redundancy ``[w, J]`` float32, and whether to keep, of unit vectors ``[w, J, d]``."""
+    """Return redundancy ``[w, J]`` float32 and which to keep, of unit vectors ``[w, J, d]``."""
     cosines = vectors @ vectors.transpose(1, 2)
     others = cosines.tril(-1) + cosines.triu(1)
     redundancy = others.sum(-1) / max(vectors.shape[1] - 1, 1)
     above = redundancy > redundancy.mean(-1, keepdim=True) + _ROUNDING
     equal = cosines.tril(-1) > 1 - _ROUNDING
-    copy = (equal & ~above[:, None]).any(-1)  # of a frame that is not above: one always stays
+    copy = (equal & ~above[:, None]).any(-1)  # copies of kept frames only, so that one is kept
     return redundancy.float(), ~(above | copy)

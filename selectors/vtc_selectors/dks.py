@@ -1,4 +1,4 @@
-"""Differential keyframe selection: relevant to the query and unlike one another."""
+"""Differential keyframe selection: frames relevant to the query and different from each other."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from vtc_selectors._cosine import CHUNK, most_relevant_first, query_relevance, u
 from vtc_selectors._gaps import fill_gaps
 
 _ROUNDING = 1e-6
-"""Cosines this close to the threshold count as equal to it: float32 embeddings tell no more."""
+"""Cosines this close to the threshold count as equal to it: the rounding of float32."""
 
 
 class DKS(FrameSelector):
-    """Takes the frames most relevant to the query, skipping those like a frame already taken.
+    """Takes the frames most relevant to the query and skips those similar to a keyframe.
 
-    Algorithm 1 of ViLAMP (Eq. 2-4): frames are visited in the order of their relevance, ties in
-    the order of time, and one is taken while fewer than K are and its largest cosine with those
-    taken is below ``similarity_threshold``. The first is always taken. A video may have fewer
-    than K frames that are unlike one another; it then gets fewer than K keyframes.
+    Algorithm 1 of ViLAMP (Eq. 2-4): visit frames by descending relevance, ties in temporal order.
+    A frame becomes a keyframe if there are fewer than K and its largest cosine with the keyframes
+    is below ``similarity_threshold``. The first frame visited is always a keyframe. There are
+    fewer than K keyframes if fewer than K frames differ from each other.
 
-    ``fill="gaps"`` with ``relevance_threshold=0.2`` is what the authors' released code does. One
-    difference is left: it also takes a frame whose cosine *equals* the threshold.
+    ``fill="gaps"`` with ``relevance_threshold=0.2`` is what the authors' released code does,
+    except that the released code also takes a frame whose cosine *equals* the threshold.
 
-    Time O(N log N + N K d), and on the CPU less when K frames are found early; no N x N matrix.
+    Time O(N log N + N K d), less on the CPU if the first frames visited fill K; no N x N matrix.
     Memory O(N + K d) beside the embeddings, which are read in blocks; O(N d) on a GPU.
     """
 
@@ -40,13 +40,13 @@ class DKS(FrameSelector):
         """Options of ``dks``; the defaults are the paper's.
 
         Attributes:
-            keyframes: K, the most keyframes to take, at least 1.
-            similarity_threshold: tau in [-1, 1], the cosine from which a frame is too like one
-                that was taken. 1 refuses copies only, -1 leaves the most relevant frame alone.
-            fill: what to do with keyframes to spare. ``"none"``: nothing. ``"gaps"``: spread them
-                over the parts of the video where none was taken, up to exactly min(K, N).
-            relevance_threshold: the least relevance of a frame to be taken, in [-1, 1]; None takes
-                any. No frame at all may reach it: without ``fill`` there are then no keyframes.
+            keyframes: K, the maximum number of keyframes, at least 1.
+            similarity_threshold: tau in [-1, 1], the cosine from which a frame is too similar to
+                a keyframe. 1 skips copies only; -1 keeps the most relevant frame only.
+            fill: How to use the rest of the K keyframes. ``"none"``: not at all. ``"gaps"``:
+                spread them over the gaps between keyframes, up to exactly min(K, N).
+            relevance_threshold: The minimum relevance of a keyframe, in [-1, 1]; None: no minimum.
+                If no frame reaches it, there are no keyframes without ``fill``.
         """
 
         keyframes: int = 32
@@ -85,10 +85,10 @@ class DKS(FrameSelector):
         return Selection(keyframes, relevance)
 
     def _visit(self, embeddings: Tensor, order: Tensor) -> Tensor:
-        """Algorithm 1 over frames ``order``, in blocks; the frames taken, in that order.
+        """Return the keyframes of Algorithm 1 among frames ``order``, in that order.
 
-        A frame is compared when it is reached, not whenever another is taken, so most videos are
-        done after the first block.
+        A frame is compared when it is visited, not each time that a keyframe is added, so most
+        videos need the first block only.
         """
         taken: list[Tensor] = []
         vectors: list[Tensor] = []
@@ -98,7 +98,7 @@ class DKS(FrameSelector):
                 frames, block = self._unlike(torch.cat(vectors), frames, block)
             while len(frames) and len(taken) < self.config.keyframes:
                 taken.append(frames[:1])
-                # A view would keep the whole block alive, K blocks in the end.
+                # A view would keep the whole block in memory, K blocks in the end.
                 vectors.append(block[:1].clone())
                 frames, block = self._unlike(block[:1], frames[1:], block[1:])
             if len(taken) == self.config.keyframes:
@@ -106,15 +106,15 @@ class DKS(FrameSelector):
         return torch.cat([order[:0], *taken])
 
     def _visit_without_waiting(self, embeddings: Tensor, order: Tensor) -> Tensor:
-        """The same for a GPU, which would have to be waited for at each keyframe and block."""
+        """Do the same on a GPU, without waiting for it at each keyframe."""
         places = self._places(unit(embeddings[order]))
         return order[places[places < len(order)]]
 
     def _places(self, vectors: Tensor) -> Tensor:
-        """Algorithm 1 over unit vectors ``[n, d]``: the places taken, and n where none was left.
+        """Return the keyframes of Algorithm 1 among unit vectors ``[n, d]``, padded with n.
 
-        All frames are compared with each keyframe: about 20 times the work, and memory for all of
-        them in float64, but no number is looked at.
+        This compares all frames with each keyframe: about 20 times the work and memory for all of
+        them in float64, but it reads no value from the GPU.
         """
         count = len(vectors)
         places = torch.arange(count, device=vectors.device)

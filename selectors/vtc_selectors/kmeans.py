@@ -1,4 +1,4 @@
-"""K-means selection: one frame for each of K groups of frames that look alike."""
+"""K-means selection: one frame for each of K clusters of similar frames."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ class KMeans(FrameSelector):
     """Groups the frames into K clusters and takes the frame nearest to the centre of each.
 
     Lloyd's algorithm ("Least squares quantization in PCM", IEEE Transactions on Information
-    Theory, 1982) on the embeddings, scaled to length one: frames go to the nearest centroid,
-    centroids go to the mean of their frames, until no frame moves or ``iterations`` rounds are
-    done. The centroids start at the middle frames of K equal parts of the video, as ``uniform``
-    takes them; nothing is random. Distances that are equal in float32 are equal: such a frame goes
-    to the cluster that began earlier, and the earlier of such frames is taken.
+    Theory, 1982) on embeddings of length one: assign frames to the nearest centroid, move
+    centroids to the mean of their frames, until no frame moves or for ``iterations`` rounds. The
+    centroids start at the keyframes of ``uniform``; nothing is random. Ties, equal distances in
+    float32, go to the earlier cluster and to the earlier frame.
 
-    A cluster that loses all its frames stays where it is, and gives no keyframe if it gets none
-    back. So there may be fewer than K keyframes: copies of a frame are never taken, and at most as
-    many as there are different frames. Needs no query.
+    A cluster without frames keeps its centroid, and gives no keyframe if it is empty in the end.
+    So there may be fewer than K keyframes; copies of a frame never become two keyframes. Needs no
+    query.
 
     Time O(N K d) an iteration; memory O(N + K d) beside the embeddings, which are read in blocks.
     """
@@ -41,8 +40,8 @@ class KMeans(FrameSelector):
         """Options of ``kmeans``.
 
         Attributes:
-            keyframes: K, the number of clusters and the most keyframes to take, at least 1.
-            iterations: the most rounds of Lloyd's algorithm, at least 1; most videos need fewer.
+            keyframes: K, the number of clusters and maximum number of keyframes, at least 1.
+            iterations: The maximum number of rounds, at least 1; most videos need fewer.
         """
 
         keyframes: int = 32
@@ -78,16 +77,16 @@ class KMeans(FrameSelector):
 
 
 def _assign(embeddings: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of each frame.
+    """Find the nearest centroid of each frame.
 
     Returns:
-        Its number ``[N]`` int64 and how near it is, ``[N]`` float32: -|x - c|^2 / 2.
+        Its index ``[N]`` int64, and the nearness ``[N]`` float32: -|x - c|^2 / 2.
     """
     labels, nearness = [], []
     lengths = centroids.square().sum(-1) / 2
     for chunk in torch.split(embeddings, CHUNK):
         points = unit(chunk)
-        # In float32, or equal centroids would differ by the rounding of the product.
+        # In float32, because equal centroids differ by the rounding of the product.
         best = (points @ centroids.T - lengths).float().max(dim=1)
         labels.append(best.indices)
         nearness.append(best.values - points.square().sum(-1).float() / 2)
@@ -95,12 +94,12 @@ def _assign(embeddings: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _means(embeddings: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
-    """The mean ``[K, d]`` of the frames of each cluster; a cluster without any stays."""
+    """Return the mean ``[K, d]`` of each cluster's frames; an empty cluster keeps its centroid."""
     sums = torch.zeros_like(centroids)
     sizes = sums.new_zeros(len(centroids), 1)
     chunks = zip(torch.split(embeddings, CHUNK), torch.split(labels, CHUNK), strict=True)
     for chunk, label in chunks:
-        # A product, because adding by index has no fixed order on a GPU.
+        # A matrix product, because index_add has no fixed order on a GPU.
         member = one_hot(label, len(centroids)).to(sums.dtype)
         sums += member.T @ unit(chunk)
         sizes += member.sum(0)[:, None]
@@ -108,9 +107,9 @@ def _means(embeddings: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _nearest_of_each(labels: Tensor, nearness: Tensor) -> Tensor:
-    """The frame of each cluster that is nearest to its centroid, for clusters that have frames."""
+    """Return the frame nearest to the centroid, of each cluster that has frames."""
     order = most_relevant_first(nearness)
-    order = order[labels[order].argsort(stable=True)]  # by cluster, and the nearest first in each
+    order = order[labels[order].argsort(stable=True)]  # by cluster, nearest first
     cluster = labels[order]
     first = torch.ones_like(cluster, dtype=torch.bool)
     first[1:] = cluster[1:] != cluster[:-1]

@@ -1,4 +1,4 @@
-"""Maximal marginal relevance: relevant to the query, with a price on repeating oneself."""
+"""Maximal marginal relevance: frames relevant to the query, with a penalty on redundancy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from vtc_selectors._cosine import cosines, query_relevance, unit
 
 
 class MMR(FrameSelector):
-    """Takes frame by frame the one that is most relevant and least like the frames taken.
+    """Takes one keyframe after another, relevant to the query and unlike earlier keyframes.
 
     Maximal marginal relevance (Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking
-    for Reordering Documents and Producing Summaries", SIGIR 1998): the next frame is that of the
-    largest lambda * relevance - (1 - lambda) * redundancy, where the relevance of a frame is its
-    cosine with the query and its redundancy the largest cosine with a frame already taken. Nothing
-    is redundant at first, so the most relevant frame is taken first, for a lambda of 0 as well.
-    Ties go to the earlier frame.
+    for Reordering Documents and Producing Summaries", SIGIR 1998): the next keyframe has the
+    largest lambda * relevance - (1 - lambda) * redundancy. The relevance of a frame is its cosine
+    with the query, its redundancy the largest cosine with a keyframe. The first keyframe is the
+    most relevant frame, for lambda = 0 too. Ties go to the earlier frame.
 
-    Unlike ``dks`` it always takes min(K, N) frames. The paper varies lambda with the user's aim
-    and names no value that is best; the default of 0.5 is ours and gives both terms equal weight.
+    Unlike ``dks`` it always takes min(K, N) frames. The paper recommends no lambda; our default of
+    0.5 gives both terms equal weight.
 
     Time O(N K d); memory O(N) beside the embeddings, no N x N matrix. The loop never waits for
     the GPU.
@@ -37,9 +36,9 @@ class MMR(FrameSelector):
         """Options of ``mmr``.
 
         Attributes:
-            keyframes: K, the number of keyframes, at least 1; a shorter video gets all its frames.
-            relevance_weight: lambda in [0, 1]. 1 ranks by relevance alone, as ``query_guided``
-                does; 0 by difference alone.
+            keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
+            relevance_weight: lambda in [0, 1]. 1 ranks by relevance only, as ``query_guided``
+                does; 0 by redundancy only.
         """
 
         keyframes: int = 32
@@ -68,11 +67,11 @@ class MMR(FrameSelector):
         return Selection(keyframes.sort().values, relevance)
 
     def _take(self, embeddings: Tensor, relevance: Tensor) -> Tensor:
-        """The K frames ``[K]`` in the order in which they are taken."""
+        """Return the keyframes ``[K]`` in the order in which they are taken."""
         weight = self.config.relevance_weight
         exact = unit(embeddings[:0]).dtype
         reward = weight * relevance.to(exact)
-        taken = [relevance.argmax(keepdim=True)]  # the first of equals, as argmax promises
+        taken = [relevance.argmax(keepdim=True)]  # argmax returns the first of equal values
         free = torch.ones_like(relevance, dtype=torch.bool).index_fill(0, taken[0], False)
         redundancy = torch.full_like(relevance, -torch.inf)
         while len(taken) < self.config.keyframes:

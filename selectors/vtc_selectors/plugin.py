@@ -1,4 +1,4 @@
-"""Registers the shipped frame selectors, by name so that nothing heavy is imported."""
+"""Register the shipped frame selectors, as strings so that torch is not imported."""
 
 import vtc
 

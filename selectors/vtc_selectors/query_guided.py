@@ -1,4 +1,4 @@
-"""Query-guided selection: the frames most relevant to the query, however alike."""
+"""Query-guided selection: the frames most relevant to the query, similar or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class QueryGuided(FrameSelector):
         """Options of ``query_guided``.
 
         Attributes:
-            keyframes: K, the number of keyframes, at least 1; a shorter video gets all its frames.
+            keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
         """
 
         keyframes: int = 32

@@ -1,4 +1,4 @@
-"""Scene-change selection: one frame of each scene, cut where neighbouring frames differ most."""
+"""Scene-change selection: one keyframe per scene."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
 class SceneChange(FrameSelector):
     """Cuts the video where neighbouring frames differ most and takes the middle of each scene.
 
-    The classic way from shot boundaries to key frames (Zhang, Kankanhalli and Smoliar, "Automatic
-    partitioning of full-motion video", Multimedia Systems, 1993), with the cosine distance of
-    embeddings in place of colour histograms, and the K - 1 largest changes in place of a threshold
-    for a cut. Ties go to the earlier change; of two middle frames the earlier is taken.
+    Key frames from shot boundaries (Zhang, Kankanhalli and Smoliar, "Automatic partitioning of
+    full-motion video", Multimedia Systems, 1993), with the cosine distance of embeddings in place
+    of colour histograms, and the K - 1 largest changes in place of a threshold. Ties go to the
+    earlier change and to the earlier of two middle frames.
 
-    Frames that do not differ are never cut apart, so a video with fewer than K - 1 changes gets
-    fewer than K keyframes: a still picture gets one. A zero vector has the cosine 0 with every
-    other, another zero vector included. Needs no query.
+    There is no cut between equal frames, so a video with fewer than K - 1 changes has fewer than
+    K keyframes; a still video has one. The cosine of a zero vector with any other is 0. Needs no
+    query.
 
     Time O(N d + N log N); memory O(N) beside the embeddings.
     """
@@ -37,8 +37,8 @@ class SceneChange(FrameSelector):
         """Options of ``scene_change``.
 
         Attributes:
-            keyframes: K, the most scenes and so the most keyframes, at least 1.
-            least_change: in [0, 2], the cosine distance of two neighbours that a cut must exceed.
+            keyframes: K, the maximum number of scenes and keyframes, at least 1.
+            least_change: In [0, 2]; a cut needs a larger cosine distance between neighbours.
         """
 
         keyframes: int = 32
@@ -69,12 +69,12 @@ class SceneChange(FrameSelector):
 
 
 def _changes(embeddings: Tensor) -> Tensor:
-    """The cosine distance ``[N - 1]`` of each frame and the next, float32; 0 between copies."""
+    """Return the cosine distance ``[N - 1]`` float32 of each frame to the next; 0 for copies."""
     blocks = [
         (unit(before) * unit(after)).sum(-1)
         for before, after in zip(
             torch.split(embeddings[:-1], CHUNK), torch.split(embeddings[1:], CHUNK), strict=True
         )
     ]
-    # Rounded first: the cosine of two copies is 1 only up to the last bits of float64.
+    # Round to float32 first: in float64 the cosine of two copies may differ from 1.
     return 1 - torch.cat(blocks).float()

@@ -1,4 +1,4 @@
-"""Uniform selection: keyframes at equal distances, whatever was asked."""
+"""Uniform selection: keyframes at equal distances."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vtc_selectors._spread import middles_of_parts
 
 
 class Uniform(FrameSelector):
-    """Takes the middle frames of K equal parts of the video, whatever was asked.
+    """Takes the middle frames of K equal parts of the video.
 
-    The usual baseline: keyframe k of K is frame floor((k + 1/2) N / K). Needs neither a query nor
-    the frame encoder. Time and memory O(K).
+    The usual baseline: keyframe k of K is frame floor((k + 1/2) N / K). Needs no query and no
+    frame encoder. Time and memory O(K).
     """
 
     source = "baseline"
@@ -31,7 +31,7 @@ class Uniform(FrameSelector):
         """Options of ``uniform``.
 
         Attributes:
-            keyframes: K, the number of keyframes, at least 1; a shorter video gets all its frames.
+            keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
         """
 
         keyframes: int = 32

@@ -1,4 +1,4 @@
-"""The tables of ``vtc parts --markdown``: selectors and mergers with their costs."""
+"""Print the tables of ``vtc parts --markdown``: selectors and mergers with their costs."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def _table(kind: str, infos: Sequence[PartInfo], sizes: Sizes) -> str:
 
 
 def _rows(info: PartInfo, sizes: Sizes) -> Iterator[list[str]]:
-    """The row of a part with its defaults, and of each choice that makes another row."""
+    """Yield the row of a part with default options, and rows of choices that differ from it."""
     try:
         part = build_part(info.kind, info.name)
     except (ImportError, TypeError, ValueError, RuntimeError) as error:
         label = f"{info.kind} {info.name!r}"
         warnings.warn(f"{label} is skipped: {info.error or error}", stacklevel=2)
         return
-    usual = _cells(info.kind, part, sizes)
-    yield [f"`{info.name}`", *usual]
+    default = _cells(info.kind, part, sizes)
+    yield [f"`{info.name}`", *default]
     for name, option in options_of(type(part)).items():
         values = get_args(option.annotation) if get_origin(option.annotation) is Literal else ()
         for value in values:
             other = build_part(info.kind, {"name": info.name, name: value})
-            if (cells := _cells(info.kind, other, sizes)) != usual:
+            if (cells := _cells(info.kind, other, sizes)) != default:
                 yield [f'`{info.name}`, `{name}="{value}"`', *cells]
 
 
@@ -74,7 +74,7 @@ def _cells(kind: str, part: Any, sizes: Sizes) -> list[str]:
 
 
 def _short(number: float | None) -> str:
-    """Three digits: ``"4.44 G"``."""
+    """Format a number with three digits: ``"4.44 G"``."""
     if number is None:
         return "not given"
     for unit in ("", " k", " M", " G"):
@@ -89,6 +89,6 @@ def _yes_or_no(value: object) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """Return a row; a bar would end the cell, and a line break the table."""
+    """Format a row; escape bars and remove line breaks, which would break the table."""
     texts = (printable(" ".join(cell.split())).replace("|", r"\|") for cell in cells)
     return f"| {' | '.join(texts)} |"

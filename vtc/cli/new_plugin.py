@@ -1,4 +1,4 @@
-"""``vtc new-plugin``: the start of a plug-in of one's own."""
+"""``vtc new-plugin``: write the files of a new plug-in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vtc.plugins.scaffold import write_skeleton
 
 def new_plugin(
     name: Annotated[str, typer.Argument(help="The distribution's name, such as acme-selectors.")],
-    folder: Annotated[Path, typer.Option(help="Where the new folder goes.")] = Path("."),
+    folder: Annotated[Path, typer.Option(help="The folder to create it in.")] = Path("."),
 ) -> None:
-    """Write a plug-in to start from: a selector, a merger, and tests that pass."""
+    """Create a plug-in with a selector, a merger and tests that pass."""
     target = write_skeleton(name, folder)
     for file in sorted(path for path in target.rglob("*") if path.is_file()):
         print(f"wrote {file}")

@@ -1,4 +1,4 @@
-"""``vtc parts``: the selectors, mergers and adapters that are installed."""
+"""``vtc parts``: list the installed selectors, mergers and adapters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vtc.plugins.registry import parts as list_parts
 
 
 class Kind(str, Enum):
-    """What can be listed."""
+    """The kinds of parts, and skipped plug-ins."""
 
     selector = "selector"
     merger = "merger"
@@ -37,7 +37,7 @@ class Kind(str, Enum):
 def parts(
     kind: Annotated[
         Optional[Kind],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
-        typer.Argument(help="List only these; plug-in: the plug-ins that are not used."),
+        typer.Argument(help="List only this kind; plug-in lists the skipped plug-ins."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     as_markdown: Annotated[
@@ -52,35 +52,35 @@ def parts(
     if as_markdown:
         _check_markdown(kind, as_json)
     elif at:
-        raise ValueError(f"--at {at} needs --markdown, whose costs it gives sizes to")
-    found = _listed(kind)
+        raise ValueError(f"--at {at} needs --markdown, which prints costs")
+    infos = _listed(kind)
     if as_json:
-        print(json.dumps([asdict(part) for part in found], indent=2))
+        print(json.dumps([asdict(part) for part in infos], indent=2))
         return
     if as_markdown:
         from vtc.cli.methods import tables
 
-        print(tables(found, _sizes(at)))
+        print(tables(infos, _sizes(at)))
         return
     console = Console(highlight=False)
-    found = [_printable(part) for part in found]
-    usable = [part for part in found if part.error is None]
-    broken = [part for part in found if part.error is not None]
+    infos = [_printable(part) for part in infos]
+    usable = [part for part in infos if part.error is None]
+    broken = [part for part in infos if part.error is not None]
     if usable:
         console.print(_table(usable))
         console.print(_origins(usable))
     if broken:
         _print_broken(console, broken)
-    if not found:
+    if not infos:
         console.print(f"nothing to list{f' of the kind {kind.value}' if kind else ''}")
     if kind is Kind.plugin and any(p.error for p in _listed(None) if p.kind != kind.value):
-        console.print("Some parts of plug-ins in use are not usable either: see 'vtc parts'.")
+        console.print("Some parts of other plug-ins are broken too: see 'vtc parts'.")
 
 
 def _listed(kind: Kind | None) -> list[PartInfo]:
     """List the parts; what a plug-in prints while it loads goes to the error stream."""
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")  # the listing itself says which plug-ins are broken
+        warnings.simplefilter("ignore")  # the list itself shows the broken plug-ins
         return list_parts(kind.value if kind else None)
 
 
@@ -100,14 +100,14 @@ def _check_markdown(kind: Kind | None, as_json: bool) -> None:
 
 
 def _sizes(text: str) -> Sizes:
-    """The sizes of ``--at``, by symbol."""
+    """Parse the sizes of ``--at``, such as ``M=196,n=32``."""
     meanings = {size.name: size.metadata["meaning"] for size in fields(Sizes)}
     sizes = {}
     for word in text.split(",") if text else []:
         name, _, value = word.partition("=")
         if name.strip() not in meanings:
-            known = ", ".join(f"{name} ({meaning})" for name, meaning in meanings.items())
-            raise ValueError(f"--at {text}: expected one of {known}, got {name.strip()!r}")
+            names = ", ".join(f"{name} ({meaning})" for name, meaning in meanings.items())
+            raise ValueError(f"--at {text}: expected one of {names}, got {name.strip()!r}")
         try:
             sizes[name.strip()] = float(value)
         except ValueError as error:
@@ -115,14 +115,14 @@ def _sizes(text: str) -> Sizes:
     return Sizes(**sizes)
 
 
-def _table(found: Sequence[PartInfo]) -> Table:
+def _table(infos: Sequence[PartInfo]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("kind", no_wrap=True)
     table.add_column("name", no_wrap=True, style="cyan")
     table.add_column("summary, options and defaults", ratio=1, overflow="fold")
     table.add_column("plug-in", overflow="fold")
-    for index, part in enumerate(found):
-        last = index + 1 == len(found) or found[index + 1].kind != part.kind
+    for index, part in enumerate(infos):
+        last = index + 1 == len(infos) or infos[index + 1].kind != part.kind
         cells = (Text(part.kind), Text(part.name), _description(part), Text(part.plugin))
         table.add_row(*cells, end_section=last)
     return table
@@ -135,18 +135,18 @@ def _description(part: PartInfo) -> Text:
     return text
 
 
-def _origins(found: Sequence[PartInfo]) -> Table:
+def _origins(infos: Sequence[PartInfo]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in ("plug-in", "distribution", "version"):
         table.add_column(title, overflow="fold")
-    for origin in sorted({(part.plugin, part.distribution, part.version) for part in found}):
+    for origin in sorted({(part.plugin, part.distribution, part.version) for part in infos}):
         table.add_row(*map(Text, origin))
     return table
 
 
 def _print_broken(console: Console, broken: Sequence[PartInfo]) -> None:
-    console.print(Text("Not usable", style="bold red"))
-    # A name that several plug-ins claim has one line for each of them, and the same error.
+    console.print(Text("Broken", style="bold red"))
+    # A name that several plug-ins register is listed once per plug-in, with the same error.
     for (kind, name, error), claims in groupby(broken, lambda p: (p.kind, p.name, p.error)):
         origins = [f"({part.plugin}, {part.distribution} {part.version})" for part in claims]
         console.print(

@@ -1,4 +1,4 @@
-"""Commands that plug-ins bring: found by the hook, imported, made into commands of ``vtc``."""
+"""Commands of plug-ins: import the functions that they register, and make typer commands."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from vtc.plugins.discovery import DISABLED_VARIABLE, Claim, cause
 
 
 def plugin_commands(taken: set[str]) -> dict[str, Any]:
-    """The usable commands of all plug-ins by name, sorted; a warning names each other one.
+    """Return the usable commands of all plug-ins by name, sorted; warn about the others.
 
     Args:
-        taken: names of the commands that ``vtc`` has itself.
+        taken: Names of the commands of ``vtc`` itself.
     """
-    found = {}
+    functions = {}
     for name, claims in sorted(registry.commands().items()):
         if len(claims) > 1 or name in taken:
-            others = "vtc itself has one" if name in taken else f"name one in {DISABLED_VARIABLE}"
+            reason = "vtc itself has one"
+            if name not in taken:
+                reason = f"disable one plug-in with {DISABLED_VARIABLE}=NAME"
             owners = " and ".join(str(claim.plugin) for claim in claims)
-            warnings.warn(f"command {name!r} of {owners} is skipped: {others}", stacklevel=2)
+            warnings.warn(f"command {name!r} of {owners} is skipped: {reason}", stacklevel=2)
             continue
         try:
-            found[name] = _command(claims[0])
+            functions[name] = _command(claims[0])
         except PASS:
             raise
         # Third-party code may raise anything, and sys.exit() must not end the program.
         except BaseException as error:
             warnings.warn(f"{claims[0]} is skipped: {cause(error)}", stacklevel=2)
-    return found
+    return functions
 
 
 def _command(claim: Claim) -> Any:

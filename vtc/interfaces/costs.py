@@ -1,4 +1,4 @@
-"""What a part costs beside the model: the sizes that its cost methods take."""
+"""The sizes that the cost methods of parts take."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Sizes:
 
 
 def cost(part: Part, name: str, sizes: Sizes) -> float | None:
-    """Return ``part.macs(sizes)`` or ``part.extra_memory(sizes)``; None where it is not given.
+    """Return ``part.macs(sizes)`` or ``part.extra_memory(sizes)``; None if unknown.
 
     Plug-ins of the first version gave an expression as a string, which is ignored with a
     DeprecationWarning.

@@ -1,4 +1,4 @@
-"""What selectors and mergers share: options in a frozen ``Config`` dataclass, and their costs."""
+"""The base of selectors and mergers: options in a frozen ``Config`` dataclass, and costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOAT32_TINY, FLOAT32_MAX = 1.1754943508222875e-38, 3.4028234663852886e38
 """The smallest normal and the largest float32, between which positive options must lie."""
 
 PASS = (KeyboardInterrupt, GeneratorExit, MemoryError)
-"""Exceptions that are raised again even where third-party code raises them."""
+"""Exceptions that always propagate, even from third-party code."""
 
 
 class Part:
@@ -38,29 +38,29 @@ class Part:
         self.config = config
 
     def macs(self, sizes: Sizes) -> float | None:
-        """Return the multiply-accumulates per frame, leading terms only; None: not given.
+        """Return the multiply-accumulates per frame, leading terms only; None if unknown.
 
         The vision tower and the frame encoder do not count.
         """
         return None
 
     def extra_memory(self, sizes: Sizes) -> float | None:
-        """Return how many numbers are held at once beside inputs and outputs; None: not given."""
+        """Return how many numbers are held at once beside inputs and outputs; None if unknown."""
         return None
 
 
 @contextmanager
 def part_errors(label: str, plugin: str = "") -> Iterator[None]:
-    """Name the part in the errors of its own code.
+    """Add the name of a part to the errors that its code raises.
 
     Args:
         label: The part: ``selector 'mine' of plug-in 'acme' (acme-vtc 1.0)``.
-        plugin: Its plug-in, where only the errors that are not the user's should name it.
+        plugin: The plug-in, if only a RuntimeError should name it.
 
     Raises:
         ValueError, TypeError: The part's own, with the label in front.
-        RuntimeError: Instead of any other exception. Lack of memory and what ends the program
-            (Ctrl-C, ``sys.exit``) pass unchanged.
+        RuntimeError: In place of any other exception. Out-of-memory errors, Ctrl-C and
+            ``sys.exit`` propagate unchanged.
     """
     try:
         yield

@@ -16,9 +16,9 @@ QuerySource = Literal["language_model", "frame_encoder", "frame_encoder_raw"]
 class TokenMerger(Part, nn.Module, ABC):
     """Merges the patch tokens of each non-keyframe into a few tokens.
 
-    Mergers are pure: no state between calls other than parameters, any device and dtype, and the
-    same result for any chunk size. A part may set the attributes below on the class or, where they
-    depend on options, in ``__init__``.
+    Mergers are pure: no state between calls except parameters, any device and dtype, and the same
+    result for any chunk size. A merger may set the attributes below on the class or, if they depend
+    on options, in ``__init__``.
     """
 
     tokens_per_frame: int = 1
@@ -39,7 +39,7 @@ class TokenMerger(Part, nn.Module, ABC):
     """True: the merged tokens are meaningless until the merger's parameters are trained."""
 
     def build(self, patch_dim: int, query_dim: int) -> None:  # noqa: B027 - optional hook
-        """Create the parameters; called once, when a model is wrapped.
+        """Create the parameters. ``vtc.wrap`` calls this once.
 
         Args:
             patch_dim: D, the width of the patches.
@@ -49,8 +49,8 @@ class TokenMerger(Part, nn.Module, ABC):
     def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
         """Return the frame that each non-keyframe is compared with: the nearest keyframe before it.
 
-        A merger may override this, but the references of a video are held in memory at once, so
-        they should be few.
+        A merger may override this. All reference frames of a video are in memory at once, so
+        return few different ones.
 
         Args:
             frames: ``[n]`` int64, the indices of the non-keyframes, ascending.
@@ -105,5 +105,5 @@ class TokenMerger(Part, nn.Module, ABC):
 
 
 def takes_text_embedding(merger: TokenMerger) -> bool:
-    """Whether the query of a merger is the frame encoder's text embedding."""
+    """Return whether the query of a merger is the frame encoder's text embedding."""
     return merger.query_source in ("frame_encoder", "frame_encoder_raw")

@@ -20,23 +20,23 @@ def load_class(claim: Claim) -> type:
     """Import the class of a part and check that it implements the interface of its kind.
 
     Raises:
-        ImportError: its module cannot be imported or does not have the class.
-        TypeError: it is not a concrete subclass of the interface.
+        ImportError: The module cannot be imported or lacks the class.
+        TypeError: The class is not a concrete subclass of the interface.
     """
     target = load_target(claim)
     interface = interface_of(claim.kind)
     if not (isinstance(target, type) and issubclass(target, interface)):
-        raise TypeError(f"{claim}: {claim.target} is no subclass of vtc.{interface.__name__}")
+        raise TypeError(f"{claim}: {claim.target} must be a subclass of vtc.{interface.__name__}")
     if missing := sorted(getattr(target, "__abstractmethods__", ())):
-        raise TypeError(f"{claim}: {claim.target} does not define {', '.join(missing)}")
+        raise TypeError(f"{claim}: {claim.target} must define {', '.join(missing)}")
     return target
 
 
 def load_target(claim: Claim) -> Any:
-    """Import what a plug-in registered by string: a class or a function.
+    """Import the class or function that a plug-in registered by string.
 
     Raises:
-        ImportError: its module cannot be imported or does not have it.
+        ImportError: The module cannot be imported or lacks the name.
     """
     if not isinstance(claim.target, str):
         return claim.target
@@ -51,6 +51,6 @@ def load_target(claim: Claim) -> Any:
 
 
 def interface_of(kind: str) -> type:
-    """The class that the parts of a kind derive from."""
+    """Return the class that the parts of a kind derive from."""
     module, _, name = INTERFACES[kind].partition(":")
     return cast(type, getattr(import_module(module), name))

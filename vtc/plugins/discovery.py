@@ -1,9 +1,8 @@
-"""Finds the installed plug-ins: walks the entry points of the group ``vtc``.
+"""Find the installed plug-ins: walk the entry points of the group ``vtc``.
 
-pluggy's own ``load_setuptools_entrypoints`` is not used: one broken plug-in would stop all the
-others, the second plug-in of an entry-point name would be dropped in silence, and a misspelt hook
-would load in silence. Here each plug-in gets a manager of its own, so that nothing one of them
-does reaches another.
+pluggy's ``load_setuptools_entrypoints`` is not used: one broken plug-in would stop all others, a
+second plug-in of the same entry-point name would be dropped silently, and a misspelt hook would
+load silently. Here each plug-in has its own plug-in manager, so that none affects another.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from vtc.interfaces.part import PASS
 from vtc.plugins import hookspecs
 
 DISABLED_VARIABLE = "VTC_DISABLED_PLUGINS"
-"""Environment variable: entry-point names, separated by commas, of plug-ins to switch off."""
+"""Environment variable: comma-separated entry-point names of plug-ins to disable."""
 
 _HOOKS = {
     "vtc_register_selectors": "selector",
@@ -43,12 +42,12 @@ class Plugin:
     """An installed plug-in, whether it works or not.
 
     Attributes:
-        name: the entry point's name, not necessarily unique.
-        target: what the entry point names, a module or ``module:object``.
-        distribution: the distribution that it was installed with.
-        version: that distribution's version.
-        error: why the plug-in is not used; None where it is.
-        claims: the parts and commands that it registers; empty where it is not used.
+        name: The entry point's name, not necessarily unique.
+        target: The entry point's value, a module or ``module:object``.
+        distribution: The distribution that provides it.
+        version: The distribution's version.
+        error: Why the plug-in is skipped; None if it is used.
+        claims: The parts, commands and models that it registers; empty if it is skipped.
     """
 
     name: str
@@ -64,7 +63,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Claim:
-    """One part or command that a plug-in registers, under the name that users type."""
+    """A part, command or model that a plug-in registers, under the name that users type."""
 
     kind: str
     name: str
@@ -76,14 +75,14 @@ class Claim:
 
 
 def load_plugins() -> list[Plugin]:
-    """Every installed plug-in, sorted by name and distribution; no plug-in makes this fail."""
+    """Load every installed plug-in, sorted by name and distribution; broken ones have ``error``."""
     disabled = disabled_names()
-    found = {(p.name, p.distribution, p.target): (p, point) for p, point in _installed()}
-    return [_load(*found[key], disabled=key[0] in disabled) for key in sorted(found)]
+    plugins = {(p.name, p.distribution, p.target): (p, point) for p, point in _installed()}
+    return [_load(*plugins[key], disabled=key[0] in disabled) for key in sorted(plugins)]
 
 
 def disabled_names() -> set[str]:
-    """The entry-point names in ``VTC_DISABLED_PLUGINS``."""
+    """Return the entry-point names in ``VTC_DISABLED_PLUGINS``."""
     names = os.environ.get(DISABLED_VARIABLE, "").split(",")
     return {name.strip() for name in names if name.strip()}
 
@@ -100,7 +99,7 @@ def cause(error: BaseException) -> str:
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """``" Did you mean 'dks'?"``, or nothing where no known name is near."""
+    """Return ``" Did you mean 'dks'?"``, or ``""`` if no known name is similar."""
     near = get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -116,7 +115,7 @@ def _installed() -> Iterator[tuple[Plugin, EntryPoint]]:
 def _load(plugin: Plugin, point: EntryPoint, disabled: bool) -> Plugin:
     identity = (plugin.name, plugin.target, plugin.distribution, plugin.version)
     if disabled:
-        return Plugin(*identity, error=f"switched off by {DISABLED_VARIABLE}")
+        return Plugin(*identity, error=f"disabled by {DISABLED_VARIABLE}")
     try:
         return Plugin(*identity, claims=tuple(_claims(plugin, point.load())))
     except PASS:
@@ -128,30 +127,30 @@ def _load(plugin: Plugin, point: EntryPoint, disabled: bool) -> Plugin:
 
 
 def _claims(plugin: Plugin, module: Any) -> Iterator[Claim]:
-    """What the hooks of one plug-in return, checked."""
+    """Call the hooks of one plug-in and check the results."""
     manager = pluggy.PluginManager("vtc")
     manager.add_hookspecs(hookspecs)
     manager.register(module)
-    if forgotten := _unmarked(manager, module):
-        raise ValueError(f"these need @vtc.hookimpl above them: {', '.join(forgotten)}")
+    if unmarked := _unmarked(manager, module):
+        raise ValueError(f"these functions need @vtc.hookimpl: {', '.join(unmarked)}")
     callers = manager.get_hookcallers(module) or []
     if not callers:
-        raise ValueError(f"it has no hook; hooks: {', '.join(_HOOKS)}, each under @vtc.hookimpl")
+        raise ValueError(f"it has no hook; mark one of {', '.join(_HOOKS)} with @vtc.hookimpl")
     for caller in callers:
-        # One by one and not through the manager, which drops the None of a forgotten return.
+        # Not through the manager, which ignores a hook that returns None.
         for implementation in caller.get_hookimpls():
             if caller.has_spec():
                 parts = _checked(caller.name, implementation.function())
                 kind = _HOOKS[caller.name]
                 yield from (Claim(kind, name, parts[name], plugin) for name in parts)
             elif not implementation.optionalhook:
-                known = ", ".join(_HOOKS)
+                hooks = ", ".join(_HOOKS)
                 hint = suggestion(caller.name, list(_HOOKS))
-                raise ValueError(f"there is no hook {caller.name!r}; hooks: {known}.{hint}")
+                raise ValueError(f"unknown hook {caller.name!r}; hooks: {hooks}.{hint}")
 
 
 def _unmarked(manager: pluggy.PluginManager, module: Any) -> list[str]:
-    """Functions that are named as hooks are, but that pluggy would pass over in silence."""
+    """Return the functions that are named like hooks but not marked; pluggy ignores them."""
     return [
         name
         for name in dir(module)
@@ -164,11 +163,11 @@ def _unmarked(manager: pluggy.PluginManager, module: Any) -> list[str]:
 def _checked(hook: str, parts: object) -> Mapping[str, type | str]:
     if not isinstance(parts, Mapping):
         raise TypeError(
-            f"{hook} must return a mapping from names to classes, got {type(parts).__name__}"
+            f"expected {hook} to return a mapping from names to classes, got {type(parts).__name__}"
         )
     for name, target in parts.items():
         if not isinstance(name, str):
-            raise TypeError(f"{hook}: names must be str, got {name!r}")
+            raise TypeError(f"{hook}: expected names of type str, got {name!r}")
         if not _NAME.fullmatch(name):
             raise ValueError(
                 f"{hook}: expected names of letters, digits, '_', '.' and '-' that begin with a "
@@ -177,9 +176,11 @@ def _checked(hook: str, parts: object) -> Mapping[str, type | str]:
         if isinstance(target, str):
             if not _CLASS_STRING.fullmatch(target):
                 form = "module:function" if hook in _FUNCTION_HOOKS else "module:Class"
-                raise ValueError(f"{hook}: {name!r}: {target!r} does not read {form!r}")
+                raise ValueError(f"{hook}: expected {name!r} to be {form!r}, got {target!r}")
         elif hook in _FUNCTION_HOOKS:
-            raise TypeError(f"{hook}: {name!r} must be 'module:function', got {target!r}")
+            raise TypeError(f"{hook}: expected {name!r} to be 'module:function', got {target!r}")
         elif not isinstance(target, type):
-            raise TypeError(f"{hook}: {name!r} must be a class or 'module:Class', got {target!r}")
+            raise TypeError(
+                f"{hook}: expected {name!r} to be a class or 'module:Class', got {target!r}"
+            )
     return parts

@@ -1,4 +1,4 @@
-"""The options of a part: reads a part class's ``Config`` and makes parts with checked options."""
+"""The options of a part: read the class's ``Config`` and make parts with checked options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = "bool, int, float, str, None, Literal, and list[...], tuple[...], dict[.
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a part: its type as annotated and its default."""
+    """An option of a part: its type annotation and its default."""
 
     annotation: Any
     default: Any
@@ -37,17 +37,17 @@ def make(cls: type, label: str, options: Mapping[str, Any], plugin: str = "") ->
         TypeError: A value has the wrong type, or ``Config`` is malformed.
         RuntimeError: The class raised any other exception.
     """
-    known = options_of(cls)
+    declared = options_of(cls)
     options = with_new_names(cls, label, options)
     for name in options:
-        if not known:
+        if not declared:
             raise ValueError(f"{label} takes no options, got {name!r}")
-        if name not in known:
+        if name not in declared:
             raise ValueError(
-                f"{label} has no option {name!r}; it takes: {', '.join(known)}."
-                f"{suggestion(str(name), list(known))}"
+                f"{label} has no option {name!r}; it takes: {', '.join(declared)}."
+                f"{suggestion(str(name), list(declared))}"
             )
-    values = {name: _conform_option(label, name, options[name], known[name]) for name in options}
+    values = {name: _conform_option(label, name, options[name], declared[name]) for name in options}
     config = getattr(cls, "Config", None)
     with part_errors(label, plugin):
         arguments = [] if config is None else [config(**values)]
@@ -56,16 +56,16 @@ def make(cls: type, label: str, options: Mapping[str, Any], plugin: str = "") ->
 
 
 def with_new_names(cls: type, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the options that a part class calls otherwise by now, with a DeprecationWarning.
+    """Replace old names of options by the new ones, with a DeprecationWarning.
 
     Raises:
         ValueError: An option is given by its old and its new name.
     """
-    renamed = getattr(cls, "renamed_options", {})
-    known = options_of(cls)
+    new_names = getattr(cls, "renamed_options", {})
+    declared = options_of(cls)
     values: dict[str, Any] = {}
     for name, value in options.items():
-        new = name if name in known else renamed.get(name, name)
+        new = name if name in declared else new_names.get(name, name)
         if new != name:
             warn_renamed(f"the option {name!r} of {label}", repr(new))
             if new in options:
@@ -75,11 +75,11 @@ def with_new_names(cls: type, label: str, options: Mapping[str, Any]) -> dict[st
 
 
 def options_of(cls: type) -> dict[str, Option]:
-    """The options of a part class by name, in their order; empty where it takes none.
+    """Return the options of a part class by name, in their order; empty if it takes none.
 
     Raises:
         TypeError: ``cls.Config`` is not a frozen, keyword-only dataclass of plain JSON values
-            that all have a default.
+            with defaults.
     """
     config = getattr(cls, "Config", None)
     if config is None:
@@ -106,10 +106,10 @@ def options_of(cls: type) -> dict[str, Option]:
 
 
 def config_values(part: Any) -> dict[str, Any]:
-    """The options that a part was made with; empty where its class takes none.
+    """Return the options that a part was made with; empty if its class takes none.
 
     Raises:
-        TypeError: the part does not keep them.
+        TypeError: The part does not keep its options in ``config``.
     """
     config_class = getattr(part, "Config", None)
     if config_class is None:
@@ -123,13 +123,13 @@ def config_values(part: Any) -> dict[str, Any]:
 
 
 def conform(value: Any, annotation: Any) -> Any:
-    """``value`` as an option of the type ``annotation`` holds it; lists become tuples where asked.
+    """Check a value against a type annotation; return it, with lists converted to tuples.
 
-    An int passes for a float and a list for a tuple, because JSON and YAML know no better.
+    An int is accepted for a float and a list for a tuple, as JSON and YAML have no other way.
 
     Raises:
-        TypeError: ``value`` is of another type, or ``annotation`` is no type of plain JSON.
-        ValueError: ``value`` is none of the values of a ``Literal``.
+        TypeError: ``value`` has another type, or ``annotation`` is not a type of plain JSON.
+        ValueError: ``value`` is not among the values of a ``Literal``.
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
@@ -150,19 +150,19 @@ def conform(value: Any, annotation: Any) -> Any:
         return value
     if annotation in (bool, float, str, NoneType) and isinstance(value, annotation):
         return value
-    raise TypeError(f"allowed is {inspect.formatannotation(annotation)}")
+    raise TypeError(inspect.formatannotation(annotation))
 
 
 def _conform_to_one(value: Any, members: tuple[Any, ...]) -> Any:
-    refusals: list[str] = []
+    errors: list[str] = []
     for member in members:
         try:
             return conform(value, member)
         except ValueError as error:
-            refusals.append(str(error))
+            errors.append(str(error))
         except TypeError:
             continue
-    raise ValueError(refusals[0]) if refusals else TypeError("no member of the union fits")
+    raise ValueError(errors[0]) if errors else TypeError("no member of the union fits")
 
 
 def _conform_option(label: str, name: str, value: Any, option: Option) -> Any:
@@ -173,13 +173,15 @@ def _conform_option(label: str, name: str, value: Any, option: Option) -> Any:
         raise ValueError(f"{label}: expected {name} to be {allowed}, got {value!r}") from None
     except TypeError:
         allowed = inspect.formatannotation(option.annotation)
-        given = f"{value!r} ({type(value).__name__})"
-        raise TypeError(f"{label}: expected {name} to be {allowed}, got {given}") from None
+        kind = type(value).__name__
+        raise TypeError(
+            f"{label}: expected {name} to be {allowed}, got {value!r} ({kind})"
+        ) from None
 
 
 def _option(where: str, field: Field[Any], annotation: Any) -> Option:
     if field.name == "name":
-        raise TypeError(f"{where}: no option can be called 'name', which names the part itself")
+        raise TypeError(f"{where}: rename the option 'name', which is the name of the part")
     factory = field.default_factory
     default = field.default if factory is MISSING else factory()
     if default is MISSING or not field.init:
@@ -187,8 +189,8 @@ def _option(where: str, field: Field[Any], annotation: Any) -> Option:
     try:
         return Option(annotation, conform(default, annotation))
     except (TypeError, ValueError):
-        shown = inspect.formatannotation(annotation)
+        allowed = inspect.formatannotation(annotation)
         raise TypeError(
-            f"{where}: the default {field.name}={default!r} does not fit {shown}; "
+            f"{where}: expected the default of {field.name} to be {allowed}, got {default!r}; "
             f"options are plain JSON: {PLAIN}"
         ) from None

@@ -1,4 +1,4 @@
-"""The parts that the installed plug-ins register: makes them by name, and lists them."""
+"""Make and list the parts that installed plug-ins register."""
 
 from __future__ import annotations
 
@@ -32,18 +32,17 @@ KINDS = (*INTERFACES, "plug-in")
 
 @dataclass(frozen=True)
 class PartInfo:
-    """One line of the list of parts.
+    """A part as `parts` lists it.
 
     Attributes:
-        kind: ``"selector"``, ``"merger"``, ``"adapter"``, or ``"plug-in"`` for a plug-in that is
-            not used at all.
-        name: what users type; an adapter's is its ``config.model_type``.
-        plugin: name of the plug-in's entry point.
-        distribution: what to ``pip install`` or ``pip uninstall``.
-        version: the distribution's version.
-        summary: first line of the class's docstring.
-        options: default by option name.
-        error: why the part cannot be used; None where it can.
+        kind: ``"selector"``, ``"merger"``, ``"adapter"``, or ``"plug-in"`` for a skipped plug-in.
+        name: The name that users type; an adapter's is its ``config.model_type``.
+        plugin: The name of the plug-in's entry point.
+        distribution: The name for ``pip install`` and ``pip uninstall``.
+        version: The distribution's version.
+        summary: The first line of the class's docstring, its own or inherited.
+        options: Defaults by option name.
+        error: Why the part cannot be used; None if it can.
     """
 
     kind: str
@@ -57,29 +56,29 @@ class PartInfo:
 
 
 class Registry:
-    """Parts by kind and name. Plug-ins are found at the first use, and only once."""
+    """Parts by kind and name. The first use loads the plug-ins, once."""
 
     def __init__(self) -> None:
         self._plugins: list[Plugin] | None = None
 
     @property
     def plugins(self) -> list[Plugin]:
-        """Every installed plug-in; warns of the broken ones when first read."""
+        """Every installed plug-in; the first access warns about broken ones."""
         if self._plugins is None:
             self._plugins = load_plugins()
             self._warn_of_broken(self._plugins)
         return self._plugins
 
     def get_class(self, kind: str, name: str) -> type:
-        """The class of a part, imported where the plug-in named it by string.
+        """Return the class of a part; import it if the plug-in gave its name as a string.
 
         Raises:
-            ValueError: no plug-in registers ``name``, or more than one does.
-            ImportError: importing the class failed.
-            TypeError: the class does not implement the interface of its kind.
+            ValueError: No plug-in registers ``name``, or more than one does.
+            ImportError: The class cannot be imported.
+            TypeError: The class does not implement the interface of its kind.
         """
         if not isinstance(name, str):
-            raise TypeError(f"the name of the {kind} must be a str, got {name!r}")
+            raise TypeError(f"expected the name of the {kind} to be a str, got {name!r}")
         return load_class(self._claim(kind, name))
 
     def make(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -95,17 +94,17 @@ class Registry:
             if "name" not in spec:
                 raise ValueError(
                     f"{kind} {dict(spec)!r} has no name; write {{'name': ..., **options}} with "
-                    f"one of these names: {self._listed(kind)}"
+                    f"a name among: {self._listed(kind)}"
                 )
             options = {key: value for key, value in spec.items() if key != "name"}
             return self.make(kind, spec["name"], options)
         interface = interface_of(kind)
         if isinstance(spec, interface):
             return spec
-        given = f"the class {spec.__qualname__}" if isinstance(spec, type) else repr(spec)
+        value = f"the class {spec.__qualname__}" if isinstance(spec, type) else repr(spec)
         raise TypeError(
-            f"{kind} must be a name ({self._listed(kind)}), a mapping {{'name': ..., **options}}, "
-            f"or an instance of vtc.{interface.__name__}; got {given}"
+            f"expected {kind} to be a name ({self._listed(kind)}), a mapping "
+            f"{{'name': ..., **options}} or an instance of vtc.{interface.__name__}, got {value}"
         )
 
     def spec_of(self, part: object) -> dict[str, Any]:
@@ -113,12 +112,12 @@ class Registry:
         cls = type(part)
         for claim in self._claims():
             if _names(claim, cls):
-                # Raises where another plug-in claims the name as well: it could not be loaded.
+                # Raises if another plug-in registers the name too: it could not be loaded again.
                 self._claim(claim.kind, claim.name)
                 return {"name": claim.name, **config_values(part)}
         raise ValueError(
-            f"{cls.__module__}.{cls.__qualname__} is not registered, so it has no name to be "
-            "saved under; return it from a vtc_register_* hook of a plug-in (see vtc.hookimpl)"
+            f"{cls.__module__}.{cls.__qualname__} is not registered, so it cannot be saved by "
+            "name; return it from a vtc_register_* hook of a plug-in (see vtc.hookimpl)"
         )
 
     def label_of(self, kind: str, cls: type) -> str:
@@ -127,13 +126,15 @@ class Registry:
         return str(next(claims, f"{kind} {cls.__qualname__!r}"))
 
     def names(self, cls: type) -> bool:
-        """Whether some plug-in registers this very class."""
+        """Return whether a plug-in registers this class itself."""
         return any(_names(claim, cls) for claim in self._claims())
 
     def parts(self, kind: str | None = None) -> list[PartInfo]:
         """See `parts`."""
         if kind is not None and kind not in KINDS:
-            raise ValueError(f"kind={kind!r}: allowed is {', '.join(map(repr, KINDS))}, or None")
+            raise ValueError(
+                f"expected kind to be one of {', '.join(map(repr, KINDS))} or None, got {kind!r}"
+            )
         kinds = INTERFACES if kind is None else (kind,)
         infos = [self._info(claim) for claim in self._claims() if claim.kind in kinds]
         if kind in (None, "plug-in"):
@@ -142,11 +143,11 @@ class Registry:
 
     def commands(self) -> dict[str, list[Claim]]:
         """See `commands`."""
-        found: dict[str, list[Claim]] = {}
+        claims: dict[str, list[Claim]] = {}
         for claim in self._claims():
             if claim.kind == "command":
-                found.setdefault(claim.name, []).append(claim)
-        return found
+                claims.setdefault(claim.name, []).append(claim)
+        return claims
 
     def model_function(self, name: str) -> Callable[..., Any] | None:
         """See `model_function`."""
@@ -159,14 +160,13 @@ class Registry:
         return (claim for plugin in self.plugins for claim in plugin.claims)
 
     def _claim(self, kind: str, name: str) -> Claim:
-        claims = [claim for claim in self._claims() if claim.kind == kind]
-        found = [claim for claim in claims if claim.name == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        claims = [c for c in self._claims() if (c.kind, c.name) == (kind, name)]
+        if len(claims) == 1:
+            return claims[0]
+        if claims:
             raise ValueError(
-                f"{kind} {name!r} is claimed by {' and by '.join(str(c.plugin) for c in found)}; "
-                f"uninstall one, or name one in {DISABLED_VARIABLE}"
+                f"{kind} {name!r} is registered by {' and by '.join(str(c.plugin) for c in claims)}"
+                f"; uninstall one, or disable one with {DISABLED_VARIABLE}=NAME"
             )
         raise ValueError(self._unknown(kind, name))
 
@@ -179,7 +179,7 @@ class Registry:
         guess = suggestion(name, listed.split(", "))
         if kind == "adapter":
             start = f"no adapter for model_type {name!r}; supported: {listed}.{guess}"
-            start += " docs/adapters.md shows how to write one."
+            start += " To write one, see docs/adapters.md."
         else:
             start = f"unknown {kind} {name!r}; known: {listed}.{guess}"
         skipped = [f"{plugin.name} ({plugin.error})" for plugin in self.plugins if plugin.error]
@@ -216,7 +216,7 @@ class Registry:
         disabled = disabled_names()
         for plugin in plugins:
             if plugin.error and plugin.name not in disabled:
-                message = f"{plugin}, {plugin.target}, is skipped: {plugin.error}"
+                message = f"{plugin} is skipped: {plugin.target}: {plugin.error}"
                 warnings.warn(message, UserWarning, stacklevel=2)
         for name in sorted(disabled - {plugin.name for plugin in plugins}):
             message = f"{DISABLED_VARIABLE}: {_no_plugin(name, plugins)}"
@@ -230,71 +230,76 @@ def selector(name: str, /, **options: Any) -> FrameSelector:
     16
 
     Raises:
-        ValueError: an unknown name or option, or an option's value out of range.
-        TypeError: an option's value of the wrong type.
-        ImportError: the selector's module cannot be imported.
+        ValueError: The name or an option is unknown, or a value is out of range.
+        TypeError: A value has the wrong type.
+        ImportError: The selector's module cannot be imported.
+        RuntimeError: The selector's own code raised any other exception.
     """
     return cast("FrameSelector", _registry.make("selector", name, options))
 
 
 def merger(name: str, /, **options: Any) -> TokenMerger:
-    """Make a token merger by its registered name; see `selector`."""
+    """Make a token merger by its registered name; same errors as `selector`."""
     return cast("TokenMerger", _registry.make("merger", name, options))
 
 
 def parts(kind: str | None = None) -> list[PartInfo]:
-    """List what the installed plug-ins register, broken parts and plug-ins included.
+    """List the parts of all installed plug-ins, including broken parts and skipped plug-ins.
 
     Args:
         kind: ``"selector"``, ``"merger"``, ``"adapter"`` or ``"plug-in"``; None for all.
 
     Returns:
-        Sorted by kind and name. All parts are imported, which takes a few seconds.
+        The parts, sorted by kind and name. This imports them all, which takes a few seconds.
+
+    Raises:
+        ValueError: ``kind`` is unknown.
     """
     return _registry.parts(kind)
 
 
 def commands() -> dict[str, list[Claim]]:
-    """The commands that plug-ins register, by name; more than one claim is a clash."""
+    """Return the commands that plug-ins register, by name; two claims of a name are a conflict."""
     return _registry.commands()
 
 
 def model_function(name: str) -> Callable[..., Any] | None:
-    """The function that makes a registered model; None where no plug-in registers the name.
+    """Return the function that makes a registered model; None if no plug-in registers the name.
 
     Raises:
-        ValueError: more than one plug-in registers the name.
-        ImportError: the function's module cannot be imported.
+        ValueError: More than one plug-in registers the name.
+        ImportError: The function's module cannot be imported.
     """
     return _registry.model_function(name)
 
 
 def build_part(kind: str, spec: object) -> Any:
-    """Make a part from whatever a user may give for it.
+    """Make a part from a name, a mapping or an instance.
 
     Args:
         kind: ``"selector"`` or ``"merger"``.
-        spec: a name; a mapping ``{"name": "dks", "keyframes": 16}``; or an instance, which is
-            returned as it is.
+        spec: A name; a mapping ``{"name": "dks", "keyframes": 16}``; or an instance, which is
+            returned unchanged.
 
     Raises:
-        ValueError, TypeError, ImportError: as `selector`; also for a spec that is none of these.
+        ValueError, TypeError, ImportError, RuntimeError: As for `selector`; TypeError also for a
+            spec of another type.
     """
     return _registry.build(kind, spec)
 
 
 def spec_of(part: object) -> dict[str, Any]:
-    """The mapping that `build_part` makes an equal part from: ``{"name": ..., **options}``.
+    """Return the mapping from which `build_part` makes an equal part: ``{"name": ..., **options}``.
 
     Raises:
-        ValueError: no plug-in registers the part's class.
-        TypeError: the part does not keep its options in ``config``.
+        ValueError: No plug-in registers the part's class.
+        TypeError: The part does not keep its options in ``config``.
     """
     return _registry.spec_of(part)
 
 
 def is_registered(part: object) -> bool:
-    """Whether a plug-in registers the part's class, so that `spec_of` can name it."""
+    """Return whether a plug-in registers the part's class, so that `spec_of` works."""
     return _registry.names(type(part))
 
 
@@ -302,11 +307,11 @@ def adapter_for(model_type: str) -> VideoAdapter:
     """Make the adapter of a model family.
 
     Args:
-        model_type: the model's ``config.model_type``, such as ``"llava_onevision"``.
+        model_type: The model's ``config.model_type``, such as ``"llava_onevision"``.
 
     Raises:
-        ValueError: no plug-in supports it, or more than one does.
-        ImportError: the adapter's module cannot be imported.
+        ValueError: No plug-in supports it, or more than one does.
+        ImportError: The adapter's module cannot be imported.
     """
     return cast("VideoAdapter", _registry.make("adapter", model_type, {}))
 
@@ -320,13 +325,13 @@ def label_of(kind: str, part: object) -> str:
 
 
 def _summary(cls: type, interface: type) -> str:
-    """The first line of a class's docstring, or of the class that it inherits from."""
+    """Return the first line of a class's docstring, its own or inherited from another part."""
     docs = (c.__doc__ for c in cls.__mro__ if c not in interface.__mro__)
     return next((cleandoc(doc) for doc in docs if isinstance(doc, str)), "").partition("\n")[0]
 
 
 def _names(claim: Claim, cls: type) -> bool:
-    """Whether a claim is for this very class; a class in use was imported already."""
+    """Return whether a claim is for this class, without importing anything."""
     if isinstance(claim.target, type):
         return claim.target is cls
     module, _, name = claim.target.partition(":")
@@ -334,10 +339,10 @@ def _names(claim: Claim, cls: type) -> bool:
 
 
 def _no_plugin(name: str, plugins: list[Plugin]) -> str:
-    """Why ``name`` switches nothing off, and what would."""
-    if brought := sorted({p.name for p in plugins if p.distribution == name}):
-        meant = " or ".join(map(repr, brought))
-        return f"{name!r} is a distribution, not a plug-in. Did you mean {meant}?"
+    """Return why ``name`` disables nothing, and a suggestion."""
+    if own := sorted({p.name for p in plugins if p.distribution == name}):
+        hint = " or ".join(map(repr, own))
+        return f"{name!r} is a distribution, not a plug-in. Did you mean {hint}?"
     names = sorted({p.name for p in plugins})
     listed = ", ".join(names) or "none"
     return f"no plug-in {name!r} is installed; installed: {listed}.{suggestion(name, names)}"

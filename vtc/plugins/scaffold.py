@@ -26,24 +26,26 @@ _FILES = (
 
 
 def skeleton(name: str) -> dict[str, str]:
-    """The files of a plug-in, by path.
+    """Return the files of a new plug-in, by path.
 
     Args:
-        name: the distribution's name. Its package has underscores for the hyphens, and its parts
-            begin with the name less ``vtc-`` and ``plugin-``, so that no two plug-ins clash.
+        name: The distribution's name. The package has underscores in place of hyphens. The names
+            of the parts begin with ``name`` without ``vtc-`` and ``plugin-``, so that two plug-ins
+            do not conflict.
 
     Raises:
-        ValueError: a name that cannot be a distribution's or a package's.
+        ValueError: The name is not a valid name of a distribution and a package.
     """
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise ValueError(
-            f"name={name!r}: allowed are up to {_LONGEST} lower-case letters, digits and single "
-            "hyphens between them, beginning with a letter, such as 'acme-selectors'"
+            f"expected a name of up to {_LONGEST} lower-case letters, digits and single hyphens "
+            f"that begins with a letter, such as 'acme-selectors', got {name!r}"
         )
     package = package_of(name)
     if package in sys.stdlib_module_names or keyword.iskeyword(package):
         raise ValueError(
-            f"name={name!r}: its package {package!r} would hide a part of Python; choose another"
+            f"{name!r} would make a package {package!r}, which hides a module or keyword of "
+            "Python; choose another name"
         )
     stem = name.removeprefix("vtc-").removeprefix("plugin-").replace("-", "_")
     words = {"name": name, "package": package, "stem": stem}
@@ -57,7 +59,7 @@ def skeleton(name: str) -> dict[str, str]:
 
 
 def package_of(name: str) -> str:
-    """The package of a distribution: ``acme-selectors`` has ``acme_selectors``."""
+    """Return the package of a distribution: ``acme_selectors`` for ``acme-selectors``."""
     return name.replace("-", "_")
 
 
@@ -68,18 +70,17 @@ def write_skeleton(name: str, folder: Path) -> Path:
         The new folder.
 
     Raises:
-        ValueError: the name is not allowed, or is that of a module that is installed here.
-        FileExistsError: there is such a file or folder; nothing was written.
+        ValueError: The name is not valid, or a module of that name is installed.
+        FileExistsError: The file or folder exists; nothing was written.
     """
     contents = skeleton(name)
     target = folder / name
     if target.exists():
         raise FileExistsError(f"{target} exists already; choose another name or --folder")
-    found = find_spec(package_of(name))
-    if found is not None and found.origin is not None:  # a mere folder has no origin
+    module = find_spec(package_of(name))
+    if module is not None and module.origin is not None:  # a folder without code has no origin
         raise ValueError(
-            f"name={name!r}: a module {package_of(name)!r} is installed here already; choose "
-            "another name"
+            f"a module {package_of(name)!r} is installed already; choose another name than {name!r}"
         )
     for path, text in contents.items():
         file = target / path

@@ -1,4 +1,4 @@
-"""Frame embeddings for tests of selectors, and a look at the memory that selectors take."""
+"""Frame embeddings for tests of selectors, and a counter of the memory that selectors use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def scene_embeddings(
     frames: int, dim: int, seed: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings of scenes of five frames, some alike beyond a cosine of 0.85 and some not.
+    """Make embeddings of scenes of five frames, some pairs with a cosine above 0.85, some below.
 
     Returns:
         The embeddings ``[N, d]``, not normalised, and a random query ``[d]``.
@@ -25,7 +25,7 @@ def scene_embeddings(
 
 
 class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the most numbers in one tensor that an operation makes, views aside."""
+    """Records the size of the largest tensor that an operation creates; views do not count."""
 
     numbers = 0
 

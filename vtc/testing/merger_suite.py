@@ -1,4 +1,4 @@
-"""What every token merger must pass; an author subclasses `MergerContract`.
+"""The contract of token mergers. To test a merger, subclass `MergerContract`.
 
 import vtc
 
@@ -18,35 +18,28 @@ from torch import Tensor
 
 from vtc.interfaces.token_merger import TokenMerger
 from vtc.plugins.discovery import cause
-from vtc.testing._demands import (
-    PURITY,
-    demand,
-    demand_device,
-    demand_untouched,
-    fail,
-    refused,
-)
+from vtc.testing._demands import PURITY, demand, demand_device, demand_untouched, fail, refused
 from vtc.testing.part_suite import DTYPES, PartContract, needs_basics, needs_cuda
 
 Frames = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """The arguments of ``forward``: patches, reference, has_reference, query."""
 
 TOLERANCE = 1e-6
-"""Between calls of other sizes, in float64: matrix products may add up in another order."""
+"""Between calls of different sizes, in float64: the order of additions may differ."""
 
 FORWARD = "see vtc.TokenMerger.forward"
 WEIGHTS = "see vtc.TokenMerger.weights"
-GRADIENT = "training needs it: no detach, no_grad or argmax on the way, no parameter without use"
+GRADIENT = "training needs it: use no detach, no_grad or argmax, and every parameter"
 
 
 class MergerContract(PartContract):
-    """The contract of one merger; see `PartContract` for ``part``.
+    """The contract of a merger; see `PartContract` for ``part``.
 
     Attributes:
         patch_dim: D, the width of the patches.
-        query_dim: The width of a frame encoder's query; others are as wide as the patches.
+        query_dim: The width of a query from the frame encoder; others have the patches' width.
         patches_per_frame: M in most checks.
-        fewest_patches: The smallest M that the merger takes.
+        fewest_patches: The smallest M that the merger accepts.
     """
 
     kind: ClassVar[str] = "merger"
@@ -66,7 +59,7 @@ class MergerContract(PartContract):
         return self.built()
 
     def built(self, seed: int = 0) -> TokenMerger:
-        """A new merger with float32 parameters, none of which is exactly where it began."""
+        """Make a merger with float32 parameters, all changed from their initial values."""
         merger: TokenMerger = self.make()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -83,13 +76,13 @@ class MergerContract(PartContract):
         dtype: torch.dtype = torch.float32,
         patches: int | None = None,
     ) -> Frames:
-        """Random arguments of ``forward``; the first two frames have no reference.
+        """Make random arguments of ``forward``; the first two frames have no reference.
 
         Args:
-            merger: Tells ``frames_together`` and whether it takes a query.
-            count: n; None for five groups and a half of ``frames_together``.
-            seed: Another seed gives other frames and another query.
-            dtype: Of the patches and the query.
+            merger: The merger, for its ``frames_together`` and ``query_source``.
+            count: n; None for 5.5 times ``frames_together``.
+            seed: The seed of the random frames and query.
+            dtype: The dtype of the patches and the query.
             patches: M; None for ``patches_per_frame``.
         """
         n = 11 * merger.frames_together // 2 if count is None else count
@@ -98,41 +91,41 @@ class MergerContract(PartContract):
         tokens = torch.randn(shape, generator=generator).to(dtype)
         reference = torch.randn(shape, generator=generator).to(dtype)
         query = torch.randn(self._query_dim(merger), generator=generator).to(dtype)
-        known = torch.arange(n) >= 2
-        return tokens, reference, known, None if merger.query_source is None else query
+        has_reference = torch.arange(n) >= 2
+        return tokens, reference, has_reference, None if merger.query_source is None else query
 
     def _query_dim(self, merger: TokenMerger) -> int:
         return self.patch_dim if merger.query_source == "language_model" else self.query_dim
 
     def merge(self, merger: TokenMerger, frames: Frames) -> list[Tensor]:
-        """Merge; the result must be of the kind that the interface says.
+        """Merge, and demand a result of the types of the interface.
 
         Returns:
-            The tokens ``[T_i, D]`` of each frame. One of fewer patches than ``tokens_per_frame``
-            may keep those.
+            The tokens ``[T_i, D]`` of each frame. A frame with fewer patches than
+            ``tokens_per_frame`` may keep those.
         """
-        merged = merger(*frames)
+        tokens = merger(*frames)
         n, patches, _ = frames[0].shape
-        if isinstance(merged, Tensor):
-            said = merger.tokens_per_frame
+        if isinstance(tokens, Tensor):
+            count = merger.tokens_per_frame
             demand(
-                merged.ndim == 3 and merged.shape[1] in (said, min(said, patches)),
-                f"tokens_per_frame is {said}, so a tensor of tokens must be "
-                f"[n, {min(said, patches)}, D], got {list(merged.shape)}; set tokens_per_frame to "
-                f"what is returned, or return a list; {FORWARD}",
+                tokens.ndim == 3 and tokens.shape[1] in (count, min(count, patches)),
+                f"tokens_per_frame is {count}, so a tensor of tokens must be "
+                f"[n, {min(count, patches)}, D], got {list(tokens.shape)}; change tokens_per_frame "
+                f"or return a list; {FORWARD}",
             )
         else:
             demand(
-                isinstance(merged, list) and all(isinstance(each, Tensor) for each in merged),
+                isinstance(tokens, list) and all(isinstance(each, Tensor) for each in tokens),
                 f"tokens must be a tensor [n, T, D] or a list of tensors [T_i, D], got "
-                f"{_kinds(merged)}; {FORWARD}",
+                f"{_kinds(tokens)}; {FORWARD}",
             )
-        demand(len(merged) == n, f"{n} frames were given and {len(merged)} came back; {FORWARD}")
-        return list(merged)
+        demand(len(tokens) == n, f"expected the tokens of {n} frames, got {len(tokens)}; {FORWARD}")
+        return list(tokens)
 
     def check(self, merger: TokenMerger, frames: Frames) -> list[Tensor]:
-        """Merge; the result, which is returned as by `merge`, must be as the interface says."""
-        patches, said = frames[0], merger.tokens_per_frame
+        """Merge, and demand a result with the shapes and dtypes of the interface; return it."""
+        patches, count = frames[0], merger.tokens_per_frame
         merged = self.merge(merger, frames)
         for n, tokens in enumerate(merged):
             demand(
@@ -149,9 +142,9 @@ class MergerContract(PartContract):
             wrong = int((~tokens.isfinite()).sum())
             demand(not wrong, f"tokens must be finite, but {wrong} numbers of frame {n} are not")
             demand(
-                bool(said) or not len(tokens),
-                f"tokens_per_frame is 0, yet frame {n} has {len(tokens)} tokens; set "
-                "tokens_per_frame to what is returned",
+                bool(count) or not len(tokens),
+                f"tokens_per_frame is 0, but frame {n} has {len(tokens)} tokens; change "
+                "tokens_per_frame",
             )
         return merged
 
@@ -182,8 +175,8 @@ class MergerContract(PartContract):
             _demand_equal(
                 self.merge(merger, again),
                 first,
-                "the tokens depend on the calls before; there must be no chance and no state "
-                f"between calls besides parameters {PURITY}",
+                "the tokens depend on earlier calls; use no unseeded random numbers and keep no "
+                f"state between calls except parameters {PURITY}",
             )
 
     # --- the result
@@ -196,26 +189,27 @@ class MergerContract(PartContract):
 
     @needs_cuda
     def test_cuda(self, merger: TokenMerger) -> None:
-        patches, reference, known, query = self.frames(merger)
+        patches, reference, has_reference, query = self.frames(merger)
         on_gpu = None if query is None else query.cuda()
-        self.check(merger.cuda(), (patches.cuda(), reference.cuda(), known.cuda(), on_gpu))
+        self.check(merger.cuda(), (patches.cuda(), reference.cuda(), has_reference.cuda(), on_gpu))
 
     def test_weights_give_the_tokens(self, merger: TokenMerger) -> None:
         frames = self.frames(merger, dtype=torch.float64)
         weights = merger.double().weights(*frames)
         if weights is None:
-            pytest.skip("the tokens are no weighted sums of patches")
+            pytest.skip("the tokens are not weighted sums of patches")
         tokens = self.check(merger, frames)
-        wanted = [(len(own), self.patches_per_frame) for own in tokens]
+        expected = [(len(own), self.patches_per_frame) for own in tokens]
         shapes = [tuple(own.shape) for own in weights]
         demand(
-            shapes == wanted, f"weights must be [T, M] a frame, {wanted}, got {shapes}; {WEIGHTS}"
+            shapes == expected,
+            f"weights of a frame must be [T, M], {expected}, got {shapes}; {WEIGHTS}",
         )
         sums = [own @ patches for own, patches in zip(weights, frames[0], strict=True)]
         _demand_equal(
             sums,
             tokens,
-            f"weights(...) @ patches must be what forward returns, and is not; {WEIGHTS}",
+            f"weights(...) @ patches must equal what forward returns; {WEIGHTS}",
             TOLERANCE,
         )
         half = merger.bfloat16().weights(*self.frames(merger, dtype=torch.bfloat16))
@@ -230,67 +224,69 @@ class MergerContract(PartContract):
 
     @pytest.mark.parametrize("groups", [1, 2, 3])
     def test_chunks_do_not_matter(self, merger: TokenMerger, groups: int) -> None:
-        patches, reference, known, query = self.frames(merger, dtype=torch.float64)
-        whole = self.merge(merger.double(), (patches, reference, known, query))
+        patches, reference, has_reference, query = self.frames(merger, dtype=torch.float64)
+        whole = self.merge(merger.double(), (patches, reference, has_reference, query))
         size = groups * merger.frames_together
         chunks = []
         for start in range(0, len(whole), size):
             part = slice(start, start + size)
-            chunks += self.merge(merger, (patches[part], reference[part], known[part], query))
+            chunks += self.merge(
+                merger, (patches[part], reference[part], has_reference[part], query)
+            )
         _demand_equal(
             chunks,
             whole,
-            f"the tokens change when {len(patches)} frames come in chunks of {size}; a frame's "
-            f"tokens may depend on its group of frames_together = {merger.frames_together} alone "
+            f"the tokens change if {len(patches)} frames are merged in chunks of {size}; a frame's "
+            f"tokens may depend on its group of frames_together = {merger.frames_together} only "
             "(Chunks, docs/plugins.md)",
             TOLERANCE,
         )
 
     @pytest.mark.parametrize("fill", ["other numbers", "NaN"])
     def test_a_frame_depends_on_its_group_alone(self, merger: TokenMerger, fill: str) -> None:
-        patches, reference, known, query = self.frames(merger, dtype=torch.float64)
-        expected = self.merge(merger.double(), (patches, reference, known, query))
+        patches, reference, has_reference, query = self.frames(merger, dtype=torch.float64)
+        expected = self.merge(merger.double(), (patches, reference, has_reference, query))
         size = merger.frames_together
         for start in range(0, len(patches), size):
             group = slice(start, start + size)
             changed = patches.clone(), reference.clone()
             for tensor in changed:
                 tensor[group] = torch.nan if fill == "NaN" else tensor[group].flip(-1)
-            merged = self.merge(merger, (*changed, known, query))
+            merged = self.merge(merger, (*changed, has_reference, query))
             merged[group] = expected[group]
             _demand_equal(
                 merged,
                 expected,
                 f"{fill} in frame {start}, or its group of frames_together = {size}, changed the "
-                "tokens of others; a frame's tokens may depend on its group alone (Chunks, "
+                "tokens of others; a frame's tokens may depend on its group only (Chunks, "
                 "docs/plugins.md)",
                 TOLERANCE,
             )
 
     def test_an_unknown_reference_is_not_looked_at(self, merger: TokenMerger) -> None:
-        patches, reference, known, query = self.frames(merger)
-        for has_reference in (known, torch.zeros_like(known)):
+        patches, reference, has_reference, query = self.frames(merger)
+        for mask in (has_reference, torch.zeros_like(has_reference)):
             blank = reference.clone()
-            blank[~has_reference] = torch.nan
+            blank[~mask] = torch.nan
             _demand_equal(
-                self.merge(merger, (patches, blank, has_reference, query)),
-                self.merge(merger, (patches, reference, has_reference, query)),
-                "the tokens depend on a reference whose has_reference is False, which may hold "
-                "anything, NaN too; blank it with torch.where, as NaN * 0 is NaN",
+                self.merge(merger, (patches, blank, mask, query)),
+                self.merge(merger, (patches, reference, mask, query)),
+                "the tokens depend on a reference whose has_reference is False, which may be NaN; "
+                "replace it with torch.where, as NaN * 0 is NaN",
             )
 
     def test_a_query_is_needed_or_makes_no_difference(self, merger: TokenMerger) -> None:
-        patches, reference, known, query = self.frames(merger)
+        patches, reference, has_reference, query = self.frames(merger)
         if merger.query_source is not None:
             with refused(f"query=None, as query_source is {merger.query_source!r},", word="query"):
-                merger(patches, reference, known, None)
+                merger(patches, reference, has_reference, None)
         else:
-            asked = torch.ones(self.patch_dim)
+            ones = torch.ones(self.patch_dim)
             _demand_equal(
-                self.merge(merger, (patches, reference, known, asked)),
-                self.merge(merger, (patches, reference, known, None)),
-                "query_source is None, yet the tokens depend on the query; say in query_source "
-                "where it comes from, or leave it alone",
+                self.merge(merger, (patches, reference, has_reference, ones)),
+                self.merge(merger, (patches, reference, has_reference, None)),
+                "query_source is None, but the tokens depend on the query; set query_source or "
+                "ignore the query",
             )
 
     # --- odd frames
@@ -299,20 +295,20 @@ class MergerContract(PartContract):
         frames = self.frames(merger, count=0)
         try:
             self.check(merger, frames)
-        except Exception as error:  # a third party's code may raise anything
+        except Exception as error:  # third-party code may raise anything
             fail(f"n = 0 frames must give no tokens, got {cause(error)}; {FORWARD}")
 
     @pytest.mark.parametrize("case", ["one patch", "zeros", "equal patches", "equal to reference"])
     def test_degenerate_frames(self, merger: TokenMerger, case: str) -> None:
         fewest = self.fewest_patches if case == "one patch" else None
-        patches, reference, known, query = self.frames(merger, patches=fewest)
+        patches, reference, has_reference, query = self.frames(merger, patches=fewest)
         if case == "zeros":
             patches, reference = torch.zeros_like(patches), torch.zeros_like(reference)
         elif case == "equal patches":
             patches = patches[:, :1].expand_as(patches)
         elif case == "equal to reference":
             reference = patches.clone()
-        self.check(merger, (patches, reference, known, query))
+        self.check(merger, (patches, reference, has_reference, query))
 
     # --- parameters
 
@@ -321,9 +317,9 @@ class MergerContract(PartContract):
         patches = frames[0].requires_grad_()
         tokens = torch.cat(self.merge(merger.double().train(), frames))
         if not len(tokens):
-            pytest.skip("the merger leaves no tokens")
-        demand(tokens.requires_grad, f"no gradient leaves the tokens; {GRADIENT}")
-        # A plain sum would hide what a norm takes out.
+            pytest.skip("the merger returns no tokens")
+        demand(tokens.requires_grad, f"the tokens have no gradient; {GRADIENT}")
+        # Not a plain sum, which has a zero gradient after a norm.
         score = (tokens * torch.arange(tokens.numel()).view_as(tokens).cos()).sum()
         torch.autograd.backward(score)
         for name, tensor in (("patches", patches), *merger.named_parameters()):
@@ -336,7 +332,7 @@ class MergerContract(PartContract):
         if names == {name for name, _ in unbuilt.named_parameters()}:
             demand(
                 bool(names) or not merger.needs_training,
-                "needs_training is True, yet there are no parameters; create them in build",
+                "needs_training is True, but there are no parameters; create them in build",
             )
             pytest.skip("the merger creates no parameters")
         with refused("a call before build", word="build", error=RuntimeError):
@@ -348,7 +344,7 @@ class MergerContract(PartContract):
         _demand_equal(
             self.merge(merger.train(), frames),
             expected,
-            f"the tokens in train() and in eval() differ; leave dropout and the like out {PURITY}",
+            f"the tokens in train() and in eval() differ; use no dropout {PURITY}",
         )
 
     def test_state_dict_holds_all(self, merger: TokenMerger) -> None:
@@ -358,8 +354,8 @@ class MergerContract(PartContract):
         _demand_equal(
             self.merge(other, frames),
             self.merge(merger, frames),
-            "a merger that loaded the state_dict of another gives other tokens; tensors that "
-            "build makes must be parameters or buffers",
+            "a merger that loaded another's state_dict gives other tokens; tensors that build "
+            "makes must be parameters or buffers",
         )
 
     def test_copies_do_the_same(self, merger: TokenMerger) -> None:
@@ -368,32 +364,32 @@ class MergerContract(PartContract):
         for how, copied in (("copy.deepcopy", copy.deepcopy), ("pickle", _pickled)):
             try:
                 other = copied(merger)
-            except Exception as error:  # a third party's code may raise anything
-                fail(f"a merger must be copied by {how}, got {cause(error)}; keep no lambda in it")
+            except Exception as error:  # third-party code may raise anything
+                fail(f"{how} must copy a merger, got {cause(error)}; use no lambda as attribute")
             tokens = self.merge(other, frames)
             _demand_equal(tokens, expected, f"a merger copied by {how} gives other tokens")
 
 
 def _pickled(merger: TokenMerger) -> TokenMerger:
-    copied: TokenMerger = pickle.loads(pickle.dumps(merger))
-    return copied
+    restored: TokenMerger = pickle.loads(pickle.dumps(merger))
+    return restored
 
 
-def _kinds(merged: object) -> str:
-    """What a wrong result is, for an error: ``a list of ndarray``."""
-    if not isinstance(merged, list):
-        return type(merged).__name__
-    return "a list of " + ", ".join(sorted({type(each).__name__ for each in merged}))
+def _kinds(tokens: object) -> str:
+    """Return the types of a wrong result, for messages: ``a list of ndarray``."""
+    if not isinstance(tokens, list):
+        return type(tokens).__name__
+    return "a list of " + ", ".join(sorted({type(each).__name__ for each in tokens}))
 
 
 def _demand_equal(
     one: list[Tensor], other: list[Tensor], sentence: str, tolerance: float = 0.0
 ) -> None:
-    """Tokens ``[T_i, D]`` of the same frames must be equal; ``sentence`` says why."""
-    for n, (mine, yours) in enumerate(zip(one, other, strict=True)):
-        if mine.shape != yours.shape:
-            fail(f"{sentence}: frame {n} has {len(mine)} and {len(yours)} tokens")
-        near = torch.isclose(mine, yours, rtol=tolerance, atol=tolerance)
+    """Demand that tokens ``[T_i, D]`` of the same frames are equal; ``sentence`` says why."""
+    for n, (a, b) in enumerate(zip(one, other, strict=True)):
+        if a.shape != b.shape:
+            fail(f"{sentence}: frame {n} has {len(a)} and {len(b)} tokens")
+        near = torch.isclose(a, b, rtol=tolerance, atol=tolerance)
         if not near.all():
-            apart = (mine - yours)[~near].abs().max()
-            fail(f"{sentence}: frame {n} differs by up to {apart:.3g}")
+            difference = (a - b)[~near].abs().max()
+            fail(f"{sentence}: frame {n} differs by up to {difference:.3g}")

@@ -1,4 +1,4 @@
-"""What every frame selector must pass; an author subclasses `SelectorContract`.
+"""The contract of frame selectors. To test a selector, subclass `SelectorContract`.
 
 import vtc
 
@@ -37,11 +37,11 @@ DIM = 16
 
 
 class SelectorContract(PartContract):
-    """The contract of one selector; see `PartContract` for ``part``.
+    """The contract of a selector; see `PartContract` for ``part``.
 
     Attributes:
-        budget: The most keyframes that ``part`` may choose. None: its option ``keyframes``, and
-            any number where it has none.
+        budget: The maximum number of keyframes of ``part``. None: its option ``keyframes``; no
+            maximum without such an option.
     """
 
     kind: ClassVar[str] = "selector"
@@ -55,15 +55,16 @@ class SelectorContract(PartContract):
 
     @pytest.fixture
     def selector(self, basics_hold: None) -> FrameSelector:
-        made: FrameSelector = self.make()
-        return made
+        selector: FrameSelector = self.make()
+        return selector
 
     def video(self, frames: int = 40, seed: int = 0, dtype: torch.dtype = torch.float32) -> Video:
-        """Random arguments of ``select``, of the width that the selector gets.
+        """Make random arguments of ``select``.
 
         Returns:
-            Embeddings ``[N, d]`` of scenes of five frames, d = 0 where the selector does not look
-            at them; the query ``[d]``, None where it takes none; timestamps ``[N]``, one a second.
+            Embeddings ``[N, d]`` of scenes of five frames, d = 0 if the selector does not use
+            them; the query ``[d]``, None if it does not use one; timestamps ``[N]``, one frame
+            per second.
         """
         generator = torch.Generator().manual_seed(seed)
         scenes = torch.randn(-(-frames // 5), DIM, generator=generator).repeat_interleave(5, 0)
@@ -83,7 +84,7 @@ class SelectorContract(PartContract):
         query: Tensor | None,
         timestamps: Tensor | None,
     ) -> Selection:
-        """Select; the result must be of the kinds that the interface says."""
+        """Select, and demand a result of the types of the interface."""
         selection = selector.select(embeddings, query, timestamps)
         where = "vtc.Selection(keyframes, relevance)"
         demand(
@@ -109,7 +110,7 @@ class SelectorContract(PartContract):
         query: Tensor | None,
         timestamps: Tensor | None,
     ) -> None:
-        """Select; the result must be as the interface says."""
+        """Select, and demand a result with the shapes and dtypes of the interface."""
         selection = self.select(selector, embeddings, query, timestamps)
         keyframes, relevance = selection.keyframes, selection.relevance
         frames, device = len(embeddings), embeddings.device
@@ -119,13 +120,14 @@ class SelectorContract(PartContract):
             "see vtc.Selection",
         )
         demand_device("keyframes", keyframes, device)
-        chosen = keyframes.tolist()
+        indices = keyframes.tolist()
         demand(
-            chosen == sorted(set(chosen)), f"keyframes must be ascending and unique, got {chosen}"
+            indices == sorted(set(indices)),
+            f"keyframes must be ascending and unique, got {indices}",
         )
         demand(
-            set(chosen) <= set(range(frames)),
-            f"keyframes of {frames} frames must lie in 0 ... {frames - 1}, got {chosen}",
+            set(indices) <= set(range(frames)),
+            f"keyframes of {frames} frames must be in 0 ... {frames - 1}, got {indices}",
         )
         if relevance is not None:
             demand(
@@ -135,9 +137,7 @@ class SelectorContract(PartContract):
             )
             demand_device("relevance", relevance, device)
             wrong = (~relevance.isfinite()).nonzero().flatten()
-            demand(
-                not len(wrong), f"relevance must be finite, but is not at frames {listed(wrong)}"
-            )
+            demand(not len(wrong), f"relevance must be finite, got NaN or inf at {listed(wrong)}")
 
     # --- the basics
 
@@ -161,14 +161,14 @@ class SelectorContract(PartContract):
         _demand_same(
             self.select(selector, *video),
             expected,
-            "the same video gave another result at the second call; there must be no chance and "
-            f"no state between calls {PURITY}",
+            "a second call with the same video gave another result; use no unseeded random "
+            f"numbers and keep no state between calls {PURITY}",
         )
         _demand_same(
             self.select(self.make(), *video),
             expected,
-            "two selectors of the same options gave different results; there must be no chance "
-            f"and no state that selectors share {PURITY}",
+            "two selectors with the same options gave different results; use no unseeded random "
+            f"numbers and share no state {PURITY}",
         )
 
     # --- the result
@@ -181,8 +181,8 @@ class SelectorContract(PartContract):
             count = len(self.select(selector, *self.video(frames)).keyframes)
             demand(
                 count <= budget,
-                f"at most {budget} keyframes are asked for, got {count} of {frames} frames; set "
-                "budget in the class where the option keyframes is no bound",
+                f"expected at most {budget} keyframes, got {count} of {frames} frames; set budget "
+                "in the class if the option keyframes is not the maximum",
             )
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -205,8 +205,8 @@ class SelectorContract(PartContract):
             _demand_same(
                 self.select(selector, *again),
                 first,
-                "the result of a video depends on the videos before it; keep nothing in self "
-                f"between calls {PURITY}",
+                "the result depends on earlier videos; keep no state in self between calls "
+                f"{PURITY}",
             )
 
     def test_memory_layout_does_not_matter(self, selector: FrameSelector) -> None:
@@ -215,8 +215,8 @@ class SelectorContract(PartContract):
         _demand_same(
             self.select(selector, scattered, query, timestamps.repeat_interleave(2)[::2]),
             self.select(selector, embeddings, query, timestamps),
-            "embeddings that are not contiguous gave another result than the same numbers in "
-            "order; use reshape, not view or as_strided",
+            "non-contiguous embeddings gave another result than contiguous ones; use reshape, not "
+            "view or as_strided",
         )
 
     # --- odd videos
@@ -237,21 +237,21 @@ class SelectorContract(PartContract):
 
     def test_unknown_timestamps_are_fine_or_named(self, selector: FrameSelector) -> None:
         embeddings, query, _ = self.video()
-        wanted = "timestamps=None must work or raise a ValueError that says 'timestamps'"
+        expected = "timestamps=None must work or raise a ValueError that says 'timestamps'"
         try:
             self.check(selector, embeddings, query, None)
         except ValueError as error:
-            demand("timestamps" in str(error), f"{wanted}, got {cause(error)}")
-        except Exception as error:  # a third party's code may raise anything
-            fail(f"{wanted}, got {cause(error)}")
+            demand("timestamps" in str(error), f"{expected}, got {cause(error)}")
+        except Exception as error:  # third-party code may raise anything
+            fail(f"{expected}, got {cause(error)}")
 
     def test_a_query_is_needed_or_makes_no_difference(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
         if selector.uses_query:
             demand(
                 selector.uses_embeddings,
-                "uses_query is True and uses_embeddings is False, but no query is given to a "
-                "selector without embeddings; set uses_query = False",
+                "uses_query is True and uses_embeddings is False, but a selector without "
+                "embeddings gets no query; set uses_query = False",
             )
             with refused("query=None, as uses_query is True,", word="query"):
                 selector.select(embeddings, None, timestamps)
@@ -259,24 +259,24 @@ class SelectorContract(PartContract):
             _demand_same(
                 self.select(selector, embeddings, torch.ones(embeddings.shape[1]), timestamps),
                 self.select(selector, embeddings, query, timestamps),
-                "uses_query is False, yet the result depends on the query; set uses_query = True "
-                "or leave it alone",
+                "uses_query is False, but the result depends on the query; set uses_query = True "
+                "or ignore the query",
             )
 
     def test_embeddings_make_no_difference_where_not_used(self, selector: FrameSelector) -> None:
         if selector.uses_embeddings:
-            pytest.skip("the selector looks at embeddings")
+            pytest.skip("the selector uses embeddings")
         _, _, timestamps = self.video()
         _demand_same(
             self.select(selector, torch.randn(len(timestamps), DIM), None, timestamps),
             self.select(selector, torch.empty(len(timestamps), 0), None, timestamps),
-            "uses_embeddings is False, yet the result depends on the embeddings; set "
-            "uses_embeddings = True or look at their number alone",
+            "uses_embeddings is False, but the result depends on the embeddings; set "
+            "uses_embeddings = True or use their number only",
         )
 
     def test_numbers_that_are_not_finite_are_refused(self, selector: FrameSelector) -> None:
         if not selector.uses_embeddings:
-            pytest.skip("the selector does not look at embeddings")
+            pytest.skip("the selector does not use embeddings")
         for bad in (torch.nan, torch.inf):
             embeddings, query, timestamps = self.video()
             if query is not None:
@@ -289,12 +289,10 @@ class SelectorContract(PartContract):
     def test_wrong_shapes_are_refused(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
         for wrong in (embeddings.sum(1), embeddings[None], embeddings[:0]):
-            with refused(
-                f"embeddings of the shape {list(wrong.shape)} in place of [N, d], N >= 1,"
-            ):
+            with refused(f"embeddings of the shape {list(wrong.shape)} instead of [N, d], N >= 1,"):
                 selector.select(wrong, query, timestamps[: len(wrong)])
         for wrong in () if query is None else (query[:-1], query[None]):
-            shapes = f"{list(wrong.shape)} beside embeddings {list(embeddings.shape)}"
+            shapes = f"{list(wrong.shape)} with embeddings {list(embeddings.shape)}"
             with refused(f"a query of the shape {shapes}"):
                 selector.select(embeddings, wrong, timestamps)
 
@@ -307,15 +305,14 @@ class SelectorContract(PartContract):
 
 
 def _kind(value: object) -> str:
-    """What a value is, for an error: ``list``."""
+    """Return the name of a value's type, for messages."""
     return type(value).__name__
 
 
 def _demand_same(one: Selection, other: Selection, sentence: str) -> None:
-    """Two selections must be equal, relevance up to rounding; ``sentence`` says why."""
-    chosen, before = listed(one.keyframes), listed(other.keyframes)
-    same = torch.equal(one.keyframes, other.keyframes)
-    demand(same, f"{sentence}: keyframes {chosen} and {before}")
+    """Demand that two selections are equal, relevance up to rounding; ``sentence`` says why."""
+    keyframes = f"{listed(one.keyframes)} and {listed(other.keyframes)}"
+    demand(torch.equal(one.keyframes, other.keyframes), f"{sentence}: keyframes {keyframes}")
     if one.relevance is None or other.relevance is None:
         demand(one.relevance is other.relevance, f"{sentence}: relevance is None in one of them")
     else:
