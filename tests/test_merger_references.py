@@ -106,9 +106,7 @@ def test_spatial_pool_is_the_mean_over_cells(length, side, seed):
 
 
 def test_a_grid_that_is_no_square_is_refused():
-    with pytest.raises(
-        ValueError, match=r"6 patches are not a square grid; set rows.* 1, 2, 3, 6, "
-    ):
+    with pytest.raises(ValueError, match=r"6 patches are not a square grid; .* 1, 2, 3, 6, "):
         call(SpatialPool(), draw(1, 6, DIM))
     with pytest.raises(ValueError, match="not a square grid"):
         SpatialPool().weights(draw(0, 6, DIM), draw(0, 6, DIM), torch.ones(0).bool(), None)
