@@ -77,6 +77,23 @@ def apply(linear, x):
     return [row + b for row, b in zip(rows, bias, strict=True)]
 
 
+def softmax(scores, temperature):
+    exps = [math.exp((score - max(scores)) / temperature) for score in scores]
+    return [e / math.fsum(exps) for e in exps]
+
+
+def slow_dfm_token(patches, keyframe, query, temperature=0.01):
+    """The token ``[1, D]`` of a frame ``[M, D]``, Eq. 5-10 of ViLAMP; ``keyframe`` may be None."""
+    rows, query = patches.double().tolist(), query.double().tolist()
+    before = [None] * len(rows) if keyframe is None else keyframe.double().tolist()
+    saliency = [
+        cosine(row, query) - (0.0 if other is None else cosine(row, other))
+        for row, other in zip(rows, before, strict=True)
+    ]
+    weights = torch.tensor(softmax(saliency, temperature), dtype=torch.float64)
+    return (weights @ patches.double())[None]
+
+
 def slow_dfm(merger, patches, reference, has_reference, query):
     """Eq. 5-10 of ViLAMP, one number at a time; the division of Eq. 9 included."""
     names = ("linear_q", "linear_iq", "linear_ik", "linear_k")
@@ -87,13 +104,14 @@ def slow_dfm(merger, patches, reference, has_reference, query):
     for frame, keyframe, known in zip(
         patches.double().tolist(), reference.double().tolist(), has_reference, strict=True
     ):
-        scores = []
-        for patch, before in zip(frame, keyframe, strict=True):
-            relevance = cosine(apply(to_iq, patch), q)
-            redundancy = cosine(apply(to_ik, patch), apply(to_k, before)) if known else 0.0
-            scores.append((relevance - weight * redundancy) / alpha)
-        exps = [math.exp(score - max(scores)) for score in scores]
-        weights = [e / math.fsum(exps) for e in exps]
+        relevance = [cosine(apply(to_iq, patch), q) for patch in frame]
+        redundancy = [
+            cosine(apply(to_ik, patch), apply(to_k, before)) if known else 0.0
+            for patch, before in zip(frame, keyframe, strict=True)
+        ]
+        weights = softmax(
+            [r - weight * s for r, s in zip(relevance, redundancy, strict=True)], alpha
+        )
         columns = zip(*frame, strict=True)
         token = [math.fsum(w * x for w, x in zip(weights, c, strict=True)) for c in columns]
         merged.append([[x / math.fsum(weights) for x in token]])

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
+from reference import slow_dfm_token
 
 import vtc
 from vtc.testing.adapter_case import in_float64, relative_error, shift_rounding
@@ -70,10 +71,6 @@ def row_by_hand(model, processor, inputs, row, question, keys, temperature):
     ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
     asked = processor.tokenizer(question, add_special_tokens=False)["input_ids"]
     query = model.get_input_embeddings()(torch.tensor(asked)).mean(0).double()
-
-    def cos(a, b):
-        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
-
     pieces, reference = [], None
     for n, frame in enumerate(inputs["pixel_values_videos"][row]):
         tokens, patches = frame_by_hand(model, frame)
@@ -82,13 +79,7 @@ def row_by_hand(model, processor, inputs, row, question, keys, temperature):
             pieces.append(tokens)
             reference = patches
             continue
-        saliency = [
-            cos(patch, query) - (0.0 if reference is None else cos(patch, reference[m]))
-            for m, patch in enumerate(patches)
-        ]
-        weights = [math.exp((each - max(saliency)) / temperature) for each in saliency]
-        weights = torch.tensor(weights, dtype=torch.float64)
-        pieces.append((weights @ patches / weights.sum())[None].to(tokens))
+        pieces.append(slow_dfm_token(patches, reference, query, temperature).to(tokens))
     places = (ids == model.config.video_token_id).nonzero().flatten()
     table = model.get_input_embeddings()
     embeds = torch.cat([table(ids[: places[0]]), *pieces, table(ids[places[-1] + 1 :])])[None]

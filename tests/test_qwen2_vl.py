@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 
 import numpy as np
 import pytest
 import torch
+from reference import slow_dfm_token
 
 import vtc
 from vtc.pipeline.kv_cache import returned_cache
@@ -66,10 +66,6 @@ def row_by_hand(model, processor, inputs, row, question, keys):
     centre = height // 2 // 2 * (width // 2) + width // 2 // 2
     asked = processor.tokenizer(question, add_special_tokens=False)["input_ids"]
     query = model.get_input_embeddings()(torch.tensor(asked)).mean(0).double()
-
-    def cos(a, b):
-        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
-
     places = (ids == model.config.video_token_id).nonzero().flatten()
     pieces, positions, reference = [], [], None
     for n in range(slices):
@@ -80,12 +76,7 @@ def row_by_hand(model, processor, inputs, row, question, keys):
             reference = features[n].double()
             continue
         patches = features[n].double()
-        saliency = [
-            cos(patch, query) - (0.0 if reference is None else cos(patch, reference[m]))
-            for m, patch in enumerate(patches)
-        ]
-        weights = torch.tensor([math.exp((s - max(saliency)) / 0.01) for s in saliency]).double()
-        pieces.append((weights @ patches / weights.sum())[None].to(features))
+        pieces.append(slow_dfm_token(patches, reference, query).to(features))
         positions.append(full[:, 0, at[centre : centre + 1]])
     table = model.get_input_embeddings()
     first, last = int(places[0]), int(places[-1])

@@ -9,41 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import slow_dfm_token, slow_dks
 
 import vtc
 from vtc.testing.adapter_case import in_float64, relative_error, shift_rounding
 
 QUESTIONS = ["What is red?", "How many people walk by, and when do they leave the room?"]
-
-
-def dks_by_hand(embeddings: np.ndarray, query: np.ndarray, k: int, tau: float) -> list[int]:
-    """Algorithm 1 of ViLAMP, line by line."""
-
-    def cos(a, b):
-        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
-
-    order = sorted(range(len(embeddings)), key=lambda n: -cos(embeddings[n], query))
-    chosen = [order[0]]
-    for n in order:
-        redundancy = max(cos(embeddings[n], embeddings[c]) for c in chosen)
-        if len(chosen) < k and redundancy < tau:
-            chosen.append(n)
-    return sorted(chosen)
-
-
-def dfm_by_hand(patches, reference, query, lam=1.0, alpha=0.01) -> torch.Tensor:
-    """Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
-
-    def cos(a, b):
-        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
-
-    patches, query = patches.double(), query.double()
-    saliency = []
-    for m, patch in enumerate(patches):
-        redundancy = 0.0 if reference is None else cos(patch, reference[m].double())
-        saliency.append(cos(patch, query) - lam * redundancy)
-    weights = [math.exp((s - max(saliency)) / alpha) for s in saliency]
-    return sum(w * p for w, p in zip(weights, patches, strict=True)) / sum(weights)
 
 
 def logits_by_hand(model, processor, encoder, inputs, row, question, k, tau) -> torch.Tensor:
@@ -55,8 +26,8 @@ def logits_by_hand(model, processor, encoder, inputs, row, question, k, tau) -> 
         for values in (processor.video_processor.image_mean, processor.video_processor.image_std)
     )
     frames = ((pixels.float() * std + mean) * 255).round().clamp(0, 255).byte()
-    embeddings = encoder.encode_frames(frames.permute(0, 2, 3, 1)).double().numpy()
-    keys = dks_by_hand(embeddings, encoder.encode_text(question).double().numpy(), k, tau)
+    embeddings = encoder.encode_frames(frames.permute(0, 2, 3, 1)).tolist()
+    keys = slow_dks(embeddings, encoder.encode_text(question).tolist(), k, tau)
 
     question_ids = processor.tokenizer(question, add_special_tokens=False)["input_ids"]
     query = model.get_input_embeddings()(torch.tensor(question_ids)).mean(0)
@@ -71,7 +42,7 @@ def logits_by_hand(model, processor, encoder, inputs, row, question, k, tau) -> 
             pieces.append(F.interpolate(grid, (half, half), mode="bilinear").flatten(2)[0].T)
             reference = dense
         else:
-            pieces.append(dfm_by_hand(dense, reference, query)[None].to(dense))
+            pieces.append(slow_dfm_token(dense, reference, query).to(dense))
     pieces.append(inner.image_newline[None])
 
     ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
