@@ -158,6 +158,29 @@ def test_a_part_whose_defaults_raise_is_listed_as_broken(install):
     assert info.error == "Own: on purpose"
 
 
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [
+        ("fail()", RuntimeError, "{} failed: Own: on purpose$"),
+        ("raise KeyError('x')", RuntimeError, "{} failed: KeyError: 'x'$"),
+        ("raise ValueError('too dark')", ValueError, "{}: too dark$"),
+    ],
+)
+@pytest.mark.parametrize("part", ["selector 'even'", "merger 'pool'"])
+def test_an_error_inside_a_call_names_the_plug_in(
+    install, model, processor, encoder, make_video, part, raised, kind, message
+):
+    place = {"select": raised} if "even" in part else {"forward": raised}
+    registry = install(**place)
+    selector = "even" if "even" in part else "uniform"
+    merger = "pool" if "pool" in part else "mean_pool"
+    vtc.wrap(model, registry.build("selector", selector), registry.build("merger", merger),
+             processor=processor, encoder=encoder)  # fmt: skip
+    label = rf"^{part} of plug-in 'acme' \(acme-vtc 1\.5\)"
+    with pytest.raises(kind, match=message.format(label)):
+        vtc.ask(model, processor, make_video(40), "What?", max_new_tokens=1)
+
+
 def test_control_characters_of_a_docstring_are_not_printed(install, capsys, monkeypatch):
     from vtc.cli import app
 

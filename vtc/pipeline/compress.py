@@ -15,6 +15,7 @@ from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.encode import encode_slices, project_encoder_patches
 from vtc.pipeline.merge import merge_slices, whole_groups
 from vtc.pipeline.selection import embed_frames, select_frames
+from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
@@ -116,7 +117,7 @@ def reference_frames(call: Call, feed: VideoFeed, rest: Tensor, keyframes: Tenso
         ValueError: The merger returned something else.
     """
     last = len(feed.span) - 1
-    with part_errors(f"merger {call.merger_name!r}"):
+    with part_errors(label_of("merger", call.merger)):
         references: Tensor = call.merger.reference_frames(rest, keyframes)
     fits = (
         isinstance(references, Tensor)

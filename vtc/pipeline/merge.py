@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtc.interfaces.part import part_errors
+from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
     from vtc.pipeline.call import Call
@@ -55,7 +56,7 @@ def merge_slices(
     Raises:
         ValueError: The merger returned something else.
     """
-    label = f"merger {call.merger_name!r}"
+    label = label_of("merger", call.merger)
     embedding = query.for_merger(patches)
     with part_errors(label):
         merged = call.merger(patches, reference, has_reference, embedding)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtc.interfaces.frame_selector import Selection
 from vtc.interfaces.part import part_errors
+from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
@@ -59,7 +60,7 @@ def select_frames(
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     with recorder.stage("selection") as stage:
-        with part_errors(f"selector {name!r}"):
+        with part_errors(label_of("selector", selector)):
             selection = selector.select(embeddings, query_embedding, timestamps)
         _check(selection, count, name)
         stage.bytes += selection.keyframes.nbytes
