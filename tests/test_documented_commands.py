@@ -58,7 +58,7 @@ def split(line: str) -> list[tuple[str, ...]]:
         return []
     commands: list[list[str]] = [[]]
     for word in words:
-        if word in {"&&", "|", "&", ";"}:
+        if word in {"&&", "|", "&", ";", ">"}:
             commands.append([])
         elif word.endswith(";"):
             commands[-1].append(word[:-1])

@@ -54,7 +54,9 @@ def demo(
     import transformers
 
     import vtc
-    from vtc.pages.contact_sheet import check_target, contact_sheet
+    from vtc.pages.contact_sheet import contact_sheet
+    from vtc.pages.text import check_target
+    from vtc.pages.timeline import Mark
     from vtc.plugins.registry import build_part
     from vtc.video import VideoSource
     from vtc.video.writing import write_video
@@ -75,8 +77,9 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from error
-    sheet = folder / "keyframes.png"
-    check_target(str(sheet))
+    sheet, page = folder / "keyframes.png", folder / "answer.html"
+    check_target(sheet, ".png", "the contact sheet")
+    check_target(page, ".html", "the page")
 
     transformers.utils.logging.disable_progress_bar()
     model, processor = load_trained(keyframes)
@@ -87,9 +90,12 @@ def demo(
         toolkit_of(model).progress = show
         answer = vtc.ask(model, processor, source, asked, max_new_tokens=8)
     found = answer.report.keyframes
-    contact_sheet(source.frames([frame.index for frame in found]), found).save(sheet)
-
     known = case if video is None and asked == case.question else None
+    inside = range(known.start, known.start + known.needle_frames) if known else range(0)
+    frames_of = source.frames([frame.index for frame in found])
+    contact_sheet(frames_of, found, title=[asked, source.name], marked=inside).save(sheet)
+    marks = [Mark("needle", inside.start, inside.stop)] if known else []  # one frame a second
+    answer.report.save_page(page, marks)
     right = known and is_right(answer.text, known.answer)
     if as_json:
         result = {
@@ -98,6 +104,7 @@ def demo(
             "right": right,
             "needle": known and [known.start, known.start + known.needle_frames],
             "sheet": str(sheet),
+            "page": str(page),
         }
         print(json.dumps(result, indent=2))
         return
@@ -118,6 +125,7 @@ def demo(
     console.print()
     console.print(facts(answer.report, source))
     console.print(f"\nThe video is {path}, its keyframes are in {sheet}.", markup=False)
+    console.print(f"Open {page} in a browser to see when and why.", markup=False)
     note = "This was a tiny model on synthetic video."
     if video is not None:
         note = (

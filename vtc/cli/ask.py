@@ -45,12 +45,21 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer in tokens.")] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    page: Annotated[
+        Text, typer.Option(help="Write a page (HTML) that shows when and why to this file.")
+    ] = None,
+    heat: Annotated[
+        int, typer.Option(min=0, help="Frames on the page whose weights are shown.")
+    ] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask a model about a video, reading it with few tokens."""
-    # The file first: a wrong name should not wait for a model to load.
+    # The files first: a wrong name should not wait for a model to load.
+    from vtc.pages.text import check_target
     from vtc.video import VideoSource
 
+    if page is not None:
+        check_target(page, ".html", "the page")
     source = VideoSource(video, fps=fps, max_frames=max_frames, reader=reader)
     choices = (
         part_choice("dks", selector, selector_option, keyframes),
@@ -63,8 +72,11 @@ def ask(
     from vtc.wrapped.access import toolkit_of
 
     toolkit_of(loaded).configure(**family)
+    toolkit_of(loaded).heat_frames = heat
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:
         answer = vtc.ask(loaded, processor, source, question, max_new_tokens=max_new_tokens)
+    if page is not None:
+        answer.report.save_page(page)
     if as_json:
         print(json.dumps(ask_result(video, question, answer), indent=2))
         return
@@ -72,3 +84,5 @@ def ask(
     console.print(printable(answer.text) or "(nothing)", style="bold", markup=False)
     console.print()
     console.print(facts(answer.report, source))
+    if page is not None:
+        console.print(f"page: {page}", markup=False)

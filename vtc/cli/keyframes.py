@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
-from typing import Annotated, Any, Optional
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -14,8 +16,21 @@ from rich.table import Table
 from vtc.cli.models import part_choice
 from vtc.cli.show import clock, progress_bars
 
+if TYPE_CHECKING:
+    from vtc.pipeline.report import Report
+    from vtc.video import VideoSource
+
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
+
+
+class Form(str, Enum):
+    """What ``vtc select`` prints."""
+
+    table = "table"
+    json = "json"
+    openai = "openai"
+    vllm = "vllm"
 
 
 def select(
@@ -37,77 +52,105 @@ def select(
     sheet: Annotated[
         Text, typer.Option(help="Write the keyframes as one picture (PNG) to this file.")
     ] = None,
+    page: Annotated[
+        Text, typer.Option(help="Write a page (HTML) that shows when and why to this file.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="table; json; openai or vllm: a chat message that holds the keyframes.",
+        ),
+    ] = Form.table,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Print the keyframes of a video for a query, and draw them on a contact sheet."""
-    from vtc.pages.contact_sheet import check_target, contact_sheet
+    """Print the keyframes of a video for a query; draw them, or write them for other programs."""
+    from vtc.pages.contact_sheet import contact_sheet
+    from vtc.pages.text import check_target
     from vtc.video import VideoSource
 
+    if as_json and form is not Form.table:
+        raise ValueError(f"expected --json or --format {form.value}, got both")
+    form = Form.json if as_json else form
     if sheet is not None:
-        check_target(sheet)  # before the work, not after it
+        check_target(sheet, ".png", "the contact sheet")  # before the work, not after it
+    if page is not None:
+        check_target(page, ".html", "the page")
     source = VideoSource(video, fps=fps, max_frames=max_frames, reader=reader)
 
-    import torch
     import transformers
 
     from vtc.encoders.lazy import LazyEncoder
-    from vtc.pipeline.report import Recorder, Report, keyframes_of
-    from vtc.pipeline.selection import embed_query, select_frames
+    from vtc.pipeline.selecting import select_video
     from vtc.plugins import registry
     from vtc.wrapped.opening import pick_device
 
     transformers.utils.logging.disable_progress_bar()
     spec = part_choice("dks", selector, selector_option, keyframes).spec()
-    chosen = registry.build_part("selector", spec)
-    if chosen.uses_query and query is None:
-        raise ValueError(
-            f"selector {spec['name']!r} needs a query: vtc select VIDEO 'what to find'"
-        )
-    timestamps = torch.as_tensor(source.timestamps)
-    report = Report(selector=registry.spec_of(chosen), merger={})
-    lazy = LazyEncoder(chosen.encoder or encoder, device=pick_device(device))
-    with progress_bars(quiet=as_json) as show:
-        recorder = Recorder(report, show)
-        selection = select_frames(
-            chosen,
-            lazy,
-            (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
-            len(source),
-            timestamps,
-            None if query is None else partial(embed_query, lazy, query, recorder),
-            recorder,
-            spec["name"],
-        )
-    found = keyframes_of(selection, timestamps)
-    if not found:
-        report.warnings.append("no frame was good enough for a keyframe; there is no sheet to draw")
-        sheet = None
-    if sheet is not None:
-        contact_sheet(source.frames([frame.index for frame in found]), found).save(sheet)
-    warnings = [*report.warnings, *source.warnings]
-    if as_json:
-        result: dict[str, Any] = {
-            "video": video,
-            "query": query,
-            "selector": report.selector,
-            "frames": len(source),
-            "keyframes": [asdict(frame) for frame in found],
-            "warnings": warnings,
-        }
-        print(json.dumps(result, indent=2))
+    named = registry.build_part("selector", spec).encoder
+    lazy = LazyEncoder(named or encoder, device=pick_device(device))
+    with progress_bars(quiet=form is not Form.table) as show:
+        report = select_video(source, query, spec, lazy, show)
+    written = []
+    if sheet is not None and report.keyframes:
+        frames = source.frames([frame.index for frame in report.keyframes])
+        contact_sheet(frames, report.keyframes, title=[query or "", source.name]).save(sheet)
+        written.append(f"contact sheet: {sheet}")
+    if page is not None:
+        report.save_page(page)
+        written.append(f"page: {page}")
+    if form is Form.table:
+        _print_table(report, [*(f"note: {warning}" for warning in report.warnings), *written])
         return
+    if form is Form.json:
+        print(json.dumps(_result(video, report), indent=2))
+        return
+    text = _message(form, source, report)
+    print(text)
+    print(
+        f"{len(report.keyframes)} pictures of {source.width}x{source.height}, "
+        f"{len(text) / 1e6:.1f} MB",
+        file=sys.stderr,
+    )
+
+
+def _result(video: str, report: Report) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    [seen] = report.videos
+    return {
+        "video": video,
+        "query": seen.query,
+        "selector": report.selector,
+        "frames": seen.frames,
+        "keyframes": [asdict(frame) for frame in seen.keyframes],
+        "timestamps": seen.timestamps,
+        "relevance": seen.relevance,
+        "warnings": report.warnings,
+    }
+
+
+def _message(form: Form, source: VideoSource, report: Report) -> str:
+    """Return the keyframes as a part of a chat request."""
+    from vtc.export.chat import openai_request, vllm_request
+
+    if not report.keyframes:
+        raise ValueError(f"there is nothing to write: {report.warnings[-1]}")
+    build = openai_request if form is Form.openai else vllm_request
+    query = report.videos[0].query
+    return json.dumps(build(source, [frame.index for frame in report.keyframes], query))
+
+
+def _print_table(report: Report, lines: Sequence[str]) -> None:
     console = Console(highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("frame", "time", "seconds", "relevance"):
         table.add_column(title, justify="right")
-    for frame in found:
+    for frame in report.keyframes:
         seconds = 0.0 if frame.timestamp is None else frame.timestamp
         relevance = "" if frame.relevance is None else f"{frame.relevance:.4f}"
         table.add_row(str(frame.index), clock(seconds), f"{seconds:.3f}", relevance)
     console.print(table)
-    console.print(f"{len(found)} of {len(source)} frames of {source.name}", markup=False)
-    for warning in warnings:
-        console.print(f"note: {warning}", markup=False)
-    if sheet is not None:
-        console.print(f"contact sheet: {sheet}", markup=False)
+    count = f"{len(report.keyframes)} of {report.frames} frames of {report.videos[0].name}"
+    for line in (count, *lines):
+        console.print(line, markup=False)

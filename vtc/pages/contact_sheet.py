@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
+
+from vtc.pages.text import clock, clock_decimals, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 CELL = 240
 """The width of a frame on the sheet in pixels."""
 CAPTION = 22
+TITLE, LINE = 20, 28
+"""Sizes of the text above the frames."""
 GAP = 8
-INK, PAPER = "#202124", "#ffffff"
+BORDER = 4
+INK, PAPER, MARK = "#202124", "#ffffff", "#b3261e"
 
 
 def contact_sheet(
-    frames: NDArray[np.uint8], keyframes: Sequence[Keyframe], columns: int | None = None
+    frames: NDArray[np.uint8],
+    keyframes: Sequence[Keyframe],
+    columns: int | None = None,
+    *,
+    title: Sequence[str] = (),
+    marked: Collection[int] = (),
+    mark: str = "needle",
 ) -> Image.Image:
     """Draw frames in a grid, in order of time.
 
@@ -31,46 +40,57 @@ def contact_sheet(
         frames: ``[K, H, W, 3]`` uint8 RGB.
         keyframes: What they are: their times and relevance stand below them.
         columns: Frames in a row; None for a sheet about as wide as it is high.
+        title: Lines above the frames, such as the query and the name of the file.
+        marked: Numbers of frames that get a border and the word ``mark``.
 
     Raises:
         ValueError: There is no frame, or not one for each keyframe.
     """
     if len(frames) != len(keyframes) or not len(frames):
-        raise ValueError(f"{len(frames)} frames for {len(keyframes)} keyframes: one for each")
+        raise ValueError(
+            f"expected one frame for each keyframe, got {len(frames)} frames for {len(keyframes)}"
+        )
     height = max(1, round(CELL * frames.shape[1] / frames.shape[2]))
     if columns is None:
         columns = max(1, round((len(frames) * (height + CAPTION) / CELL) ** 0.5))
     columns = min(columns, len(frames))
     rows = -(-len(frames) // columns)
-    size = (columns * (CELL + GAP) + GAP, rows * (height + CAPTION + GAP) + GAP)
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
+    width = columns * (CELL + GAP) + GAP
+    large = ImageFont.load_default(TITLE)
+    lines = [_shorten(line, large, width - 2 * GAP) for line in title if line]
+    above = len(lines) * LINE + (GAP if lines else 0)
+    sheet = Image.new("RGB", (width, above + rows * (height + CAPTION + GAP) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, line in enumerate(lines):
+        draw.text((GAP, GAP + row * LINE), line, fill=INK, font=large)
+    decimals = clock_decimals([k.timestamp for k in keyframes if k.timestamp is not None])
     for place, (frame, keyframe) in enumerate(zip(frames, keyframes, strict=True)):
         left = GAP + place % columns * (CELL + GAP)
-        top = GAP + place // columns * (height + CAPTION + GAP)
+        top = above + GAP + place // columns * (height + CAPTION + GAP)
         sheet.paste(Image.fromarray(frame).resize((CELL, height)), (left, top))
-        draw.text((left, top + height + 3), _caption(keyframe), fill=INK, font=font)
+        caption = _caption(keyframe, decimals)
+        if keyframe.index in marked:
+            box = (left, top, left + CELL - 1, top + height - 1)
+            draw.rectangle(box, outline=MARK, width=BORDER)
+            caption = f"{mark.upper()}  {caption}"
+        draw.text((left, top + height + 3), caption, fill=INK, font=font)
     return sheet
 
 
-def check_target(path: str) -> None:
-    """Refuse a target that could not be written, before any work is done.
-
-    Raises:
-        ValueError: Not a PNG file, or its folder is missing or cannot be written.
-    """
-    folder = Path(path).resolve().parent
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"the contact sheet is a PNG; {path!r} must end in .png")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"the contact sheet cannot be written: no writable folder {folder}")
-
-
-def _caption(keyframe: Keyframe) -> str:
-    words = [f"#{keyframe.index}"]
-    if keyframe.timestamp is not None:
-        words.append(f"{keyframe.timestamp:.2f} s")
+def _caption(keyframe: Keyframe, decimals: int) -> str:
+    words = [] if keyframe.timestamp is None else [clock(keyframe.timestamp, decimals)]
+    words.append(f"#{keyframe.index}")
     if keyframe.relevance is not None:
         words.append(f"relevance {keyframe.relevance:.3f}")
     return "   ".join(words)
+
+
+def _shorten(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """Cut a line off where it would leave the sheet."""
+    line = " ".join(printable(line).split())
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "…") > width:
+        line = line[:-1]
+    return line + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vtc.interfaces.video_span import MERGED, TEXT, CompressedVideo
-from vtc.pipeline.report import VideoReport, keyframes_of
+from vtc.pipeline.report import Heat, VideoReport, keyframes_of, numbers_of
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import Selection
     from vtc.interfaces.video_span import VideoSpan
+    from vtc.pages.pictures import Pictures
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.query import Query
@@ -26,12 +28,14 @@ def assemble_video(
     tokens: list[Tensor],
     is_keyframe: Tensor,
     selection: Selection,
+    heat: Sequence[Heat] = (),
 ) -> CompressedVideo:
     """Order the tokens by time, choose the placeholders they take, and report the video.
 
     Args:
         tokens: The tokens ``[T_i, D]`` of each of the N slices.
         is_keyframe: ``[N]`` bool.
+        heat: What the merger weighed in some frames.
 
     Raises:
         ValueError: No token is left.
@@ -64,6 +68,11 @@ def assemble_video(
         text_before=0 if span.frame_text is None else sum(map(len, span.frame_text)),
         text_after=len(text),
         query=query.text,
+        timestamps=numbers_of(feed.timestamps),
+        relevance=numbers_of(selection.relevance),
+        frames_per_slice=span.frames_per_slice,
+        heat=tuple(heat),
+        pictures=_pictures(feed, is_keyframe, heat),
     )
     call.report.videos.append(report)
     _warn_of_extremes(call, feed, report, is_keyframe)
@@ -75,6 +84,15 @@ def assemble_video(
         cells=cells,
         seconds_per_slice=feed.seconds_per_slice,
     )
+
+
+def _pictures(feed: VideoFeed, is_keyframe: Tensor, heat: Sequence[Heat]) -> Pictures | None:
+    """Return pictures of the keyframes and of the frames whose weights were kept."""
+    if torch.is_grad_enabled():  # a training step shows nothing
+        return None
+    shown = is_keyframe.clone()
+    shown[[item.index // feed.span.frames_per_slice for item in heat]] = True
+    return feed.pictures(shown.nonzero().flatten().tolist())
 
 
 def _warn_of_extremes(

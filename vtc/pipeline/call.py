@@ -58,6 +58,7 @@ class Call:
         self.processor = toolkit.processor
         self.chunk_slices = toolkit.chunk_slices
         self.prefill_chunk = toolkit.prefill_chunk
+        self.heat_frames = toolkit.heat_frames
         self.device = input_device(model)
         self.encoder, self.selector_encoder = toolkit.encoders_on(self.device)
         self.merged_model = model

@@ -13,6 +13,7 @@ from vtc.encoders.encoder_patches import PatchKeeper
 from vtc.interfaces.part import part_errors
 from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.encode import encode_slices, project_encoder_patches
+from vtc.pipeline.heat import HeatKeeper
 from vtc.pipeline.merge import merge_slices, whole_groups
 from vtc.pipeline.selection import embed_frames, select_frames
 from vtc.plugins.registry import label_of
@@ -84,8 +85,9 @@ def compress_video(call: Call, feed: VideoFeed, query: Query) -> CompressedVideo
     references.patches = encode_keyframes(
         call, feed, keyframes, references.distinct, patches, tokens
     )
-    merge_frames(call, feed, query, rest, references, patches, tokens)
-    return assemble_video(call, feed, query, tokens, is_keyframe, selection)
+    heat = HeatKeeper(call, feed.span, rest, selection)
+    merge_frames(call, feed, query, rest, references, patches, tokens, heat)
+    return assemble_video(call, feed, query, tokens, is_keyframe, selection, heat.frames)
 
 
 def select_keyframes(
@@ -181,11 +183,13 @@ def merge_frames(
     references: References,
     patches: PatchKeeper | None,
     tokens: list[Tensor],
+    heat: HeatKeeper,
 ) -> None:
     """Put the merged tokens ``[T, D]`` of every non-keyframe into ``tokens``.
 
     Args:
         rest: ``[n]`` int64, the non-keyframes, ascending.
+        heat: Keeps the weights of a few frames.
     """
     encoded = (
         (slices, features.patches, *features.extra)
@@ -195,6 +199,7 @@ def merge_frames(
         with call.recorder.stage("merging") as stage:
             reference, has_reference = references.of(torch.searchsorted(rest, slices), frames)
             merged = merge_slices(call, frames, reference, has_reference, query, extra)
+            heat.keep(slices, frames, reference, has_reference, query)
             for index, row in zip(slices.tolist(), merged, strict=True):
                 tokens[index] = row
                 stage.bytes += row.nbytes

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vtc.pages.pictures import Pictures
+
 if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.interfaces.video_span import VideoSpan
@@ -61,6 +63,10 @@ class VideoFeed(ABC):
     ) -> Generator[tuple[Tensor, Pixels], None, None]:
         """Some slices in chunks: their numbers ``[n]``, and what the vision tower takes."""
 
+    @abstractmethod
+    def pictures(self, slices: Sequence[int]) -> Pictures:
+        """Small pictures of the first frames of some slices, ascending."""
+
     @property
     def warnings(self) -> list[str]:
         """What was lost while reading."""
@@ -109,6 +115,15 @@ class TensorFeed(VideoFeed):
         for start in range(0, len(slices), size):
             chunk = list(slices[start : start + size])
             yield torch.tensor(chunk), self._adapter.pixels(self._inputs, self._number, chunk)
+
+    def pictures(self, slices: Sequence[int]) -> Pictures:
+        if self._processor is None:
+            return Pictures()
+        each = self.span.frames_per_slice
+        chunks = self.pixels(slices, ENCODER_CHUNK)
+        frames = [self._adapter.frames(self._processor, pixels).cpu() for _, pixels in chunks]
+        pixels = (frame.numpy() for chunk in frames for frame in chunk)
+        return Pictures(zip((number * each for number in slices), pixels, strict=True))
 
 
 class SourceFeed(VideoFeed):
@@ -164,6 +179,13 @@ class SourceFeed(VideoFeed):
             done += count
             processor = self._request.processor
             yield numbers, self._adapter.preprocess(processor, frames, self.frames)
+
+    def pictures(self, slices: Sequence[int]) -> Pictures:
+        source, each = self._request.source, self.span.frames_per_slice
+        if not source.in_memory:  # read when they are needed
+            return Pictures(source=source.without_kept_frames())
+        numbers = [number * each for number in slices]
+        return Pictures((number, source.frames([number])[0]) for number in numbers)
 
     @property
     def warnings(self) -> list[str]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from vtc.interfaces.frame_selector import Selection
+    from vtc.pages.pictures import Pictures
+    from vtc.pages.timeline import Mark
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
@@ -53,6 +59,26 @@ def keyframes_of(
     )
 
 
+def numbers_of(values: Tensor | None) -> tuple[float, ...] | None:
+    """Return a vector as plain numbers."""
+    return None if values is None else tuple(values.tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """What a merger weighed in one frame.
+
+    Attributes:
+        index: The frame's number among the sampled frames.
+        relevance: What the selector ranked it by; None where nothing was ranked.
+        weights: ``[h, w]`` float32 of its patches, the mean over its merged tokens.
+    """
+
+    index: int
+    relevance: float | None
+    weights: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class VideoReport:
     """What became of one video.
@@ -66,6 +92,11 @@ class VideoReport:
         query: What the frames were ranked for; None without a query.
         text_before, text_after: The tokens of text around the slices (timestamps and the like),
             which come on top, likewise.
+        timestamps: Seconds of each slice; None where the input does not say.
+        relevance: What the selector ranked each slice by; None where it ranked nothing.
+        frames_per_slice: How many frames a slice has.
+        heat: What the merger weighed in a few frames, see ``model.vtc.heat_frames``.
+        pictures: Small pictures of frames.
     """
 
     name: str
@@ -76,6 +107,11 @@ class VideoReport:
     query: str | None
     text_before: int = 0
     text_after: int = 0
+    timestamps: tuple[float, ...] | None = field(default=None, repr=False)
+    relevance: tuple[float, ...] | None = field(default=None, repr=False)
+    frames_per_slice: int = 1
+    heat: tuple[Heat, ...] = field(default=(), repr=False, compare=False)
+    pictures: Pictures | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -95,6 +131,7 @@ class Report:
         videos: One report a video.
         stages: Seconds and bytes by stage. On a GPU, work is counted where it is waited for.
         warnings: What was lost, shortened or replaced on the way.
+        answer: What the model answered; None where ``vtc.ask`` did not make the call.
     """
 
     selector: dict[str, Any]
@@ -102,6 +139,7 @@ class Report:
     videos: list[VideoReport] = field(default_factory=list)
     stages: dict[str, Stage] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    answer: str | None = None
 
     @property
     def frames(self) -> int:
@@ -138,10 +176,33 @@ class Report:
         return sum(video.text_after for video in self.videos)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values, with the totals."""
+        """Return the report as plain JSON values, with the totals, without pictures."""
         names = ("frames", "tokens_before", "tokens_after", "text_before", "text_after")
         totals = {name: getattr(self, name) for name in names}
-        return totals | asdict(self)
+        videos = [replace(video, heat=(), pictures=None) for video in self.videos]
+        plain = asdict(replace(self, videos=videos))
+        for video in plain["videos"]:
+            del video["heat"], video["pictures"]
+        return totals | plain
+
+    def save_page(self, path: str | os.PathLike[str], marks: Sequence[Mark] = ()) -> None:
+        """Write a page that shows why: question, answer, keyframes in time, weights, costs.
+
+        The page is one HTML file without scripts, and makes no request. Pictures of the frames of
+        a file are read from it now, so it must still be there.
+
+        Args:
+            path: A file that ends in ``.html``.
+            marks: Parts of the timeline to mark.
+
+        Raises:
+            ValueError: The name does not end in ``.html``, or the folder cannot be written.
+        """
+        from vtc.pages.page import page_html
+        from vtc.pages.text import check_target
+
+        check_target(path, ".html", "the page")
+        Path(path).write_text(page_html(self, marks), encoding="utf-8")
 
     def _text(self) -> str:
         if not self.text_before:

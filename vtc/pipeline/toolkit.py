@@ -50,6 +50,7 @@ class Toolkit(nn.Module):
         prefill_chunk: Tokens of the shortened prompt that the language model reads at a time in
             ``generate``, where that saves memory; None for all of them. It changes memory and
             speed, and results by rounding.
+        heat_frames: Non-keyframes of a video whose merger weights the report keeps for its page.
         progress: Called with (stage, done, total) while frames are read; None for silence.
         gate: Counts the running calls; whoever changes the toolkit asks it.
     """
@@ -74,6 +75,7 @@ class Toolkit(nn.Module):
         self.prefill_chunk = 4096
         self.merger_is_new = True
         self._new_sums: dict[str, tuple[float, ...]] = {}
+        self.heat_frames = 4
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
         self.gate = Gate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -116,6 +117,7 @@ class VideoSource:
             kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
             self._reader = kind(video, fps)
             fps = None
+        self._rereader = self._reader
         if keep and not self._reader.in_memory:
             self._reader = KeepingReader(self._reader, keep)
         self.name = self._reader.name
@@ -128,6 +130,7 @@ class VideoSource:
             max_frames=max_frames,
         )
         self.timestamps = self._reader.times[positions]
+        self._positions = positions
         self._samples = Samples(self._reader, positions)
 
     def __len__(self) -> int:
@@ -150,6 +153,18 @@ class VideoSource:
     @property
     def duration(self) -> float:
         return self.info.duration
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the frames are an array or a list, so that reading them costs nothing."""
+        return self._reader.in_memory
+
+    def without_kept_frames(self) -> VideoSource:
+        """Return a source of the same samples that holds none of the frames that this one keeps."""
+        source = copy.copy(self)
+        source._reader = self._rereader
+        source._samples = Samples(self._rereader, self._positions)
+        return source
 
     @property
     def warnings(self) -> list[str]:

@@ -88,7 +88,9 @@ def ask(
     sequences = getattr(result, "sequences", result)
     new = sequences[0, inputs["input_ids"].shape[1] :]
     text = processor.decode(new, skip_special_tokens=True).strip()
-    return Answer(text, last_report(model))
+    report = last_report(model)
+    report.answer = text
+    return Answer(text, report)
 
 
 def prepare_inputs(

@@ -1,0 +1,85 @@
+"""Keep the merger's weights of a few frames, for pages that show them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vtc.pipeline.report import Heat
+
+if TYPE_CHECKING:
+    from vtc.interfaces.frame_selector import Selection
+    from vtc.interfaces.video_span import VideoSpan
+    from vtc.pipeline.call import Call
+    from vtc.pipeline.query import Query
+
+
+class HeatKeeper:
+    """The weights of the most relevant non-keyframes of one video.
+
+    Nothing is kept where gradients are computed, as in training, and for mergers that have no
+    weights or merge several frames together.
+
+    Args:
+        rest: ``[n]`` int64, the frames that are merged, ascending.
+    """
+
+    def __init__(self, call: Call, span: VideoSpan, rest: Tensor, selection: Selection) -> None:
+        self._call, self._span = call, span
+        self._relevance = None if selection.relevance is None else selection.relevance.cpu()
+        self.frames: list[Heat] = []
+        count = min(call.heat_frames, len(rest))
+        if torch.is_grad_enabled() or call.merger.frames_together > 1:
+            count = 0
+        if self._relevance is None:  # evenly spread over the frames, as none matters more
+            places = (torch.arange(count) + 0.5) * (len(rest) / max(count, 1))
+            self._slices = rest[places.long()]
+        else:
+            top = self._relevance[rest].argsort(descending=True, stable=True)[:count]
+            self._slices = rest[top].sort().values
+
+    def keep(
+        self,
+        slices: Tensor,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Query,
+    ) -> None:
+        """Keep the weights of those frames of a chunk that are wanted.
+
+        Args:
+            slices: ``[n]`` int64, their numbers.
+            patches, reference, has_reference: As `vtc.TokenMerger.forward` takes them.
+        """
+        rows = torch.isin(slices, self._slices).nonzero().flatten()
+        grid = _grid(self._span, patches.shape[1])
+        if not len(rows) or grid is None or patches.is_meta:
+            return
+        at = rows.to(patches.device)
+        try:
+            weights = self._call.merger.weights(
+                patches[at], reference[at], has_reference[at], query.for_merger(patches)
+            )
+            if weights is None:
+                return
+            maps = [frame.float().mean(dim=0).reshape(grid).cpu().numpy() for frame in weights]
+        except Exception as error:  # a third party's merger: a picture is not worth the answer
+            self._call.recorder.warn(
+                f"the weights of merger {self._call.merger_name!r} cannot be shown: {error}"
+            )
+            return
+        for number, weight in zip(slices[rows].tolist(), maps, strict=True):
+            rank = None if self._relevance is None else float(self._relevance[number])
+            self.frames.append(Heat(number * self._span.frames_per_slice, rank, weight))
+
+
+def _grid(span: VideoSpan, patches: int) -> tuple[int, int] | None:
+    """Return rows and columns of the patches of a frame; None where they are unknown."""
+    if span.grid is not None and math.prod(span.grid) == patches:
+        return span.grid
+    side = math.isqrt(patches)
+    return (side, side) if side * side == patches else None

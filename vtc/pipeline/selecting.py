@@ -1,0 +1,72 @@
+"""Choose the keyframes of a video file without a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vtc.pages.pictures import Pictures
+from vtc.pipeline.report import Progress, Recorder, Report, VideoReport, keyframes_of, numbers_of
+from vtc.pipeline.selection import embed_query, select_frames
+from vtc.plugins import registry
+
+if TYPE_CHECKING:
+    from vtc.encoders.base import FrameEncoder
+    from vtc.video import VideoSource
+
+
+def select_video(
+    source: VideoSource,
+    query: str | None,
+    spec: Mapping[str, Any],
+    encoder: FrameEncoder,
+    progress: Progress | None = None,
+) -> Report:
+    """Return a report of one video with its keyframes and the relevance of all its frames.
+
+    Args:
+        query: What to look for; None only for selectors that take no query.
+        spec: The selector, ``{"name": ..., **options}``.
+        encoder: The frame encoder, whatever the selector names; it runs if the selector needs it.
+        progress: Called with the stage, the frames done and the frames in all.
+
+    Raises:
+        ValueError: The selector is unknown or needs a query.
+    """
+    selector = registry.build_part("selector", spec)
+    if selector.uses_query and query is None:
+        raise ValueError(
+            f"selector {spec['name']!r} needs a query: vtc select VIDEO 'what to find'"
+        )
+    timestamps = torch.as_tensor(source.timestamps)
+    report = Report(selector=registry.spec_of(selector), merger={})
+    recorder = Recorder(report, progress)
+    selection = select_frames(
+        selector,
+        encoder,
+        (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
+        len(source),
+        timestamps,
+        None if query is None else partial(embed_query, encoder, query, recorder),
+        recorder,
+        spec["name"],
+    )
+    video = VideoReport(
+        name=source.name,
+        frames=len(source),
+        keyframes=keyframes_of(selection, timestamps),
+        tokens_before=0,
+        tokens_after=0,
+        query=query,
+        timestamps=numbers_of(timestamps),
+        relevance=numbers_of(selection.relevance),
+        pictures=Pictures(source=source),
+    )
+    report.videos.append(video)
+    recorder.warn(*source.warnings)
+    if not video.keyframes:
+        recorder.warn("no frame was good enough for a keyframe, so there are no pictures of any")
+    return report
