@@ -94,6 +94,12 @@ def check_frames(selector: str, embeddings: Tensor) -> None:
         raise _not_finite(selector, f"the embedding of frame {int(finite.int().argmin())}")
 
 
+def min_max(relevance: Tensor) -> Tensor:
+    """Scale relevance ``[N]`` to [0, 1] in float64; all 0 if all frames are equally relevant."""
+    low, high = relevance.double().aminmax()
+    return (relevance.double() - low) / (high - low if high > low else 1.0)
+
+
 def most_relevant_first(relevance: Tensor) -> Tensor:
     """Return frame indices ``[N]`` by descending relevance ``[N]``; ties go to the earlier."""
     return relevance.argsort(descending=True, stable=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require_number, require_whole
-from vtc_selectors._cosine import most_relevant_first, query_relevance
+from vtc_selectors._cosine import min_max, most_relevant_first, query_relevance
 
 _ROUNDING = 1e-6
 """Means this close to the threshold count as equal to it: the rounding of float32 scores."""
@@ -69,7 +69,7 @@ class AKS(FrameSelector):
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
         relevance = query_relevance("aks", embeddings, query)
-        scores = _min_max(relevance.cpu())  # many tiny steps, which are slow on a GPU
+        scores = min_max(relevance.cpu())  # many tiny steps, which are slow on a GPU
         budget = min(self.config.keyframes, len(scores))
         keyframes = torch.cat(self._judge(scores, 0, budget, self.config.max_depth))
         return Selection(keyframes.sort().values.to(embeddings.device), relevance)
@@ -88,12 +88,6 @@ class AKS(FrameSelector):
             *self._judge(scores[:middle], start, first, depth - 1),
             *self._judge(scores[middle:], start + middle, budget - first, depth - 1),
         ]
-
-
-def _min_max(relevance: Tensor) -> Tensor:
-    """Scale to [0, 1]; all 0 if all frames are equally relevant."""
-    low, high = relevance.double().aminmax()
-    return (relevance.double() - low) / (high - low if high > low else 1.0)
 
 
 def _larger_half(number: int) -> int:

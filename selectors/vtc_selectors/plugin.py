@@ -7,11 +7,15 @@ import vtc
 def vtc_register_selectors() -> dict[str, str]:
     return {
         "aks": "vtc_selectors.aks:AKS",
+        "bolt": "vtc_selectors.bolt:Bolt",
         "dino_diff": "vtc_selectors.dino_diff:DinoDiff",
         "dks": "vtc_selectors.dks:DKS",
         "kmeans": "vtc_selectors.kmeans:KMeans",
+        "mdp3": "vtc_selectors.mdp3:MDP3",
         "mmr": "vtc_selectors.mmr:MMR",
+        "qframe": "vtc_selectors.qframe:QFrame",
         "query_guided": "vtc_selectors.query_guided:QueryGuided",
+        "random": "vtc_selectors.random_frames:RandomFrames",
         "scene_change": "vtc_selectors.scene_change:SceneChange",
         "uniform": "vtc_selectors.uniform:Uniform",
     }
