@@ -25,7 +25,7 @@ OPTIONS = [
 ]
 WHOLE = [case[:3] for case in OPTIONS if case[3] is int]
 NUMBERS = [case[:3] for case in OPTIONS if float in (case[3], *getattr(case[3], "__args__", ()))]
-LEAST = {"max_depth": 0, "window": 2}
+LEAST = {"max_depth": 0, "seed": 0, "window": 2}
 
 
 @pytest.mark.parametrize(("kind", "name", "option"), WHOLE)
@@ -110,7 +110,7 @@ def test_dfm_gives_finite_tokens_and_gradients_at_the_ends_of_its_ranges(options
     assert tokens.isfinite().all() and patches.grad.isfinite().all()
 
 
-QUERY_AWARE = ["aks", "dks", "mmr", "query_guided"]
+QUERY_AWARE = ["aks", "bolt", "dks", "mdp3", "mmr", "qframe", "query_guided"]
 FRAMES_ONLY = ["dino_diff", "kmeans", "scene_change"]
 
 
@@ -146,6 +146,7 @@ def test_selectors_name_a_query_that_they_refuse(name):
         selector.select(embeddings, query)
 
 
-def test_uniform_needs_frames():
-    with pytest.raises(ValueError, match=r"'uniform': expected embeddings .* got \[0, 0\]"):
-        vtc.selector("uniform").select(torch.empty(0, 0))
+@pytest.mark.parametrize("name", ["random", "uniform"])
+def test_selectors_without_embeddings_need_frames(name):
+    with pytest.raises(ValueError, match=rf"'{name}': expected embeddings .* got \[0, 0\]"):
+        vtc.selector(name).select(torch.empty(0, 0))

@@ -74,7 +74,17 @@ def test_a_file_whose_chunks_are_small_has_whole_groups(
 
 @pytest.mark.parametrize(
     ("merger", "tokens"),
-    [("llama_vid", 2), ("perceiver", 4), ("spatial_pool", 4), ("tome", 9)],
+    [
+        ("llama_vid", 4 * 2),
+        ("perceiver", 4 * 4),
+        ("spatial_pool", 4 * 4),
+        ("tome", 4 * 9),
+        ("divprune", 4 * 9),
+        ("cdpruner", 4 * 9),
+        ("dycoke", 9 + 3 * 2),
+        ("downsample", 4 * 9),
+        ("random", 4 * 9),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:merger '(llama_vid|perceiver)'")
 def test_every_merger_works_in_a_model(
@@ -85,7 +95,7 @@ def test_every_merger_works_in_a_model(
     with torch.no_grad():
         logits = model(**make_inputs([make_video(6)], ["Where?"])).logits
     assert logits.isfinite().all()
-    assert vtc.last_report(model).tokens_after == 2 * 4 + 4 * tokens + 1
+    assert vtc.last_report(model).tokens_after == 2 * 4 + tokens + 1
 
 
 def test_a_still_video_leaves_its_keyframes_only(

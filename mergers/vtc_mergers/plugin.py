@@ -6,13 +6,18 @@ import vtc
 @vtc.hookimpl
 def vtc_register_mergers() -> dict[str, str]:
     return {
+        "cdpruner": "vtc_mergers.cdpruner:CDPruner",
         "dfm": "vtc_mergers.dfm:DFM",
+        "divprune": "vtc_mergers.divprune:DivPrune",
+        "downsample": "vtc_mergers.downsample:Downsample",
         "drop": "vtc_mergers.drop:Drop",
+        "dycoke": "vtc_mergers.dycoke:DyCoke",
         "llama_vid": "vtc_mergers.llama_vid:LlamaVid",
         "mean_pool": "vtc_mergers.mean_pool:MeanPool",
         "memory": "vtc_mergers.memory:Memory",
         "perceiver": "vtc_mergers.perceiver:Perceiver",
         "q_former": "vtc_mergers.q_former:QFormer",
+        "random": "vtc_mergers.random_patches:RandomPatches",
         "similarity_prune": "vtc_mergers.similarity_prune:SimilarityPrune",
         "spatial_pool": "vtc_mergers.spatial_pool:SpatialPool",
         "tome": "vtc_mergers.tome:ToMe",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt
 
-import torch
 from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_whole
 from vtc.interfaces.token_merger import TokenMerger
-from vtc_mergers._arithmetic import exact_dtype, weighted_sum
 from vtc_mergers._checks import check_patches
+from vtc_mergers._pooling import grid_of, grid_weights, pool
 
 
 class SpatialPool(TokenMerger):
@@ -64,10 +62,7 @@ class SpatialPool(TokenMerger):
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        weights = self._weights(patches)
-        tokens = [weighted_sum(weights, frame) for frame in patches]
-        empty = (0, len(weights), patches.shape[2])
-        return torch.stack(tokens) if tokens else patches.new_empty(empty)
+        return pool(self._weights(patches), patches)
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
@@ -77,41 +72,6 @@ class SpatialPool(TokenMerger):
     def _weights(self, patches: Tensor) -> Tensor:
         """Return the weights ``[T, M]`` of all frames."""
         check_patches("spatial_pool", patches)
-        height, width = _grid(patches.shape[1], self.config.rows)
-        rows, columns = (_bins(length, self.config.side) for length in (height, width))
-        return torch.kron(rows, columns).to(patches.device, exact_dtype(patches))
-
-
-def _grid(patches: int, rows: int | None) -> tuple[int, int]:
-    """Return the grid (h, w) of M patches."""
-    height = isqrt(patches) if rows is None else rows
-    if rows is None and height * height != patches:
-        raise ValueError(
-            f"merger 'spatial_pool': {patches} patches are not a square grid; set rows, the number "
-            f"of rows of the grid, to one of {_divisors(patches)}, or choose a merger that needs "
-            "no grid, such as 'tome' or 'mean_pool'"
-        )
-    if patches % height:
-        raise ValueError(
-            f"merger 'spatial_pool': {patches} patches are not a grid of rows={rows}; set rows, "
-            f"the number of rows of the grid, to one of {_divisors(patches)}"
-        )
-    return height, patches // height
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(rows) for rows in range(1, number + 1) if number % rows == 0)
-
-
-def _bins(length: int, count: int) -> Tensor:
-    """Return the means over ``count`` equal parts of a line: ``[min(count, length), length]``.
-
-    float64. Part i is from floor(i length / count) to ceil((i + 1) length / count), so two parts
-    may share a patch.
-    """
-    count = min(count, length)
-    bins = torch.zeros(count, length, dtype=torch.float64, device="cpu")
-    for i in range(count):
-        start, end = i * length // count, -(-(i + 1) * length // count)
-        bins[i, start:end] = 1 / (end - start)
-    return bins
+        height, width = grid_of("spatial_pool", patches.shape[1], self.config.rows)
+        side = self.config.side
+        return grid_weights(patches, (height, width), (min(side, height), min(side, width)))

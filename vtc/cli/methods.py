@@ -20,7 +20,9 @@ _PROPERTIES: dict[str, dict[str, Callable[[Any], str]]] = {
     "merger": {
         "query-aware": lambda part: _yes_or_no(part.query_source),
         "needs training": lambda part: _yes_or_no(part.needs_training),
-        "tokens per frame": lambda part: str(part.tokens_per_frame),
+        "tokens per frame": lambda part: (
+            str(part.tokens_per_frame) if part.tokens_per_frame >= 0 else "varies"
+        ),
     },
 }
 """The columns of each kind between the source and the costs."""

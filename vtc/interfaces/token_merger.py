@@ -22,7 +22,7 @@ class TokenMerger(Part, nn.Module, ABC):
     """
 
     tokens_per_frame: int = 1
-    """T, the number of tokens of a merged frame (0: the frame is dropped)."""
+    """T, the number of tokens of a merged frame. 0: the frame is dropped; -1: frames differ."""
 
     frames_together: int = 1
     """The size of the groups of consecutive non-keyframes that are merged together. A call gets

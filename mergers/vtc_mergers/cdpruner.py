@@ -1,0 +1,123 @@
+"""CDPruner: keep patches that are relevant to the query and different from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_number, require_whole
+from vtc.interfaces.token_merger import TokenMerger
+from vtc_mergers._arithmetic import cosines
+from vtc_mergers._checks import check_patches, check_query
+from vtc_mergers._pruning import cosine_matrix, keep_patches, one_hot_weights
+
+_LEAST = 1e-10
+"""The smallest conditional variance, that of a copy of a kept patch."""
+
+
+class CDPruner(TokenMerger):
+    """Keeps the T patches of a frame that a determinantal point process finds most likely.
+
+    CDPruner (Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for
+    Token Pruning in MLLMs", NeurIPS 2025): a set of patches has the probability det L with the
+    kernel L_ij = q_i cos(i, j) q_j, where q is the relevance of a patch to the query. Patches are
+    added greedily, by Cholesky updates. Ties go to the earlier patch. Kept patches stay unchanged
+    and in order.
+
+    In the paper relevance is the mean cosine with CLIP's text embedding, negated, as CLIP's patch
+    features point away from matching texts; it is then scaled to [0, 1]. Here it is the cosine
+    with the query in the language model's input space, not negated, scaled to [0, 1] over the
+    frame: r. With theta = ``relevance_weight``, q = exp(theta r / (2 (1 - theta))), so that no
+    patch is excluded by r = 0; whether the authors' code does the same could not be established.
+    They prune the tokens of an image to a share; here each frame keeps T.
+
+    M^2 D multiplications per frame; memory O(M^2 + M D) beside the input.
+    """
+
+    source = "CDPruner, NeurIPS 2025"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``cdpruner``; the default weight is that of OpenVINO's implementation.
+
+        Attributes:
+            tokens: T, the number of patches that a frame keeps, at least 1; a frame with fewer
+                patches keeps all. This number is ours.
+            relevance_weight: theta, in [0, 0.99]. 0 ignores the query.
+        """
+
+        tokens: int = 16
+        relevance_weight: float = 0.5
+
+        def __post_init__(self) -> None:
+            require_whole("tokens", self.tokens)
+            require_number("relevance_weight", self.relevance_weight, 0, 0.99)
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.tokens_per_frame = self.config.tokens
+
+    def macs(self, sizes: Sizes) -> float:
+        tokens = self.config.tokens
+        return sizes.M**2 * sizes.D + 3 * sizes.M * sizes.D + tokens**2 / 2 * sizes.M
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        tokens, frame = self.config.tokens, sizes.M * sizes.D
+        return sizes.M**2 + max(tokens * sizes.M, frame - sizes.n * tokens * sizes.D)
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return keep_patches(self._choose(patches, query), patches, self.config.tokens)
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return one_hot_weights(self._choose(patches, query), patches, self.config.tokens)
+
+    def _choose(self, patches: Tensor, query: Tensor | None) -> list[Tensor]:
+        """Return the indices of the patches to keep, ``[T]`` int64 ascending, of each frame."""
+        check_patches("cdpruner", patches)
+        query = check_query("cdpruner", query, patches.shape[2], self.query_source).detach()
+        count = min(self.config.tokens, patches.shape[1])
+        theta = self.config.relevance_weight
+        return [
+            _most_likely(frame, theta / (2 * (1 - theta)) * _relevance(frame, query), count)
+            for frame in patches.detach()
+        ]
+
+
+def _relevance(frame: Tensor, query: Tensor) -> Tensor:
+    """Return the cosines ``[M]`` of patches and query, scaled to [0, 1]; 0 if all are equal."""
+    relevance = cosines(frame, query)
+    low, high = relevance.aminmax()
+    span = high - low
+    return torch.where(span > 0, (relevance - low) / span, 0.0)
+
+
+def _most_likely(frame: Tensor, log_quality: Tensor, count: int) -> Tensor:
+    """Maximise log det L greedily: ``[count]`` indices of patches ``[M, D]``.
+
+    The quality only scales the rows of the Cholesky factor, so its logarithm is added to that of
+    the conditional variances of the cosines: exp overflows nowhere.
+    """
+    kernel = cosine_matrix(frame)
+    variance = kernel.diagonal().round().clamp(min=_LEAST)  # 1, or 0 for a patch of zeros
+    factor: list[Tensor] = []
+    keep: list[Tensor] = []
+    for _ in range(count):
+        gain = variance.log() + 2 * log_quality
+        if keep:
+            gain = gain.index_fill(0, torch.cat(keep), -torch.inf)
+        keep.append(gain.argmax(dim=0, keepdim=True))
+        column = kernel.index_select(0, keep[-1])[0]
+        for row in factor:
+            column = column - row * row.index_select(0, keep[-1])
+        factor.append(column / variance.index_select(0, keep[-1]).sqrt())
+        variance = (variance - factor[-1].square()).clamp(min=_LEAST)
+    return torch.cat(keep).sort().values

@@ -1,0 +1,85 @@
+"""Downsampling: average pooling of a frame to a number of tokens, the control of a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+from torch import Tensor
+
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_whole
+from vtc.interfaces.token_merger import TokenMerger
+from vtc_mergers._checks import check_patches
+from vtc_mergers._pooling import grid_of, grid_weights, pool
+
+
+class Downsample(TokenMerger):
+    """Averages the patches of a frame over a grid of at most T cells.
+
+    A control: plain average pooling to the same number of tokens is better than many published
+    compressors (VTC-Bench, ACL 2026). It is ``spatial_pool`` for any T: of all grids of at most T
+    cells it takes the largest, and of these the one nearest in shape to the grid of patches.
+    """
+
+    source = "control; VTC-Bench, ACL 2026"
+    query_source = None
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``downsample``.
+
+        Attributes:
+            tokens: T, the maximum number of tokens of a frame, at least 1.
+            rows: The number of rows of the grid of patches, at least 1. None: the grid is square.
+                Families whose grid has the shape of the video, such as Qwen-VL, need it.
+        """
+
+        tokens: int = 16
+        rows: int | None = None
+
+        def __post_init__(self) -> None:
+            require_whole("tokens", self.tokens)
+            if self.rows is not None:
+                require_whole("rows", self.rows)
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.tokens_per_frame = self.config.tokens
+
+    def macs(self, sizes: Sizes) -> float:
+        return self.tokens_per_frame * sizes.M * sizes.D
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return self.tokens_per_frame * sizes.M + sizes.n * self.tokens_per_frame * sizes.D
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | list[Tensor]:
+        tokens = pool(self._weights(patches), patches)
+        count = min(self.config.tokens, patches.shape[1])
+        return tokens if tokens.shape[1] == count else list(tokens)
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return self._weights(patches).repeat(len(patches), 1, 1)
+
+    def _weights(self, patches: Tensor) -> Tensor:
+        """Return the weights ``[T, M]`` of all frames."""
+        check_patches("downsample", patches)
+        grid = grid_of("downsample", patches.shape[1], self.config.rows)
+        return grid_weights(patches, grid, _cells(*grid, self.config.tokens))
+
+
+def _cells(height: int, width: int, tokens: int) -> tuple[int, int]:
+    """Return the rows and columns of the largest grid of at most ``tokens`` cells."""
+    grids = [(rows, min(tokens // rows, width)) for rows in range(1, min(tokens, height) + 1)]
+    return max(grids, key=lambda grid: (grid[0] * grid[1], _nearness(grid, height / width)))
+
+
+def _nearness(grid: tuple[int, int], shape: float) -> float:
+    """Return how near the shape of a grid is to a ratio of height and width; 0 is equal."""
+    return -abs(log(grid[0] / grid[1] / shape))

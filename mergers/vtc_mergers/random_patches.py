@@ -1,0 +1,72 @@
+"""Random pruning: a few patches drawn uniformly, the control of a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.part import require_whole
+from vtc.interfaces.token_merger import TokenMerger
+from vtc_mergers._checks import check_patches
+from vtc_mergers._pruning import one_hot_weights
+
+
+class RandomPatches(TokenMerger):
+    """Keeps T patches of a frame, drawn at random with the same probability.
+
+    A control: a pruner that is not better than this one does not use the patches. A merger does
+    not get the index of a frame, so all frames keep the patches of the same places; these depend
+    on ``seed`` and the number of patches only.
+    """
+
+    source = "control"
+    query_source = None
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of ``random``.
+
+        Attributes:
+            tokens: T, the number of patches that a frame keeps, at least 1; a frame with fewer
+                patches keeps all.
+            seed: The seed of the draw, at least 0.
+        """
+
+        tokens: int = 16
+        seed: int = 0
+
+        def __post_init__(self) -> None:
+            require_whole("tokens", self.tokens)
+            require_whole("seed", self.seed, 0)
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.tokens_per_frame = self.config.tokens
+
+    def macs(self, sizes: Sizes) -> float:
+        return 0
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return sizes.M
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return patches[:, self._choose(patches)]
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return one_hot_weights([self._choose(patches)] * len(patches), patches, self.config.tokens)
+
+    def _choose(self, patches: Tensor) -> Tensor:
+        """Return the indices of the patches to keep, ``[T]`` int64 ascending."""
+        check_patches("random", patches)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        order = torch.randperm(patches.shape[1], generator=generator)
+        return order[: self.config.tokens].sort().values.to(patches.device)
