@@ -76,6 +76,7 @@ class Toolkit(nn.Module):
         self.merger_is_new = True
         self._new_sums: dict[str, tuple[float, ...]] = {}
         self.heat_frames = 4
+        self.register_state_dict_pre_hook(_warn_of_lora_on_drawn)
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
         self.gate = Gate()
@@ -294,7 +295,14 @@ class Toolkit(nn.Module):
         self._new_sums[name] = _sums(getattr(self, name))
 
     def untrained(self) -> list[str]:
-        """Return which of ``merger`` and ``connector`` need training and are unchanged since."""
+        """Return which of ``merger`` and ``connector`` need training and are unchanged since.
+
+        LoRA on a component changes it once its second factor is no longer zero.
+        """
+        return [name for name in self._drawn() if not _lora_has_learned(getattr(self, name))]
+
+    def _drawn(self) -> list[str]:
+        """Return the components whose own parameters are still as they were drawn."""
         return [name for name, sums in self._new_sums.items() if _sums(getattr(self, name)) == sums]
 
     def untrained_warnings(self) -> list[str]:
@@ -328,12 +336,37 @@ def connector_kind(kind: str) -> ConnectorKind:
 def _sums(module: Any) -> tuple[float, ...]:
     """Return sums by which a change of a module's parameters shows; none on the meta device.
 
-    Of a parameter that is sharded over processes, only this process's shard counts.
+    LoRA's own parameters do not count. Of a parameter that is sharded over processes, only this
+    process's shard counts.
     """
-    values = [parameter.detach() for parameter in active_module(module).parameters()]
+    named = active_module(module).named_parameters()
+    values = [parameter.detach() for name, parameter in named if "lora_" not in name]
     here = [value.to_local() if hasattr(value, "to_local") else value for value in values]
     return tuple(float(value.float().sum()) for value in here if not value.is_meta)
 
 
 def _no_model() -> None:
     """Stand for the model of a toolkit that belongs to none."""
+
+
+def _has_lora(module: Any) -> bool:
+    return any("lora_" in name for name, _ in active_module(module).named_parameters())
+
+
+def _lora_has_learned(module: Any) -> bool:
+    """Return whether LoRA changes what a module computes: its second factor starts at zero."""
+    named = active_module(module).named_parameters()
+    return any("lora_B" in name and bool(factor.detach().any()) for name, factor in named)
+
+
+def _warn_of_lora_on_drawn(toolkit: Toolkit, *_: Any) -> None:
+    """Warn, where a state dict is taken to save an adapter, of what the adapter does not hold."""
+    for name in toolkit._drawn():
+        if _has_lora(getattr(toolkit, name)):
+            warnings.warn(
+                f"LoRA is on the {name}, whose own weights were drawn at random. An adapter holds "
+                "LoRA's weights only, so it will be loaded onto other random weights: leave the "
+                f"{name} out of target_modules (or use exclude_modules) and train it whole with "
+                "LoraConfig(modules_to_save=['vtc'])",
+                stacklevel=2,
+            )

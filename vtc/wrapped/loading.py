@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from vtc.encoders.lazy import LazyEncoder
 from vtc.wrapped.model_class import wrapped_class
-from vtc.wrapped.saving import CONFIG_NAME, FORMAT
+from vtc.wrapped.saving import CONFIG_NAME, FORMAT, WEIGHTS_NAME
+from vtc.wrapped.staging import finish
 from vtc.wrapped.stock import is_hub_name, load_weights, open_config, open_processor
 from vtc.wrapped.wrapping import splice, warn_of_untrained
 
@@ -147,24 +148,16 @@ def _load_toolkit(
     toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any], saved_merger: str
 ) -> None:
     """Fill the merger and the connector with the saved tensors, all and no others."""
-    from safetensors import safe_open
-
     replaced = toolkit.name_of(toolkit.merger) != saved_merger
     toolkit.merger_is_new = replaced
     wanted = {k: v for k, v in toolkit.state_dict().items() if not (replaced and _of_merger(k))}
     if not wanted:
         return
-    try:
-        index = json.loads(_file(folder, f"{_WEIGHTS}.index.json", kwargs).read_text("utf-8"))
-        shards = sorted({name for key, name in index["weight_map"].items() if _ours(key)})
-    except OSError:  # one file holds everything
-        shards = [_WEIGHTS]
-    found: dict[str, Tensor] = {}
-    for shard in shards:
-        with safe_open(_file(folder, shard, kwargs), framework="pt") as tensors:
-            for key in filter(_ours, tensors.keys()):
-                found[key.removeprefix("vtc.")] = tensors.get_tensor(key)
-    found = {key: value for key, value in found.items() if not (replaced and _of_merger(key))}
+    found = {
+        key: value
+        for key, value in _saved_tensors(folder, kwargs).items()
+        if not (replaced and _of_merger(key))
+    }
     if found.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - found), sorted(found.keys() - wanted)
         raise ValueError(
@@ -181,6 +174,28 @@ def _load_toolkit(
     toolkit.load_state_dict({**toolkit.state_dict(), **found})
 
 
+def _saved_tensors(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the toolkit's tensors; they are among the weights in checkpoints of a Trainer."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(_file(folder, WEIGHTS_NAME, kwargs)))
+    except OSError:
+        pass
+    try:
+        index = json.loads(_file(folder, f"{_WEIGHTS}.index.json", kwargs).read_text("utf-8"))
+        shards = sorted({name for key, name in index["weight_map"].items() if _ours(key)})
+    except OSError:  # one file holds everything
+        shards = [_WEIGHTS]
+    found: dict[str, Tensor] = {}
+    for shard in shards:
+        with safe_open(_file(folder, shard, kwargs), framework="pt") as tensors:
+            for key in filter(_ours, tensors.keys()):
+                found[key.removeprefix("vtc.")] = tensors.get_tensor(key)
+    return found
+
+
 def _of_merger(key: str) -> bool:
     return key.startswith("merger.")
 
@@ -194,6 +209,7 @@ def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> 
     from transformers.utils import cached_file
 
     if not is_hub_name(folder):
+        finish(Path(folder, kwargs.get("subfolder", "")))
         file = Path(folder, kwargs.get("subfolder", ""), name)
         if not file.is_file():
             raise FileNotFoundError(

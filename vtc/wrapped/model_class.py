@@ -53,6 +53,7 @@ def wrapped_class(base: Any) -> Any:
     """
     forward_names = list(inspect.signature(base.forward).parameters)[1:]
     generate_names = list(inspect.signature(base.generate).parameters)[1:]
+    saving_names = list(inspect.signature(base.save_pretrained).parameters)[2:]
 
     class Wrapped(base):  # type: ignore[misc]
         vtc_stock_class = base
@@ -89,7 +90,8 @@ def wrapped_class(base: Any) -> Any:
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
             if own_toolkit(self) is None:
                 return base.save_pretrained(self, save_directory, *args, **kwargs)
-            return save_wrapped(self, base.save_pretrained, save_directory, *args, **kwargs)
+            settings = _by_name("save_pretrained", saving_names, args, kwargs)
+            return save_wrapped(self, base.save_pretrained, save_directory, **settings)
 
         def _prepare_position_ids_for_generation(
             self, inputs_tensor: Any, model_kwargs: Any

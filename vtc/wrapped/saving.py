@@ -1,44 +1,55 @@
-"""Save a wrapped model: one folder, ``vtc.json`` beside the weights."""
+"""Save a wrapped model: a stock folder, the toolkit in two files beside its weights."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from vtc.encoders.lazy import LazyEncoder
 from vtc.pipeline.modules import active_module
 from vtc.plugins import registry
 from vtc.plugins.options import config_values
-from vtc.wrapped.access import toolkit_of
+from vtc.wrapped.access import stock_model, toolkit_of
+from vtc.wrapped.staging import staged
 
 if TYPE_CHECKING:
     from vtc.pipeline.toolkit import Toolkit
 
 CONFIG_NAME = "vtc.json"
+WEIGHTS_NAME = "vtc.safetensors"
 FORMAT = 1
 
 
 def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
     """Save a wrapped model with its processor, so that ``vtc.from_pretrained`` opens it again.
 
-    The weights stand in the stock format, the merger's among them; the folder holds ``vtc.json``
-    besides, and the processor's files where ``vtc.wrap`` was given one.
+    The stock weights have the names that the stock class gives them, so that any program that
+    opens the stock model opens the folder, without the toolkit. ``vtc.json`` and
+    ``vtc.safetensors`` hold the toolkit, and the processor's files are saved where ``vtc.wrap`` was
+    given one. An interrupted save leaves the folder's earlier model as it was.
 
     Raises:
         ValueError: The model is not wrapped, or a part is not registered under a name.
     """
     toolkit = toolkit_of(model)
-    model.save_pretrained(folder)
-    if toolkit.processor is not None:
-        toolkit.processor.save_pretrained(folder)
+    if stock_model(model) is not model:  # peft saves its adapter
+        model.save_pretrained(folder)
+        if toolkit.processor is not None:
+            toolkit.processor.save_pretrained(folder)
+        return
+    save_wrapped(model, type(model).vtc_stock_class.save_pretrained, folder, toolkit.processor)
 
 
 def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``vtc.json`` in a folder says of a toolkit: all but its tensors.
+    """Return what ``vtc.json`` in a folder says of a toolkit: all but its tensors.
 
     A frame encoder that is a folder beside this one is named by ``../``, so that both can move;
     one inside a saved model's folder by ``./``, as `save_wrapped` brings it along.
@@ -62,42 +73,96 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
 
 def write_config(toolkit: Toolkit, folder: str | os.PathLike[str]) -> None:
     """Write ``vtc.json`` into a folder that exists."""
-    text = json.dumps(described(toolkit, folder), indent=2) + "\n"
-    Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
+    _write_config(described(toolkit, folder), Path(folder))
+
+
+def _write_config(settings: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(settings, indent=2) + "\n"
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 
 def save_wrapped(
-    model: Any, stock: Callable[..., Any], folder: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """``model.save_pretrained`` of a wrapped model: the stock one, and ``vtc.json``."""
+    model: Any,
+    stock: Callable[..., Any],
+    folder: str | os.PathLike[str],
+    processor: Any = None,
+    **settings: Any,
+) -> None:
+    """``model.save_pretrained`` of a wrapped model: the stock one, and the toolkit beside it.
+
+    In a checkpoint of a Trainer, ``checkpoint-N``, the weights keep the names that they have in
+    memory, the toolkit's among them: the Trainer resumes from these.
+
+    Args:
+        stock: ``save_pretrained`` of the stock class.
+        **settings: Its settings.
+    """
     toolkit = toolkit_of(model)
-    described(toolkit, folder)  # raises before anything is written
-    push = kwargs.pop("push_to_hub", False)
-    # The names in memory: the stock converter to old names loses them on resuming a Trainer.
-    kwargs.setdefault("save_original_format", False)
-    result = stock(model, folder, *args, **kwargs)
-    if kwargs.get("is_main_process", True):
-        _bring_encoder(toolkit.encoder, Path(folder))
-        write_config(toolkit, folder)
-    if push:  # by way of this function, so that vtc.json goes along
-        model.push_to_hub(kwargs.get("repo_id") or Path(folder).name)
-    return result
+    settings_of_toolkit = described(toolkit, folder)  # raises before anything is written
+    push = settings.pop("push_to_hub", False)
+    state = settings.pop("state_dict", None)
+    state = model.state_dict() if state is None else state
+    ours = {}
+    if re.fullmatch(r"checkpoint-\d+", Path(folder).name):
+        settings.setdefault("save_original_format", False)
+    else:
+        ours = {name: state[name] for name in state if name.startswith("vtc.")}
+        state = {name: state[name] for name in state if name not in ours}
+        ours = _whole_tensors(ours)
+    if not settings.get("is_main_process", True) or settings.get("distributed_checkpoint"):
+        stock(model, folder, state_dict=state, **settings)
+        return
+    with staged(Path(folder)) as new:
+        stock(model, new, state_dict=state, **settings)
+        if ours:
+            save_file(ours, new / WEIGHTS_NAME, metadata={"format": "pt"})
+        if processor is not None:
+            processor.save_pretrained(new)
+        _bring_encoder(toolkit.encoder, Path(folder), new)
+        _write_config(settings_of_toolkit, new)
+    if push:  # by way of this function, so that the toolkit goes along
+        model.push_to_hub(settings.get("repo_id") or Path(folder).name)
+
+
+def _whole_tensors(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Return tensors on the CPU, gathered where they are sharded over processes.
+
+    Raises:
+        ValueError: One has no values here, as with weights that are offloaded.
+    """
+    whole = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} is offloaded, so it cannot be saved; open the model without a device_map "
+                "that puts model.vtc on the disk"
+            )
+        whole[name.removeprefix("vtc.")] = tensor.detach().cpu().contiguous()
+    return whole
 
 
 def _beside(encoder: str, folder: str | os.PathLike[str]) -> str:
     if _is_inside_a_model(encoder):
         return f"./{Path(encoder).name}"
-    same_parent = Path(encoder).absolute().parent == Path(folder).absolute().parent
-    return f"../{Path(encoder).name}" if same_parent and Path(encoder).is_dir() else encoder
+    if not Path(encoder).is_dir():
+        return encoder  # a name on the hub, or of open_clip
+    path = Path(encoder).absolute()
+    return f"../{path.name}" if path.parent == Path(folder).absolute().parent else str(path)
 
 
 def _is_inside_a_model(encoder: str) -> bool:
     return Path(encoder).is_dir() and (Path(encoder).parent / CONFIG_NAME).is_file()
 
 
-def _bring_encoder(encoder: LazyEncoder, folder: Path) -> None:
-    """Copy a frame encoder that lies inside a saved model's folder into the one being saved."""
+def _bring_encoder(encoder: LazyEncoder, folder: Path, new: Path) -> None:
+    """Copy a frame encoder that lies inside another saved model's folder.
+
+    Args:
+        folder: Where the model is saved to.
+        new: Where its files are written first.
+    """
     home = Path(encoder.name)
     inside = not encoder.given_object and _is_inside_a_model(encoder.name)
     if inside and home.parent.resolve() != folder.resolve():
-        shutil.copytree(home, folder / home.name, dirs_exist_ok=True)
+        shutil.copytree(home, new / home.name)

@@ -17,6 +17,7 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.pipeline.toolkit import Toolkit
 from vtc.plugins import registry
 from vtc.wrapped.saving import CONFIG_NAME, described
+from vtc.wrapped.staging import flush, is_alive
 from vtc_recipes.vilamp import layout
 from vtc_recipes.vilamp.plan import Plan, make_plan
 from vtc_recipes.vilamp.processor import (
@@ -120,11 +121,11 @@ def _appearing_whole(target: Path) -> Iterator[Path]:
     try:
         yield partial
         for path in [*partial.rglob("*"), partial]:
-            _flush(path)
+            flush(path)
         if target.exists():  # an empty folder; some systems cannot rename onto one
             target.rmdir()
         partial.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     except BaseException:  # an interrupt as well
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -138,30 +139,11 @@ def _remove_leftovers(target: Path) -> None:
     """
     for partial in target.parent.glob(f".{target.name}.partial-[0-9]*"):
         process = int(partial.name.rpartition("-")[2])
-        if process != os.getpid() and _is_alive(process):
+        if process != os.getpid() and is_alive(process):
             raise ValueError(
                 f"process {process} converts into {target}: wait for it, or remove {partial}"
             )
         shutil.rmtree(partial)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _flush(path: Path) -> None:
-    """Write a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_weights(plan: Plan, checkpoint: Checkpoint, partial: Path) -> Iterator[str]:
