@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import vtc
 from vtc_recipes.shipped import find_config
@@ -31,7 +30,7 @@ def recipe(name, *settings):
 
 
 def weights(folder):
-    return load_file(folder / "model.safetensors")
+    return dict(vtc.from_pretrained(folder).state_dict())
 
 
 def test_the_recipes_differ_in_how_parts_train_and_nothing_else():

@@ -209,13 +209,13 @@ def test_leftovers_of_a_dead_process_are_removed_and_a_running_one_is_named(rele
 
 
 def test_every_file_is_on_the_disk_before_the_target_appears(release, tmp_path, monkeypatch):
-    flushed, flush = [], converting._flush
+    flushed, flush = [], converting.flush
 
     def watch(path):
         flushed.append((path.name, (tmp_path / "out").exists()))
         flush(path)
 
-    monkeypatch.setattr(converting, "_flush", watch)
+    monkeypatch.setattr(converting, "flush", watch)
     release.convert(tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").rglob("*")}
     assert written <= {name for name, appeared in flushed if not appeared}
