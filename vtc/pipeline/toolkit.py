@@ -76,7 +76,8 @@ class Toolkit(nn.Module):
         self.merger_is_new = True
         self._new_sums: dict[str, tuple[float, ...]] = {}
         self.heat_frames = 4
-        self.register_state_dict_pre_hook(_warn_of_lora_on_drawn)
+        hook: Any = self.register_state_dict_pre_hook
+        hook(_warn_of_lora_on_drawn)
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
         self.gate = Gate()
