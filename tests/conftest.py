@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import encoder_files
 import pytest
 import torch
 from families import FAMILIES
@@ -39,6 +40,39 @@ def processor(_stock):
 @pytest.fixture(scope="session")
 def encoder():
     return vtc.testing.tiny_encoder()
+
+
+@pytest.fixture(scope="session")
+def open_clip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("open_clip")
+    encoder_files.save_open_clip(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def open_clip_weights(open_clip_folder) -> str:
+    return f"{open_clip_folder}/open_clip_model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    vtc.testing.save_tiny_clip(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def siglip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("siglip")
+    vtc.testing.save_tiny_siglip(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def siglip2_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("siglip2")
+    encoder_files.save_siglip2(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

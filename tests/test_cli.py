@@ -117,7 +117,7 @@ def test_select_uniform_needs_neither_query_nor_encoder(command, folders):
         (("-s", "keyframe=3"), "has no option 'keyframe'"),
         (("-s", "keyframes"), "write NAME=VALUE"),
         (("--merger", "dmf"), "unknown merger 'dmf'"),
-        (("--fps", "0"), "fps=0"),
+        (("--fps", "0"), "expected fps to be a number from 1e-06"),
         (("--model", "no/such/folder"), "is no folder here; give a folder with a config.json"),
         (("--model", "nobody/nothing"), "nobody/nothing"),
         (("--dtype", "int8"), "float16, got 'int8'"),

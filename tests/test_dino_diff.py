@@ -158,12 +158,12 @@ def test_timm_encoder_loads_late_and_moves(vit, make_video):
 
 
 def test_timm_encoder_knows_no_text(vit):
-    with pytest.raises(ValueError, match=r"sees frames only.*'open_clip:MODEL/TAG', 'hf:NAME'"):
+    with pytest.raises(ValueError, match=r"embeds frames only.*'open_clip:MODEL/TAG', 'hf:NAME'"):
         load_encoder(f"timm:{vit}").encode_text("a red car")
 
 
 def test_what_timm_cannot_load_is_explained(vit, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="none of the known forms(.|\n)*timm:NAME, frames only"):
+    with pytest.raises(ValueError, match="none of the allowed forms(.|\n)*timm:NAME, frames only"):
         LazyEncoder("timm:")
     with pytest.raises(ValueError, match="timm:/no/such'.*there is no such folder"):
         load_encoder("timm:/no/such")
@@ -174,7 +174,7 @@ def test_what_timm_cannot_load_is_explained(vit, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="lacks model.safetensors; weights are read from safet"):
         load_encoder(f"timm:{tmp_path}")
     (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="cannot make a model of its config.json and model.saf"):
+    with pytest.raises(ValueError, match="cannot build the model from config.json and model.saf"):
         load_encoder(f"timm:{tmp_path}")
     vtc.testing.save_tiny_timm(tmp_path, dim=64)
     shutil.copy(vit / "config.json", tmp_path)
@@ -189,7 +189,7 @@ def test_what_timm_cannot_load_is_explained(vit, tmp_path, monkeypatch):
 def test_a_name_is_loaded_from_the_files_of_the_hub(vit, monkeypatch, make_video):
     asked = []
 
-    def download(repository, name):
+    def download(repository, name, local_files_only=False):
         asked.append((repository, name))
         return str(vit / name)
 
@@ -249,7 +249,7 @@ def test_vtc_select_looks_through_it_too(vit, tmp_path, capfd):
 
 def test_an_encoder_that_is_none_is_refused_before_the_model_changes(model):
     stock = type(model)
-    with pytest.raises(ValueError, match="encoder='vit' has none of the known forms"):
+    with pytest.raises(ValueError, match="encoder='vit' has none of the allowed forms"):
         vtc.wrap(model, vtc.selector("dino_diff", encoder="vit"))
     assert type(model) is stock and not hasattr(model, "vtc")
 

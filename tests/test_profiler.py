@@ -382,7 +382,7 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
         (["llava-onevision-7b", "--video", "a.mp4"], "--video is read where the model runs"),
         (["llava-onevision-7b", "--selector", "dk"], "unknown selector 'dk'"),
         (["llava-onevision-7b", "--dtype", "int8"], "expected dtype to be auto, float32"),
-        (["llava-onevision-7b", "--encoder", "nothing"], "has none of the known forms"),
+        (["llava-onevision-7b", "--encoder", "nothing"], "has none of the allowed forms"),
         (["llava-onevision-7b", "--chunk-frames", "0"], "chunk=0: allowed is a number"),
         (["llava-onevision-7b", "--prefill-chunk", "-1"], "prefill_chunk=-1: allowed is a number"),
         (["llava-onevision-7b", "--device", "abacus"], "cannot use device='abacus' here"),

@@ -1,8 +1,8 @@
 """The command line: ``vtc COMMAND``.
 
-Each command is a function in a module of its own and is added at the end of this file. Those
-modules are imported for every ``vtc --help``, so they import torch, transformers and the heavy
-parts of vtc inside their functions only. Plug-ins bring more commands (``vtc_register_commands``).
+Each command is a function in its own module, added at the end of this file. ``vtc --help`` imports
+these modules, so they import torch, transformers and the heavy parts of vtc inside their functions
+only. Plug-ins add commands (``vtc_register_commands``).
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ from vtc.cli import ask, keyframes, new_plugin, parts, profiler
 from vtc.cli.plugin_commands import plugin_commands
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
-"""Errors that tell the user what to do; a traceback would only bury the message."""
-
-
-# The base of typer's usage errors: click's, which newer versions of typer carry in themselves.
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+"""Errors whose message says what to do, without a traceback."""
 
 
 class _Commands(TyperGroup):
-    """Knows the plug-ins' commands, and reports errors in one line unless ``--debug`` is given."""
+    """Adds the plug-ins' commands, and reports errors in one line unless ``--debug`` is given."""
 
     @functools.cached_property
     def of_plugins(self) -> dict[str, Any]:
-        """Found when something is asked for that is not here."""
+        """The commands of plug-ins, loaded at the first use."""
         return plugin_commands(taken=set(self.commands))
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -45,13 +41,14 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        # Exit and Abort are how typer ends a command; both happen to be RuntimeErrors. A broken
-        # pipe (`vtc parts | head`) is no error, and typer ends quietly.
-        except (typer.Exit, typer.Abort, BrokenPipeError, USAGE_ERROR):
+        # Exit and Abort are how typer ends a command; both are RuntimeErrors. A broken pipe
+        # (`vtc parts | head`) is no error: typer ends without a message.
+        except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
-        # Whatever a plug-in or a library may raise: a user sees one line, --debug shows the rest.
+        # Plug-ins and libraries may raise anything: the user sees one line, --debug the traceback.
         except Exception as error:
-            if ctx.params["debug"]:
+            is_usage_error = hasattr(error, "exit_code")  # typer shows those itself
+            if ctx.params["debug"] or is_usage_error:
                 raise
             lines = str(error).splitlines() if getattr(error, "problems", ()) else [str(error)]
             message = "\n".join(" ".join(line.split()) for line in lines) or type(error).__name__
@@ -71,8 +68,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(show: bool) -> None:
+    if show:
         print(f"vtc {version('video-token-compression')}")
         raise typer.Exit()
 
@@ -95,18 +92,18 @@ def options(
 def main() -> None:
     """Run the command line (the console script ``vtc``)."""
     arguments = sys.argv[1:]
-    if "--debug" in arguments:  # welcome behind the command as well
+    if "--debug" in arguments:  # also allowed behind the command
         arguments = ["--debug", *(word for word in arguments if word != "--debug")]
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     app(arguments, prog_name="vtc")
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    """A warning in one line, without the source line that raised it."""
+    """Print a warning in one line, without the source line that raised it."""
     print(f"vtc: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-# Commands, in the order in which --help lists them.
+# Commands, in the order of --help.
 app.command()(ask.ask)
 app.command()(keyframes.select)
 app.command()(parts.parts)

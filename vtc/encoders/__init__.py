@@ -1,1 +1,1 @@
-"""Frame encoders: embeddings of frames and of the query."""
+"""Frame encoders: they embed frames and the query in one space."""

@@ -1,8 +1,9 @@
-"""Frame encoders: embeddings of frames and of the query, by which selectors choose keyframes.
+"""The interface of frame encoders, which embed frames and the query in one space.
 
-The paper uses CLIP ViT-B/32 (Eq. 2-3 and section 5.1 of ViLAMP), which is the default of
-``vtc.wrap``; any CLIP, SigLIP or SigLIP2 model will do, and so will an object of your own. Models
-of timm see frames only: they serve selectors that take no query.
+Selectors choose keyframes by these embeddings. The paper uses CLIP ViT-B/32 (Eq. 2-3 and section
+5.1 of ViLAMP), the default of ``vtc.wrap``; any CLIP, SigLIP or SigLIP2 model works, and so does an
+object with the two abstract methods. Models of timm embed frames only: they serve selectors that
+take no query.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from vtc.interfaces.part import require
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
 class FrameEncoder(ABC):
-    """Turns frames and text into embeddings of one space.
+    """Embeds frames and text in one space. Calls change nothing, so threads can share an encoder.
 
     Attributes:
         name: What the encoder was loaded from; `load_encoder` takes it again.
         dim: d, the width of the embeddings.
-        notes: What the latest `encode_text` did to the text, in words for the report.
     """
 
     name: str
     dim: int
-    notes: list[str]
 
     @abstractmethod
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
@@ -41,6 +42,10 @@ class FrameEncoder(ABC):
 
         Returns:
             ``[n, d]`` float32, L2-normalised, on the encoder's device.
+
+        Raises:
+            TypeError: The frames are no tensor or array, or not uint8.
+            ValueError: They have another shape.
         """
 
     @abstractmethod
@@ -48,46 +53,47 @@ class FrameEncoder(ABC):
         """Embed a query: ``[d]`` float32, L2-normalised, on the encoder's device.
 
         Raises:
-            ValueError: The encoder knows no text.
+            TypeError: The text is no str.
+            ValueError: The text is empty, or the encoder embeds frames only.
         """
 
+    def text_notes(self, text: str) -> list[str]:
+        """Return what `encode_text` drops or changes of a text, in sentences for the report."""
+        return []
+
     def encode_patches(self, frames: Tensor | NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """Embed frames, and give the patches that the embeddings were made of.
+        """Embed frames, and return the patches of the last layer as well.
 
         Args:
-            frames: As `encode_frames` takes them.
+            frames: ``[n, H, W, 3]`` uint8 RGB, on any device.
 
         Returns:
-            ``[n, d]``, what `encode_frames` gives, and ``[n, P, C]``, the features of the patches
-            after the last layer, in the precision that the encoder computes in.
+            ``[n, d]`` float32, the result of `encode_frames`, and ``[n, P, C]``, the patches after
+            the last layer, in the encoder's dtype.
 
         Raises:
             ValueError: The encoder has no patches.
         """
         raise ValueError(
-            f"encoder {self.name} gives no patches to merge; give it a method encode_patches, or "
-            "take a CLIP, SigLIP or timm vision transformer"
+            f"encoder {self.name} has no patches to merge; add a method encode_patches, or use a "
+            "CLIP, SigLIP or timm vision transformer"
         )
-
-    def text_notes(self, text: str) -> list[str]:
-        """Return what `encode_text` loses or changes of a text, in words for the report."""
-        return []
 
     def encode_text_raw(self, text: str) -> Tensor:
         """Embed a query without scaling it to length one: ``[d]`` float32.
 
         Raises:
-            ValueError: The encoder gives text embeddings of length one only, or none.
+            ValueError: The encoder has only normalised text embeddings, or none.
         """
         raise ValueError(
             f"encoder {self.name} has no text embeddings before normalisation, which the merger "
-            "takes; give it a method encode_text_raw, or take a CLIP or SigLIP model"
+            "takes; add a method encode_text_raw, or use a CLIP or SigLIP model"
         )
 
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How an encoder is run; checked here, before anything is loaded."""
+    """How an encoder runs; checked before anything is loaded."""
 
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
@@ -95,9 +101,9 @@ class EncoderOptions:
     long_text: Literal["split", "truncate"] = "split"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
-            raise ValueError(f"dtype={self.dtype}: allowed is a floating-point torch.dtype")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: allowed is at least 1")
-        if self.long_text not in ("split", "truncate"):
-            raise ValueError(f"long_text={self.long_text!r}: allowed are 'split', 'truncate'")
+        is_float = isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point
+        require(is_float, "dtype", self.dtype, "a floating-point torch.dtype")
+        whole = isinstance(self.batch_size, int) and self.batch_size >= 1
+        require(whole, "batch_size", self.batch_size, "a whole number of at least 1")
+        known = self.long_text in ("split", "truncate")
+        require(known, "long_text", self.long_text, "'split' or 'truncate'")

@@ -1,4 +1,4 @@
-"""What the encoders of two-tower models (CLIP, SigLIP) share: a text, however long."""
+"""The base of encoders with two towers (CLIP, SigLIP): texts of any length."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ClipEncoder(ImageEncoder):
     """An image tower and a text tower whose embeddings are compared by their cosine.
 
     Args:
-        model: The module with both towers; put into evaluation mode, moved and cast here.
+        model: The module with both towers. It is put into evaluation mode, moved and cast.
         name: What the encoder was loaded from.
         dim: d, the width of the embeddings.
         context: The most tokens of a text, special tokens included.
-        options: Device, dtype, batch size and what happens to long text.
+        options: Device, dtype, batch size, and whether long texts are split or truncated.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class ClipEncoder(ImageEncoder):
 
     @abstractmethod
     def _text_features(self, texts: list[str]) -> Tensor:
-        """Texts to ``[m, d]`` projected features; tokens beyond the context are dropped."""
+        """Return the projected features ``[m, d]`` of m texts; drop tokens beyond the context."""
 
     @abstractmethod
     def _count_tokens(self, text: str) -> int:
-        """The length of the whole text in tokens, special tokens included."""
+        """Return the number of tokens of a whole text, special tokens included."""
 
     @torch.no_grad()
     def encode_text(self, text: str) -> Tensor:
@@ -48,22 +48,27 @@ class ClipEncoder(ImageEncoder):
     def encode_text_raw(self, text: str) -> Tensor:
         return self._embed_parts(text).mean(dim=0)
 
+    def text_notes(self, text: str) -> list[str]:
+        count = self._count_tokens(text)
+        if count <= self.context:
+            return []
+        parts = len(self._parts(text))
+        change = f"split into {parts} parts and averaged" if parts > 1 else "truncated"
+        return [f"query of {count} tokens is longer than the encoder's {self.context}: {change}"]
+
+    def _parts(self, text: str) -> list[str]:
+        """Split a text into parts that fit into the context, unless it fits or is truncated."""
+        if self._long_text == "truncate" or self._count_tokens(text) <= self.context:
+            return [text]
+        return split_text(text, lambda part: self._count_tokens(part) <= self.context)
+
     def _embed_parts(self, text: str) -> Tensor:
-        """The features ``[m, d]`` float32 of a text in m parts, as the text tower gives them."""
+        """Return the features ``[m, d]`` float32 of the m parts of a text, not normalised."""
         if not isinstance(text, str):
-            raise TypeError(f"text is {type(text).__name__}; expected is a str")
+            raise TypeError(f"expected text to be a str, got {type(text).__name__}")
         if not text.strip():
-            raise ValueError(f"text={text!r} is empty; ask something, or select without a query")
-        parts = [text]
-        self.notes = []
-        if (count := self._count_tokens(text)) > self.context:
-            what = "truncated"
-            if self._long_text == "split":
-                parts = split_text(text, lambda part: self._count_tokens(part) <= self.context)
-                what = f"split into {len(parts)} parts and averaged"
-            self.notes = [
-                f"query of {count} tokens is longer than the encoder's {self.context}: {what}"
-            ]
+            raise ValueError(f"expected text to be a question, got {text!r}; or select without one")
+        parts = self._parts(text)
         embeddings = [
             self._text_features(parts[i : i + self._batch_size]).float()
             for i in range(0, len(parts), self._batch_size)
@@ -93,7 +98,7 @@ def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _longest_prefix(text: str, fits: Callable[[str], bool]) -> int:
-    """The number of leading characters that fit, by bisection; at least one, to get on."""
+    """Return how many leading characters fit, found by bisection; at least one."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""The frame encoder's own patches, kept while it embeds frames, so that they can be merged."""
+"""Keep the frame encoder's patches while it embeds frames, so that they can be merged."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class PatchKeeper(FrameEncoder):
     """A frame encoder that keeps the patches of the frames of one video, ``2 N P C`` bytes in bf16.
 
     Args:
-        encoder: What embeds the frames.
-        frames: N, how many will come, in order.
-        dtype: Of the kept patches.
+        encoder: The encoder that embeds the frames.
+        frames: N, the number of frames, which come in order.
+        dtype: The dtype of the kept patches.
     """
 
     def __init__(self, encoder: FrameEncoder, frames: int, dtype: torch.dtype) -> None:
@@ -31,17 +31,12 @@ class PatchKeeper(FrameEncoder):
 
     @property
     def dim(self) -> int:  # type: ignore[override]
-        """Of the encoder's embeddings."""
+        """d, the width of the embeddings."""
         return self.inner.dim
-
-    @property
-    def notes(self) -> list[str]:  # type: ignore[override]
-        """The encoder's."""
-        return self.inner.notes
 
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
         embeddings, patches = self.inner.encode_patches(frames)
-        if self._patches is None:  # at once, as joining chunks would take twice the memory
+        if self._patches is None:  # allocated once: joining chunks would take twice the memory
             shape = (self._frames, *patches.shape[1:])
             self._patches = patches.new_empty(shape, dtype=self._dtype)
         self._patches[self.done : self.done + len(patches)] = patches
@@ -55,7 +50,11 @@ class PatchKeeper(FrameEncoder):
         return self.inner.encode_text(text)
 
     def of(self, numbers: Tensor) -> Tensor:
-        """The patches ``[n, P, C]`` of some frames, given by their numbers ``[n]``."""
+        """Return the patches ``[n, P, C]`` of the frames ``numbers``, ``[n]`` int64.
+
+        Raises:
+            RuntimeError: Not all frames were encoded.
+        """
         if self._patches is None or self.done != self._frames:
-            raise RuntimeError(f"{self.done} of {self._frames} frames were encoded")
+            raise RuntimeError(f"expected {self._frames} encoded frames, got {self.done}")
         return self._patches[numbers.to(self._patches.device)]

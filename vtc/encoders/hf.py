@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtc.encoders.base import EncoderOptions
 from vtc.encoders.clip import ClipEncoder
+from vtc.encoders.hub import cache_first
 from vtc.encoders.image import CONVERT, PICKLES
 
 MODEL_TYPES = ("clip", "siglip", "siglip2")
@@ -42,9 +43,9 @@ class HFClipEncoder(ClipEncoder):
         return features
 
     def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        found = self._run(frames)
+        output = self._run(frames)
         # CLIP's class token comes first; SigLIP has none.
-        return found.pooler_output, found.last_hidden_state[:, 1 if self._is_clip else 0 :]
+        return output.pooler_output, output.last_hidden_state[:, 1 if self._is_clip else 0 :]
 
     def _run(self, frames: Tensor) -> Any:
         inputs = self._image_processor(
@@ -73,31 +74,25 @@ class HFClipEncoder(ClipEncoder):
 
 def load_hf_clip(spec: str, options: EncoderOptions) -> HFClipEncoder:
     """Load a folder or ``"hf:NAME"``; see `vtc.encoders.lazy.load_encoder`."""
-    local = not spec.startswith("hf:")
-    source = os.path.expanduser(spec) if local else spec.removeprefix("hf:")
-    if local:
-        _check_folder(Path(source))
-    try:
-        return _load(spec, source, local, options)
-    except OSError as error:
-        if local:
-            raise
-        raise OSError(
-            f"encoder={spec!r}: could not read {source!r} from the Hugging Face hub or its local"
-            f" cache: {error}. Without a network, download the repository elsewhere and give the"
-            " folder: encoder='/path/to/folder'"
-        ) from error
+    if spec.startswith("hf:"):
+        name = spec.removeprefix("hf:")
+        return cache_first(
+            spec, name, "/path/to/folder", lambda local: _load(spec, name, local, options)
+        )
+    source = os.path.expanduser(spec)
+    _check_folder(Path(source))
+    return _load(spec, source, True, options)
 
 
 def _load(spec: str, source: str, local: bool, options: EncoderOptions) -> HFClipEncoder:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PretrainedConfig
 
     config, _ = PretrainedConfig.get_config_dict(source, local_files_only=local)
-    found = config.get("model_type")
-    if found not in MODEL_TYPES:
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
         raise ValueError(
-            f"encoder={spec!r} is a model of the type {found!r}; allowed are CLIP, SigLIP and"
-            f" SigLIP2 models with both towers (model_type {', '.join(MODEL_TYPES)})"
+            f"encoder={spec!r}: expected a CLIP, SigLIP or SigLIP2 model with both towers"
+            f" (model_type {', '.join(MODEL_TYPES)}), got model_type {model_type!r}"
         )
     model, loading = AutoModel.from_pretrained(
         source,
@@ -107,11 +102,11 @@ def _load(spec: str, source: str, local: bool, options: EncoderOptions) -> HFCli
         local_files_only=local,
         output_loading_info=True,
     )
-    # transformers only warns and leaves such weights random.
+    # transformers only warns, and leaves these weights random.
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(
             f"encoder={spec!r} lacks {len(missing)} weights of {type(model).__name__}, such as"
-            f" {missing[0]}; a model with both towers is needed"
+            f" {missing[0]}; give a model with both towers"
         )
     return HFClipEncoder(
         model,

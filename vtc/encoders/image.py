@@ -1,4 +1,4 @@
-"""What encoders that run a model over frames share: batches and checks."""
+"""The base of encoders that run a model over frames: batches and checks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
 class ImageEncoder(FrameEncoder):
-    """A model that turns frames into embeddings which are compared by their cosine.
+    """A vision model whose embeddings are compared by their cosine.
 
     Args:
-        model: Put into evaluation mode, moved and cast here.
+        model: It is put into evaluation mode, moved and cast.
         name: What the encoder was loaded from.
         dim: d, the width of the embeddings.
         options: Device, dtype and batch size.
@@ -40,21 +40,24 @@ class ImageEncoder(FrameEncoder):
     ) -> None:
         self.name = name
         self.dim = dim
-        self.notes = []
         self._batch_size = options.batch_size
         self._model: Any = model.eval().requires_grad_(False)
         self.to(options.device, options.dtype)
 
     @abstractmethod
     def _image_features(self, frames: Tensor) -> Tensor:
-        """``[n, 3, H, W]`` uint8 RGB on the encoder's device to ``[n, d]`` features."""
+        """Return the features ``[n, d]`` of ``[n, 3, H, W]`` uint8 RGB on the CPU.
+
+        Frames are resized on the CPU for every device, since torchvision resizes uint8 otherwise on
+        a GPU: selectors would choose other keyframes there.
+        """
 
     @abstractmethod
     def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and the features ``[n, P, C]`` of the patches that they are made of."""
+        """Return the same features, and the patches ``[n, P, C]`` of the last layer."""
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> None:
-        """Move and cast the weights; embeddings come back on ``device``, in float32."""
+        """Move and cast the weights. Embeddings are returned on ``device``, in float32."""
         self._device = torch.device(device)
         self._dtype = dtype
         self._model.to(device=self._device, dtype=dtype)
@@ -75,29 +78,29 @@ class ImageEncoder(FrameEncoder):
             embeddings.append(F.normalize(features.float(), dim=-1))
             patches.append(dense)
         if not patches:
-            raise ValueError("no frames were given, so there are no patches of them")
+            raise ValueError("expected at least one frame, got none")
         return torch.cat(embeddings), torch.cat(patches)
 
     def _batches(self, frames: Tensor | NDArray[np.uint8]) -> Iterator[Tensor]:
-        """``[n, 3, H, W]`` on the encoder's device, a few frames at a time."""
+        """Yield ``[n, 3, H, W]`` uint8 on the CPU, ``batch_size`` frames at a time."""
         _check_frames(frames)
         for start in range(0, len(frames), self._batch_size):
             batch = frames[start : start + self._batch_size]
             if isinstance(batch, np.ndarray):
-                # A copy of one batch: torch takes no negative strides and warns of read-only ones.
+                # Copied, since torch takes no negative strides and warns about read-only arrays.
                 batch = torch.from_numpy(batch.copy())
-            yield batch.to(self._device).permute(0, 3, 1, 2)
+            yield batch.cpu().permute(0, 3, 1, 2)
 
 
 def _check_frames(frames: object) -> None:
     if not isinstance(frames, Tensor | np.ndarray):
         raise TypeError(
-            f"frames are {type(frames).__name__}; expected is a torch.Tensor or numpy array"
-            " [n, H, W, 3] uint8"
+            "expected frames to be a torch.Tensor or numpy array [n, H, W, 3] uint8, got "
+            f"{type(frames).__name__}"
         )
     if frames.dtype not in (torch.uint8, np.uint8):
-        raise TypeError(f"frames are {frames.dtype}; expected is uint8, RGB values of 0 to 255")
+        raise TypeError(f"expected frames to be uint8, RGB values of 0 to 255, got {frames.dtype}")
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape[1:]:
         raise ValueError(
-            f"frames have the shape {list(frames.shape)}; expected is [n, H, W, 3], RGB last"
+            f"expected frames to be [n, H, W, 3], RGB last, got the shape {list(frames.shape)}"
         )

@@ -1,10 +1,11 @@
-"""Load the frame encoder that a name, a folder or an object stands for, at its first use."""
+"""Load a frame encoder by its name or folder, at its first use."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,25 +38,25 @@ def load_encoder(
 ) -> FrameEncoder:
     """Load the encoder that ``spec`` names.
 
-    Local weights are read from safetensors only. What open_clip and transformers download is
-    safetensors where it was published so; open_clip's few older files are read with
-    ``weights_only=True``. No code from the hub is run.
+    Local weights are read from safetensors only. Downloads are safetensors where they were
+    published so; open_clip's few older files are read with ``weights_only=True``. No code from the
+    hub runs. Files in the local cache of the Hugging Face hub are used without asking the hub.
 
     Args:
         spec: ``"open_clip:MODEL/TAG"``, ``"open_clip:MODEL/FILE.safetensors"``,
             ``"open_clip:FOLDER"`` with an ``open_clip_config.json``, ``"hf:NAME"``, the folder of
             a transformers CLIP, SigLIP or SigLIP2 model, ``"timm:NAME"`` or ``"timm:FOLDER"``,
             which embed no text, or an object with ``encode_frames`` and ``encode_text``, which is
-            returned as it is, whatever the other arguments.
+            returned unchanged; the other arguments are then ignored.
         device: Where the model runs and where embeddings are returned.
-        dtype: Of the weights; embeddings are float32 always.
-        batch_size: The most frames that are encoded at once.
+        dtype: The dtype of the weights; embeddings are always float32.
+        batch_size: Frames that are encoded at once, at least 1.
         long_text: For text beyond the model's context: ``"split"`` embeds it in parts and
-            averages them, ``"truncate"`` drops the rest. `FrameEncoder.notes` tells.
+            averages them, ``"truncate"`` drops the rest. `FrameEncoder.text_notes` reports it.
 
     Raises:
         TypeError: An object lacks a method.
-        ValueError: The form or a name is unknown, or the files are not those of an encoder.
+        ValueError: The form or the name is unknown, or the files hold no encoder.
         OSError: The hub or a file cannot be read.
     """
     options = EncoderOptions(device, dtype, batch_size, long_text)
@@ -78,9 +79,11 @@ def _load(source: str, options: EncoderOptions) -> FrameEncoder:
 
 
 def check_spec(spec: object) -> str | FrameEncoder:
-    """Return ``spec`` with paths as str, or raise when it has none of the allowed forms.
+    """Return ``spec`` with paths as str, without importing or opening anything.
 
-    Nothing is imported and no file is opened.
+    Raises:
+        TypeError: An object lacks a method.
+        ValueError: A name has none of the allowed forms.
     """
     if not isinstance(spec, str | os.PathLike):
         missing = [
@@ -89,50 +92,56 @@ def check_spec(spec: object) -> str | FrameEncoder:
             if not callable(getattr(spec, method, None))
         ]
         if missing or isinstance(spec, type):
-            lack = f"without {' and '.join(missing)}" if missing else "a class, not an object"
+            problem = f"has no {' and '.join(missing)}" if missing else "is a class, not an object"
             raise TypeError(
-                f"encoder={spec!r} is {lack}; an encoder is one of these:{ALLOWED_FORMS}"
+                f"encoder={spec!r} {problem}; an encoder is one of these:{ALLOWED_FORMS}"
             )
         return cast(FrameEncoder, spec)
     source = os.fspath(spec)
     if source.startswith("open_clip:"):
         model, slash, weights = source.removeprefix("open_clip:").partition("/")
-        known = bool(slash and (model or weights)) and bool(weights)
+        has_form = bool(slash and (model or weights)) and bool(weights)
     elif source.startswith(("hf:", "timm:")):
-        known = not source.endswith(":")
+        has_form = not source.endswith(":")
     else:
-        known = os.path.isdir(os.path.expanduser(source))
-    if not known:
+        has_form = os.path.isdir(os.path.expanduser(source))
+    if not has_form:
         hint = ""
         if source.count("/") == 1 and ":" not in source and not source.startswith((".", "/", "~")):
             hint = f" There is no such folder; for a model on the hub write 'hf:{source}'."
         raise ValueError(
-            f"encoder={source!r} has none of the known forms.{hint}"
+            f"encoder={source!r} has none of the allowed forms.{hint}"
             f" An encoder is one of these:{ALLOWED_FORMS}"
         )
     return source
 
 
 class LazyEncoder(FrameEncoder):
-    """An encoder that is loaded at its first use.
+    """An encoder that is loaded at its first use; threads can share it.
 
     Only the form of ``spec`` is checked at once, so that a selector that needs no embeddings
-    costs neither imports nor memory. Takes the arguments of `load_encoder`.
+    costs neither imports nor memory.
+
+    Args:
+        spec, dtype, batch_size, long_text: As `load_encoder` takes them.
+        device: Where the encoder runs; None: where the model runs that it is wrapped into.
     """
 
     def __init__(
         self,
         spec: str | os.PathLike[str] | FrameEncoder,
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
         long_text: Literal["split", "truncate"] = "split",
     ) -> None:
-        self._options = EncoderOptions(device, dtype, batch_size, long_text)
+        self._follows = device is None
+        self._options = EncoderOptions(device or "cpu", dtype, batch_size, long_text)
         source = check_spec(spec)
         self.given_object = not isinstance(source, str)
         self._encoder = None if isinstance(source, str) else source
+        self._lock = Lock()  # one thread loads or moves the encoder, the others wait
         self.name = source if isinstance(source, str) else str(getattr(source, "name", source))
 
     @property
@@ -142,48 +151,46 @@ class LazyEncoder(FrameEncoder):
 
     @property
     def long_text(self) -> Literal["split", "truncate"]:
-        """What happens to text beyond the model's context."""
+        """Whether text beyond the model's context is split or truncated."""
         return self._options.long_text
 
     @property
     def device(self) -> torch.device | None:
-        """Where embeddings are returned; None for an object, which is not asked."""
+        """The device of the embeddings; None for an object, which decides for itself."""
         return None if self.given_object else torch.device(self._options.device)
-
-    def text_notes(self, text: str) -> list[str]:
-        return self.notes
-
-    def follow(self, device: torch.device) -> None:
-        """Run on a device."""
-        if self.device is not None and self.device != device:
-            self.to(device)
-
-    @property
-    def notes(self) -> list[str]:  # type: ignore[override]
-        """The notes of the latest `encode_text`; empty before the first use."""
-        return list(getattr(self._encoder, "notes", ()))
 
     @property
     def dim(self) -> int:  # type: ignore[override]
         """d, the width of the embeddings; loads the encoder."""
         encoder = self.load()
-        # Only encode_frames and encode_text are asked of an object.
+        # An object needs no more than encode_frames and encode_text.
         return encoder.dim if hasattr(encoder, "dim") else int(self.encode_text("width").shape[0])
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> LazyEncoder:
-        """Run elsewhere from now on; an encoder given as an object stays where it is."""
-        self._options = replace(
-            self._options,
-            device=self._options.device if device is None else device,
-            dtype=self._options.dtype if dtype is None else dtype,
-        )
+        """Move and cast the encoder; it stays on the device, wherever the model runs.
+
+        An encoder given as an object is not moved.
+        """
+        if device is not None:
+            self._follows = False
+        with self._lock:
+            self._move(device or self._options.device, dtype or self._options.dtype)
+        return self
+
+    def follow(self, device: torch.device) -> None:
+        """Run on the device of the model, unless the encoder was given a device of its own."""
+        if self._follows and torch.device(self._options.device) != device:
+            with self._lock:
+                self._move(device, self._options.dtype)
+
+    def _move(self, device: str | torch.device, dtype: torch.dtype) -> None:
+        self._options = replace(self._options, device=device, dtype=dtype)
         if self._encoder is not None and not self.given_object:
             from vtc.encoders.image import ImageEncoder
 
-            cast(ImageEncoder, self._encoder).to(self._options.device, self._options.dtype)
-        return self
+            cast(ImageEncoder, self._encoder).to(device, dtype)
 
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
         embeddings = self.load().encode_frames(frames)
@@ -197,46 +204,61 @@ class LazyEncoder(FrameEncoder):
         if not isinstance(patches, Tensor) or patches.ndim != 3 or len(patches) != len(frames):
             given = list(patches.shape) if isinstance(patches, Tensor) else type(patches).__name__
             raise ValueError(
-                f"encoder {self.name} returned the patches {given}; expected is a torch.Tensor "
-                f"[{len(frames)}, P, C]"
+                f"encoder {self.name}: expected patches to be a torch.Tensor "
+                f"[{len(frames)}, P, C], got {given}"
             )
         return self._checked(embeddings, len(frames)), patches
+
+    def text_notes(self, text: str) -> list[str]:
+        notes = getattr(self.load(), "text_notes", None)  # an object needs no such method
+        return [] if notes is None else notes(text)
 
     def encode_text(self, text: str) -> Tensor:
         return self._checked(self.load().encode_text(text), None)
 
     def encode_text_raw(self, text: str) -> Tensor:
-        """As `FrameEncoder.encode_text_raw`; of an object without it, what its `encode_text` gives.
+        """Embed a query without scaling it to length one: ``[d]`` float32.
 
-        That may be of any length, as it is scaled here where length one is needed.
+        Calls `encode_text` of an object that has no ``encode_text_raw``, whose embeddings may be of
+        any length.
         """
         encoder = self.load()
         encode = getattr(encoder, "encode_text_raw", encoder.encode_text)
         return self._checked(encode(text), None, scale=False)
 
     def load(self) -> FrameEncoder:
-        """The encoder itself."""
+        """Return the encoder itself."""
         if self._encoder is None:
-            self._encoder = _load(self.name, self._options)
+            with self._lock:
+                if self._encoder is None:
+                    self._encoder = _load(self.name, self._options)
         return self._encoder
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_lock"]  # can be neither copied nor pickled
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
+
     def _checked(self, embeddings: object, rows: int | None, scale: bool = True) -> Tensor:
-        """Refuse wrong shapes and numbers; scale to length one what an object did not."""
+        """Check shape and numbers; scale an object's embeddings to length one."""
         expected = "[d]" if rows is None else f"[{rows}, d]"
         if not isinstance(embeddings, Tensor):
             raise TypeError(
-                f"encoder {self.name} returned {type(embeddings).__name__};"
-                f" expected is a torch.Tensor {expected}"
+                f"encoder {self.name}: expected a torch.Tensor {expected}, got "
+                f"{type(embeddings).__name__}"
             )
         shape = list(embeddings.shape)
         if shape[:-1] != ([] if rows is None else [rows]) or not shape:
             raise ValueError(
-                f"encoder {self.name} returned the shape {shape}; expected is {expected}"
+                f"encoder {self.name}: expected embeddings {expected}, got the shape {shape}"
             )
         if not bool(embeddings.isfinite().all()):
             raise ValueError(
-                f"encoder {self.name} returned NaN or infinity; expected are finite numbers: "
-                "run it in bfloat16 or float32"
+                f"encoder {self.name}: expected finite embeddings, got NaN or infinity; run it in "
+                "bfloat16 or float32"
             )
         embeddings = embeddings.float()
         return F.normalize(embeddings, dim=-1) if self.given_object and scale else embeddings

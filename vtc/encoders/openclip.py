@@ -14,11 +14,12 @@ from torch import Tensor
 
 from vtc.encoders.base import EncoderOptions
 from vtc.encoders.clip import ClipEncoder
+from vtc.encoders.hub import cache_first
 from vtc.encoders.image import CONVERT, PICKLES
 
 
 class OpenClipEncoder(ClipEncoder):
-    """A model of open_clip; frames are prepared as open_clip's own transform does."""
+    """A model of open_clip, with the preprocessing of open_clip's own transform."""
 
     def __init__(
         self,
@@ -37,17 +38,18 @@ class OpenClipEncoder(ClipEncoder):
         self._preprocessing: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
 
     def _image_features(self, frames: Tensor) -> Tensor:
-        pixels = prepare_pixels(frames, self._preprocessing)
-        features: Tensor = self._model.encode_image(pixels.to(self._dtype))
+        features: Tensor = self._model.encode_image(self._pixels(frames))
         return features
 
     def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = prepare_pixels(frames, self._preprocessing)
-        found = self._model.forward_intermediates(
-            pixels.to(self._dtype), image_indices=1, normalize=False
+        output = self._model.forward_intermediates(
+            self._pixels(frames), image_indices=1, normalize=False
         )
-        (grid,) = found["image_intermediates"]  # [n, C, h, w]
-        return found["image_features"], grid.flatten(2).transpose(1, 2)
+        (grid,) = output["image_intermediates"]  # [n, C, h, w]
+        return output["image_features"], grid.flatten(2).transpose(1, 2)
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        return prepare_pixels(frames, self._preprocessing).to(self._device, self._dtype)
 
     def _text_features(self, texts: list[str]) -> Tensor:
         features: Tensor = self._model.encode_text(self._tokenizer(texts).to(self._device))
@@ -66,9 +68,9 @@ class OpenClipEncoder(ClipEncoder):
 
 
 def prepare_pixels(frames: Tensor, preprocessing: dict[str, Any]) -> Tensor:
-    """open_clip's evaluation transform for a batch of frames of one size.
+    """Apply open_clip's evaluation transform to a batch of frames of one size.
 
-    Resizing works on uint8 as Pillow does, and differs from it by a level or two of 255 in places.
+    Resizing works on uint8, like Pillow's, and differs from it by at most two levels of 255.
 
     Args:
         frames: ``[n, 3, H, W]`` uint8.
@@ -109,19 +111,19 @@ def load_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
     if os.path.isdir(source):
         _check_folder(source)
         architecture = f"local-dir:{source}"
-        model = _fetched(spec, lambda: open_clip.create_model(architecture))
+        model = _checked(spec, lambda: open_clip.create_model(architecture))
     else:
         architecture, _, weights = source.partition("/")
         _check_architecture(spec, architecture)
         published = open_clip.get_pretrained_cfg(architecture, weights)
         if published:
-            file = _fetched(spec, lambda: open_clip.download_pretrained(published))
+            file = _download(spec, published)
             preprocessing = published
         else:
             file = _check_file(spec, architecture, weights)
             preprocessing = _published_preprocessing(spec, architecture)
             _warn_of_activation(spec, architecture)
-        model = _fetched(
+        model = _checked(
             spec,
             lambda: open_clip.create_model(
                 architecture,
@@ -132,19 +134,19 @@ def load_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
                 force_preprocess_cfg=preprocessing,
             ),
         )
-    tokenizer = _fetched(spec, lambda: open_clip.get_tokenizer(architecture))
+    tokenizer = _checked(spec, lambda: _tokenizer(spec, architecture))
     dim = int(open_clip.get_model_config(architecture)["embed_dim"])
     return OpenClipEncoder(model, tokenizer, name=spec, dim=dim, options=options)
 
 
 def untrained_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
-    """What ``"open_clip:MODEL/TAG"`` names, with random weights; on "meta" with none at all."""
+    """Return the model ``"open_clip:MODEL/TAG"`` with random weights; with none on "meta"."""
     import open_clip
 
     architecture = spec.removeprefix("open_clip:").partition("/")[0]
     _check_architecture(spec, architecture)
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # open_clip warns that there are no weights
+    logging.root.setLevel(logging.ERROR)  # open_clip warns about missing weights
     try:
         model = open_clip.create_model(architecture, device=options.device)
     finally:
@@ -154,19 +156,52 @@ def untrained_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
     return OpenClipEncoder(model, tokenizer, name=spec, dim=dim, options=options)
 
 
-def _fetched(spec: str, load: Callable[[], Any]) -> Any:
-    """Run what may meet an unreachable hub or wrong files, and say what to do about it."""
+def _download(spec: str, published: dict[str, Any]) -> str:
+    """Return the file with published weights: from the cache, else downloaded."""
+    import open_clip
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repository, file = os.path.split(published.get("hf_hub", ""))
+    if not repository:  # a local file, or an address outside the hub
+        return str(open_clip.download_pretrained(published))
+    names = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+
+    def load(local: bool) -> str:
+        if not local:
+            return str(open_clip.download_pretrained(published))
+        paths = (try_to_load_from_cache(repository, name) for name in names)
+        for path in paths:
+            if isinstance(path, str):
+                return path
+        raise LocalEntryNotFoundError(f"no {' or '.join(names)} in the cache")
+
+    return cache_first(spec, repository, "open_clip:FOLDER", load)
+
+
+def _tokenizer(spec: str, architecture: str) -> Any:
+    import open_clip
+
+    config = open_clip.get_model_config(architecture) or {}
+    repository = config.get("text_cfg", {}).get("hf_tokenizer_name")
+    if architecture.startswith("local-dir:") or not repository:
+        return open_clip.get_tokenizer(architecture)
+    return cache_first(
+        spec,
+        repository,
+        "open_clip:FOLDER",
+        lambda local: open_clip.get_tokenizer(architecture, local_files_only=local),
+    )
+
+
+def _checked(spec: str, load: Callable[[], Any]) -> Any:
+    """Call ``load``, and explain weights that do not fit the architecture."""
     from safetensors import SafetensorError
 
     try:
         return load()
-    except OSError as error:
-        raise OSError(
-            f"encoder={spec!r}: open_clip could not read its files: {error}. Without a network,"
-            " download the model's repository elsewhere and give the folder:"
-            " 'open_clip:FOLDER' or 'open_clip:MODEL/FILE.safetensors'"
-        ) from error
-    # What torch's load_state_dict, open_clip's resizing of positions and a torn file raise.
+    # The errors of torch's load_state_dict, of open_clip's resizing of positions, of a torn file.
     except (RuntimeError, AssertionError, SafetensorError) as error:
         raise ValueError(
             f"encoder={spec!r}: the weights are not those of this architecture: {error}"
@@ -194,8 +229,8 @@ def _check_architecture(spec: str, architecture: str) -> None:
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=5)
         raise ValueError(
-            f"encoder={spec!r}: open_clip knows no model {architecture!r};"
-            f" similar: {', '.join(near) or 'none'}. open_clip.list_models() names all"
+            f"encoder={spec!r}: open_clip has no model {architecture!r};"
+            f" similar: {', '.join(near) or 'none'}. open_clip.list_models() lists all"
         )
 
 
@@ -217,26 +252,26 @@ def _check_file(spec: str, architecture: str, weights: str) -> str:
 
 
 def _published_preprocessing(spec: str, architecture: str) -> dict[str, Any]:
-    """How frames are prepared for the published weights of an architecture.
+    """Return the preprocessing of an architecture's published weights.
 
-    A checkpoint file does not say it, and open_clip then prepares them as for OpenAI's CLIP, which
-    is wrong for SigLIP and others.
+    A checkpoint file does not state it, and open_clip then assumes that of OpenAI's CLIP, which is
+    wrong for SigLIP and others.
     """
     import open_clip
 
     keys = ("mean", "std", "interpolation", "resize_mode")
-    found: list[dict[str, Any]] = []
+    variants: list[dict[str, Any]] = []
     for tag in open_clip.list_pretrained_tags_by_model(architecture):
         config = open_clip.get_pretrained_cfg(architecture, tag)
-        if (preprocessing := {key: config[key] for key in keys}) not in found:
-            found.append(preprocessing)
-    if len(found) > 1:
+        if (preprocessing := {key: config[key] for key in keys}) not in variants:
+            variants.append(preprocessing)
+    if len(variants) > 1:
         raise ValueError(
-            f"encoder={spec!r}: the published weights of {architecture} differ in how frames are"
-            " prepared, and a file does not say which is right; give a folder with"
-            " open_clip_config.json and open_clip_model.safetensors instead: 'open_clip:FOLDER'"
+            f"encoder={spec!r}: the published weights of {architecture} differ in preprocessing,"
+            " and a file does not say which is right; give a folder with open_clip_config.json and"
+            " open_clip_model.safetensors: 'open_clip:FOLDER'"
         )
-    return found[0] if found else {}
+    return variants[0] if variants else {}
 
 
 def _warn_of_activation(spec: str, architecture: str) -> None:
@@ -246,7 +281,7 @@ def _warn_of_activation(spec: str, architecture: str) -> None:
     quick = [t for t in tags if open_clip.get_pretrained_cfg(architecture, t).get("quick_gelu")]
     if quick and f"{architecture}-quickgelu" in open_clip.list_models():
         warnings.warn(
-            f"encoder={spec!r} is run with GELU. For weights trained with QuickGELU"
+            f"encoder={spec!r} runs with GELU. For weights trained with QuickGELU"
             f" ({', '.join(quick)}) write '{architecture}-quickgelu' for '{architecture}'",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Frame encoders from timm, such as DINOv2: they see frames and know no text."""
+"""Frame encoders from timm, such as DINOv2: they embed frames, not text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vtc.encoders.base import EncoderOptions
+from vtc.encoders.hub import cache_first
 from vtc.encoders.image import CONVERT, PICKLES, ImageEncoder
 
 FILES = ("config.json", "model.safetensors")
@@ -19,8 +20,8 @@ FILES = ("config.json", "model.safetensors")
 class TimmEncoder(ImageEncoder):
     """A model of timm without its classifier; frames are prepared by timm's own transform.
 
-    The embedding is what the model gives to its classifier: the class token or the mean of the
-    patches, as the model pools.
+    The embedding is the input of the classifier: the class token or the mean of the patches,
+    depending on the model's pooling.
     """
 
     def __init__(self, model: Any, *, name: str, options: EncoderOptions) -> None:
@@ -38,8 +39,8 @@ class TimmEncoder(ImageEncoder):
         tokens = self._model.forward_features(self._pixels(frames))
         if tokens.ndim != 3:
             raise ValueError(
-                f"encoder {self.name!r} gives features of the shape {list(tokens.shape)}, and "
-                "merging takes patches [n, P, C]; take a vision transformer"
+                f"encoder {self.name!r}: expected patches [n, P, C], got features of the shape "
+                f"{list(tokens.shape)}; use a vision transformer"
             )
         features: Tensor = self._model.forward_head(tokens)
         return features, tokens[:, self._model.num_prefix_tokens :]
@@ -47,16 +48,15 @@ class TimmEncoder(ImageEncoder):
     def _pixels(self, frames: Tensor) -> Tensor:
         from PIL import Image
 
-        # Through Pillow, since timm cannot pad tensors in the colour that some models ask for.
+        # With Pillow, since timm cannot pad tensors in the colour that some models need.
         pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).cpu().numpy()]
         pixels = torch.stack([self._transform(picture) for picture in pictures])
         return pixels.to(self._device, self._dtype)
 
     def encode_text(self, text: str) -> Tensor:
         raise ValueError(
-            f"encoder {self.name!r} sees frames only and cannot embed the query; give a selector"
-            " that takes a query, or a merger, an encoder that knows text: 'open_clip:MODEL/TAG',"
-            " 'hf:NAME' or the folder of a CLIP or SigLIP model"
+            f"encoder {self.name!r} embeds frames only, and the query needs a text encoder; use"
+            " 'open_clip:MODEL/TAG', 'hf:NAME' or the folder of a CLIP or SigLIP model"
         )
 
 
@@ -64,7 +64,7 @@ def load_timm(spec: str, options: EncoderOptions) -> TimmEncoder:
     """Load ``"timm:NAME"`` or ``"timm:FOLDER"``; see `vtc.encoders.lazy.load_encoder`.
 
     Both are a folder with ``config.json`` and ``model.safetensors``, as timm's ``save_for_hf`` and
-    ``push_to_hf_hub`` write it with ``safe_serialization=True``; that of a name is downloaded.
+    ``push_to_hf_hub`` write it with ``safe_serialization=True``. A named model is downloaded.
     """
     import timm
     from safetensors import SafetensorError
@@ -81,9 +81,9 @@ def load_timm(spec: str, options: EncoderOptions) -> TimmEncoder:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, SafetensorError) as error:  # what load_state_dict and a torn file raise
         raise ValueError(
-            f"encoder={spec!r}: timm cannot make a model of its {' and '.join(FILES)}: {error}"
+            f"encoder={spec!r}: timm cannot build the model from {' and '.join(FILES)}: {error}"
         ) from error
-    # Not create_model(num_classes=0), which would leave weights that are missing random.
+    # Not create_model(num_classes=0), which would leave missing weights random.
     model.reset_classifier(0)
     return TimmEncoder(model, name=spec, options=options)
 
@@ -98,9 +98,12 @@ def _check_folder(spec: str, folder: Path) -> None:
 
 
 def _download(spec: str, name: str) -> Path:
-    """The folder with the published files of a model."""
+    """Return the folder with the published files of a model; download them if needed."""
     import timm
     from huggingface_hub import hf_hub_download
+
+    def files(local: bool) -> list[str]:
+        return [hf_hub_download(repository, file, local_files_only=local) for file in FILES]
 
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if published is None or not published.hf_hub_id:
@@ -109,12 +112,5 @@ def _download(spec: str, name: str) -> Path:
             f"encoder={spec!r}: timm has no published weights of {name!r};"
             f" similar: {', '.join(near) or 'none'}. timm.list_models(pretrained=True) names all"
         )
-    try:
-        files = [Path(hf_hub_download(published.hf_hub_id, file)) for file in FILES]
-    except OSError as error:
-        raise OSError(
-            f"encoder={spec!r}: could not read {' and '.join(FILES)} of {published.hf_hub_id!r}"
-            f" from the Hugging Face hub or its local cache: {error}. Without a network, download"
-            " the repository elsewhere and give the folder: 'timm:FOLDER'"
-        ) from error
-    return files[0].parent
+    repository: str = published.hf_hub_id
+    return Path(cache_first(spec, repository, "timm:FOLDER", files)[0]).parent

@@ -1,4 +1,4 @@
-"""Reading videos: exact frames, in chunks, from anything that FFmpeg can open."""
+"""Read videos: exact frames, in chunks, from every format that FFmpeg can open."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Opening files with PyAV, with errors that say what is wrong in one line."""
+"""Open files with PyAV; errors say in one line what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import av
 from av.container import InputContainer
@@ -15,22 +14,51 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vtc.video.errors import VideoError
+from vtc.video.files import FileIdentity
+
+_VIDEO_FORMATS = (
+    "mov matroska avi mpegts mpeg mpegvideo flv asf ogg rm mxf gxf nut dv m4v wtv nsv nuv ivf obu "
+    "av1 h261 h263 h264 hevc vvc evc vc1 dirac cavsvideo dnxhd avs2 avs3 yuv4mpegpipe swf roq bink "
+    "smk flic gif apng webp jpegxl_anim mjpeg mjpeg_2000"
+)
+_PICTURE_FORMATS = (
+    "image2 png_pipe jpeg_pipe webp_pipe bmp_pipe gif_pipe tiff_pipe jpegls_pipe j2k_pipe "
+    "jpegxl_pipe ppm_pipe pgm_pipe pbm_pipe pam_pipe qoi_pipe exr_pipe hdr_pipe dpx_pipe psd_pipe "
+    "sgi_pipe pcx_pipe"
+)
+_AUDIO_FORMATS = "mp3 wav flac aac ac3 aiff au caf w64"  # refused with a better message
+_OPTIONS = {
+    # Others name further files, or fetch them from a network.
+    "format_whitelist": ",".join(f"{_VIDEO_FORMATS} {_PICTURE_FORMATS} {_AUDIO_FORMATS}".split()),
+    "protocol_whitelist": "file",
+    "pattern_type": "none",  # "a%d.png" is a file of that name
+}
+_REFERENCES = {
+    b"ffconcat": "an ffconcat script",
+    b"#EXTM3U": "an HLS playlist",
+    b"v=0": "an SDP description",
+    b"<?xml": "a description in XML",
+    b"[playlist]": "a playlist",
+}
+"""The first bytes of files that name other files or addresses."""
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its best video stream.
+def open_video(file: FileIdentity) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file and its best video stream; only formats that hold the video themselves.
 
     Raises:
-        VideoError: There is no such file, or no video in it.
+        VideoError: It holds no video, or it was changed since it was indexed.
     """
-    _require_content(path)
+    path = file.path
+    file.require_same()
     try:
         # An absolute path, because FFmpeg takes "talk: 1.mp4" for a protocol called "talk".
-        container = av.open(str(path.absolute()))
+        container = av.open(str(path.absolute()), options=_OPTIONS)
     except av.FFmpegError as error:
-        raise VideoError(f"{path.name}: {_what_is_wrong(path, error)}") from error
+        raise VideoError(f"{path.name}: {_reason(file, error)}") from error
     with container:
+        file.require_same()
         yield container, _best_stream(container, path.name)
 
 
@@ -42,8 +70,8 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
 def decode(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
     """Feed one packet (None: the end) and return the frames that came out.
 
-    A packet that cannot be decoded gives nothing: the caller sees which frames are missing, and
-    most damage costs only a few of them.
+    A packet that cannot be decoded yields no frames. The caller sees which ones are missing; most
+    damage loses only a few.
     """
     try:
         return decoder.decode(packet)
@@ -51,28 +79,23 @@ def decode(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> li
         return []
 
 
-def _require_content(path: Path) -> None:
-    if path.is_dir():
-        raise VideoError(f"{path.name or path}: is a folder, not a video file")
-    if not path.exists():
-        raise VideoError(f"{path.name}: there is no such file in {path.absolute().parent}")
-    if path.is_file() and path.stat().st_size == 0:
-        raise VideoError(f"{path.name}: the file is empty (0 bytes)")
-
-
-def _what_is_wrong(path: Path, error: av.FFmpegError) -> str:
-    if not isinstance(error, av.error.InvalidDataError):
+def _reason(file: FileIdentity, error: av.FFmpegError) -> str:
+    """Say why a file cannot be opened."""
+    if not isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
         return f"cannot be opened ({error.strerror})"
-    with path.open("rb") as file:
-        is_mp4 = file.read(12)[4:8] == b"ftyp"
-    if is_mp4:
+    with file.path.open("rb") as content:
+        start = content.read(64)
+    for first_bytes, kind in _REFERENCES.items():
+        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(first_bytes):
+            return f"is {kind}, which names other files; give the video file itself"
+    if start[4:8] == b"ftyp":
         return "an MP4 without its index (moov): it was cut off or never finished; copy it again"
     return "not a video that FFmpeg can read"
 
 
 def _best_stream(container: InputContainer, name: str) -> VideoStream:
-    # FFmpeg takes the cover picture of a song for a video; the best of the others is what
-    # av_find_best_stream prefers: the one with the most pixels.
+    # FFmpeg takes the cover picture of a song for a video. Of the other streams this takes the one
+    # that av_find_best_stream prefers, else the one with the most pixels.
     streams = [s for s in container.streams.video if Disposition.attached_pic not in s.disposition]
     best = container.streams.best("video")
     if isinstance(best, VideoStream) and best in streams:

@@ -1,7 +1,6 @@
-"""The other reader: decord, where it is right.
+"""The reader for decord, which refuses the files that decord gets wrong.
 
-decord 0.6 returns wrong frames without a sign for some kinds of files; PyAV's index tells which,
-and they are refused.
+decord 0.6 silently returns wrong frames of some kinds of files; PyAV's index shows which.
 """
 
 from __future__ import annotations
@@ -19,29 +18,31 @@ from vtc.video.index import Index, read_index
 from vtc.video.reader import Picture
 
 _BATCH_BYTES = 64 * 2**20
-_MAX_BATCH = 32  # decord buffers without bound when more is asked for at a time
+_MAX_BATCH = 32  # decord buffers without bound for larger batches
 
 
 class DecordReader:
     """Reads with ``get_batch`` only: single reads make decord fill memory in the background.
 
-    decord does not say which frames are damaged, so all that it gives count as intact, and a file
-    that it stumbles over is refused as a whole.
+    decord does not report damaged frames, so all of them count as intact, and a file with an error
+    is refused as a whole.
     """
 
     in_memory = False
 
     def __init__(self, path: Path) -> None:
-        self._decord = _import_decord()
+        _import_decord()
         self._index = read_index(path)
         self.name = path.name
         self.info = self._index.info
         self.times = self._index.times
         self.warnings = self._index.warnings
-        self._refuse_what_it_gets_wrong()
+        self._refuse_wrong_kinds()
         self._own_index = self._match_timestamps(self._open())
 
     def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
+        decord = _import_decord()
+        self._index.file.require_same()
         video = self._open()
         frame_bytes = self.info.width * self.info.height * 3
         size = max(1, min(_MAX_BATCH, _BATCH_BYTES // frame_bytes))
@@ -49,8 +50,9 @@ class DecordReader:
             batch = positions[start : start + size]
             try:
                 frames = video.get_batch(self._own_index[batch].tolist())
-            except self._decord.DECORDError as error:
+            except decord.DECORDError as error:
                 raise self._refusal(f"failed ({_reason(error)})") from error
+            self._index.file.require_same()
             # Other code of the process may have set decord's bridge to torch.
             pixels = frames.asnumpy() if hasattr(frames, "asnumpy") else np.asarray(frames)
             for position, frame in zip(batch.tolist(), pixels, strict=True):
@@ -60,23 +62,24 @@ class DecordReader:
         return np.isin(positions, [picture.position for picture in self.read(positions)])
 
     def _open(self) -> Any:
+        decord = _import_decord()
         try:
-            # With as many threads as it likes, decord cannot send VP9 to its decoder.
+            # With its default number of threads, decord cannot decode VP9.
             threads = 1 if self.info.codec == "vp9" else 0
-            return self._decord.VideoReader(str(self._index.path.absolute()), num_threads=threads)
-        except (self._decord.DECORDError, RuntimeError) as error:
+            return decord.VideoReader(str(self._index.file.path.absolute()), num_threads=threads)
+        except (decord.DECORDError, RuntimeError) as error:
             raise self._refusal(f"cannot open it ({_reason(error)})") from error
 
-    def _refuse_what_it_gets_wrong(self) -> None:
+    def _refuse_wrong_kinds(self) -> None:
         reason = _wrong_frames_for(self._index)
         if reason:
             raise self._refusal(f"returns wrong frames for {reason}")
 
     def _match_timestamps(self, video: Any) -> NDArray[np.int64]:
-        """Find decord's index of each frame by its timestamp.
+        """Return decord's index ``[N]`` of each frame, by its timestamp.
 
         Raises:
-            VideoError: Its timestamps are not those of the file.
+            VideoError: decord's timestamps differ from the file's.
         """
         starts = np.asarray(video.get_frame_timestamp(range(len(video))))[:, 0]
         starts = starts.astype(np.float64) - starts[0]  # float32 seconds
@@ -104,6 +107,10 @@ def _wrong_frames_for(index: Index) -> str | None:
         return "trimmed files (edit list)"
     if info.open_gop:
         return "open-GOP files"
+    if not info.square_pixels:
+        return "files whose pixels are not square"
+    if index.is_mirrored:
+        return "mirrored pictures"
     return None
 
 
@@ -119,6 +126,6 @@ def _import_decord() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    # decord's messages begin with times and places in its source and end with a C++ stack trace.
+    # decord's messages start with a time and a source line and end with a C++ stack trace.
     lines = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", str(error)).strip().splitlines()
     return lines[0] if lines else "no reason given"

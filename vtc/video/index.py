@@ -1,9 +1,9 @@
-"""The index of a video file: every frame's time and what must be decoded to see it.
+"""The index of a video file: the time of each frame, and the packets that decode it.
 
-The index pass only demuxes: 0.4-0.9 s for half an hour of video. Frames are known by their
-*position* in order of presentation, packets by their *ordinal* in order of decoding. A later pass
-demuxes the same packets in the same order, so ordinals identify them for good, which timestamps
-do not: AVI has none worth the name, raw streams have none at all.
+The index pass only demuxes: 0.4-0.9 s for half an hour of video. A frame's *position* is its place
+in order of presentation, a packet's *ordinal* its place in order of decoding. A later pass demuxes
+the same packets in the same order, so ordinals identify them. Timestamps do not: those of AVI are
+guesses, and raw streams have none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.container import InputContainer
@@ -19,54 +20,62 @@ from numpy.typing import NDArray
 
 from vtc.video.container import open_video
 from vtc.video.errors import VideoError
+from vtc.video.files import FileIdentity
+from vtc.video.oddities import oddities, picture_turn, square_pixel_size
 from vtc.video.reader import VideoInfo
 from vtc.video.scan import Presentation, presentation, scan
+from vtc.video.timestamps import gap_warnings
 
 
 @dataclass(frozen=True)
 class Index:
-    """Where the frames of a file are.
+    """The frames of a file and their packets.
 
     Attributes:
         times: ``[N]`` seconds of the shown frames, strictly ascending from 0.
-        presentation: Which packet holds which frame.
-        is_key: ``[P]`` bool, decoding can begin at this packet.
-        stored_size: (width, height) before rotation; frames of another size are resized to it.
-        warnings: One sentence for each thing that is lost or odd.
+        presentation: The packet of each frame.
+        is_key: ``[P]`` bool, whether decoding can begin at this packet.
+        stored_size: (width, height) of the first frame as it is stored.
+        size: (width, height) of a frame with square pixels before rotation; frames of another size
+            are resized to it.
+        is_mirrored: Whether frames are mirrored before they are rotated.
+        warnings: One sentence for each loss or oddity.
     """
 
-    path: Path
+    file: FileIdentity
     times: NDArray[np.float64]
     presentation: Presentation
     is_key: NDArray[np.bool_]
     stored_size: tuple[int, int]
+    size: tuple[int, int]
+    is_mirrored: bool
     info: VideoInfo
     warnings: list[str]
 
     def plan(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Find the packets to decode: from the key frame before each wanted frame up to it.
+        """Find the packets to decode: for each frame those from the key frame before it.
 
         Args:
-            positions: ``[n]`` int64, the wanted frames.
+            positions: ``[n]`` int64, the frames to read.
 
         Returns:
-            ``[P]`` bool, the packets needed, and ``[P]`` int64, the position of the wanted frame
-            that a packet holds, or -1.
+            ``[P]`` bool, whether a packet is needed, and ``[P]`` int64, the position of the frame
+            to read that a packet holds, or -1.
         """
         targets = self.presentation.ordinals[positions]
-        wanted = np.full(len(self.is_key), -1, dtype=np.int64)
-        wanted[targets] = positions
+        position_of = np.full(len(self.is_key), -1, dtype=np.int64)
+        position_of[targets] = positions
         runs = np.zeros(len(self.is_key) + 1, dtype=np.int64)
         np.add.at(runs, self._starts(targets), 1)
         np.add.at(runs, targets + 1, -1)
-        return np.cumsum(runs[:-1]) > 0, wanted
+        return np.cumsum(runs[:-1]) > 0, position_of
 
     def _starts(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where decoding must begin to see ``targets``."""
+        """Return the packet ``[n]`` at which decoding must begin for each of ``targets``."""
         ordinals = np.arange(len(self.is_key))
         key = np.maximum.accumulate(np.where(self.is_key, ordinals, 0))
         starts = key[targets]
-        # A frame shown before its key frame (open GOP) also needs frames from before that.
+        # A frame shown before its key frame (open GOP) also needs the group before.
         order = self.presentation.order
         leading = order[targets] < order[starts]
         starts[leading] = key[np.maximum(starts[leading] - 1, 0)]
@@ -80,19 +89,22 @@ def read_index(path: Path) -> Index:
         VideoError: It cannot be read, holds no video, or not one frame of it can be decoded.
     """
     warnings: list[str] = []
-    with open_video(path) as (container, stream):
+    file = FileIdentity.of(path)
+    with open_video(file) as (container, stream):
         packets = scan(container, stream, warnings)
         if packets.first is None:
             raise VideoError(f"{path.name}: no frame of its video stream can be decoded")
-        shown = presentation(path, container.format.name, packets, warnings)
+        shown = presentation(file, container.format.name, packets, warnings)
         times = _seconds(shown, stream, warnings)
         duration = float(times[-1] + _frame_interval(times, stream))
         warnings += _losses(container, stream, len(packets.pts), duration)
+        file.require_same()
+        warnings += gap_warnings(times)
         first = packets.first
-        if first.rotation % 90:
-            warnings.append(f"its rotation of {first.rotation} degrees is ignored")
-        rotation = first.rotation % 360 if first.rotation % 90 == 0 else 0
-        size = (first.width, first.height)
+        warnings += oddities(container, stream, first)
+        turn = picture_turn(path, container.format.name) or (_rotation(first, warnings), False)
+        rotation, is_mirrored = turn
+        size, has_square_pixels = square_pixel_size(first, stream, warnings)
         width, height = size if rotation % 180 == 0 else size[::-1]
         order, is_key = shown.order, packets.is_key
         key_times = times[np.isin(shown.ordinals, np.flatnonzero(is_key))]
@@ -109,9 +121,11 @@ def read_index(path: Path) -> Index:
             open_gop=bool(np.any(np.maximum.accumulate(np.where(is_key, order, -1)) > order)),
             trimmed=bool(packets.is_hidden.any()),
             variable_rate=_has_variable_rate(times),
+            square_pixels=has_square_pixels,
         )
     warnings = [f"{path.name}: {warning}" for warning in warnings]
-    return Index(path, times, shown, is_key, size, info, warnings)
+    stored = first.width, first.height
+    return Index(file, times, shown, is_key, stored, size, is_mirrored, info, warnings)
 
 
 def _seconds(shown: Presentation, stream: VideoStream, warnings: list[str]) -> NDArray[np.float64]:
@@ -127,8 +141,19 @@ def _seconds(shown: Presentation, stream: VideoStream, warnings: list[str]) -> N
     return seconds
 
 
+def _rotation(frame: Any, warnings: list[str]) -> int:
+    """Return the degrees counter-clockwise by which frames are turned to be shown."""
+    if frame.rotation % 90:
+        warnings.append(f"its rotation of {frame.rotation} degrees is ignored")
+        return 0
+    return int(frame.rotation % 360)
+
+
 def _frame_interval(times: NDArray[np.float64], stream: VideoStream) -> float:
-    """How long the last frame is shown; packets of variable-rate MP4s give it wrongly."""
+    """Return the seconds that the last frame is shown.
+
+    The durations of packets are wrong in variable-rate MP4s.
+    """
     if len(times) > 1:
         return float(np.median(np.diff(times)))
     return 1 / float(stream.average_rate or 25)
@@ -140,12 +165,12 @@ def _has_variable_rate(times: NDArray[np.float64]) -> bool:
 
 
 def _losses(
-    container: InputContainer, stream: VideoStream, found: int, duration: float
+    container: InputContainer, stream: VideoStream, count: int, duration: float
 ) -> list[str]:
-    """Compare what the file declares with what it holds."""
+    """Warn where the file holds less than it declares."""
     declared = (container.duration or 0) / 1e6
-    if stream.frames > found:
-        missing = stream.frames - found
+    if stream.frames > count:
+        missing = stream.frames - count
         return [
             f"{missing} of {stream.frames} declared frames are missing "
             f"(the file is cut off after {duration:.1f} s)"

@@ -1,10 +1,11 @@
-"""A reader that remembers what it has read, so that a second pass need not decode it again."""
+"""A reader that keeps decoded frames, so that a second pass does not decode them again."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,17 @@ from vtc.video.reader import Picture, Reader, VideoInfo
 
 
 class KeepingReader:
-    """Keeps the first frames it is asked for, as many as fit.
+    """Keeps the first frames that are read, as many as fit.
 
     Args:
-        reader: What reads the others.
-        room: Bytes of the frames that are kept, at most.
+        reader: The reader that decodes.
+        room: The most bytes of kept frames.
     """
 
     in_memory = False
 
     def __init__(self, reader: Reader, room: int) -> None:
-        self._reader, self._room = reader, room
+        self._reader, self._limit, self._room = reader, room, room
         self._kept: dict[int, Picture] = {}
         self._lock = Lock()  # two passes may be under way
         self.name = reader.name
@@ -34,15 +35,24 @@ class KeepingReader:
     def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
         kept = self._kept.copy()
         new = np.array([p for p in positions.tolist() if p not in kept], dtype=np.int64)
-        known = [kept[p] for p in positions.tolist() if p in kept]
-        known.reverse()
+        waiting = [kept[p] for p in positions.tolist() if p in kept]
+        waiting.reverse()
         with closing(self._reader.read(new)) as pictures:
             for picture in pictures:
-                while known and known[-1].position < picture.position:
-                    yield known.pop()
+                while waiting and waiting[-1].position < picture.position:
+                    yield waiting.pop()
                 self._keep(picture)
                 yield picture
-        yield from reversed(known)
+        yield from reversed(waiting)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process starts without frames; locks cannot be pickled.
+        state = self.__dict__ | {"_kept": {}, "_room": self._limit}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
 
     def _keep(self, picture: Picture) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Frames that are in memory already: arrays, tensors, lists of pictures."""
+"""A reader of frames in memory: arrays, tensors, lists of pictures."""
 
 from __future__ import annotations
 
@@ -7,26 +7,54 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vtc.video.reader import Picture, VideoInfo
 
+_ORIENTATION = 0x0112
+_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_PICTURE_MODES = (
+    *(
+        "1",
+        "L",
+        "P",
+        "RGB",
+        "RGBA",
+        "RGBX",
+        "RGBa",
+        "LA",
+        "La",
+        "PA",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "HSV",
+    ),
+    *_16_BITS,
+)
+
 
 class MemoryReader:
-    """Takes every item of an array or a list for a frame.
+    """Reads an array or a list in which each item is a frame.
 
     Args:
         video: ``[N, H, W, 3]`` uint8 array or CPU tensor, or a list of PIL images or of
             ``[H, W, 3]`` uint8 arrays, all of one size.
-        fps: How many of the frames make a second.
+        fps: Frames per second.
+
+    Raises:
+        TypeError: ``video`` is neither an array nor a list of frames.
+        ValueError: Frames differ in size or are not uint8 RGB, or ``fps`` is None.
     """
 
     in_memory = True
 
     def __init__(self, video: Any, fps: float | None) -> None:
+        _refuse_other_kinds(video)
         if fps is None:
             raise ValueError(
-                "fps=None: frames in memory have no timestamps; say how many make a second"
+                "expected fps to be a number for frames in memory, which have no timestamps, got "
+                "None"
             )
         kind = "list" if isinstance(video, (list, tuple)) else "array"
         self._frames = video if kind == "list" else _as_array(video)
@@ -57,17 +85,21 @@ class MemoryReader:
 
 def _as_array(video: Any) -> NDArray[np.uint8]:
     array = np.asarray(video)
-    if array.dtype == object:
-        raise TypeError(
-            f"a video is a path, an array, a list of frames or a VideoSource, "
-            f"not a {type(video).__name__}"
-        )
-    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8:
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or 0 in array.shape[1:]:
         raise ValueError(
-            f"an array of shape {list(array.shape)} and dtype {array.dtype}: a video is "
-            f"[N, H, W, 3] uint8, RGB values from 0 to 255"
+            "expected a video to be an array [N, H, W, 3] uint8, RGB values from 0 to 255, got the "
+            f"shape {list(array.shape)} and dtype {array.dtype}"
         )
     return array
+
+
+def _refuse_other_kinds(video: Any) -> None:
+    is_kind = isinstance(video, (list, tuple)) or hasattr(video, "__array__")
+    if not is_kind or isinstance(video, Image.Image):
+        raise TypeError(
+            "expected a video to be a path, an array, a list of frames or a VideoSource, got "
+            f"{type(video).__name__}"
+        )
 
 
 def _common_size(frames: Sequence[Any] | NDArray[np.uint8]) -> tuple[int, int]:
@@ -77,30 +109,50 @@ def _common_size(frames: Sequence[Any] | NDArray[np.uint8]) -> tuple[int, int]:
     for index, frame in enumerate(frames):
         if (size := _size(frame, index)) != first:
             raise ValueError(
-                f"frame {index} is {size[1]}x{size[0]} and frame 0 is {first[1]}x{first[0]}: "
-                f"the frames of a list must be of one size"
+                f"expected the frames of a list to be of one size, got {first[1]}x{first[0]} for "
+                f"frame 0 and {size[1]}x{size[0]} for frame {index}"
             )
     return first
 
 
 def _size(frame: Any, index: int) -> tuple[int, int]:
+    """Return height and width of a frame, after its EXIF orientation is applied."""
     if isinstance(frame, Image.Image):
-        return frame.height, frame.width
+        if frame.mode not in _PICTURE_MODES:
+            raise ValueError(
+                f"expected frame {index} to have 8 or 16 bits a channel, got a picture of the mode "
+                f"{frame.mode}; convert it to RGB"
+            )
+        is_turned = frame.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        height, width = (frame.width, frame.height) if is_turned else (frame.height, frame.width)
+    else:
+        height, width = _array_size(frame, index)
+    if not height or not width:
+        raise ValueError(f"expected frame {index} to have pixels, got {width}x{height}")
+    return height, width
+
+
+def _array_size(frame: Any, index: int) -> tuple[int, int]:
     array = np.asarray(frame)
-    if array.dtype == object or array.dtype.kind in "US":
+    if array.dtype == object or array.dtype.kind in "SU":
         raise TypeError(
-            f"frame {index} is a {type(frame).__name__}: a list holds PIL images or "
-            f"[H, W, 3] uint8 arrays"
+            "expected a list of PIL images or [H, W, 3] uint8 arrays, got "
+            f"{type(frame).__name__} as frame {index}"
         )
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8:
         raise ValueError(
-            f"frame {index} has shape {list(array.shape)} and dtype {array.dtype}: "
-            f"allowed is [H, W, 3] uint8, RGB values from 0 to 255"
+            f"expected frame {index} to be [H, W, 3] uint8, RGB values from 0 to 255, got "
+            f"the shape {list(array.shape)} and dtype {array.dtype}"
         )
     return array.shape[0], array.shape[1]
 
 
 def _pixels(frame: Any) -> NDArray[np.uint8]:
-    if isinstance(frame, Image.Image):
-        frame = frame.convert("RGB")
-    return np.asarray(frame)
+    """Return ``[H, W, 3]`` uint8 RGB."""
+    if not isinstance(frame, Image.Image):
+        return np.asarray(frame)
+    frame = ImageOps.exif_transpose(frame)
+    if frame.mode.startswith("I;16"):  # Pillow would clip its values at 255
+        levels = (np.asarray(frame.convert("I")) >> 8).astype(np.uint8)
+        return np.repeat(levels[..., None], 3, axis=-1)
+    return np.asarray(frame.convert("RGB"))

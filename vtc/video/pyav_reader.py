@@ -1,4 +1,4 @@
-"""The default reader: PyAV, exact, decoding only what the wanted frames need."""
+"""The default reader: PyAV, exact; it decodes only the packets that the frames need."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vtc.video.index import read_index
 from vtc.video.reader import Picture
 
 _SKIPS_PER_PACKET = ("h264", "hevc")
-"""Decoders that may be told before each packet to skip it when no other frame needs it. Others
-read the setting once (libdav1d) or were not tried; with them every needed packet is decoded."""
+"""Decoders whose ``skip_frame`` can change before each packet. Others read it once (libdav1d) or
+were not tried; they decode every needed packet."""
 
 _UNSPECIFIED, _FULL_RANGE, _LIMITED_RANGE, _BT601 = 2, 2, 1, 5  # FFmpeg's numbers
 
 
 class PyAVReader:
-    """Reads a file in passes: each opens it anew and decodes what its frames need, in order."""
+    """Reads a file in passes: each opens it anew and decodes in order."""
 
     in_memory = False
 
@@ -41,6 +41,7 @@ class PyAVReader:
         to_rgb = VideoReformatter()
         with closing(self._frames(positions)) as frames:
             for position, frame in frames:
+                self._index.file.require_same()
                 self._notice_size(position, frame)
                 yield Picture(position, self._pixels(to_rgb, frame), not frame.is_corrupt)
 
@@ -51,9 +52,9 @@ class PyAVReader:
     def _frames(
         self, positions: NDArray[np.int64]
     ) -> Generator[tuple[int, VideoFrame], None, None]:
-        needed, wanted = self._index.plan(positions)
+        needed, position_of = self._index.plan(positions)
         end = int(np.flatnonzero(needed)[-1]) + 1 if needed.any() else 0
-        with open_video(self._index.path) as (container, stream):
+        with open_video(self._index.file) as (container, stream):
             stream.thread_type = "AUTO"
             decoder = stream.codec_context
             skips = self.info.codec in _SKIPS_PER_PACKET
@@ -61,53 +62,55 @@ class PyAVReader:
             for ordinal, packet in enumerate(islice(packets(container, stream), end)):
                 if needed[ordinal]:
                     if skips:
-                        decoder.skip_frame = "NONREF" if wanted[ordinal] < 0 else "DEFAULT"
-                    packet.pts = ordinal  # comes out as the frame's pts and says which it is
+                        decoder.skip_frame = "NONREF" if position_of[ordinal] < 0 else "DEFAULT"
+                    packet.pts = ordinal  # becomes the frame's pts, by which it is recognised
                     frames = decode(decoder, packet)
                     holding = True
                 elif holding:
-                    # Like a seek: what the decoder holds comes out, and decoding starts afresh
-                    # at the next key frame.
+                    # Like a seek: drain the decoder, and start afresh at the next key frame.
                     frames = decode(decoder, None)
                     decoder.flush_buffers()
                     holding = False
                 else:
                     continue
-                yield from _wanted(frames, wanted)
-            yield from _wanted(decode(decoder, None), wanted)
+                yield from _targets(frames, position_of)
+            yield from _targets(decode(decoder, None), position_of)
 
     def _pixels(self, to_rgb: VideoReformatter, frame: VideoFrame) -> NDArray[np.uint8]:
-        width, height = self._index.stored_size
+        width, height = self._index.size
         rgb = to_rgb.reformat(
             frame, width, height, "rgb24", interpolation="BICUBIC", **_colours(frame)
         )
-        return np.rot90(rgb.to_ndarray(), self.info.rotation // 90)
+        pixels = rgb.to_ndarray()
+        if self._index.is_mirrored:
+            pixels = pixels[:, ::-1]
+        return np.rot90(pixels, self.info.rotation // 90)
 
     def _notice_size(self, position: int, frame: VideoFrame) -> None:
-        if (frame.width, frame.height) == self._index.stored_size or self._size_changed:
+        width, height = self._index.stored_size
+        if (frame.width, frame.height) == (width, height) or self._size_changed:
             return
         self._size_changed = True
-        width, height = self._index.stored_size
         self.warnings.append(
             f"{self.name}: the size changes from {width}x{height} to {frame.width}x{frame.height} "
             f"by {self.times[position]:.1f} s; frames are resized to the first size"
         )
 
 
-def _wanted(
-    frames: list[VideoFrame], wanted: NDArray[np.int64]
+def _targets(
+    frames: list[VideoFrame], position_of: NDArray[np.int64]
 ) -> Iterator[tuple[int, VideoFrame]]:
     for frame in frames:
-        if frame.pts is not None and wanted[frame.pts] >= 0:
-            yield int(wanted[frame.pts]), frame
+        if frame.pts is not None and position_of[frame.pts] >= 0:
+            yield int(position_of[frame.pts]), frame
 
 
 def _colours(frame: VideoFrame) -> dict[str, Any]:
-    """The matrix and range of a YUV frame, in full.
+    """Return the matrix and range of a YUV frame as arguments of ``reformat``.
 
-    PyAV 15 takes BT.709 for BT.601 and full for limited range unless it is told all four; then
-    every version gives the same colours. A BT.601 limited-range "destination" is what makes it
-    pass the others on; RGB has neither.
+    PyAV 15 confuses BT.709 with BT.601 and full with limited range unless all four arguments are
+    given; then every version gives the same colours. The "destination" must be BT.601 and limited
+    for PyAV to pass the source on, though RGB has neither.
     """
     if frame.format.is_rgb:
         return {}

@@ -1,4 +1,4 @@
-"""What a reader of videos must offer, and what it tells about a video."""
+"""The interface of readers, and the facts and frames that they return."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ class VideoInfo:
         width: Of a frame after rotation, in pixels; so is ``height``.
         duration: Seconds from the first shown frame to the end of the last one.
         frame_count: Frames that the file holds and shows.
-        native_fps: ``frame_count / duration``, the mean rate.
+        native_fps: ``frame_count / duration``, the mean rate in frames per second.
         codec: FFmpeg's name of the decoder; ``"array"`` for frames in memory.
         container: FFmpeg's name of the file format; ``"memory"`` for frames in memory.
         rotation: Degrees counter-clockwise by which the stored frames are turned to be shown.
-        key_interval: Longest time between two key frames in seconds; what a random access costs.
+        key_interval: Longest time between two key frames in seconds, the cost of a random access.
         open_gop: Some frames shown before a key frame are stored after it.
         trimmed: The file holds frames that its edit list hides.
+        square_pixels: False where frames are resized, since their stored pixels are not square.
         variable_rate: Some frame lasts over 1.5 times as long as the typical one.
     """
 
@@ -40,6 +41,7 @@ class VideoInfo:
     open_gop: bool = False
     trimmed: bool = False
     variable_rate: bool = False
+    square_pixels: bool = True
 
 
 class Picture(NamedTuple):
@@ -48,7 +50,7 @@ class Picture(NamedTuple):
     Attributes:
         position: Its place among the shown frames of the video, from 0.
         pixels: ``[H, W, 3]`` uint8 RGB, after rotation.
-        intact: False where the decoder had to guess damaged parts.
+        intact: False where the decoder guessed damaged parts.
     """
 
     position: int
@@ -57,7 +59,7 @@ class Picture(NamedTuple):
 
 
 class Reader(Protocol):
-    """Gives the frames of one video by their position in order of presentation."""
+    """Reads the frames of one video by their position in order of presentation."""
 
     name: str
     info: VideoInfo
@@ -65,10 +67,10 @@ class Reader(Protocol):
     """``[frame_count]`` seconds, strictly ascending from 0."""
     warnings: list[str]
     in_memory: bool
-    """True: reading costs nothing, so it needs no thread."""
+    """Whether frames need no decoding, and so no thread."""
 
     def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
-        """Yield the frames at ``positions`` (ascending), leaving out what cannot be decoded."""
+        """Yield the frames at ``positions``, ``[n]`` ascending, without those that are damaged."""
 
     def decodable(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which of ``positions`` (ascending) can be decoded."""
+        """Return ``[n]`` bool, whether each of ``positions`` (ascending) can be decoded."""

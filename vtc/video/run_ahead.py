@@ -1,4 +1,4 @@
-"""Working ahead in a thread, with bounded memory."""
+"""Run a generator ahead in a thread, with bounded memory."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TypeVar, cast
 
 T = TypeVar("T")
 
-_POLL = 0.05  # seconds between two looks at whether the consumer has gone
+_POLL = 0.05  # seconds between checks whether the consumer has closed
 
 
 def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """Run a generator in a daemon thread, at most ``depth`` items ahead of the consumer.
 
-    The thread begins at once, so that several can be at work before the first of them is read.
-    With the item being made and the one being used, ``depth + 2`` items are alive. An error in
-    the thread is raised in the consumer in its place. Closing the generator ends the thread.
+    The thread begins at once, so that several generators can work before the first is read. With
+    the item being made and the one being used, ``depth + 2`` items are alive. An error in the
+    thread is raised in the consumer. Closing the generator ends the thread.
 
     Args:
-        items: A generator; it is run and closed in the thread.
-        depth: How many finished items may wait; 0 runs ``items`` in the caller's thread.
+        items: A generator; it runs and closes in the thread.
+        depth: Finished items that may wait; 0 runs ``items`` in the caller's thread.
     """
     if depth == 0:
         return items
@@ -31,10 +31,10 @@ def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None,
 
 
 def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T | None, None, None]:
-    """What the thread makes, after a first None by which it has begun."""
+    """Start the thread and yield None, then yield its items."""
     queue: Queue[tuple[T] | BaseException | None] = Queue(maxsize=depth)
-    gone = Event()
-    thread = Thread(target=_run, args=(items, queue, gone), name="vtc-prefetch", daemon=True)
+    closed = Event()
+    thread = Thread(target=_run, args=(items, queue, closed), name="vtc-prefetch", daemon=True)
     thread.start()
     try:
         yield None
@@ -42,35 +42,35 @@ def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T | None, N
             if isinstance(item, BaseException):
                 raise item
             yield item[0]
-            del item  # or it would stay alive while the next one is waited for
+            del item  # otherwise it stays alive while the next one is made
     finally:
-        gone.set()
+        closed.set()
         thread.join()
 
 
 def _run(
-    items: Generator[T, None, None], queue: Queue[tuple[T] | BaseException | None], gone: Event
+    items: Generator[T, None, None], queue: Queue[tuple[T] | BaseException | None], closed: Event
 ) -> None:
     end: BaseException | None = None
     try:
         for item in items:
-            if not _put(queue, (item,), gone):
+            if not _put(queue, (item,), closed):
                 break
             del item
-    except BaseException as error:  # handed to the consumer, whatever it is
+    except BaseException as error:  # raised in the consumer
         end = error
     finally:
         items.close()
-    _put(queue, end, gone)
+    _put(queue, end, closed)
 
 
 def _put(
     queue: Queue[tuple[T] | BaseException | None],
     item: tuple[T] | BaseException | None,
-    gone: Event,
+    closed: Event,
 ) -> bool:
-    """Wait for room; False when the consumer has gone."""
-    while not gone.is_set():
+    """Wait for room and put an item; return False when the consumer has closed."""
+    while not closed.is_set():
         try:
             queue.put(item, timeout=_POLL)
         except Full:

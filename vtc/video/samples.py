@@ -1,4 +1,4 @@
-"""The sampled frames of a video, with stand-ins for those that cannot be decoded."""
+"""The sampled frames of a video, with substitutes for those that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ from vtc.video.reader import Picture, Reader
 
 
 class Samples:
-    """Gives a picture for every sample, whatever subset it is asked for in.
+    """Reads a picture for every sample.
 
-    The last good sample before a lost one stands in for it (the first good one, at the start).
-    Which sample that is must not depend on the pass that found the loss: at the first loss all
-    samples are tried once, and from then on a pass asks for stand-ins by their own place. Only
-    what the decoder guesses of a damaged stretch may differ between passes.
+    A lost sample is replaced by the last good one before it (at the start by the first good one).
+    The substitute does not depend on the pass that meets the loss: at the first loss all samples
+    are tried once, and later passes read substitutes directly. Only the decoder's guesses at a
+    damaged stretch may differ between passes.
 
     Args:
-        reader: Leaves out what it cannot decode.
+        reader: Leaves out frames that it cannot decode.
         positions: ``[N]`` int64, the sampled frames, strictly ascending.
     """
 
     def __init__(self, reader: Reader, positions: NDArray[np.int64]) -> None:
         self._reader = reader
-        self._positions = positions
+        self.positions = positions
+        self.timestamps: NDArray[np.float64] = reader.times[positions]
         self._good = np.ones(len(positions), dtype=bool)
-        self._stand_in: NDArray[np.int64] = np.arange(len(positions), dtype=np.int64)
+        self._substitute: NDArray[np.int64] = np.arange(len(positions), dtype=np.int64)
         self._damaged: set[int] = set()
 
     @property
     def warnings(self) -> list[str]:
-        """What was found lost or damaged so far."""
-        found = []
+        """One sentence each for lost and damaged samples, so far."""
+        warnings = []
         of_all = f"of {len(self._good)} sampled frames"
         lost = int(np.sum(~self._good))
         if lost:
-            found.append(
+            warnings.append(
                 f"{self._reader.name}: {lost} {of_all} could not be decoded; "
-                f"the last good frame before each stands in"
+                f"the last good frame before each replaces it"
             )
         if self._damaged:
-            found.append(
+            warnings.append(
                 f"{self._reader.name}: {len(self._damaged)} {of_all} came out damaged; "
                 f"the decoder guessed parts of them"
             )
-        return found
+        return warnings
 
     def read(self, samples: NDArray[np.int64]) -> Generator[Picture, None, None]:
         """Yield one picture for each of ``samples``, ``[n]`` int64, strictly ascending.
@@ -59,36 +60,36 @@ class Samples:
         """
         last: Picture | None = None
         while len(samples):
-            given, last = yield from self._read_until_loss(samples, last)
-            samples = samples[given:]
+            count, last = yield from self._read_until_loss(samples, last)
+            samples = samples[count:]
             if len(samples):
-                self._note_loss(self._stand_in[samples[0]])
+                self._note_loss(self._substitute[samples[0]])
 
     def _read_until_loss(
         self, samples: NDArray[np.int64], last: Picture | None
     ) -> Generator[Picture, None, tuple[int, Picture | None]]:
         """Yield pictures until one is missing.
 
-        ``last`` is used again rather than decoded again: after a loss it usually stands in.
+        ``last`` is reused instead of decoded again: after a loss it is usually the substitute.
 
         Returns:
-            How many were given, and the last picture that was read.
+            The number of pictures, and the last picture that was read.
         """
-        sources = self._stand_in[samples]
-        wanted = self._positions[sources]
-        unread = np.unique(wanted if last is None else wanted[wanted > last.position])
-        given = 0
+        sources = self._substitute[samples]
+        targets = self.positions[sources]
+        unread = np.unique(targets if last is None else targets[targets > last.position])
+        count = 0
         with closing(self._reader.read(unread)) as pictures:
             for picture in chain([] if last is None else [last], pictures):
-                if wanted[given] < picture.position:
+                if targets[count] < picture.position:
                     break
                 last = picture
-                while given < len(samples) and wanted[given] == picture.position:
-                    yield self._judged(picture, int(samples[given]), int(sources[given]))
-                    given += 1
-                if given == len(samples):
+                while count < len(samples) and targets[count] == picture.position:
+                    yield self._judged(picture, int(samples[count]), int(sources[count]))
+                    count += 1
+                if count == len(samples):
                     break
-        return given, last
+        return count, last
 
     def _judged(self, picture: Picture, sample: int, source: int) -> Picture:
         if not picture.intact:
@@ -96,9 +97,9 @@ class Samples:
         return picture._replace(intact=picture.intact and sample == source)
 
     def _note_loss(self, lost: int) -> None:
-        self._good &= self._reader.decodable(self._positions)
+        self._good &= self._reader.decodable(self.positions)
         self._good[lost] = False
         if not self._good.any():
             raise VideoError(f"{self._reader.name}: none of its sampled frames can be decoded")
         last_good = np.maximum.accumulate(np.where(self._good, np.arange(len(self._good)), -1))
-        self._stand_in = np.where(last_good < 0, np.argmax(self._good), last_good)
+        self._substitute = np.where(last_good < 0, np.argmax(self._good), last_good)

@@ -1,12 +1,14 @@
-"""Which frames of a video are looked at."""
+"""Choose the frames of a video to read."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vtc.video.timestamps import gaps
+
 TOLERANCE = 1e-6
-"""Seconds; keeps rounding (29.97 for 30000/1001) from choosing the frame before."""
+"""Seconds; otherwise rounding (29.97 for 30000/1001) would choose the frame before."""
 
 
 def sample(
@@ -19,31 +21,53 @@ def sample(
 ) -> NDArray[np.int64]:
     """Choose frames by time.
 
-    A sample at time t is the last frame shown at or before t. A frame that several samples fall
-    on is taken once, so there are never more samples than frames.
+    A sample at time t is the last frame shown at or before t. A frame is taken once, so there are
+    never more samples than frames.
 
     Args:
         times: ``[N]`` seconds at which the frames are shown, strictly ascending from 0.
         duration: Seconds, where the last frame ends.
         fps: Samples at ``k / fps`` for k = 0, 1, ... while that is below ``duration``.
-        frames: n samples at the midpoints ``(k + 0.5) * duration / n`` instead.
-        max_frames: Where that gives more, the midpoints of this many parts instead.
+        frames: n samples at the midpoints ``(k + 0.5) * duration / n`` instead. In a video with
+            gaps, the frames before them take one sample each and the others are spread evenly.
+        max_frames: Where that gives more samples, this many at midpoints instead.
 
     Returns:
         ``[n]`` int64 positions, strictly ascending; every frame without ``fps`` and ``frames``.
 
     >>> sample(np.arange(6) / 2, 3.0, fps=1.0)
     array([0, 2, 4])
+    >>> sample(np.array([0.0, 1.0, 2.0, 3600.0, 3601.0]), 3602.0, frames=4)
+    array([0, 2, 3, 4])
     """
     if frames is not None:
-        chosen = _on_grid(times, duration, frames / duration, 0.5)
+        positions = _spread(times, duration, frames)
     elif fps is not None:
-        chosen = _on_grid(times, duration, fps, 0.0)
+        positions = _on_grid(times, duration, fps, 0.0)
     else:
-        chosen = np.arange(len(times), dtype=np.int64)
-    if max_frames is not None and len(chosen) > max_frames:
-        chosen = _on_grid(times, duration, max_frames / duration, 0.5)
-    return chosen
+        positions = np.arange(len(times), dtype=np.int64)
+    if max_frames is not None and len(positions) > max_frames:
+        positions = _spread(times, duration, max_frames)
+    return positions
+
+
+def _spread(times: NDArray[np.float64], duration: float, count: int) -> NDArray[np.int64]:
+    """Positions of ``count`` evenly spaced frames, of all frames if there are no more."""
+    if count >= len(times):
+        return np.arange(len(times), dtype=np.int64)
+    positions = _on_grid(times, duration, count / duration, 0.5)
+    if len(positions) == count or not len(gaps(times)):
+        return positions
+    # Some frames stay for longer than a count-th part. Cut them to the length at which each takes
+    # one sample, and spread the others over what is left.
+    steps = np.diff(np.append(times, duration))
+    ascending = np.sort(steps)
+    shorter = np.cumsum(ascending) - ascending  # the sum of all steps before each
+    uncut = count - np.arange(len(steps), 0, -1)  # samples for them, if it and all after are cut
+    limits = np.where(uncut > 0, shorter / np.maximum(uncut, 1), np.inf)
+    ends = np.cumsum(np.minimum(steps, limits[np.argmax(limits <= ascending)]))
+    middles = (np.arange(count) + 0.5) * ends[-1] / count
+    return np.unique(np.searchsorted(ends, middles, side="right"))
 
 
 def _on_grid(

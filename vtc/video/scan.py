@@ -1,10 +1,9 @@
-"""The index pass: what the packets of a file say, and in which order its frames are shown."""
+"""The index pass: the timestamps of a file's packets, and the order in which frames are shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
@@ -14,20 +13,22 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vtc.video.container import decode, open_video, packets
+from vtc.video.files import FileIdentity
+from vtc.video.timestamps import repair, spread_equal
 
 _UNKNOWN = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the P packets say, in order of decoding.
+    """The timestamps and flags of the P packets, in order of decoding.
 
     Attributes:
         pts: ``[P]`` int64, when the frame is shown, in ticks of the stream.
-        dts: ``[P]`` int64, when it is decoded; both are ``_UNKNOWN`` where the file does not say.
-        is_key: ``[P]`` bool, decoding can begin here.
+        dts: ``[P]`` int64, when it is decoded; both are ``_UNKNOWN`` where the file has none.
+        is_key: ``[P]`` bool, whether decoding can begin here.
         is_hidden: ``[P]`` bool, decoded but cut away by an edit list.
-        first: The first frame that the decoder gave, its pts the ordinal of its packet.
+        first: The first decoded frame, its pts the ordinal of its packet.
     """
 
     pts: NDArray[np.int64]
@@ -39,21 +40,21 @@ class Scan:
 
 @dataclass(frozen=True)
 class Presentation:
-    """In which order frames are shown, and when.
+    """The order in which frames are shown, and their times.
 
     Attributes:
-        order: ``[P]`` int64, the place of every packet among all, hidden ones included.
+        order: ``[P]`` int64, the place of each packet in order of presentation, hidden ones too.
         ordinals: ``[N]`` int64, the packets of the shown frames, in order of presentation.
-        ticks: ``[N]`` int64, strictly ascending; None where the file does not say.
+        ticks: ``[N]`` float64, strictly ascending; None where the file has no timestamps.
     """
 
     order: NDArray[np.int64]
     ordinals: NDArray[np.int64]
-    ticks: NDArray[np.int64] | None
+    ticks: NDArray[np.float64] | None
 
 
 def scan(container: InputContainer, stream: VideoStream, warnings: list[str]) -> Scan:
-    """Read all packets; decode only until the first frame comes out."""
+    """Read all packets, and decode until the first frame."""
     rows: list[tuple[int, ...]] = []
     first: list[VideoFrame] = []
     try:
@@ -70,38 +71,55 @@ def scan(container: InputContainer, stream: VideoStream, warnings: list[str]) ->
     return Scan(pts, dts, is_key > 0, is_hidden > 0, first[0] if first else None)
 
 
-def presentation(path: Path, container: str, packets: Scan, warnings: list[str]) -> Presentation:
+def presentation(
+    file: FileIdentity, container: str, packets: Scan, warnings: list[str]
+) -> Presentation:
     """Find the order of presentation: from the timestamps, or without them by decoding."""
-    # What FFmpeg gives as the pts of an AVI is a guess that starts at any value.
+    # FFmpeg guesses the pts of an AVI, starting at any value.
     if container == "avi" or np.any(packets.pts == _UNKNOWN):
-        return _by_decoding(path, packets)
+        return _by_decoding(file, packets)
     return _by_timestamp(packets, warnings)
 
 
 def _by_timestamp(packets: Scan, warnings: list[str]) -> Presentation:
-    pts = _without_jumps_back(packets, warnings)
+    pts, broken = repair(packets.pts)
+    if broken:
+        warnings.append(
+            f"{broken} of {len(pts)} timestamps are far from those around them; these frames are "
+            "placed between their neighbours"
+        )
+    pts = _without_jumps_back(pts, packets, warnings)
     order = _inverse(np.argsort(pts, kind="stable"))
     ordinals = np.flatnonzero(~packets.is_hidden & (order >= _first_shown(packets, order)))
-    ticks, at = np.unique(pts[ordinals], return_index=True)
-    return Presentation(order, ordinals[at], ticks)
+    ordinals = ordinals[np.argsort(order[ordinals])]
+    ticks, equal = spread_equal(pts[ordinals])
+    if equal:
+        warnings.append(
+            f"{equal} of {len(ordinals)} frames have the timestamp of the frame before; they are "
+            + ("spread up to the next one" if ticks is not None else "counted instead")
+        )
+    return Presentation(order, ordinals, ticks)
 
 
-def _without_jumps_back(packets: Scan, warnings: list[str]) -> NDArray[np.int64]:
-    """Let time go on where it starts anew, as in recordings put behind one another."""
-    pts = packets.pts.copy()
+def _without_jumps_back(
+    pts: NDArray[np.int64], packets: Scan, warnings: list[str]
+) -> NDArray[np.int64]:
+    """Continue time where it starts anew, as in recordings joined end to end."""
     known = packets.dts != _UNKNOWN
-    steps = np.where(known[:-1] & known[1:], np.diff(packets.dts), 1)
+    dts = packets.dts.copy()
+    dts[known], _ = repair(dts[known])
+    steps = np.where(known[:-1] & known[1:], np.diff(dts), 1)
     for jump in np.flatnonzero((steps <= 0) & packets.is_key[1:]):
         pts[jump + 1 :] += int(np.median(steps)) - steps[jump]
-        warnings.append(f"its timestamps jump back at frame {jump + 1}; time is taken to go on")
+        warnings.append(f"its timestamps jump back at frame {jump + 1}; time continues")
     return pts
 
 
 def _first_shown(packets: Scan, order: NDArray[np.int64]) -> int:
-    """Place in ``order`` of the first frame that is shown.
+    """Return the place in ``order`` of the first frame that is shown.
 
     Frames that are stored after the first key frame but shown before it may need frames that a
-    cut took away; the decoder then leaves them out, and so must the index.
+    cut removed; the decoder skips them, and so must the index.
     """
     starts = np.flatnonzero(packets.is_key)[:1].tolist()
     if packets.first is not None and packets.first.pts is not None:
@@ -109,14 +127,14 @@ def _first_shown(packets: Scan, order: NDArray[np.int64]) -> int:
     return int(order[starts].min())
 
 
-def _by_decoding(path: Path, packets_: Scan) -> Presentation:
+def _by_decoding(file: FileIdentity, packets_: Scan) -> Presentation:
     count = len(packets_.pts)
-    shown: dict[int, None] = {}  # an ordered set: one packet may give a frame twice
+    shown: dict[int, None] = {}  # an ordered set: a packet may yield its frame twice
 
     def note(frames: Iterable[VideoFrame]) -> None:
         shown.update((frame.pts, None) for frame in frames if frame.pts is not None)
 
-    with open_video(path) as (container, stream):
+    with open_video(file) as (container, stream):
         stream.thread_type = "AUTO"
         for ordinal, packet in zip(range(count), packets(container, stream), strict=False):
             packet.pts = ordinal
@@ -124,7 +142,7 @@ def _by_decoding(path: Path, packets_: Scan) -> Presentation:
         note(decode(stream.codec_context, None))
     ordinals = np.array(list(shown), dtype=np.int64)
     lost = np.setdiff1d(np.arange(count), ordinals)
-    ticks = np.sort(packets_.dts[ordinals])
+    ticks = np.sort(packets_.dts[ordinals]).astype(np.float64)
     return Presentation(
         order=_inverse(np.concatenate([ordinals, lost])),
         ordinals=ordinals,

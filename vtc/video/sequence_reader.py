@@ -1,4 +1,4 @@
-"""Frames that something else gives by number: drawn, spliced, or fetched when they are read."""
+"""A reader of frames that an object returns by number: drawn, spliced or fetched on demand."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from vtc.video.reader import Picture, VideoInfo
 
 @runtime_checkable
 class FrameSequence(Protocol):
-    """A video that is no file and is never stored: an object that gives frames by number.
+    """A video without a file: an object that returns frames by number.
 
     ``VideoSource`` takes one wherever it takes an array, and reads it in chunks, so that a video
-    of any length needs the memory of a few frames. A list of sentences ``warnings``, which may grow
-    while frames are read, is passed on where there is one.
+    of any length needs the memory of a few frames. An optional list of sentences ``warnings``,
+    which may grow while frames are read, becomes part of the source's warnings.
     """
 
     height: int
     width: int
 
     def __len__(self) -> int:
-        """How many frames there are."""
+        """Return the number of frames."""
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         """Yield the frames ``[height, width, 3]`` uint8 RGB at ``indices``, which ascend."""
 
 
 class SequenceReader:
-    """Reads a `FrameSequence`, ``fps`` of whose frames make a second.
+    """Reads a `FrameSequence` of ``fps`` frames per second.
 
     Raises:
-        ValueError: There is no frame, or ``fps`` is None.
+        ValueError: The sequence is empty, or ``fps`` is None.
     """
 
     in_memory = False
@@ -43,7 +43,12 @@ class SequenceReader:
         count = len(video)
         kind = type(video).__name__
         if fps is None:
-            raise ValueError(f"fps=None: a {kind} has no timestamps; say how many make a second")
+            raise ValueError(
+                f"expected fps to be a number for a {kind}, which has no timestamps, got None"
+            )
+        for side in ("height", "width"):
+            if getattr(video, side) < 1:
+                raise ValueError(f"expected {side} >= 1 of a {kind}, got {getattr(video, side)}")
         if count == 0:
             raise ValueError(f"the {kind} is empty; at least one frame is needed")
         self._video = video

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.video.decord_reader import DecordReader
-from vtc.video.errors import VideoError
+from vtc.video.files import as_path
 from vtc.video.keeping_reader import KeepingReader
 from vtc.video.memory_reader import MemoryReader
 from vtc.video.pyav_reader import PyAVReader
@@ -29,6 +29,8 @@ from vtc.video.sequence_reader import FrameSequence, SequenceReader
 _READERS: dict[str, Callable[[Path], Reader]] = {"decord": DecordReader, "pyav": PyAVReader}
 _CHUNK_BYTES = 64 * 2**20
 _DEFAULT_FPS = 1.0
+_MIN_FPS, _MAX_FPS, _MAX_COUNT = 1e-6, 1e6, 2**31 - 1
+_MAX_BYTES = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -54,38 +56,34 @@ class VideoSource:
 
     t = 0 is the first shown frame, and a sample at time t is the last frame shown at or before t.
     A frame is sampled once at most, so there are never more samples than frames. The file is
-    indexed once and opened anew for each pass over it; nothing stays open in between.
+    indexed once and opened anew for each pass over it; nothing stays open in between, and a file
+    that was changed in between is an error. A source can be pickled.
 
     Args:
-        video: A path; an array ``[N, H, W, 3]`` uint8 (numpy or CPU tensor); a list of PIL images
-            or of ``[H, W, 3]`` uint8 arrays; a `FrameSequence`, which gives frames by number; or
-            a VideoSource, which is shared as it is.
-        fps: Samples a second, at ``k / fps``. For all but files, how many of their frames make
-            a second; all are samples. None: every frame of the file.
-        frames: This many evenly spaced samples instead, at ``(k + 0.5) * duration / frames``.
+        video: A path or ``file://`` address; an array ``[N, H, W, 3]`` uint8 (numpy or CPU
+            tensor); a list of PIL images or of ``[H, W, 3]`` uint8 arrays; a `FrameSequence`, which
+            returns frames by number; or a VideoSource, which is shared.
+        fps: Samples per second, at ``k / fps``; 1e-6 to 1e6. None: every frame of the file. For
+            arrays, lists and sequences the frames per second that they hold; all are samples.
+        frames: This many evenly spaced samples instead, at ``(k + 0.5) * duration / frames``. In a
+            video with gaps they are spread over the frames that exist.
         max_frames: Where there would be more samples, this many evenly spaced ones instead.
         reader: ``"pyav"`` (exact) or ``"decord"`` (refuses files that it would get wrong).
-        keep: Bytes of decoded frames that may stay in memory after they were read, the first ones
-            first. A model reads the frames of a file twice, for the selection and for the vision
-            tower: what is kept need not be decoded again. Arrays and lists are in memory anyway.
+        keep: The most bytes of decoded frames to keep in memory. A model reads a file twice, for
+            the selection and for the vision tower; the second pass does not decode kept frames.
+            Arrays and lists are in memory anyway.
 
     Raises:
-        VideoError: The file cannot be read; one line says why.
-        ValueError: An option is out of range, options exclude one another, or an array is not
+        VideoError: The file cannot be read; the message says why in one line.
+        ValueError: An option is out of range, two options exclude each other, or an array is not
             ``[N, H, W, 3]`` uint8.
-        TypeError: ``video`` or an option is of another kind.
-        ImportError: ``reader="decord"`` and decord is not installed.
+        TypeError: ``video`` or an option has the wrong type.
+        ImportError: ``reader="decord"`` without decord installed.
 
     >>> source = VideoSource(np.zeros((4, 2, 2, 3), dtype=np.uint8), fps=2.0)
     >>> source.timestamps
     array([0. , 0.5, 1. , 1.5])
     """
-
-    name: str
-    """File name, or "array of 64 frames"."""
-    info: VideoInfo
-    timestamps: NDArray[np.float64]
-    """``[N]`` seconds at which the sampled frames are shown, strictly ascending."""
 
     def __init__(
         self,
@@ -98,21 +96,26 @@ class VideoSource:
         keep: int = 0,
     ) -> None:
         _check_options(fps, frames, max_frames, reader)
-        _check_count("keep", keep, 0)
+        _check_count("keep", keep, 0, _MAX_BYTES)
+        self._reader: Reader
+        self._samples: Samples
         if isinstance(video, VideoSource):
-            unsampled = (fps, frames, max_frames) in {(_DEFAULT_FPS, None, None), (None,) * 3}
-            if not unsampled or keep:
+            is_sampled_again = (fps, frames, max_frames) not in (
+                (_DEFAULT_FPS, None, None),
+                (None, None, None),
+            )
+            if is_sampled_again or keep:
                 raise ValueError(
-                    "a VideoSource is sampled already: give fps, frames, max_frames and keep to it"
+                    "a VideoSource is sampled already; give fps, frames, max_frames and keep to it"
                 )
-            self.__dict__ = video.__dict__  # shared, so that warnings found by one show in both
+            # Shared, so that both report the same warnings.
+            self._reader, self._samples = video._reader, video._samples
+            self._rereader = video._rereader
             return
-        if isinstance(video, str) and "://" in video:
-            raise VideoError(f"{video}: is an address; download the video and give the file")
         if isinstance(video, (str, os.PathLike)):
             if frames is not None and fps not in (None, _DEFAULT_FPS):
-                raise ValueError(f"fps={fps} and frames={frames} exclude one another: give one")
-            self._reader: Reader = _READERS[reader](Path(video))
+                raise ValueError(f"expected either fps or frames, got fps={fps}, frames={frames}")
+            self._reader = _READERS[reader](as_path(video))
         else:
             kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
             self._reader = kind(video, fps)
@@ -120,8 +123,6 @@ class VideoSource:
         self._rereader = self._reader
         if keep and not self._reader.in_memory:
             self._reader = KeepingReader(self._reader, keep)
-        self.name = self._reader.name
-        self.info = self._reader.info
         positions = sample(
             self._reader.times,
             self.info.duration,
@@ -129,8 +130,6 @@ class VideoSource:
             frames=frames,
             max_frames=max_frames,
         )
-        self.timestamps = self._reader.times[positions]
-        self._positions = positions
         self._samples = Samples(self._reader, positions)
 
     def __len__(self) -> int:
@@ -143,15 +142,33 @@ class VideoSource:
         )
 
     @property
+    def name(self) -> str:
+        """The name of the file, or "array of 64 frames"."""
+        return self._reader.name
+
+    @property
+    def info(self) -> VideoInfo:
+        """Size, rate, codec and other facts."""
+        return self._reader.info
+
+    @property
+    def timestamps(self) -> NDArray[np.float64]:
+        """``[N]`` seconds at which the sampled frames are shown, strictly ascending."""
+        return self._samples.timestamps
+
+    @property
     def width(self) -> int:
+        """Pixels of a row, after rotation."""
         return self.info.width
 
     @property
     def height(self) -> int:
+        """Pixels of a column, after rotation."""
         return self.info.height
 
     @property
     def duration(self) -> float:
+        """Seconds from the first shown frame to the end of the last one."""
         return self.info.duration
 
     @property
@@ -163,12 +180,12 @@ class VideoSource:
         """Return a source of the same samples that holds none of the frames that this one keeps."""
         source = copy.copy(self)
         source._reader = self._rereader
-        source._samples = Samples(self._rereader, self._positions)
+        source._samples = Samples(self._rereader, self._samples.positions)
         return source
 
     @property
     def warnings(self) -> list[str]:
-        """What is lost or odd, one sentence each; grows while the video is read."""
+        """One sentence for each loss or oddity; the list grows while the video is read."""
         return [*self._reader.warnings, *self._samples.warnings]
 
     def chunks(
@@ -176,32 +193,35 @@ class VideoSource:
     ) -> Generator[Chunk, None, None]:
         """Read samples in order.
 
-        At most ``prefetch + 2`` chunks are alive, whatever the consumer does; closing the
-        generator ends the thread behind it.
+        At most ``prefetch + 2`` chunks are alive. Closing the generator ends its thread.
 
         Args:
-            indices: Which samples, strictly ascending; all by default.
-            size: Frames a chunk; fewer where they would take more than about 64 MB.
-            prefetch: Chunks that a thread reads ahead; 0 reads in the caller's thread, as is
-                always done for arrays and lists.
+            indices: ``[n]``, the samples to read, strictly ascending; all by default.
+            size: Frames per chunk, at least 1; fewer where they would take more than about 64 MB.
+            prefetch: Chunks that a thread reads ahead; 0 reads in the caller's thread, as for
+                arrays and lists.
 
         Raises:
+            TypeError: ``indices`` are not whole numbers.
             ValueError: ``indices`` are not strictly ascending or out of range.
-            VideoError: None of the samples can be decoded.
+            VideoError: None of the samples can be decoded, or the file was changed.
         """
-        chosen = self._check_indices(indices)
+        samples = self._check_indices(indices)
         _check_count("size", size, 1)
         _check_count("prefetch", prefetch, 0)
         size = max(1, min(size, _CHUNK_BYTES // (self.width * self.height * 3)))
         return run_ahead(
-            self._chunks(chosen, size), depth=0 if self._reader.in_memory else prefetch
+            self._chunks(samples, size), depth=0 if self._reader.in_memory else prefetch
         )
 
     def frames(self, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:
-        """Read a few samples (all by default) at once: ``[n, H, W, 3]`` uint8 RGB."""
-        chosen = self._check_indices(indices)
-        frames = np.empty((len(chosen), self.height, self.width, 3), dtype=np.uint8)
-        with closing(self._samples.read(chosen)) as pictures:
+        """Read some samples (all by default) at once: ``[n, H, W, 3]`` uint8 RGB.
+
+        Takes ``indices`` and raises as `chunks` does.
+        """
+        samples = self._check_indices(indices)
+        frames = np.empty((len(samples), self.height, self.width, 3), dtype=np.uint8)
+        with closing(self._samples.read(samples)) as pictures:
             for k, picture in enumerate(pictures):
                 frames[k] = picture.pixels
         return frames
@@ -220,19 +240,22 @@ class VideoSource:
     def _check_indices(self, indices: Sequence[int] | None) -> NDArray[np.int64]:
         if indices is None:
             return np.arange(len(self), dtype=np.int64)
-        given = np.asarray(indices)
-        if given.size == 0:
+        array = np.asarray(indices)
+        if array.size == 0:
             return np.zeros(0, dtype=np.int64)
-        if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise TypeError(f"indices={indices!r}: a sequence of whole numbers is needed")
-        if given.min() < 0 or given.max() >= len(self):
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise TypeError(f"expected indices to be whole numbers, got {indices!r}")
+        if array.min() < 0 or array.max() >= len(self):
             raise ValueError(
-                f"indices from {given.min()} to {given.max()}: {self.name} has {len(self)} "
-                f"samples, allowed are 0 to {len(self) - 1}"
+                f"expected indices from 0 to {len(self) - 1}, the samples of {self.name}, got "
+                f"{array.min()} to {array.max()}"
             )
-        if np.any(np.diff(given) <= 0):
-            raise ValueError("indices must be strictly ascending, because videos are read forwards")
-        return given.astype(np.int64)
+        if np.any(np.diff(array) <= 0):
+            raise ValueError(
+                f"expected indices in strictly ascending order, since videos are read forwards, "
+                f"got {array.tolist()[:8]}"
+            )
+        return array.astype(np.int64)
 
 
 def _check_options(
@@ -240,18 +263,22 @@ def _check_options(
 ) -> None:
     if fps is not None:
         if not isinstance(fps, Real) or isinstance(fps, bool):
-            raise TypeError(f"fps={fps!r}: a number is needed, or None for every frame")
-        if not 0 < fps < float("inf"):
-            raise ValueError(f"fps={fps!r}: allowed is a number above 0, or None for every frame")
+            raise TypeError(f"expected fps to be a number, or None for every frame, got {fps!r}")
+        if not _MIN_FPS <= fps <= _MAX_FPS:
+            raise ValueError(
+                f"expected fps to be a number from {_MIN_FPS:g} to {_MAX_FPS:g}, or None for every "
+                f"frame, got {fps!r}"
+            )
     for option, value in (("frames", frames), ("max_frames", max_frames)):
         if value is not None:
             _check_count(option, value, 1)
     if reader not in _READERS:
-        raise ValueError(f"reader={reader!r}: allowed are {', '.join(map(repr, _READERS))}")
+        raise ValueError(f"expected reader to be 'pyav' or 'decord', got {reader!r}")
 
 
-def _check_count(option: str, value: int, least: int) -> None:
+def _check_count(option: str, value: int, least: int, most: int = _MAX_COUNT) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{option}={value!r}: a whole number is needed")
-    if value < least:
-        raise ValueError(f"{option}={value!r}: allowed is a whole number of at least {least}")
+        raise TypeError(f"expected {option} to be a whole number, got {value!r}")
+    if not least <= value <= most:
+        bound = f"of at least {least}" if value < least else f"of at most {most}"
+        raise ValueError(f"expected {option} to be a whole number {bound}, got {value!r}")

@@ -103,6 +103,12 @@ class KeepingEncoder(LazyEncoder):
         self._inner.to(device, dtype)
         return self
 
+    def follow(self, device: torch.device) -> None:
+        self._inner.follow(device)
+
+    def text_notes(self, text: str) -> list[str]:
+        return self._inner.text_notes(text)
+
     def encode_frames(self, frames: Any) -> Tensor:
         pixels = torch.as_tensor(frames).cpu().contiguous()
         chunk = hashlib.sha256(f"{tuple(pixels.shape)}".encode())
