@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vtc.cli.show import ask_result, clock, facts, printable, progress_bars
+from vtc.cli.output import print_json, terminal
+from vtc.cli.show import ask_result, clock, facts, progress_bars
 
 if TYPE_CHECKING:
     from vtc.pipeline.report import Keyframe
@@ -106,13 +105,13 @@ def demo(
             "sheet": str(sheet),
             "page": str(page),
         }
-        print(json.dumps(result, indent=2))
+        print_json(result)
         return
     told = Table.grid(padding=(0, 2))
     told.add_column(style="bold", no_wrap=True, min_width=len("keyframes"))  # as in the facts
     told.add_column()
-    told.add_row("question", escape(printable(asked)))
-    told.add_row("answer", escape(printable(answer.text)) or "(nothing)")
+    told.add_row("question", escape(asked))
+    told.add_row("answer", escape(answer.text) or "(nothing)")
     if known is None:
         told.add_row("truth", f"not known: the {'question' if video is None else 'video'} is yours")
     else:
@@ -120,7 +119,7 @@ def demo(
         told.add_row("truth", f"{known.answer}, so the answer is {verdict}")
         for row in _around_the_needle(known, found, source):
             told.add_row(*row)
-    console = Console(highlight=False)
+    console = terminal()
     console.print(told)
     console.print()
     console.print(facts(answer.report, source))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -18,10 +19,14 @@ from safetensors import SafetensorError
 from typer.core import TyperGroup
 
 from vtc.cli import ask, keyframes, new_plugin, parts, profiler
+from vtc.cli.output import accept_any_text, close_stdout, printable, results_only
 from vtc.cli.plugin_commands import plugin_commands
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
 """Errors whose message says what to do, without a traceback."""
+
+
+_WANTS_JSON = "vtc.cli.wants_json"
 
 
 class _Commands(TyperGroup):
@@ -38,9 +43,14 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return super().get_command(ctx, cmd_name) or self.of_plugins.get(cmd_name)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_WANTS_JSON] = wants_json(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with results_only() if ctx.meta[_WANTS_JSON] else nullcontext():
+                return super().invoke(ctx)
         # Exit and Abort are how typer ends a command; both are RuntimeErrors. A broken pipe
         # (`vtc parts | head`) is no error: typer ends without a message.
         except (typer.Exit, typer.Abort, BrokenPipeError):
@@ -54,7 +64,7 @@ class _Commands(TyperGroup):
             message = "\n".join(" ".join(line.split()) for line in lines) or type(error).__name__
             if not isinstance(error, EXPECTED):
                 message = f"{type(error).__name__}: {message} (vtc --debug shows where)"
-            print(f"vtc: error: {message}", file=sys.stderr)
+            print(f"vtc: error: {printable(message)}", file=sys.stderr)
             raise typer.Exit(1) from error
 
 
@@ -95,12 +105,25 @@ def main() -> None:
     if "--debug" in arguments:  # also allowed behind the command
         arguments = ["--debug", *(word for word in arguments if word != "--debug")]
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    app(arguments, prog_name="vtc")
+    accept_any_text()
+    try:
+        app(arguments, prog_name="vtc")
+    finally:
+        if wants_json(arguments):
+            close_stdout()
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether the result of a command line is read by a program."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    words = " ".join(options).replace("--format=", "--format ").split()
+    formats = [word for option, word in zip(words, words[1:], strict=False) if option == "--format"]
+    return "--json" in options or any(word != "table" for word in formats)
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
     """Print a warning in one line, without the source line that raised it."""
-    print(f"vtc: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"vtc: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 # Commands, in the order of --help.

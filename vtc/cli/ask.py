@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
 from vtc.cli.models import load_model, part_choice, read_options
-from vtc.cli.show import ask_result, facts, printable, progress_bars
+from vtc.cli.output import print_json, terminal
+from vtc.cli.show import ask_result, facts, progress_bars
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
@@ -78,10 +77,10 @@ def ask(
     if page is not None:
         answer.report.save_page(page)
     if as_json:
-        print(json.dumps(ask_result(video, question, answer), indent=2))
+        print_json(ask_result(video, question, answer))
         return
-    console = Console(highlight=False)
-    console.print(printable(answer.text) or "(nothing)", style="bold", markup=False)
+    console = terminal()
+    console.print(answer.text or "(nothing)", style="bold", markup=False)
     console.print()
     console.print(facts(answer.report, source))
     if page is not None:

@@ -10,10 +10,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vtc.cli.models import part_choice
+from vtc.cli.output import print_json, print_result, terminal
 from vtc.cli.show import clock, progress_bars
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ def select(
         _print_table(report, [*(f"note: {warning}" for warning in report.warnings), *written])
         return
     if form is Form.json:
-        print(json.dumps(_result(video, report), indent=2))
+        print_json(_result(video, report))
         return
     text = _message(form, source, report)
-    print(text)
+    print_result(text)
     print(
         f"{len(report.keyframes)} pictures of {source.width}x{source.height}, "
         f"{len(text) / 1e6:.1f} MB",
@@ -142,7 +142,7 @@ def _message(form: Form, source: VideoSource, report: Report) -> str:
 
 
 def _print_table(report: Report, lines: Sequence[str]) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("frame", "time", "seconds", "relevance"):
         table.add_column(title, justify="right")

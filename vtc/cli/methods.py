@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from vtc.cli.show import printable
+from vtc.cli.output import printable
 from vtc.interfaces.costs import Sizes, cost
 from vtc.plugins.options import options_of
 from vtc.plugins.registry import PartInfo, build_part

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vtc.cli.output import print_line
 from vtc.plugins.scaffold import write_skeleton
 
 
@@ -18,7 +19,7 @@ def new_plugin(
     """Create a plug-in with a selector, a merger and tests that pass."""
     target = write_skeleton(name, folder)
     for file in sorted(path for path in target.rglob("*") if path.is_file()):
-        print(f"wrote {file}")
+        print_line(f"wrote {file}")
     print(
         f"\nNext:\n  cd {shlex.quote(str(target))}\n"
         "  pip install -e '.[test]'\n  pytest\n  vtc parts"

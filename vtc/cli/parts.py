@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from enum import Enum
 from itertools import groupby
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 from rich import box
@@ -19,7 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vtc.cli.show import printable
+from vtc.cli.output import print_json, terminal
 from vtc.interfaces.costs import Sizes
 from vtc.plugins.registry import PartInfo
 from vtc.plugins.registry import parts as list_parts
@@ -55,15 +54,14 @@ def parts(
         raise ValueError(f"--at {at} needs --markdown, which prints costs")
     infos = _listed(kind)
     if as_json:
-        print(json.dumps([asdict(part) for part in infos], indent=2))
+        print_json([asdict(part) for part in infos])
         return
     if as_markdown:
         from vtc.cli.methods import tables
 
         print(tables(infos, _sizes(at)))
         return
-    console = Console(highlight=False)
-    infos = [_printable(part) for part in infos]
+    console = terminal()
     usable = [part for part in infos if part.error is None]
     broken = [part for part in infos if part.error is not None]
     if usable:
@@ -82,14 +80,6 @@ def _listed(kind: Kind | None) -> list[PartInfo]:
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # the list itself shows the broken plug-ins
         return list_parts(kind.value if kind else None)
-
-
-def _printable(part: PartInfo) -> PartInfo:
-    """Replace the control characters that a plug-in's metadata and docstrings may hold."""
-    texts: dict[str, Any] = {
-        key: printable(value) for key, value in vars(part).items() if isinstance(value, str)
-    }
-    return replace(part, **texts)
 
 
 def _check_markdown(kind: Kind | None, as_json: bool) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 
 from vtc.cli.models import PartChoice, load_model, part_choice
+from vtc.cli.output import print_json, terminal
 
 if TYPE_CHECKING:
     from vtc.profiler.setup import Settings
@@ -104,7 +103,7 @@ def profile(
         part_choice("dks", selector, selector_option, keyframes),
         part_choice("dfm", merger, merger_option),
     )
-    console = Console(stderr=True, quiet=as_json)
+    console = terminal(stderr=True, quiet=as_json)
     with console.status("starting") as status:
         if device == "meta":
             found = _count(model, choices, encoder, dtype, settings, status.update)
@@ -116,7 +115,7 @@ def profile(
 
         files = write_plots(found, Path(plots))
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print_json(found.to_dict())
         return
     _show(found, files)
 
@@ -214,7 +213,7 @@ def _random(
 def _show(found: Profile, files: list[Path]) -> None:
     from vtc.profiler import tables
 
-    console = Console(highlight=False)
+    console = terminal()
     console.print(tables.headline(found), style="bold", markup=False)
     for table in (tables.summary(found), tables.comparison(found)):
         console.print()

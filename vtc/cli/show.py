@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from vtc.cli.output import terminal
 
 if TYPE_CHECKING:
     from vtc.pipeline.report import Keyframe, Report
@@ -25,7 +26,7 @@ def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
         quiet: Show nothing.
         window: The last seconds, by which the time that is left is estimated.
     """
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -86,13 +87,6 @@ def ask_result(video: str, question: str, answer: Answer) -> dict[str, Any]:
         "report": answer.report.to_dict(),
         "peak_memory_bytes": peak_memory(),
     }
-
-
-def printable(text: str) -> str:
-    """Text without control characters, which could play tricks on a terminal."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def part_line(spec: dict[str, Any]) -> str:

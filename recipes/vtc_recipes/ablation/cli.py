@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from vtc.cli.output import print_json, print_line, printable, terminal
 from vtc_recipes.shipped import find_config
 
 if TYPE_CHECKING:
@@ -68,10 +67,13 @@ def ablate(
             runs / "working",
             chosen.lease_seconds,
             lambda done, total: show("cells and trainings", done, total),
-            lambda text: print(text, file=sys.stderr, flush=True),
+            lambda text: print(printable(text), file=sys.stderr, flush=True),
         )
     if worker:
-        print(json.dumps({"folder": str(runs)}) if as_json else f"all of {runs} is done")
+        if as_json:
+            print_json({"folder": str(runs)})
+        else:
+            print_line(f"all of {runs} is done")
         return
     report(runs, None, as_json=as_json)
 
@@ -89,10 +91,10 @@ def report(
 
     written = write_report(runs, out or runs / "report", against)
     if as_json:
-        print(json.dumps(written.to_dict(), indent=2))
+        print_json(written.to_dict())
         return
     print(written.table)
-    print(f"report: {written.file}")
+    print_line(f"report: {written.file}")
 
 
 @contextmanager
@@ -121,7 +123,7 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
         for cell in row.cells
     ]
     if as_json:
-        print(json.dumps({"folder": str(runs), "cells": rows, "cost": asdict(cost)}, indent=2))
+        print_json({"folder": str(runs), "cells": rows, "cost": asdict(cost)})
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in ("cell", "configuration", "seed", "training", "done"):
@@ -130,7 +132,7 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
         done = "yes" if entry["done"] else ""
         training = entry["training"] or ""
         table.add_row(entry["cell"], entry["configuration"], str(entry["seed"]), training, done)
-    console = Console(highlight=False)
+    console = terminal()
     console.print(table)
     console.print(
         f"{cost.cells_done} of {cost.cells} cells and {cost.trainings_done} of {cost.trainings} "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from vtc.cli.models import load_model, part_choice
+from vtc.cli.output import print_json, print_line
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
@@ -98,13 +98,13 @@ def niah(
     cells = scoring.cell_means(records)
     heat_map(cells, title).save(out / "heatmap.png")
     if as_json:
-        print(json.dumps(cells, indent=2))
+        print_json(cells)
         return
     print(title)
     for cell in cells:
         where = f"{cell['Num. Frame']:>7.0f} frames, depth {cell['Frame Depth']:>3.0f} %"
         print(f"{where}: {100 * cell['Score']:>3.0f}")
-    print(f"results: {out / 'results.json'}, heat map: {out / 'heatmap.png'}")
+    print_line(f"results: {out / 'results.json'}, heat map: {out / 'heatmap.png'}")
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from vtc.cli.output import print_json, print_line, terminal
 from vtc_recipes.shipped import find_config, shipped
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def _wrapped(
         note = "in all; ZeRO-3 and FSDP2 divide it by the number of processes."
         _print_sizes(sizes, total, note, as_json)
         for line in missing_files(chosen.data.sources) if not as_json else ():
-            print(f"{line} yet")
+            print_line(f"{line} yet")
         return
     from vtc_recipes.training.run import train as run
 
@@ -94,7 +93,10 @@ def _stages(
 
 
 def _print_folder(folder: Path, hint: str, as_json: bool) -> None:
-    print(json.dumps({"folder": str(folder)}) if as_json else f"saved in {folder}; {hint}")
+    if as_json:
+        print_json({"folder": str(folder)})
+    else:
+        print_line(f"saved in {folder}; {hint}")
 
 
 def recipes(
@@ -104,23 +106,23 @@ def recipes(
     """List the shipped recipes, ablation grids and settings for accelerate."""
     files = shipped()
     if as_json:
-        print(json.dumps([{**asdict(file), "path": str(file.path)} for file in files], indent=2))
+        print_json([{**asdict(file), "path": str(file.path)} for file in files])
         return
     if paths:
         for file in files:
-            print(f"{file.kind:<12}{file.path}")  # whole, however long
+            print_line(f"{file.kind:<12}{file.path}")  # whole, however long
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in ("kind", "name", "what it is"):
         table.add_column(title, overflow="fold")
     for file in files:
         table.add_row(file.kind, file.name, file.summary)
-    Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _print_sizes(sizes: list[PartSize], total: int, note: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"parts": [asdict(size) for size in sizes], "bytes": total}, indent=2))
+        print_json({"parts": [asdict(size) for size in sizes], "bytes": total})
         return
     titles = ("parameters", "trainable", "weights", "gradients", "optimiser")
     print(f"{'part':<15}{'trains':<7}{'rate':>7}" + "".join(f"{title:>12}" for title in titles))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+
+from vtc.cli.output import print_json, print_line
 
 Folder = Optional[Path]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 
@@ -59,17 +60,17 @@ def convert_vilamp(
         clip=clip_config,
         tokenizer=tokenizer,
         allow_pickle=allow_pickle,
-        wrote=(lambda file: None) if as_json else (lambda file: print(f"wrote {file}")),
+        wrote=(lambda file: None) if as_json else (lambda file: print_line(f"wrote {file}")),
     )
     if as_json:
-        print(json.dumps(asdict(result), indent=2))
+        print_json(asdict(result))
         return
     print(f"read {result.tensors} tensors, left out {len(result.left_out)}")
     for kind, part in (("selector", result.selector), ("merger", result.merger)):
         options = [f"{name}={value!r}" for name, value in part.items() if name != "name"]
         print(f"{kind}: {part['name']}({', '.join(options)})")
     for note in result.notes:
-        print(f"note: {note}")
+        print_line(f"note: {note}")
     if result.has_processor:
         print(
             f'\nNext: vtc ask VIDEO "question" --model {shlex.quote(result.target)} '
