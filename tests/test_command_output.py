@@ -36,7 +36,7 @@ class Noisy(FrameSelector):
         shout("__init__")
     def select(self, embeddings, query=None, timestamps=None):
         shout("select")
-        return Selection(torch.tensor([0]))
+        return Selection(torch.tensor([0]), None)
 
 @vtc.hookimpl
 def vtc_register_selectors():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -35,7 +35,8 @@ class _Commands(TyperGroup):
     @functools.cached_property
     def of_plugins(self) -> dict[str, Any]:
         """The commands of plug-ins, loaded at the first use."""
-        return plugin_commands(taken=set(self.commands))
+        with redirect_stdout(sys.stderr):  # a module may print while it is imported
+            return plugin_commands(taken=set(self.commands))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *self.of_plugins]

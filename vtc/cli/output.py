@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.segment import Segment
+from rich.text import Text
 
 _pending: list[str] | None = None
 """The results to print when the command has ended; None where they are printed at once."""
@@ -19,6 +20,9 @@ _pending: list[str] | None = None
 
 class _Console(Console):
     """Escapes the control characters in what it prints, such as those of file names."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
