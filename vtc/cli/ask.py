@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from vtc.cli.models import load_model, part_choice, read_options
+from vtc.cli.models import TrustRemoteCode, load_model, part_choice, read_options
 from vtc.cli.output import print_json, terminal
 from vtc.cli.show import ask_result, facts, progress_bars
 
@@ -50,6 +50,7 @@ def ask(
     heat: Annotated[
         int, typer.Option(min=0, help="Frames on the page whose weights are shown.")
     ] = 4,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask a model about a video, reading it with few tokens."""
@@ -65,7 +66,7 @@ def ask(
         part_choice("dfm", merger, merger_option),
     )
     family = read_options(adapter_option)
-    loaded, processor = load_model(model, *choices, encoder, device, dtype)
+    loaded, processor = load_model(model, *choices, encoder, device, dtype, trust_remote_code)
 
     import vtc
     from vtc.wrapped.access import toolkit_of

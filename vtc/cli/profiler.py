@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from vtc.cli.models import PartChoice, load_model, part_choice
+from vtc.cli.models import PartChoice, TrustRemoteCode, load_model, part_choice
 from vtc.cli.output import print_json, terminal
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def profile(
     plots: Annotated[
         Text, typer.Option(help="Write plots to this folder (needs the extra \\[plots]).")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count, and measure, what each stage of reading a video costs."""
@@ -106,9 +107,21 @@ def profile(
     console = terminal(stderr=True, quiet=as_json)
     with console.status("starting") as status:
         if device == "meta":
-            found = _count(model, choices, encoder, dtype, settings, status.update)
+            found = _count(
+                model, choices, encoder, dtype, trust_remote_code, settings, status.update
+            )
         else:
-            found = _measure(model, choices, encoder, device, dtype, video, settings, status.update)
+            found = _measure(
+                model,
+                choices,
+                encoder,
+                device,
+                dtype,
+                video,
+                trust_remote_code,
+                settings,
+                status.update,
+            )
     files = []
     if plots is not None:
         from vtc.profiler.plots import write_plots
@@ -125,6 +138,7 @@ def _count(
     choices: tuple[PartChoice, PartChoice],
     encoder: str | None,
     dtype: str,
+    trust_remote_code: bool,
     settings: Settings,
     say: Any,
 ) -> Profile:
@@ -139,7 +153,7 @@ def _count(
         config, processor = open_shape(f"shape:{name}")
         usual, encoder = torch.bfloat16, encoder or DEFAULT_ENCODER
     else:
-        config, processor = open_shape(name)
+        config, processor = open_shape(name, trust_remote_code=trust_remote_code)
         saved, usual = saved_parts(name), config.dtype or torch.float32
     if saved.get("connector") == "encoder_patches":
         settings = replace(settings, fast_path=True)
@@ -168,6 +182,7 @@ def _measure(
     device: str,
     dtype: str,
     video: str | None,
+    trust_remote_code: bool,
     settings: Settings,
     say: Any,
 ) -> Profile:
@@ -185,7 +200,7 @@ def _measure(
     if name in SHAPE_NAMES:
         model, processor = _random(name, choices, encoder, place, read_dtype(chosen))
     else:
-        model, processor = load_model(name, *choices, encoder, place, chosen)
+        model, processor = load_model(name, *choices, encoder, place, chosen, trust_remote_code)
     return measure_profile(name, model, processor, settings, video=video, say=say)
 
 

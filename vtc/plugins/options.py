@@ -134,6 +134,10 @@ def conform(value: Any, annotation: Any) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return _conform_to_one(value, args)
+    if origin is Literal and not isinstance(value, str):
+        words = [arg for arg in args if isinstance(arg, str) and arg.lower() in _words(value)]
+        if len(words) == 1 and value not in args:
+            return words[0]
     if origin is Literal and type(value) in map(type, args):
         if not any(type(value) is type(arg) and value == arg for arg in args):
             raise ValueError(f"allowed is {' or '.join(map(repr, args))}")
@@ -151,6 +155,15 @@ def conform(value: Any, annotation: Any) -> Any:
     if annotation in (bool, float, str, NoneType) and isinstance(value, annotation):
         return value
     raise TypeError(inspect.formatannotation(annotation))
+
+
+def _words(value: Any) -> set[str]:
+    """Return the words that YAML reads as a value: 4.57, no, null."""
+    if value is None:
+        return {"null", "~"}
+    if isinstance(value, bool):
+        return {"true", "yes", "on"} if value else {"false", "no", "off"}
+    return {str(value)} if isinstance(value, int | float) else set()
 
 
 def _conform_to_one(value: Any, members: tuple[Any, ...]) -> Any:

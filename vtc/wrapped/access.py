@@ -43,7 +43,8 @@ def stock_model(model: Any) -> Any:
     if inside is not None:
         return inside()
     if not hasattr(model, "config") or not isinstance(model, nn.Module):
-        raise TypeError(f"expected a Hugging Face model, got {type(model).__name__}")
+        inside = "; pass its .module" if hasattr(model, "module") else ""
+        raise TypeError(f"expected a Hugging Face model, got {type(model).__name__}{inside}")
     return model
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from vtc.interfaces.part import require
 from vtc.interfaces.prompts import check_text, needs_special_tokens
 from vtc.pipeline.feed import VideoRequest
 from vtc.pipeline.modules import input_device
-from vtc.video import VideoSource
+from vtc.video import VideoError, VideoSource
 from vtc.wrapped.access import last_report, toolkit_of
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def ask(
 
     Raises:
         VideoError: The video cannot be read; the message names the file and the reason.
+        TypeError: The model, the processor or the question has the wrong type.
         ValueError: The model is not wrapped, or an argument is out of range.
 
     >>> model, processor = vtc.open_model("shipped")  # a tiny model, trained on synthetic video
@@ -101,22 +104,36 @@ def prepare_inputs(
     *,
     fps: float | None = 1.0,
     max_frames: int | None = None,
+    errors: Literal["raise", "report"] = "raise",
 ) -> dict[str, Any]:
-    """The arguments for ``model.generate(**inputs)`` or ``model(**inputs)``.
+    """Return the arguments for ``model.generate(**inputs)`` or ``model(**inputs)``.
 
-    The video stays lazy: ``input_ids`` holds one placeholder for all of its frames (one a slice
+    The video stays lazy: ``input_ids`` holds one placeholder for all of its frames (one per slice
     in families that write text around each), which are decoded chunk by chunk while the model
-    reads them. With a list of videos and a list of as many
-    questions the result is a left-padded batch.
+    reads them. A list of videos and a list of as many questions give a left-padded batch.
 
     Args:
         model, processor, video, question, fps, max_frames: As for ``ask``.
+        errors: What happens to a video of a list that cannot be opened: ``"raise"``, or
+            ``"report"`` to leave its row out with a warning that names the row and the reason.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` ``[B, L]`` on the model's device (and what else the
-        family needs along them), the lazy videos as ``vtc_videos``, the questions as ``vtc_query``.
+        ``input_ids`` and ``attention_mask`` ``[B, L]`` int64 on the model's device (and what else
+        the family needs beside them), the lazy videos as ``vtc_videos``, the questions as
+        ``vtc_query``, a list of B each.
+
+    Raises:
+        VideoError: A video cannot be opened; with ``errors="report"`` none can.
+        TypeError: The model or the processor has the wrong type.
+        ValueError: The model is not wrapped, or an argument is out of range.
     """
     toolkit = toolkit_of(model)
+    if not hasattr(processor, "tokenizer") or not callable(getattr(processor, "decode", None)):
+        raise TypeError(
+            "expected processor to be the model's processor, such as AutoProcessor returns, got "
+            f"{type(processor).__name__}"
+        )
+    require(errors in ("raise", "report"), "errors", errors, "'raise' or 'report'")
     batch = isinstance(question, (list, tuple))
     questions: list[Any] = list(question) if batch else [question]
     videos = video if batch else [video]
@@ -133,10 +150,17 @@ def prepare_inputs(
         raise ValueError(f"question={question!r}: allowed is some text")
     for text in questions:
         check_text(processor, text)
-    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each file is read through for its index
-        sources = list(
-            pool.map(lambda item: VideoSource(item, fps=fps, max_frames=max_frames), videos)
-        )
+    opened = _open_all(videos, fps, max_frames, keep_errors=errors == "report")
+    if failed := [each for each in opened if isinstance(each, VideoError)]:
+        for row, each in enumerate(opened):
+            if isinstance(each, VideoError):
+                warnings.warn(f"row {row} is left out: {each}", stacklevel=2)
+        if len(failed) == len(opened):
+            raise failed[0]
+    questions = [
+        text for text, each in zip(questions, opened, strict=True) if isinstance(each, VideoSource)
+    ]
+    sources = [each for each in opened if isinstance(each, VideoSource)]
     prompts = [
         toolkit.adapter.prompt(processor, text, source)
         for text, source in zip(questions, sources, strict=True)
@@ -154,8 +178,25 @@ def prepare_inputs(
         "input_ids": ids,
         "attention_mask": tokens["attention_mask"].to(input_device(model)),
         "vtc_videos": [VideoRequest(source, processor) for source in sources],
-        "vtc_query": list(questions),
+        "vtc_query": questions,
     }
+
+
+def _open_all(
+    videos: Sequence[Any], fps: float | None, max_frames: int | None, keep_errors: bool
+) -> list[VideoSource | VideoError]:
+    """Open videos, several at a time, as each file is read through for its index."""
+
+    def open_one(video: Any) -> VideoSource | VideoError:
+        try:
+            return VideoSource(video, fps=fps, max_frames=max_frames)
+        except VideoError as error:
+            if keep_errors:
+                return error
+            raise
+
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        return list(pool.map(open_one, videos))
 
 
 def _are_videos(items: Sequence[Any]) -> bool:

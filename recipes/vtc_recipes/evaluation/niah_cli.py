@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from vtc.cli.models import load_model, part_choice
+from vtc.cli.models import TrustRemoteCode, load_model, part_choice
 from vtc.cli.output import print_json, print_line
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
@@ -45,6 +45,7 @@ def niah(
     ] = "{question}",
     max_new_tokens: Annotated[int, typer.Option(help="Of the model's answer.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Hide needles in long videos, and draw how often they are found by length and depth."""
@@ -80,7 +81,9 @@ def niah(
         title = f"{settings['selector']['name']}: evidence among the keyframes, %"
     else:
         merger_part = part_choice("dfm", merger, [])
-        loaded, processor = load_model(model, part, merger_part, encoder, place, "auto")
+        loaded, processor = load_model(
+            model, part, merger_part, encoder, place, "auto", trust_remote_code
+        )
         score = scoring.accuracy(loaded, processor, prompt, max_new_tokens=max_new_tokens)
         settings = {
             "model": model,
