@@ -1,7 +1,7 @@
-"""The costs of reading a video of any length, counted without weights in seconds.
+"""Count the costs of reading a video of any length, without weights and within seconds.
 
-One chunk of frames goes through the frame encoder and the vision tower, whose cost is the same for
-each chunk; selection, prefill and two steps of decoding are run at their full length.
+The frame encoder and the vision tower run on one chunk of frames, since every chunk costs the same.
+Selection, prefill and two steps of decoding run at their full length.
 """
 
 from __future__ import annotations
@@ -45,28 +45,34 @@ def count(
     """Count every stage of reading ``frames`` frames.
 
     Args:
-        keyframes: How many slices were chosen; None: as many as the selector takes of random
+        subject: The model and the parts.
+        frames: N, at least 1.
+        keyframes: The number of keyframes; None: as many as the selector takes of random
             embeddings.
-        prompt: The tokens that the language model read, all in all; None: those of the video, and
+        prompt: The tokens that the language model reads; None: those of the video and
             ``subject.text_tokens``.
+
+    Raises:
+        ValueError: ``frames`` is less than 1.
     """
     if frames < 1:
-        raise ValueError(f"frames={frames}: allowed is a number of at least 1")
+        raise ValueError(f"expected frames >= 1, got {frames}")
     slices = -(-frames // subject.adapter.frames_per_slice)
     work = _Counting(subject, frames, slices)
-    looking, keys = work.selection(keyframes)
-    seeing, features = work.compression(keys)
+    selecting, keys = work.selection(keyframes)
+    compressing, features = work.compression(keys)
     video = features.tokens + subject.adapter.tail_length()
     reading = work.language_model(prompt or video + subject.text_tokens, features.bytes)
-    stages = (work.decoding(), *looking, *seeing, *reading)
+    stages = (work.decoding(), *selecting, *compressing, *reading)
     return LengthProfile(frames, keys, stages, work.stock(), fast_path(subject, frames, keys))
 
 
 def fast_path(subject: Subject, frames: int, keyframes: int) -> StageProfile | None:
-    """What reading a video would cost on the fast path; None where that is counted anyway.
+    """Count a video on the fast path (merging the frame encoder's patches), to the first token.
 
-    It is not counted either where the frame encoder gives no patches, or where the selector looks
-    through one of its own.
+    Returns:
+        None where the subject uses it already, the frame encoder has no patches, or the selector
+        has an encoder of its own.
     """
     encoder = subject.encoder if subject.selector.encoder is None else None
     if subject.fast_path or encoder is None or not gives_patches(encoder):
@@ -75,10 +81,10 @@ def fast_path(subject: Subject, frames: int, keyframes: int) -> StageProfile | N
 
 
 class _Features:
-    """What is left of a video before prefill: how many tokens, and their bytes."""
+    """A compressed video before prefill: its tokens, and their bytes."""
 
-    def __init__(self, tokens: int, held: float) -> None:
-        self.tokens, self.bytes = tokens, held
+    def __init__(self, tokens: int, size: float) -> None:
+        self.tokens, self.bytes = tokens, size
 
 
 class _Counting:
@@ -88,7 +94,7 @@ class _Counting:
         self.subject, self.frames, self.slices = subject, frames, slices
 
     def decoding(self) -> StageProfile:
-        """Frames for the frame encoder, one a slice, and all frames for the vision tower."""
+        """Count the frames of the encoder, one per slice, and all frames of the vision tower."""
         subject = self.subject
         frame = subject.size[0] * subject.size[1] * 3
         looks = subject.selector.uses_embeddings or subject.fast_path
@@ -98,7 +104,7 @@ class _Counting:
         return stage(DECODE, self.frames, cost)
 
     def selection(self, keyframes: int | None) -> tuple[list[StageProfile], int]:
-        """The frame encoder and the selector, and how many keyframes there are."""
+        """Count the frame encoder and the selector; return the number of keyframes as well."""
         selector, encoder = self.subject.selector, self.subject.encoder
         encoding, embeddings, query = Cost(), torch.empty(self.slices, 0), None
         if encoder is not None and (selector.uses_embeddings or self.subject.fast_path):
@@ -110,11 +116,10 @@ class _Counting:
         held = embeddings.nbytes
         with counting() as choosing, MultiplyAccumulates() as macs:  # type: ignore[no-untyped-call]
             times = torch.arange(self.slices, dtype=torch.float64)
-            asked = query if selector.uses_query else None
-            chosen = selector.select(embeddings, asked, times)
+            selection = selector.select(embeddings, query if selector.uses_query else None, times)
         choosing.flops = 2 * macs.count
-        keys = len(chosen.keyframes) if keyframes is None else min(keyframes, self.slices)
-        # The chunks' embeddings are put together at the end, so they are there twice.
+        keys = len(selection.keyframes) if keyframes is None else min(keyframes, self.slices)
+        # The chunks' embeddings are joined at the end, so they exist twice.
         encoding = replace(encoding, peak_memory=max(encoding.peak_memory, held))
         held += self.patches_kept
         return [
@@ -124,27 +129,27 @@ class _Counting:
 
     @property
     def patches_kept(self) -> int:
-        """Bytes of the frame encoder's patches of all frames, which the fast path keeps."""
+        """Bytes of the frame encoder's patches of all frames, kept on the fast path."""
         if not self.subject.fast_path:
             return 0
         _, (_, patches) = self._encoder_chunk(1)
         return self.slices * prod(patches) * int(self.subject.model.dtype.itemsize)
 
     def _encoder_cost(self, encoder: Any) -> tuple[Cost, int]:
-        """Of all frames and of the query; and the width of an embedding."""
+        """Return the cost of all frames and of the query, and the width of an embedding."""
 
-        def ask() -> Cost:
+        def embed_query() -> Cost:
             with counting() as cost:
                 encoder.encode_text("a question")
             return cost
 
         cost, (width, _) = self._in_chunks(self.slices, ENCODER_CHUNK, self._encoder_chunk)
         if self.subject.selector.uses_query:
-            cost = cost.then(self._once(("text",), ask))
+            cost = cost.then(self._once(("text",), embed_query))
         return cost, width
 
     def _encoder_chunk(self, frames: int) -> tuple[Cost, tuple[int, tuple[int, ...]]]:
-        """So many frames; d, and P and C of the patches where those are merged."""
+        """Return the cost of one chunk; d, and (P, C) of the patches on the fast path."""
         encoder: Any = self.subject.encoder
         shape, device = (frames, *self.subject.size, 3), getattr(encoder, "_device", "cpu")
         fast = self.subject.fast_path
@@ -161,10 +166,10 @@ class _Counting:
         return self._once(("encoder", frames, fast), encode)
 
     def compression(self, keys: int) -> tuple[list[StageProfile], _Features]:
-        """The vision tower on both kinds of frames, and the merger."""
+        """Count the vision tower on keyframes and other frames, and the merger."""
         subject, rest = self.subject, self.slices - keys
         merger = subject.merger
-        seen = rest if merger.tokens_per_frame else 0  # frames that vanish are not encoded
+        seen = rest if merger.tokens_per_frame else 0  # dropped frames are not encoded
         key_cost, (one, _) = self._tower(keys)
         if subject.fast_path:
             what, merged_from = CONNECTOR, self._connector_chunk
@@ -174,10 +179,10 @@ class _Counting:
         kept, (own, dense) = _held(one)[0], _held(other)
         patches = other.patches.shape[1]
         merging, tokens, merged = self._merging(other) if seen else (Cost(), 0.0, 0.0)
-        # Patches of the keyframes stay while there is something to merge.
+        # The keyframes' patches stay while frames are merged.
         reference = keys * dense if seen else 0.0
         before = keys * kept + reference + self.patches_kept
-        # The chunks of patches become one tensor at the end, so they are there twice.
+        # The chunks of patches become one tensor at the end, so they exist twice.
         key_cost = replace(key_cost, peak_memory=max(key_cost.peak_memory, reference))
         chunk = min(subject.chunk, seen)
         # While a chunk is merged, its pixels, its features and its keyframes' patches are alive.
@@ -192,7 +197,7 @@ class _Counting:
         ], _Features(total, keys * kept + seen * merged)
 
     def _tower(self, slices: int) -> tuple[Cost, Any]:
-        """The vision tower and the projector on so many slices.
+        """Count the vision tower and the projector on some slices.
 
         Returns:
             The cost; the features of a chunk, and the bytes of its pixels.
@@ -214,12 +219,12 @@ class _Counting:
                 features = subject.adapter.encode(subject.model, moved)
             return cost, (features, sum(value.nbytes for value in moved.values()))
 
-        # Some families make frames the smaller, the more there are.
+        # Some families make frames smaller in longer videos.
         sizes = tuple(tuple(value.shape) for value in pixels.values())
         return self._once(("vision tower", slices, sizes), encode)
 
     def _connector_chunk(self, slices: int) -> tuple[Cost, Any]:
-        """What stands in the tower's place on the fast path: the connector on so many slices."""
+        """Count the connector, which replaces the vision tower on the fast path."""
         _, (_, (patches, width)) = self._encoder_chunk(1)
         table = self.subject.model.get_input_embeddings().weight
 
@@ -235,22 +240,22 @@ class _Counting:
     def _in_chunks(
         self, total: int, size: int, cost_of: Callable[[int], tuple[Cost, Any]]
     ) -> tuple[Cost, Any]:
-        """The cost of so many, in whole chunks and what is left; and what the first one made."""
+        """Count ``total`` items in chunks; return what the first chunk made as well."""
         whole, left = divmod(total, size)
         first, made = cost_of(size if whole else max(left, 1))
         cost = first.times(whole)
         return (cost.then(cost_of(left)[0]) if left else cost), made
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """What was counted before, or is counted now."""
-        known = self.subject.chunks
-        if key not in known:
-            known[key] = make()
-        found: T = known[key]
-        return found
+        """Return a cached count, or make it."""
+        cache = self.subject.chunks
+        if key not in cache:
+            cache[key] = make()
+        value: T = cache[key]
+        return value
 
     def _merging(self, one: Any) -> tuple[Cost, float, float]:
-        """One frame of the merger, with random numbers; its tokens, and their bytes."""
+        """Count the merger on random frames; return the cost, tokens and bytes of one frame."""
         merger = self.subject.merger
         patches, width = one.patches.shape[1:]
 
@@ -260,9 +265,9 @@ class _Counting:
             shape, dtype = (count, patches, width), one.patches.dtype
             frames, reference = (torch.randn(shape, generator=generator).to(dtype) for _ in "12")
             query = self._query(width, generator).to(dtype)
-            known = torch.ones(count, dtype=torch.bool)
+            has_reference = torch.ones(count, dtype=torch.bool)
             with counting() as cost, MultiplyAccumulates() as macs:  # type: ignore[no-untyped-call]
-                merged = merger(frames, reference, known, query)
+                merged = merger(frames, reference, has_reference, query)
             cost.flops = 2 * macs.count
             tokens = sum(len(row) for row in merged) / count
             beside = sum(part.shape[-1] for part in one.extra)  # deepstack is merged likewise
@@ -275,11 +280,11 @@ class _Counting:
         return nn.functional.normalize(torch.randn(dim, generator=generator), dim=0)
 
     def language_model(self, prompt: int, features: float) -> list[StageProfile]:
-        """Prefill and the tokens after the first, whose costs grow with each one alike."""
-        # The features stand in a list of frames, then in one tensor that the model reads, and cut
-        # in pieces where the prompt is.
-        in_pieces = prompt > (self.subject.prefill_chunk or prompt)
-        held, new = (3 if in_pieces else 2) * features, self.subject.new_tokens - 1
+        """Count prefill and the later tokens, whose cost grows linearly."""
+        # The features exist as a list of frames, as one tensor, and in chunks if the prompt is
+        # read in chunks.
+        in_chunks = prompt > (self.subject.prefill_chunk or prompt)
+        held, new = (3 if in_chunks else 2) * features, self.subject.new_tokens - 1
         filling, state = self._prefill(prompt)
         first, state = _forward(self.subject.model, 1, state)
         second, _ = _forward(self.subject.model, 1, state)
@@ -296,16 +301,16 @@ class _Counting:
         ]
 
     def _prefill(self, prompt: int) -> tuple[Cost, Any]:
-        """The whole prompt, in pieces where that was asked for; its cost, and the cache."""
+        """Count the prompt, in chunks if the subject says so; return the cache as well."""
         size = self.subject.prefill_chunk or prompt
         cost, state = Cost(), None
         for start in range(0, prompt, size):
-            piece, state = _forward(self.subject.model, min(size, prompt - start), state)
-            cost = cost.then(piece)
+            chunk, state = _forward(self.subject.model, min(size, prompt - start), state)
+            cost = cost.then(chunk)
         return cost, state
 
     def stock(self) -> tuple[StageProfile, ...]:
-        """The bare model, which encodes all frames in one call."""
+        """Count the stock model, which encodes all frames in one call."""
         subject = self.subject
         cost, (one, _) = self._tower(min(subject.chunk, self.slices))
         share = self.slices / min(subject.chunk, self.slices)
@@ -326,14 +331,14 @@ class _Counting:
 
 
 def _held(features: Any) -> tuple[int, int]:
-    """The bytes of a slice's tokens with what goes beside them, and of its patches."""
+    """Return the bytes of a slice's tokens with their deepstack features, and of its patches."""
     count = len(features.tokens)
     kept = sum(part.nbytes for part in (features.tokens, *features.extra)) // count
     return kept, features.patches.nbytes // count
 
 
 def _forward(model: Any, tokens: int, cache: Any) -> tuple[Cost, Any]:
-    """The language model on so many tokens, and the logits of the last; its cost and its cache."""
+    """Count the language model on some tokens and the last logits; return the cache as well."""
     decoder, table = model.get_decoder(), model.get_input_embeddings().weight
     past = {} if cache is None else {CACHE_NAME: cache}
     with counting() as cost:

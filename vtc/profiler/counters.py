@@ -1,4 +1,4 @@
-"""What a part costs, counted while it runs: multiply-accumulates, and numbers held in memory."""
+"""Count a part while it runs: multiply-accumulates, and numbers held in memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SUMS = {"sum", "mean"}
 
 
 class MultiplyAccumulates(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts multiply-accumulates, one being a multiplication together with its addition.
+    """Counts multiply-accumulates: one multiplication with its addition.
 
-    Counted are matrix products, attention (both products), vector norms, and, at half each because
-    only one of the two is done, elementwise products, quotients and powers (by their results) and
-    sums and means (by their inputs). So a dot product counts the same as a matrix product or as an
-    elementwise product and its sum. Elementwise additions, comparisons, sorting, exponentials,
-    copies and normalisation layers are not counted.
+    Counts matrix products, attention (both products) and vector norms in full; elementwise
+    products, quotients and powers (by their results) and sums and means (by their inputs) at half.
+    So a dot product counts the same as a matrix product or as an elementwise product and its sum.
+    Does not count elementwise additions, comparisons, sorting, exponentials, copies and
+    normalisation layers.
     """
 
     count = 0.0
@@ -52,10 +52,10 @@ def _cost(name: str, args: Any, result: Any) -> float:
 
 
 class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the most numbers that are alive at once, of all that operations make.
+    """Records the peak of numbers alive at once among the results of operations.
 
-    What existed before does not count; results that are still held at the end do. A number counts
-    once whatever its width, and what an operation holds while it runs is not seen.
+    Tensors from before do not count; results that are still alive at the end do. A number counts
+    once, whatever its width. Memory inside an operation is not seen.
     """
 
     def __init__(self) -> None:
@@ -64,15 +64,15 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def size(self, tensor: Tensor) -> int:
-        """What a tensor that an operation made counts."""
+        """Return how much a result counts."""
         return tensor.numel()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        known = {storage_key(x) for x in tensors_in((args, list((kwargs or {}).values())))}
+        inputs = {storage_key(x) for x in tensors_in((args, list((kwargs or {}).values())))}
         for tensor in tensors_in(result):
-            # A view, or an operation in place, makes nothing new.
-            if storage_key(tensor) not in known and storage_key(tensor) not in self._alive:
+            # A view or an in-place operation allocates nothing.
+            if storage_key(tensor) not in inputs and storage_key(tensor) not in self._alive:
                 held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
                 self._alive[storage_key(tensor)] = (held, self.size(tensor))
         self._alive = {key: held for key, held in self._alive.items() if not _freed(held[0])}
@@ -81,14 +81,14 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class LiveBytes(LiveNumbers):  # type: ignore[no-untyped-call]
-    """Notes the most bytes that are alive at once, as `LiveNumbers` notes numbers."""
+    """Records the peak of bytes alive at once, as `LiveNumbers` does of numbers."""
 
     def size(self, tensor: Tensor) -> int:
         return int(tensor.untyped_storage().nbytes())
 
 
 def storage_key(tensor: Tensor) -> int:
-    """The same for tensors that share their numbers."""
+    """Return a key that tensors with shared memory have in common."""
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -97,7 +97,7 @@ def _freed(storage: StorageWeakRef) -> bool:
 
 
 def tensors_in(values: Any) -> list[Tensor]:
-    """The tensors in nested tuples and lists."""
+    """Return the tensors in nested tuples and lists."""
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, tuple | list):

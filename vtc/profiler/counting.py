@@ -1,7 +1,7 @@
-"""Counts of whatever runs inside a context: FLOPs, MACs of layers, bytes, and memory.
+"""Count the operations inside a context: FLOPs, MACs of layers, bytes, and memory.
 
-On the meta device nothing is computed and no weights are needed, so a model of any size is counted
-by running its own modules.
+The meta device computes nothing and needs no weights, so a model of any size is counted by running
+its own modules.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from vtc.profiler.counters import LiveBytes, storage_key, tensors_in
 
 COUNTED_ATTENTION = "vtc_counted"
-"""The ``attn_implementation`` of models that are counted: one operation, as fused kernels are."""
+"""The ``attn_implementation`` of counted models: one operation, like a fused kernel."""
 
 
 @dataclass
 class Cost:
-    """What some work costs.
+    """The cost of some work.
 
     Attributes:
-        flops: Of matrix products, convolutions and attention; two for a multiply-accumulate.
-        linear_macs: Multiply-accumulates of the modules ``nn.Linear`` and ``nn.Conv*`` alone.
-        bytes_moved: What its operations read and write, each for itself: nothing stays in a cache
-            and nothing is fused, but attention, which reads queries, keys and values once.
-        peak_memory: The most bytes alive at once of all that it made.
+        flops: Of matrix products, convolutions and attention; two per multiply-accumulate.
+        linear_macs: Multiply-accumulates of ``nn.Linear`` and ``nn.Conv*`` alone.
+        bytes_moved: Bytes read and written by the operations, without caches and fusion, except
+            for attention, which reads queries, keys and values once.
+        peak_memory: The peak of bytes alive at once among the results.
     """
 
     flops: float = 0.0
@@ -43,16 +43,16 @@ class Cost:
 
     @property
     def macs(self) -> float:
-        """Multiply-accumulates of all that `flops` counts."""
+        """Multiply-accumulates: half of ``flops``."""
         return self.flops / 2
 
     def times(self, factor: float) -> Cost:
-        """The same work done so many times, one after another."""
+        """Return the cost of the same work done ``factor`` times in a row."""
         peak = self.peak_memory if factor else 0.0
         return Cost(self.flops * factor, self.linear_macs * factor, self.bytes_moved * factor, peak)
 
     def then(self, other: Cost) -> Cost:
-        """This work, and another after it."""
+        """Return the cost of this work followed by another."""
         return Cost(
             self.flops + other.flops,
             self.linear_macs + other.linear_macs,
@@ -63,7 +63,7 @@ class Cost:
 
 @contextmanager
 def counting() -> Iterator[Cost]:
-    """Count what runs inside; the cost is filled in at the end.
+    """Count the operations inside the context; the cost is filled in at the end.
 
     >>> with counting() as cost:
     ...     _ = torch.empty(4, 8, device="meta") @ torch.empty(8, 2, device="meta")
@@ -90,7 +90,7 @@ def counting() -> Iterator[Cost]:
 
 
 class _Operations(TorchDispatchMode):
-    """FLOPs by torch's own formulas, and bytes read and written."""
+    """Counts FLOPs by torch's own formulas, and bytes read and written."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ class _Operations(TorchDispatchMode):
 
 
 def _on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Small tensors that a model makes on the CPU, such as positions, join those on meta."""
+    """Move small CPU tensors, such as positions, to meta if others are there."""
     tensors = tensors_in((args, list(kwargs.values())))
     if len({tensor.is_meta for tensor in tensors}) < 2:
         return args, kwargs
@@ -118,15 +118,15 @@ def _on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 def _bytes(func: Any, inputs: list[Tensor], result: Any) -> int:
     outputs = tensors_in(result)
-    known = {storage_key(tensor) for tensor in inputs}
-    is_view = not func._schema.is_mutable and all(storage_key(out) in known for out in outputs)
+    keys = {storage_key(tensor) for tensor in inputs}
+    is_view = not func._schema.is_mutable and all(storage_key(out) in keys for out in outputs)
     if is_view or "empty" in func.overloadpacket.__name__:
         return 0
     return sum(_held(tensor) for tensor in (*inputs, *outputs))
 
 
 def _held(tensor: Tensor) -> int:
-    """Its bytes; what is expanded is read once."""
+    """Return the bytes of a tensor; an expanded one is read once."""
     return int(min(tensor.nbytes, tensor.untyped_storage().nbytes()))
 
 
@@ -145,19 +145,19 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @register_flop_formula(torch.ops.vtc.counted_attention)
 def _attention_flops(query: Any, key: Any, value: Any, **_: Any) -> int:
-    """Both products for every pair of a query and a key, also where a causal mask hides it."""
+    """Count both products for every pair of query and key, masked ones too."""
     return int(2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
 
 def _attention_forward(
     module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: ``[B, H, L, D]`` each, to ``[B, L, H, D]``."""
+    """Map ``[B, H, L, D]`` queries, keys and values to ``[B, L, H, D]``, as transformers does."""
     return torch.ops.vtc.counted_attention(query, key, value).transpose(1, 2), None
 
 
 def register_attention() -> None:
-    """Make `COUNTED_ATTENTION` known to transformers; it needs no mask, so none is made."""
+    """Register `COUNTED_ATTENTION` with transformers, without a mask."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(COUNTED_ATTENTION, _attention_forward)

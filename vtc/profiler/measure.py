@@ -1,4 +1,4 @@
-"""Seconds and memory of each stage, measured while a wrapped model reads a video and answers."""
+"""Measure seconds and memory of each stage while a wrapped model reads a video and answers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _NAMES = {
     "merging": MERGING,
     _LANGUAGE_MODEL: PREFILL,
 }
-"""From the stages of a report to those of a profile."""
+"""The stage of a profile for each stage of a report."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Measurement:
     """One run.
 
     Attributes:
-        report: What the model says of it.
+        report: The call's report.
         prompt: The tokens that the language model read.
         seconds: By stage.
-        memory: Bytes above the weights by stage, at most; empty where the system does not tell.
+        memory: Peak bytes above the weights by stage; empty where the system does not report it.
         first_token: Seconds from opening the file to the first new token.
     """
 
@@ -70,13 +70,13 @@ class Measurement:
 
     @property
     def keyframes(self) -> int:
-        """How many slices kept all their tokens."""
+        """The number of slices that kept all their tokens."""
         return len(self.report.keyframes)
 
 
 @dataclass(frozen=True)
 class DrawnFrames:
-    """A video of noise that is drawn while it is read: there is no file, and nothing to decode."""
+    """A video of noise, drawn while it is read: no file and no decoding."""
 
     count: int
     height: int
@@ -103,20 +103,19 @@ def measure(
 ) -> Measurement:
     """Read a video and answer, greedily, in exactly ``new_tokens`` tokens.
 
-    Run something short before, so that what happens once (loading the frame encoder, choosing
-    kernels) is not measured.
+    Run a short video first, so that loading the frame encoder and choosing kernels is not measured.
 
     Args:
         model: A wrapped model.
         video: A file, of which ``frames`` evenly spaced frames are read, or a `DrawnFrames`.
-        **generate_kwargs: More for ``model.generate``.
+        **generate_kwargs: Passed to ``model.generate``.
 
     Raises:
         ValueError: The file has fewer frames.
     """
     meter = _Meter(vtc.pipeline.modules.input_device(model))
     started = perf_counter()
-    with meter.stage("decoding"):  # the index of the file is a part of it
+    with meter.stage("decoding"):  # includes the index of the file
         source = _opened(video, frames)
     inputs = vtc.prepare_inputs(model, processor, source, question)
     with watching(meter.stage):
@@ -137,7 +136,7 @@ def measure(
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs a second of large square matrix products: what the stages are compared with.
+    """Measure the FLOPs per second of large square matrix products, a reference for the stages.
 
     Products of 1024 x 1024 on the CPU and of 8192 x 8192 elsewhere; the median of five.
     """
@@ -154,7 +153,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def measured(counted: LengthProfile, run: Measurement) -> LengthProfile:
-    """Counts with what was measured beside them."""
+    """Return the counts of a length with its measurements."""
     stages = tuple(
         replace(
             stage,
@@ -172,14 +171,14 @@ def _opened(video: Any, frames: int) -> VideoSource:
     source = VideoSource(video, fps=None, max_frames=frames)
     if len(source) < frames:
         raise ValueError(
-            f"{source.name} has {len(source)} frames, and {frames} were asked for; give a longer "
-            "video, fewer --frames, or no --video, for drawn frames"
+            f"expected a video of at least {frames} frames, got {len(source)} in {source.name}; "
+            "give a longer video, fewer --frames, or no --video for drawn frames"
         )
     return source
 
 
 class _Meter:
-    """Times stages and notes their memory; ``generate`` calls it after each new token."""
+    """Measures time and memory of stages; ``generate`` calls it after each new token."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
@@ -199,7 +198,7 @@ class _Meter:
             self._end()
 
     def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """A stopping criterion that never stops: from the first token on, tokens are decoded."""
+        """Never stop, but start the stage of token decoding at the first token."""
         if self._name == PREFILL:
             self._end()
             self.first_token = perf_counter()
@@ -219,7 +218,7 @@ class _Meter:
 
 
 class _CudaMemory:
-    """The most that tensors held, less what they held before."""
+    """Peak bytes of tensors, less those from before."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -236,7 +235,7 @@ class _CudaMemory:
 
 
 class _ResidentMemory:
-    """What the process held at most, seen every few milliseconds, less what it held before."""
+    """Peak bytes of the process, sampled every few milliseconds, less those from before."""
 
     interval = 0.003
 
@@ -263,7 +262,7 @@ class _ResidentMemory:
 
 
 def _resident() -> int | None:
-    """The resident memory of this process in bytes; None where the system has no /proc."""
+    """Return the resident memory of this process in bytes; None without /proc."""
     if not sys.platform.startswith("linux"):
         return None
     with open("/proc/self/statm", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""A profile as pictures, in the forms of Figure 1 and Table 5 of ViLAMP; needs matplotlib."""
+"""Plot a profile in the forms of Figure 1 and Table 5 of ViLAMP; needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from vtc.profiler.stages import CONNECTOR, LengthProfile, Profile
 from vtc.profiler.tables import Units
 
 _CARDS = (24e9, 80e9)
-"""The memory of GPUs that are drawn as lines, in bytes."""
+"""The memory of usual GPUs in bytes, drawn as lines."""
 
 
 def check_plots(folder: Path) -> None:
-    """Raise where plots cannot be written, before the work.
+    """Check before the work that plots can be written.
 
     Raises:
         ImportError: matplotlib is not installed.
-        OSError: There is no such folder, and none can be made.
+        OSError: The folder does not exist and cannot be created.
     """
     try:
         import matplotlib.figure  # noqa: F401
@@ -41,9 +41,9 @@ def write_plots(profile: Profile, folder: Path) -> list[Path]:
 
 
 def memory_plot(profile: Profile) -> Any:
-    """Figure 1: memory over the number of frames, weights included."""
+    """Plot Figure 1: memory over the number of frames, weights included."""
     unit, name = Units.of(profile), _ours(profile)
-    figure, plot = _figure(profile, f"memory of the device, {unit.bytes_prefix}B")
+    figure, plot = _figure(profile, f"GPU memory, {unit.bytes_prefix}B")
     weights = profile.weights + profile.encoder_weights
     ours = [(weights + each.first_token.peak_memory) / unit.bytes for each in profile.lengths]
     bare = [profile.weights + each.stock_first_token.peak_memory for each in profile.lengths]
@@ -52,8 +52,8 @@ def memory_plot(profile: Profile) -> Any:
     _line(plot, profile, ours, name, "C0")
     seen = [each.first_token.measured_memory for each in profile.lengths]
     if all(value is not None for value in seen):
-        found = [(weights + (value or 0.0)) / unit.bytes for value in seen]
-        plot.plot(_frames(profile), found, "x", color="C0", label=f"{name}, measured")
+        measured = [(weights + (value or 0.0)) / unit.bytes for value in seen]
+        plot.plot(_frames(profile), measured, "x", color="C0", label=f"{name}, measured")
     label = "weights alone,\nframe encoder too"
     plot.axhline(weights / unit.bytes, color="grey", linestyle=":", label=label)
     top = max(*ours, *stock)
@@ -70,7 +70,7 @@ def memory_plot(profile: Profile) -> Any:
 
 
 def flops_plot(profile: Profile) -> Any:
-    """Table 5's first column: FLOPs up to the first token over the number of frames."""
+    """Plot Table 5's first column: FLOPs up to the first token over the number of frames."""
     unit, name = Units.of(profile), _ours(profile)
     figure, plot = _figure(profile, f"{unit.prefix}FLOPs to the first token (dotted: MACs)")
     counts = [(each.stock_first_token, each.first_token) for each in profile.lengths]
@@ -87,7 +87,7 @@ def flops_plot(profile: Profile) -> Any:
 
 
 def stages_plot(profile: Profile) -> Any:
-    """The share of each stage in the work up to the first token."""
+    """Plot the share of each stage in the FLOPs up to the first token."""
     figure, plot = _figure(profile, "share of the FLOPs, %")
     plot.set_xscale("linear")
     places = range(len(profile.lengths))
@@ -102,7 +102,7 @@ def stages_plot(profile: Profile) -> Any:
 
 
 def first_token_plot(profile: Profile) -> Any:
-    """Table 5's last column: seconds to the first token over the number of frames."""
+    """Plot Table 5's last column: seconds to the first token over the number of frames."""
     figure, plot = _figure(profile, "seconds to the first token")
     timed = [each for each in profile.lengths if each.first_token_seconds is not None]
     seconds = [each.first_token_seconds for each in timed]
@@ -112,13 +112,13 @@ def first_token_plot(profile: Profile) -> Any:
 
 
 def _ours(profile: Profile) -> str:
-    """What the line of the wrapped model is called."""
+    """Return the label of the wrapped model's line."""
     names = {stage.name for stage in profile.lengths[0].stages}
     return "with vtc,\nfast path" if CONNECTOR in names else "with vtc"
 
 
 def _plain_numbers(plot: Any) -> None:
-    """On a logarithmic axis, which else shows powers of ten; small ones only where few are."""
+    """Label a logarithmic axis with plain numbers, minor ticks only on a short axis."""
     plot.yaxis.set_major_formatter("{x:,.12g}")
     low, high = plot.get_ylim()
     plot.yaxis.set_minor_formatter("{x:,.12g}" if high < 100 * low else "")

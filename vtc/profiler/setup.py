@@ -1,4 +1,4 @@
-"""From a model and the parts to a profile: what ``vtc profile`` runs."""
+"""Build a profile from a model and the parts, for ``vtc profile``."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
 
 _WARM_UP = 4
-"""Frames of the run before those that are measured."""
+"""Frames of the run before the measured ones."""
 _READ = ("size", "text_tokens", "new_tokens", "chunk", "prefill_chunk", "fast_path")
 _LIBRARIES = ("video-token-compression", "torch", "transformers")
-Said = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is read and how.
+    """The lengths to profile, and how videos are read.
 
     Attributes:
-        frames: The lengths.
-        size: Height and width of the frames.
-        text_tokens: The prompt without the video, where it is only counted.
-        question: What is asked where the model really runs.
-        new_tokens: The length of the answer.
-        chunk: Slices that the vision tower sees at a time.
-        prefill_chunk: Tokens of the prompt that the language model sees at a time, where that is
+        frames: The lengths in frames, each at least 1.
+        size: Height and width of the frames in pixels.
+        text_tokens: Prompt tokens without the video, for counts.
+        question: The question, for measurements.
+        new_tokens: Tokens of the answer.
+        chunk: Slices that the vision tower encodes at a time.
+        prefill_chunk: Prompt tokens that the language model reads at a time, where that is
             possible and saves memory; None for all.
         fast_path: Merge other frames from the frame encoder's patches.
     """
@@ -59,7 +59,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.frames or min(self.frames) < 1:
-            raise ValueError(f"frames={list(self.frames)}: allowed are numbers of at least 1")
+            raise ValueError(f"expected frames to be numbers >= 1, got {list(self.frames)}")
 
 
 def count_profile(
@@ -72,41 +72,46 @@ def count_profile(
     merger: Any,
     encoder: str,
     dtype: torch.dtype,
-    say: Said = lambda text: None,
+    say: Say = lambda text: None,
 ) -> Profile:
-    """Count a model that has a configuration and no weights.
+    """Count a model by its configuration, without weights.
 
     Args:
         config, processor: The model's.
         selector, merger: As ``vtc.wrap`` takes them.
-        encoder: The name of the frame encoder; only loaded where a part needs it.
-        say: Told what is being done.
+        encoder: The name of the frame encoder, which is loaded only if a part needs it.
+        say: Called with each step of the work.
+
+    Raises:
+        ValueError: The fast path does not go with the selector's own encoder.
     """
     adapter = registry.adapter_for(config.model_type)
-    choosing = registry.build_part("selector", selector)
-    merging = registry.build_part("merger", merger)
+    selector_part = registry.build_part("selector", selector)
+    merger_part = registry.build_part("merger", merger)
     say("laying out the model")
     model = empty_model(config, dtype)
     looking: FrameEncoder | None = None
-    if settings.fast_path and choosing.encoder is not None:
+    if settings.fast_path and selector_part.encoder is not None:
         raise ValueError(
-            f"the fast path is not counted with a selector that looks through an encoder of its "
-            f"own ({choosing.encoder}); choose another selector, such as dks"
+            "expected a selector without a frame encoder of its own for the fast path, got "
+            f"{selector_part.encoder}; use another selector, such as dks"
         )
-    if choosing.uses_embeddings or settings.fast_path:
-        looking = encoder_without_weights(choosing.encoder or encoder)
+    if selector_part.uses_embeddings or settings.fast_path:
+        looking = encoder_without_weights(selector_part.encoder or encoder)
     width, asked = model.get_input_embeddings().weight.shape[-1], None
-    if takes_text_embedding(merging):
-        own = looking if choosing.encoder is None else None
+    if takes_text_embedding(merger_part):
+        own = looking if selector_part.encoder is None else None
         asked = (own or encoder_without_weights(encoder)).dim
-    merging.build(width, asked or width)
-    merging.to(dtype)
-    subject = _subject(model, processor, adapter, choosing, merging, looking, asked, settings)
+    merger_part.build(width, asked or width)
+    merger_part.to(dtype)
+    subject = _subject(
+        model, processor, adapter, selector_part, merger_part, looking, asked, settings
+    )
     lengths = []
     for frames in settings.frames:
         say(f"counting {frames:,} frames")
         lengths.append(count(subject, frames))
-    return _profile(name, subject, lengths, encoder=choosing.encoder or encoder, device="meta")
+    return _profile(name, subject, lengths, encoder=selector_part.encoder or encoder, device="meta")
 
 
 def measure_profile(
@@ -116,12 +121,15 @@ def measure_profile(
     settings: Settings,
     *,
     video: Any = None,
-    say: Said = lambda text: None,
+    say: Say = lambda text: None,
 ) -> Profile:
-    """Run a wrapped model on videos of each length, and count the same beside it.
+    """Run a wrapped model on videos of each length, and count the same work.
 
     Args:
-        video: A file; None for frames that are drawn while they are read.
+        video: A file; None for drawn frames.
+
+    Raises:
+        ValueError: The file has fewer frames than a length.
     """
     toolkit = toolkit_of(model)
     toolkit.chunk_slices, toolkit.prefill_chunk = settings.chunk, settings.prefill_chunk
@@ -134,8 +142,14 @@ def measure_profile(
 
     def run(frames: int, new_tokens: int) -> Any:
         drawn = DrawnFrames(frames, *settings.size)
-        asked = {"frames": frames, "new_tokens": new_tokens}
-        return measure(model, processor, video or drawn, settings.question, **asked)
+        return measure(
+            model,
+            processor,
+            video or drawn,
+            settings.question,
+            frames=frames,
+            new_tokens=new_tokens,
+        )
 
     say("warming up")
     run(min(_WARM_UP, *settings.frames), 2)
@@ -155,14 +169,15 @@ def measure_profile(
     lengths: list[LengthProfile] = []
     for frames in settings.frames:
         say(f"reading {frames:,} frames")
-        found = run(frames, settings.new_tokens)
+        measurement = run(frames, settings.new_tokens)
         say(f"counting {frames:,} frames")
-        lengths.append(measured(count(subject, frames, found.keyframes, found.prompt), found))
+        counts = count(subject, frames, measurement.keyframes, measurement.prompt)
+        lengths.append(measured(counts, measurement))
     device = next(model.parameters()).device
     say("measuring a matrix product")
     rate = matrix_rate(device, model.dtype)
-    found = _profile(name, subject, lengths, encoder=encoder.name, device=str(device))
-    return replace(found, matrix_rate=rate)
+    profile = _profile(name, subject, lengths, encoder=encoder.name, device=str(device))
+    return replace(profile, matrix_rate=rate)
 
 
 def _subject(

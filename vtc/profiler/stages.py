@@ -1,4 +1,4 @@
-"""What a profile says: one number of each kind for each stage of reading a video."""
+"""The contents of a profile: counts and measurements for each stage of reading a video."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MERGING = "merging"
 PREFILL = "prefill"
 TOKENS = "token decoding"
 STAGES = (DECODE, ENCODER, SELECTION, KEYFRAMES, OTHERS, MERGING, PREFILL, TOKENS)
-"""In the order of the work; all but the last come before the first token. On the fast path
-`CONNECTOR` stands in the place of `OTHERS`."""
+"""In order; all but the last come before the first token. On the fast path `CONNECTOR` replaces
+`OTHERS`."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class StageProfile:
 
     Attributes:
         name: One of `STAGES`, or of the stock model.
-        tokens: What it hands on: frames, embeddings, keyframes, patches, merged tokens, the
-            prompt's tokens, or new tokens.
-        flops: All of them, see `vtc.profiler.counting.Cost`; selector and merger as
-            `vtc.testing.MultiplyAccumulates` counts them, twice.
-        linear_macs: MACs of Linear and Conv layers in the vision-language model alone, which is
-            what Table 5 of ViLAMP calls FLOPs; None for stages that it leaves out.
-        bytes_moved: Read and written, without caches and fusion.
-        peak_memory: Bytes above the weights while it runs, counted: what is alive from earlier
-            stages, and the most that the stage adds to it.
-        seconds: As measured, or None.
-        measured_memory: Bytes above the weights while it runs, as measured, or None.
+        tokens: The number of its results: frames, embeddings, keyframes, patches, merged tokens,
+            prompt tokens, or new tokens.
+        flops: All FLOPs, see `vtc.profiler.counting.Cost`; for selector and merger twice the count
+            of `vtc.testing.MultiplyAccumulates`.
+        linear_macs: MACs of Linear and Conv layers in the vision-language model, called FLOPs in
+            Table 5 of ViLAMP; None for stages that the table leaves out.
+        bytes_moved: Bytes read and written, without caches and fusion.
+        peak_memory: Counted bytes above the weights: those alive from earlier stages, and the peak
+            of the stage itself.
+        seconds: Measured seconds, or None.
+        measured_memory: Measured bytes above the weights, or None.
     """
 
     name: str
@@ -57,25 +57,25 @@ class StageProfile:
 
     @property
     def rate(self) -> float | None:
-        """FLOPs a second; None where there is nothing to count, or nothing was measured."""
+        """FLOPs per second; None without FLOPs or measured seconds."""
         return self.flops / self.seconds if self.flops and self.seconds else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {**asdict(self), "macs": self.macs, "rate": self.rate}
 
 
 def stage(
     name: str, tokens: int, cost: Cost, *, held: float = 0.0, in_table_5: bool = False
 ) -> StageProfile:
-    """A stage from its cost and the bytes that are alive from before."""
+    """Return a stage from its cost and the bytes alive from earlier stages."""
     layers = cost.linear_macs if in_table_5 else None
     peak = held + cost.peak_memory
     return StageProfile(name, tokens, cost.flops, layers, cost.bytes_moved, peak)
 
 
 def total(name: str, stages: Sequence[StageProfile]) -> StageProfile:
-    """All of them, one after another; tokens are those of the last."""
+    """Sum up stages that run one after another; ``tokens`` are the last stage's."""
     timed = [stage.seconds for stage in stages if stage.seconds is not None]
     measured = [s.measured_memory for s in stages if s.measured_memory is not None]
     return StageProfile(
@@ -92,16 +92,17 @@ def total(name: str, stages: Sequence[StageProfile]) -> StageProfile:
 
 @dataclass(frozen=True)
 class LengthProfile:
-    """Reading so many frames.
+    """The costs of one length.
 
     Attributes:
         frames: N.
         keyframes: Slices that keep all their tokens.
         stages: One for each of `STAGES`.
-        fast_path: Everything up to the first new token where other frames are merged from the
-            frame encoder's patches; None where they are anyway, or where it gives none.
-        stock: The bare model: its vision tower on all frames, and its prefill.
-        first_token_seconds: From the opened file to the first new token, as measured, or None.
+        fast_path: Everything up to the first new token on the fast path; None where the stages use
+            it already, or the frame encoder has no patches.
+        stock: The stock model: its vision tower on all frames, and its prefill.
+        first_token_seconds: Measured seconds from opening the file to the first new token, or
+            None.
     """
 
     frames: int
@@ -118,11 +119,11 @@ class LengthProfile:
 
     @property
     def stock_first_token(self) -> StageProfile:
-        """The same of the bare model."""
+        """The same of the stock model."""
         return total("stock model", self.stock)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, with the totals."""
+        """Return plain JSON values, with the totals."""
         return {
             "frames": self.frames,
             "keyframes": self.keyframes,
@@ -137,20 +138,21 @@ class LengthProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """A model, and what it costs at each length.
+    """The costs of a model at each length.
 
     Attributes:
-        model: As it was named.
+        model: Its name.
         selector, merger: The parts and their options.
         encoder: The frame encoder.
-        device: What it was measured on; ``meta`` for counts alone.
-        dtype: Of the weights.
-        weights: Bytes of the model's parameters; the frame encoder's are `encoder_weights`.
-        lengths: By the number of frames.
-        settings: What was read and how: sizes, tokens and chunks.
-        libraries: Versions.
-        matrix_rate: FLOPs a second of a large matrix product there, as measured, or None.
-        notes: What a reader must know.
+        device: The device of the measurements; ``meta`` for counts alone.
+        dtype: The dtype of the weights.
+        weights: Bytes of the model's parameters.
+        encoder_weights: Bytes of the frame encoder's parameters.
+        lengths: One entry for each number of frames.
+        settings: Sizes, tokens and chunks.
+        libraries: Versions by distribution.
+        matrix_rate: Measured FLOPs per second of a large matrix product, or None.
+        notes: Remarks for the reader.
     """
 
     model: str
@@ -168,6 +170,6 @@ class Profile:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**own, "lengths": [each.to_dict() for each in self.lengths]}

@@ -1,4 +1,4 @@
-"""What is counted: a model without weights, and the parts that compress its videos."""
+"""The subject of a count: a model without weights, and the parts that compress its videos."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Subject:
         model: On the meta device, made by `vtc.profiler.models.empty_model`.
         processor: The model's own.
         adapter, selector, merger: The parts; the merger is built.
-        encoder: What the selector looks through, on the meta device where that can be.
-        query_dim: Dq that the merger was built with; None for the width of the patches.
-        size: Height and width of the video's frames.
-        text_tokens: The prompt without the video.
+        encoder: The selector's frame encoder, on the meta device where possible.
+        query_dim: Dq, the width of the merger's query; None for the width of the patches.
+        size: Height and width of the frames in pixels.
+        text_tokens: Prompt tokens without the video.
         new_tokens: Tokens of the answer, at least 1; the first one comes with the prefill.
-        chunk: Slices that the vision tower sees at a time.
-        prefill_chunk: Tokens of the prompt that the language model sees at a time
+        chunk: Slices that the vision tower encodes at a time.
+        prefill_chunk: Prompt tokens that the language model reads at a time
             (``prefill_chunk_size`` of ``generate``); None for all of them.
-        fast_path: Other frames are merged from the patches of ``encoder``
+        fast_path: Whether other frames are merged from the patches of ``encoder``
             (``model.vtc.merge_encoder_patches()``).
     """
 
@@ -52,25 +52,23 @@ class Subject:
     prefill_chunk: int | None = None
     fast_path: bool = False
     chunks: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """Costs that were counted before, by what was counted."""
+    """Cached costs of chunks."""
 
     def __post_init__(self) -> None:
         for name in ("text_tokens", "new_tokens", "chunk"):
             value = getattr(self, name)
             if value < 1:
-                raise ValueError(f"{name}={value}: allowed is a number of at least 1")
+                raise ValueError(f"expected {name} >= 1, got {value}")
         if self.prefill_chunk is not None and self.prefill_chunk < 1:
-            raise ValueError(
-                f"prefill_chunk={self.prefill_chunk}: allowed is a number of at least 1, or None"
-            )
+            raise ValueError(f"expected prefill_chunk to be None or >= 1, got {self.prefill_chunk}")
         if min(self.size) < 1:
-            raise ValueError(f"size={self.size}: allowed are height and width of at least 1")
+            raise ValueError(f"expected size to be height and width >= 1, got {self.size}")
 
 
 def encoder_without_weights(spec: str, device: str = "meta") -> FrameEncoder:
-    """The frame encoder of a name: without weights on "meta", with random ones elsewhere.
+    """Return a frame encoder without weights on "meta", with random ones elsewhere.
 
-    Only the architectures of open_clip are known without their files; others are loaded.
+    Only open_clip's architectures are available without files; other encoders are loaded.
     """
     options = EncoderOptions(device=device)
     if spec.startswith("open_clip:") and "/" in spec.removeprefix("open_clip:").strip("/"):
@@ -82,7 +80,7 @@ def encoder_without_weights(spec: str, device: str = "meta") -> FrameEncoder:
 
 
 def on_meta(encoder: FrameEncoder) -> FrameEncoder:
-    """A copy of an encoder on the meta device; an object of the user's own stays what it is."""
+    """Return a copy of an encoder on the meta device; return a user's own object unchanged."""
     from transformers import PreTrainedModel
 
     from vtc.encoders.image import ImageEncoder
@@ -98,14 +96,14 @@ def on_meta(encoder: FrameEncoder) -> FrameEncoder:
 
 
 def gives_patches(encoder: FrameEncoder) -> bool:
-    """Whether the fast path can merge what an encoder sees; only known without weights for ours."""
+    """Return whether an encoder has patches for the fast path: those of the toolkit do."""
     from vtc.encoders.image import ImageEncoder
 
     return isinstance(encoder, ImageEncoder)
 
 
 def bytes_of(model: Any) -> int:
-    """The bytes of a module's parameters, shared ones once; 0 for what is no module."""
+    """Return the bytes of a module's parameters, shared ones once; 0 for other objects."""
     module = getattr(model, "_model", model)  # of a frame encoder
     if not isinstance(module, nn.Module):
         return 0

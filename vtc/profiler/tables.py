@@ -1,4 +1,4 @@
-"""A profile as tables for a terminal of 80 columns."""
+"""Print a profile as tables for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6))
 
 
 def conventions(profile: Profile) -> str:
-    """What the columns mean."""
+    """Return the meaning of the columns."""
     unit = Units.of(profile)
     seen = " Seen: measured on the device." if _timed(profile) else ""
     return (
@@ -33,7 +33,7 @@ def _rates(profile: Profile) -> str:
 
 
 def headline(profile: Profile) -> str:
-    """The model and its parts in a line."""
+    """Return the model and its parts in one line."""
     parts = f"{profile.selector['name']} + {profile.merger['name']}"
     weights = f"weights {_size(profile.weights)}"
     if profile.encoder_weights:
@@ -42,7 +42,7 @@ def headline(profile: Profile) -> str:
 
 
 def summary(profile: Profile) -> Table:
-    """A row for each length up to the first new token, in the form of Table 5 of ViLAMP."""
+    """Return a table with the costs of each length up to the first token, as Table 5 of ViLAMP."""
     unit, timed = Units.of(profile), _timed(profile)
     table = _table(
         ["frames", "keyframes", "tokens", *unit.titles(timed)], "TTFT s" if timed else ""
@@ -56,7 +56,7 @@ def summary(profile: Profile) -> Table:
 
 
 def comparison(profile: Profile) -> Table:
-    """A row for each length: the stock model, and what the fast path would take."""
+    """Return a table that compares each length with the stock model and the fast path."""
     unit = Units.of(profile)
     titles = ["frames", "stock tokens", f"stock {unit.prefix}FLOPs", f"stock {unit.bytes_prefix}B"]
     table = _table([*titles, "fewer FLOPs", f"fast path {unit.prefix}FLOPs", "fewer"])
@@ -81,12 +81,12 @@ _FAST_PATH = (
 
 
 def fast_path(profile: Profile) -> list[str]:
-    """What the fast path is, where its counts stand beside others."""
+    """Return an explanation of the fast path if it was counted."""
     return [_FAST_PATH] if any(each.fast_path for each in profile.lengths) else []
 
 
 def stages(profile: Profile, each: LengthProfile) -> Table:
-    """A row for each stage of one length."""
+    """Return a table with the stages of one length."""
     unit, timed = Units.of(profile), _timed(profile)
     titles = ["stage", "tokens", *unit.titles(timed), "moved"]
     table = _table([*titles, "rate"] if timed else titles, "s" if timed else "")
@@ -104,7 +104,7 @@ def stages(profile: Profile, each: LengthProfile) -> Table:
 
 @dataclass(frozen=True)
 class Units:
-    """What numbers are divided by, so that the largest are easy to read."""
+    """The units in which the largest numbers are easy to read."""
 
     prefix: str
     operations: float
@@ -113,7 +113,7 @@ class Units:
 
     @staticmethod
     def of(profile: Profile) -> Units:
-        """By the longest video."""
+        """Return the units that fit the longest video."""
         totals = [each.first_token for each in profile.lengths]
         return Units(
             *_unit(max(total.flops for total in totals)),
@@ -121,24 +121,24 @@ class Units:
         )
 
     def titles(self, timed: bool) -> Iterator[str]:
-        """Of what `cells` gives."""
+        """Yield the titles of `cells`."""
         yield from (f"{self.prefix}FLOPs", f"{self.prefix}MACs", "layers", f"{self.bytes_prefix}B")
         if timed:
             yield "seen"
 
     def cells(self, stage: StageProfile, timed: bool) -> Iterator[str]:
-        """The three conventions, and memory."""
+        """Yield FLOPs, MACs, MACs of layers, and memory of a stage."""
         yield from map(self.number, (stage.flops, stage.macs, stage.linear_macs))
         yield self.held(stage.peak_memory)
         if timed:
             yield self.held(stage.measured_memory)
 
     def number(self, value: float | None) -> str:
-        """Operations."""
+        """Return a number of operations as text."""
         return _short(value, self.operations)
 
     def held(self, value: float | None) -> str:
-        """Bytes."""
+        """Return a number of bytes as text."""
         return _short(value, self.bytes, digits=2)
 
 
@@ -147,13 +147,13 @@ def _unit(most: float, prefixes: tuple[tuple[str, float], ...] = _PREFIXES) -> t
 
 
 def _size(count: int) -> str:
-    """Bytes, as ``"16.1 GB"``."""
+    """Return bytes as ``"16.1 GB"``."""
     prefix, unit = _unit(count)
     return f"{count / unit:.3g} {prefix}B"
 
 
 def _short(value: float | None, unit: float, digits: int = 1) -> str:
-    """``"2,903"``, ``"71.3"``, ``"<0.1"``, ``"0"``; a dash for what is not known."""
+    """Return ``"2,903"``, ``"71.3"``, ``"<0.1"`` or ``"0"``; a dash for None."""
     if value is None:
         return "-"
     scaled, least = value / unit, 10**-digits
