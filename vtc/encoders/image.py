@@ -89,7 +89,8 @@ class ImageEncoder(FrameEncoder):
             if isinstance(batch, np.ndarray):
                 # Copied, since torch takes no negative strides and warns about read-only arrays.
                 batch = torch.from_numpy(batch.copy())
-            yield batch.cpu().permute(0, 3, 1, 2)
+            # The profiler counts frames without data, which cannot be copied to the CPU.
+            yield (batch if batch.is_meta else batch.cpu()).permute(0, 3, 1, 2)
 
 
 def _check_frames(frames: object) -> None:
