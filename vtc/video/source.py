@@ -98,6 +98,7 @@ class VideoSource:
         _check_options(fps, frames, max_frames, reader)
         _check_count("keep", keep, 0, _MAX_BYTES)
         self._reader: Reader
+        self._rereader: Reader
         self._samples: Samples
         if isinstance(video, VideoSource):
             is_sampled_again = (fps, frames, max_frames) not in (
