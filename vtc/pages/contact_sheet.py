@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vtc.pages.text import clock, clock_decimals, printable
+from vtc.pages.text import clock, clock_decimals, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ def _caption(keyframe: Keyframe, decimals: int) -> str:
 
 def _shorten(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
     """Cut a line off where it would leave the sheet."""
-    line = " ".join(printable(line).split())
+    line = " ".join(visible(line).split())
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "…") > width:

@@ -92,8 +92,8 @@ def _facts(report: Report) -> list[str]:
     names = ", ".join(video.name for video in report.videos)
     facts = {
         "video": names,
-        "frames": f"{report.frames:,} read, "
-        f"{sum(len(video.keyframes) for video in report.videos):,} keyframes",
+        "frames": f"{report.frames:,}",
+        "keyframes": f"{sum(len(video.keyframes) for video in report.videos):,}",
     }
     if report.tokens_before:
         times = report.tokens_before / max(report.tokens_after, 1)

@@ -29,7 +29,7 @@ def clock_decimals(times: Sequence[float]) -> int:
     return 0 if step > 0.9 else 1 if step > 0.09 else 2
 
 
-def printable(text: str) -> str:
+def visible(text: str) -> str:
     """Replace control characters and those that turn the direction of the text around them."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 def escape(text: object) -> str:
     """Return text that HTML shows as it is, inside an element or an attribute."""
-    return html.escape(printable(str(text)), quote=True)
+    return html.escape(visible(str(text)), quote=True)
 
 
 def check_target(path: str | os.PathLike[str], suffix: str, what: str) -> None:
