@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vtc
@@ -20,6 +20,7 @@ from vtc.plugins import registry
 from vtc_recipes.ablation.grid import parse_grid
 from vtc_recipes.ablation.hashing import digest, fingerprint
 from vtc_recipes.ablation.plan import estimate, prepare, trainings_of
+from vtc_recipes.ablation.questions import questions
 from vtc_recipes.reading import load_yaml
 from vtc_recipes.schema import RecipeError
 from vtc_recipes.shipped import shipped
@@ -81,7 +82,7 @@ def test_seeds_make_cells_of_one_row() -> None:
     assert own.axes == grid.axes == ("keyframes",)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=3),
@@ -150,20 +151,30 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
         ),
         ({"keyframes": [2, 0]}, "product", {}, "keyframes=0: .*expected keyframes to be"),
         ({"task.frame": [2]}, "product", {}, "task.frame is unknown; .*'frames'"),
-        ({"frames": []}, "product", {}, "axes.frames: it is empty; name at least one value"),
-        ({"frames": 12}, "product", {}, "axes.frames: 12: allowed is a list"),
-        ({"frames": [12, 12]}, "product", {}, "axes.frames: 12 stands twice"),
-        ({"frames": [12], "keyframes": [1, 2]}, "zip", {}, "of one length; .*1, keyframes 2"),
-        ({"frames": [12]}, "list", {}, "allowed is a list of mappings"),
-        ([], "list", {}, "allowed is a list of mappings, at least one"),
+        ({"frames": []}, "product", {}, "axes.frames is empty; name at least one value"),
+        ({"frames": 12}, "product", {}, "axes.frames: expected a list of values, got 12"),
+        ({"frames": [12, 12]}, "product", {}, "axes.frames: 12 appears twice"),
+        (
+            {"frames": [12], "keyframes": [1, 2]},
+            "zip",
+            {},
+            "same length, got frames 1, keyframes 2",
+        ),
+        ({"frames": [12]}, "list", {}, "expected at least one mapping in a list, got {"),
+        ([], "list", {}, "expected at least one mapping in a list"),
         ([{"seed": 1}, {"frames": 12}], "list", {"seeds": ...}, "some entries have a seed"),
         ([{"frames": 12}, {"selector": "dks"}], "list", {}, "is the same cell as frames=12"),
-        ({"seed": [1]}, "product", {}, "base.seeds: the axes have seeds of their own"),
+        ({"seed": [1]}, "product", {}, "base.seeds: the axes have seeds too"),
         ({}, "product", {"seeds": ...}, "base.seeds is missing"),
-        ({}, "product", {"seeds": [1, 1]}, "a seed stands twice"),
-        ({}, "product", {"seeds": [-1]}, "allowed is a list of whole numbers"),
-        ({}, "product", {"merger": "q_former"}, "'q_former' has parameters that were not"),
-        ({"model": ["no/where/x"]}, "product", {}, "'no/where/x' is no folder with a config.json"),
+        ({}, "product", {"seeds": [1, 1]}, "a seed appears twice"),
+        ({}, "product", {"seeds": [-1]}, "expected a list of whole numbers >= 0"),
+        ({}, "product", {"merger": "q_former"}, "'q_former' has parameters that were not trained"),
+        (
+            {"model": ["no/where/x"]},
+            "product",
+            {},
+            "'no/where/x' is no folder here; give a folder with a config.json",
+        ),
         ({}, "product", {"model": {"recipe": "tiny_vl"}}, "no recipe 'tiny_vl'.*'tiny_vlm'"),
         ({}, "product", {"model": {"recip": "smoke"}}, "model.recip is unknown"),
         (
@@ -174,7 +185,17 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
         ),
         ({}, "product", {"task": {"name": "cases"}}, "a task of cases needs a file"),
         ({"frames": [1]}, "product", {}, "frames=1: task: .*segments"),
-        ({}, "product", {"task": {"kinds": ["smell"]}}, "allowed is some of colour"),
+        ({}, "product", {"task": {"fps": 1.0}}, "task.fps: expected a task of videos, got one of"),
+        ({}, "product", {"prompt": "Answer."}, "prompt: expected a text with {question}"),
+        ({"prompt": ["{q}"]}, "product", {}, "prompt: expected a text with {question}, .*'{q}'"),
+        ({}, "product", {"prompt": "{question"}, "prompt: '{question' is not a template"),
+        ({}, "product", {"prompt": {"question": None}}, "prompt: expected text in quotes"),
+        (
+            {},
+            "product",
+            {"task": {"kinds": ["smell"]}},
+            "expected some of colour, .*got \\[.smell.\\]",
+        ),
     ],
 )
 def test_errors_say_which_cell_and_what_to_do(
@@ -281,16 +302,18 @@ def every_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_questions_about_videos_of_ones_own(tmp_path, command):
     vtc.testing.write_video(tmp_path / "squares.mp4", vtc.testing.moving_squares(seconds=8))
-    lines = [
-        {"video": "squares.mp4", "question": "What is red?", "answer": "a square", "kind": "what"},
-        {"video": "squares.mp4", "question": "Red?", "answer": "no", "choices": ["yes", "no"]},
-    ]
+    free = {"video": "squares.mp4", "question": "What is red?", "answer": "a square"}
+    choice = {"video": "squares.mp4", "question": "Red?", "answer": "no", "choices": ["yes", "no"]}
+    lines = [{**free, "kind": "what"}, choice]
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = {"name": "videos", "file": str(file), "frames": 6}
     values = {"base": {**BASE, "task": task}, "axes": {"selector": ["uniform", "dks"]}}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
     words = ("ablate", tmp_path / "grid.yaml", "--out", tmp_path / "runs")
+    code, _, err = command(*words)
+    assert code == 1 and "{choices} would be empty in 1 of 2 questions, first in number 1" in err
+    words = (*words[:2], "base.prompt={question}", *words[2:])
     code, out, err = command(*words, "--json")
     assert code == 0, err
     row = json.loads(out)["rows"][0]
@@ -299,14 +322,25 @@ def test_questions_about_videos_of_ones_own(tmp_path, command):
     assert row["tokens_before"] == 6 * 4 + 1
     page = (tmp_path / "runs" / "report" / "report.md").read_text()
     assert "coverage.png" not in page and "examples" not in page
-    before = parse({}, task=task).cells[0].id
+    assert "the paper" not in page.lower() and "ViLAMP" not in page
+    answers = next((tmp_path / "runs" / "cells").glob("*/predictions.jsonl")).read_text()
+    asked = [json.loads(line)["question"] for line in answers.splitlines()]
+    assert asked == ["What is red?", "Red?"]
+    [cell] = parse({}, task=task, prompt="{question}").cells
+    [often] = parse({}, task={**task, "fps": 2.0}, prompt="{question}").cells
+    [rarely] = parse({}, task={**task, "fps": 0.5}, prompt="{question}").cells
+    samples = [
+        len(next(questions(one.setting.task, 0)).video().timestamps)
+        for one in (cell, often, rarely)
+    ]
+    assert samples == [6, 6, 4] and len({cell.id, often.id, rarely.id}) == 3
     file.write_text(json.dumps(lines[0]) + "\n")
-    assert parse({}, task=task).cells[0].id != before
+    assert parse({}, task=task, prompt="{question}").cells[0].id != cell.id
     wrong = [{"video": "no.mp4", "question": "?", "answer": "no", "choices": ["yes"]}, {"clip": 1}]
     file.write_text("".join(json.dumps(line) + "\n" for line in wrong) + "{")
     code, _, err = command(*words)
-    assert code == 1 and "line 1: answer: 'no': allowed is one of the choices ('yes',)" in err
-    for text in ("line 1: video: there is no file", "line 2: clip", "line 3: is no JSON"):
+    assert code == 1 and "line 1: expected answer to be one of ('yes',), got 'no'" in err
+    for text in ("line 1: video: there is no file", "line 2: clip", "line 3 is not valid JSON"):
         assert text in err
 
 

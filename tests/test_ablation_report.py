@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from vtc_recipes.ablation.plots import NOTE, pareto_front
+from vtc_recipes.ablation.plots import NOTE, coverage_plot, pareto_front, pareto_plot
 from vtc_recipes.ablation.records import read_results
 from vtc_recipes.ablation.report import write_report
 from vtc_recipes.ablation.tables import PAPER
@@ -82,7 +82,8 @@ def make_run(
             ]
             lines = "".join(json.dumps(record) + "\n" for record in records)
             (folder / "predictions.jsonl").write_text(lines)
-            (folder / "metrics.json").write_text(json.dumps({"macs": 2e9}))
+            metrics = {"macs": 2e9, "questions": len(right), "seconds": 1, "encoder_seconds": 1}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
             task = {"name": "questions", "frames": 64, "kinds": ["colour", "after"], "file": None}
             config = {
                 "model_name": "shipped",
@@ -134,7 +135,7 @@ def test_rows_are_means_over_questions_and_seeds(tmp_path: Path) -> None:
     other = read_results(tmp_path, against=2)
     assert [row.difference and row.difference.mean for row in other.rows] == [-2 / 8, None, -1 / 4]
     for wrong in (0, 4):  # the fourth row of the grid has no results, and no line in the table
-        message = f"against={wrong}: allowed is a row that has results, 1 to 3"
+        message = f"expected against to be a row with results, 1 to 3, got {wrong}"
         with pytest.raises(ValueError, match=message):
             read_results(tmp_path, against=wrong)
     make_run(tmp_path / "waiting", [ROWS[3], *ROWS[:2]], ["selector", "keyframes"])
@@ -202,11 +203,57 @@ def test_plots_are_drawn_where_they_can_be(tmp_path: Path, monkeypatch: Any) -> 
     assert all(f"({name}.png)" in page for name in names) and NOTE not in page
 
 
+def test_plots_do_not_move_points_and_colour_shows_the_selector(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra [plots] is not installed")
+    rows = [
+        {"values": {"selector": selector, "merger": merger}, "right": {0: [1, 1, 0, 1]}}
+        for selector in ("dks", "uniform")
+        for merger in ("dfm", "drop", "q_former")
+    ]
+    make_run(tmp_path, rows, ["selector", "merger"])
+    results = read_results(tmp_path)
+    for figure in (coverage_plot(results), pareto_plot(results, "tokens_after", "tokens")):
+        places, styles = [], []
+        for container in figure.axes[0].containers:
+            line = container.lines[0]
+            assert line.get_transform().contains_branch(figure.axes[0].transData)
+            places += figure.axes[0].transData.inverted().transform(
+                line.get_transform().transform(line.get_xydata())
+            ).tolist()  # fmt: skip
+            styles.append((line.get_color(), line.get_marker()))
+        across = 50.0 if figure.axes[0].get_xlabel() == "evidence seen, %" else 10.0
+        assert places == [pytest.approx([across, 75.0])] * 6
+        colours, marks = ([style[n] for style in styles] for n in (0, 1))
+        assert colours == [colours[0]] * 3 + [colours[3]] * 3 and colours[0] != colours[3]
+        assert marks == marks[:3] * 2 and len(set(marks)) == 3
+
+
 def test_the_front_holds_what_nothing_cheaper_equals(tmp_path: Path) -> None:
     make_run(tmp_path, ROWS, ["selector", "keyframes"])
     rows = read_results(tmp_path).rows
     assert [row.tokens_after for row in pareto_front(rows, "tokens_after")] == [10, 15, 20]
     assert [row.label for row in pareto_front(rows, "macs")] == ["selector=dks, keyframes=8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("grid.json", "{", "grid.json is not valid JSON: Expecting"),
+        ("grid.json", '{"name": "mine"}', "grid.json has 2 errors:\n  - axes is missing"),
+        ("cells/cell0-0/metrics.json", "[]", "metrics.json has 1 error:\n  - expected a mapping"),
+        ("cells/cell0-0/config.json", "", "config.json is not valid JSON"),
+        ("cells/cell0-0/predictions.jsonl", "{}\n{", "predictions.jsonl, line 1: id is missing"),
+        ("cells/cell0-0/predictions.jsonl", "{}\n{", "predictions.jsonl, line 2 is not valid"),
+        ("cells/cell0-0/predictions.jsonl", "\n", "predictions.jsonl is empty; delete "),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    make_run(tmp_path, ROWS, ["selector", "keyframes"])
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_results(tmp_path)
 
 
 def test_errors_say_what_to_do(tmp_path: Path, command: Any) -> None:

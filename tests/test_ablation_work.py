@@ -1,4 +1,4 @@
-"""Workers: claims, takeovers, embeddings made once, kills that change nothing, trainings."""
+"""Workers: locks, dead processes, embeddings made once, trainings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,67 +22,21 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.plugins import registry
 from vtc_recipes.ablation import work as working
 from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
-from vtc_recipes.ablation.leases import Lease, LeaseLost, claim, last_claim
 from vtc_recipes.ablation.records import read_results
 from vtc_recipes.ablation.work import Job, work
 from vtc_recipes.synthetic.dataset import write_dataset
 
 
-def test_one_claim_at_a_time_and_a_silent_one_is_taken_over(tmp_path: Path) -> None:
-    first = claim(tmp_path, "job", 60)
-    assert first is not None and claim(tmp_path, "job", 60) is None
-    assert claim(tmp_path, "other", 60) is not None
-    first.check()
-    old = time.time() - 61
-    os.utime(tmp_path / "job.1", (old, old))
-    second = claim(tmp_path, "job", 60)
-    assert second is not None and second.number == 2 and first.lost
-    with pytest.raises(LeaseLost, match="job job was taken over"):
-        first.check()
-    assert claim(tmp_path, "job", 60) is None
-    second.stop(free=True)
-    third = claim(tmp_path, "job", 60)
-    assert third is not None and third.number == 3
-
-
-def test_a_claim_is_kept_alive_while_it_is_held(tmp_path: Path) -> None:
-    with claim(tmp_path, "job", 1.0) as lease:
-        for _ in range(8):
-            time.sleep(0.25)
-            assert claim(tmp_path, "job", 1.0) is None
-        assert not lease.lost
-    assert not list(tmp_path.glob("clock-*"))
-
-
-def test_of_many_claims_at_once_one_holds(tmp_path: Path) -> None:
-    for name, dead in (("new", False), ("dead", True)):
-        if dead:
-            claim(tmp_path, name, 60).stop(free=True)
-        barrier, won = threading.Barrier(8), []
-
-        def race(name: str = name, barrier: Any = barrier, won: list[Any] = won) -> None:
-            barrier.wait()
-            won.append(claim(tmp_path, name, 60))
-
-        threads = [threading.Thread(target=race) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len([lease for lease in won if lease]) == 1
-        assert last_claim(tmp_path, name) == 1 + dead
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("leases", "working", "done"):
+    for name in ("locks", "working", "done"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(working, "POLL_SECONDS", 0.01)
     return tmp_path
 
 
-def run(place: Path, *jobs: Job) -> None:
-    work(jobs, place / "leases", place / "working", 60.0)
+def run(place: Path, *jobs: Job, report: Any = lambda text: None) -> None:
+    work(jobs, place / "locks", place / "working", report=report)
 
 
 def job(place: Path, name: str, run: Any, *needs: str) -> Job:
@@ -92,13 +45,13 @@ def job(place: Path, name: str, run: Any, *needs: str) -> Job:
     )
 
 
-def test_jobs_wait_for_what_they_need_and_go_on_when_others_fail(place: Path) -> None:
+def test_jobs_wait_for_what_they_need_and_run_when_others_fail(place: Path) -> None:
     order = []
 
-    def note(folder: Path, lease: Lease) -> None:
+    def note(folder: Path) -> None:
         order.append(folder.name)
 
-    def fail(folder: Path, lease: Lease) -> None:
+    def fail(folder: Path) -> None:
         raise ValueError("no such luck")
 
     jobs = [
@@ -110,26 +63,79 @@ def test_jobs_wait_for_what_they_need_and_go_on_when_others_fail(place: Path) ->
     ]
     with pytest.raises(RuntimeError, match="1 failed; 2 more need them: job broken: .*such luck"):
         run(place, *jobs)
-    assert order == ["first.1", "last.1"]
-    assert "no such luck" in (place / "working" / "broken.1" / "log.txt").read_text()
-    with pytest.raises(RuntimeError):  # tried again, and what is done stays done
+    assert order == ["first", "last"]
+    assert "no such luck" in (place / "working" / "broken" / "log.txt").read_text()
+    with pytest.raises(RuntimeError):  # tried again; finished jobs stay finished
         run(place, *jobs)
-    assert order == ["first.1", "last.1"]
+    assert order == ["first", "last"]
 
 
-def test_who_was_taken_over_publishes_nothing_and_fails_nothing(place: Path) -> None:
-    def slow(folder: Path, lease: Lease) -> None:
-        if lease.number == 1:
-            (folder / "half").touch()
-            old = time.time() - 61
-            os.utime(place / "leases" / "slow.1", (old, old))
-            run(place, job(place, "slow", slow))  # another worker, meanwhile
-            (folder / "late").touch()
-        assert (folder / "half").exists()  # what the one before left
+def test_of_many_workers_one_runs_a_job_and_the_others_wait(place: Path) -> None:
+    barrier, ran = threading.Barrier(8), []
 
-    run(place, job(place, "slow", slow))
-    assert [file.name for file in (place / "done" / "slow").iterdir()] == ["half"]
-    assert not list((place / "working").iterdir())
+    def note(folder: Path) -> None:
+        ran.append(folder.name)
+
+    def worker() -> None:
+        barrier.wait()
+        run(place, *(job(place, name, note) for name in "abc"))
+
+    threads = [threading.Thread(target=worker) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ran) == ["a", "b", "c"] and not list((place / "working").iterdir())
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from vtc_recipes.ablation.work import Job, work
+
+place = Path(sys.argv[1])
+
+def die(folder):
+    with (folder / "visits").open("a") as lines:
+        lines.write("visit ")
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+
+jobs = [
+    Job("deadly", "job deadly", place / "done" / "deadly", (), die),
+    Job("harmless", "job harmless", place / "done" / "harmless", (), lambda folder: None),
+]
+work(jobs, place / "locks", place / "working")
+"""
+
+
+def die(place: Path, kind: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", DYING, str(place), kind], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_job_that_killed_its_process_twice_is_set_aside_and_named(place: Path) -> None:
+    assert die(place, "SIGKILL").returncode == die(place, "SIGKILL").returncode == -signal.SIGKILL
+    third = die(place, "SIGKILL")
+    assert third.returncode == 1
+    assert "1 failed: job deadly: RuntimeError: set aside, as 2 processes died" in third.stderr
+    assert (place / "done" / "harmless").is_dir()
+    deadly = place / "working" / "deadly"
+    assert (deadly / "visits").read_text() == "visit visit "
+    (deadly / working.DEATHS).unlink()  # as the message says
+    lines: list[str] = []
+    run(place, job(place, "deadly", lambda folder: None), report=lines.append)
+    assert lines == ["job deadly: resumed", "job deadly: done"]
+    files = {file.name for file in (place / "done" / "deadly").iterdir()}
+    assert files == {"log.txt", "visits"}
+
+
+def test_an_interrupted_job_is_not_counted_as_a_dead_process(place: Path) -> None:
+    for _ in range(3):
+        assert "KeyboardInterrupt" in die(place, "SIGINT").stderr
+    deadly = place / "working" / "deadly"
+    assert (deadly / "visits").read_text() == 3 * "visit "
+    assert not (deadly / working.DEATHS).exists()
 
 
 class Counting:
@@ -155,7 +161,7 @@ def test_embeddings_are_made_once_and_stay_the_same_bits(tmp_path: Path) -> None
     plain = LazyEncoder(Counting())
     counting = Counting()
     for time_round in range(2):
-        shelf = Shelf(tmp_path, tmp_path, 60)
+        shelf = Shelf(tmp_path)
         kept = KeepingEncoder(LazyEncoder(counting), "counting", shelf)
         with shelf.of("video"):
             for chunk in chunks:
@@ -180,7 +186,7 @@ def test_embeddings_that_another_worker_makes_are_waited_for(tmp_path: Path) -> 
     begun = threading.Barrier(3)
 
     def worker() -> None:
-        shelf = Shelf(tmp_path, tmp_path, 60)
+        shelf = Shelf(tmp_path)
         kept = KeepingEncoder(LazyEncoder(counting), "counting", shelf)
         begun.wait()
         with shelf.of("video"):
@@ -194,19 +200,28 @@ def test_embeddings_that_another_worker_makes_are_waited_for(tmp_path: Path) -> 
     assert counting.frames == 4
 
 
-SLOW = """
-import time, torch, vtc
+DEADLY = """
+import os, signal, torch, vtc
+from contextlib import suppress
+from pathlib import Path
 
-class Slow(vtc.FrameSelector):
+class Deadly(vtc.FrameSelector):
+    \"\"\"Kills its process at the third video, unless one was killed before.\"\"\"
+
     uses_query = False
+    calls = 0
 
     def select(self, embeddings, query=None, timestamps=None):
-        time.sleep(0.4)
+        Deadly.calls += 1
+        if Deadly.calls == 3:
+            with suppress(FileExistsError):
+                Path("killed").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
         return vtc.Selection(torch.arange(2), None)
 
 @vtc.hookimpl
 def vtc_register_selectors():
-    return {"slow": Slow}
+    return {"deadly": Deadly}
 """
 GRID = {
     "base": {
@@ -217,8 +232,7 @@ GRID = {
         "max_new_tokens": 2,
         "seeds": [0, 1],
     },
-    "axes": {"selector": ["slow", "uniform", {"name": "dks", "keyframes": 3}]},
-    "lease_seconds": 12,
+    "axes": {"selector": ["deadly", "uniform", {"name": "dks", "keyframes": 3}]},
 }
 
 
@@ -237,54 +251,37 @@ class Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         )
 
-    def in_a_cell(self, runs: Path) -> str | None:
-        """The cell in which it has answered something, and has something to answer."""
-        for lines in (runs / "working").glob("*/predictions.jsonl"):
-            name = lines.parent.name
-            holder = json.loads((runs / "leases" / name).read_text())["process"]
-            if holder == self.process.pid and 1 <= len(lines.read_text().splitlines()) <= 3:
-                return name.partition(".")[0]
-        return None
-
     def lines(self, word: str) -> list[str]:
         """The cells of which its log says so."""
         text = self.log.read_text()
-        return [line.split()[1] for line in text.splitlines() if f": {word}" in line]
+        return [line.split()[1] for line in text.splitlines() if line.endswith(f": {word}")]
 
 
 def install(folder: Path) -> None:
-    (folder / "slow_parts.py").write_text(SLOW)
-    info = folder / "slow_vtc-1.0.dist-info"
+    (folder / "deadly_parts.py").write_text(DEADLY)
+    info = folder / "deadly_vtc-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-vtc\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[vtc]\nslow = slow_parts\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly-vtc\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vtc]\ndeadly = deadly_parts\n")
     (folder / "grid.yaml").write_text(yaml.safe_dump(GRID))
 
 
 def without_times(runs: Path) -> dict[str, Any]:
-    found = read_results(runs).to_dict()
-    for row in found["rows"]:
+    results = read_results(runs).to_dict()
+    for row in results["rows"]:
         del row["seconds"]
-    return found
+    return results
 
 
-def test_a_worker_killed_in_mid_cell_changes_nothing(
+def test_a_worker_that_dies_in_mid_cell_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
 ) -> None:
     install(tmp_path)
     runs = tmp_path / "runs"
-    killed, other = Worker(tmp_path, "killed"), Worker(tmp_path, "other")
-    cell, deadline = None, time.monotonic() + 240
-    while cell is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-        cell = killed.in_a_cell(runs)
-    os.kill(killed.process.pid, signal.SIGKILL)
-    killed.process.wait()
-    assert cell is not None and not (runs / "cells" / cell).exists()
-    third = Worker(tmp_path, "third")
-    workers = (killed, other, third)
-    for worker in (other, third):
-        assert worker.process.wait(timeout=240) == 0, worker.log.read_text()
+    workers = [Worker(tmp_path, name) for name in ("first", "second")]
+    codes = sorted(worker.process.wait(timeout=240) for worker in workers)
+    assert codes == [-signal.SIGKILL, 0], [worker.log.read_text() for worker in workers]
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     monkeypatch.setattr(registry, "_registry", registry.Registry())
@@ -292,17 +289,15 @@ def test_a_worker_killed_in_mid_cell_changes_nothing(
     assert code == 0, err
     assert without_times(runs) == without_times(tmp_path / "undisturbed")
     done = Counter(name for worker in workers for name in worker.lines("done"))
-    begun = Counter(name for worker in workers for name in worker.lines("begun"))
-    assert set(done.values()) == {1} and len(done) == 6
-    assert begun == done + Counter([cell])
-    taken_over = [n for one in workers for n in one.lines("begun, with what another worker left")]
-    assert taken_over == [cell]
+    started = Counter(name for worker in workers for name in worker.lines("started"))
+    [resumed] = [name for worker in workers for name in worker.lines("resumed")]
+    assert started == done and set(done.values()) == {1} and len(done) == 6
     for folder in (runs / "cells").iterdir():
         lines = (folder / "predictions.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines] == list("01234")
         log = (folder / "log.txt").read_text()
         assert log.count("finished") == 1
-        assert log.count("attempt") == (2 if folder.name == cell else 1)
+        assert log.count("started") == (2 if folder.name == resumed else 1)
 
 
 def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, command: Any) -> None:

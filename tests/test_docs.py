@@ -243,14 +243,14 @@ def trainings() -> list[str]:
 
 @pytest.mark.parametrize("line", trainings())
 def test_recipes_that_the_docs_train_take_their_settings(line):
-    from vtc_recipes.reading import apply_overrides, load_yaml
+    from vtc_recipes.reading import load_yaml
     from vtc_recipes.shipped import find_config
     from vtc_recipes.tiny.reading import parse_tiny
-    from vtc_recipes.training.config import parse_recipe
+    from vtc_recipes.training.config import apply_settings, parse_recipe
 
     name, *words = line.partition("#")[0].partition(";")[0].split()
     settings = [word.replace("$seed", "0") for word in words if "=" in word and word[0] != "-"]
-    values = apply_overrides(load_yaml(find_config(name, "training")), settings)
+    values = apply_settings(load_yaml(find_config(name, "training")), settings)
     (parse_tiny if "stages" in values else parse_recipe)(values, line)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ def weights(folder):
 
 
 def test_the_recipes_differ_in_how_parts_train_and_nothing_else():
-    full, lora = (asdict(recipe(name)) for name in RECIPES)
+    full, lora = (recipe(name).plain() for name in RECIPES)
     assert {section for section in full if full[section] != lora[section]} == {"train", "output"}
     assert full["output"] == {**lora["output"], "folder": "runs/tiny_full"}
     assert {part["how"] for part in lora["train"].values() if "how" in part} == {"lora", "frozen"}

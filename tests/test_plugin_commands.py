@@ -80,7 +80,7 @@ def test_commands_of_vtc_do_not_wait_for_plug_ins(vtc_command):
 def test_help_imports_no_torch(vtc_command):
     code = (
         "import sys, vtc.cli\ntry:\n    vtc.cli.main()\nfinally:\n"
-        "    print('torch' in sys.modules, 'vtc_recipes.training.cli' in sys.modules)"
+        "    print('torch' in sys.modules, 'vtc_recipes.commands' in sys.modules)"
     )
     assert vtc_command("--help", code=code).stdout.splitlines()[-1] == "False True"
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
+from vtc_recipes import commands
 from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.schema import RecipeError
 from vtc_recipes.shipped import CONFIGS, find_config, shipped
 from vtc_recipes.tiny.reading import parse_tiny
-from vtc_recipes.training.config import load_recipe, parse_recipe
+from vtc_recipes.training.config import apply_settings, load_recipe, parse_recipe
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
+)
+DOCS = Path(__file__).parents[1] / "docs"
 
 SMALL = {
     "model": {"name": "tiny:llava_onevision"},
@@ -93,22 +100,22 @@ def test_all_errors_come_at_once():
     }
     found = problems(values)
     expected = (
-        "modle is unknown; known: model, vtc, data, train, optimisation, output. "
+        "modle is unknown; expected one of: model, vtc, data, train, optimisation, output. "
         "Did you mean 'model'?",
-        "model.dtype: 'float31': allowed is 'float32' or 'bfloat16' or 'float16'",
+        "model.dtype: expected 'float32', 'bfloat16' or 'float16', got 'float31'",
         "model.name is missing",
         "vtc.selector: selector 'dks' has no option 'keyframe'; it takes: keyframes,",
         "vtc.merger: expected merger to be a name (",
-        "vtc.adapter: {'a': [1]} (dict): allowed is dict[str, bool | int | float | str | None]",
-        "data.sources.0.shere is unknown; known: name, path,",
-        "data.sources.0.share: 1.5: allowed is a number from 0 to 1",
-        "data.sources.1: 7: allowed is a mapping",
-        "train.merger.how: 'all': allowed is 'full' or 'lora' or 'frozen'",
-        "train.merger.learning_rate: 0: allowed is a number above 0",
-        "optimisation.steps: -1: allowed is a number above 0",
-        "optimisation.warmup: 'much' (str): allowed is float",
-        "optimisation.epochs: True (bool): allowed is float | None",
-        "output: []: allowed is a mapping",
+        "vtc.adapter.a: expected true, false, a number, a string or null, got [1]",
+        "data.sources.0.shere is unknown; expected one of: name, path,",
+        "data.sources.0.share: expected a value <= 1, got 1.5",
+        "data.sources.1: expected a mapping, got 7",
+        "train.merger.how: expected 'full', 'lora' or 'frozen', got 'all'",
+        "train.merger.learning_rate: expected a value > 0, got 0",
+        "optimisation.steps: expected a value > 0, got -1",
+        "optimisation.warmup: expected a number, got 'much'",
+        "optimisation.epochs: expected a number, got True",
+        "output: expected a mapping, got []",
     )
     for start in expected:
         assert any(line.startswith(start) for line in found), start
@@ -120,21 +127,27 @@ def test_all_errors_come_at_once():
     [
         (changed("optimisation", epochs=1), "optimisation: set either epochs or steps"),
         (changed("optimisation", steps=None), "optimisation: set either epochs or steps"),
-        (changed("data", sources=[]), "data.sources: it is empty"),
+        (changed("data", sources=[]), "data.sources is empty"),
         (
             changed("model", name="shipped:clip"),
-            "model.name: 'shipped:clip': allowed is a name on the hub, a folder, or 'shipped:vlm'",
+            "model.name: expected a name on the hub, a folder, or 'shipped:vlm', got 'shipped",
         ),
         (
             changed("vtc", encoder="shipped:vlm"),
-            "vtc.encoder: 'shipped:vlm': allowed is a name on the hub, a folder, or 'shipped:dual",
+            "vtc.encoder: expected a name on the hub, a folder, or 'shipped:dual_encoder', got",
         ),
         (changed("train", projector={"how": "frozen"}), "train: every part is frozen"),
-        (changed("train", merger={"how": "lora"}), "train.merger.how: 'lora': allowed is full or"),
-        (changed("train", connector={"how": "full"}), "train.connector.how: there is none to"),
+        (
+            changed("train", merger={"how": "lora"}),
+            "train.merger.how: expected 'full' or 'frozen', got 'lora'",
+        ),
+        (
+            changed("train", connector={"how": "full"}),
+            "train.connector.how: there is no connector to",
+        ),
         (
             changed("train", language_model={"how": "full"}, vision_tower={"how": "lora"}),
-            "train.language_model.how: 'full' beside LoRA",
+            "train.language_model.how: 'full' with LoRA",
         ),
     ],
 )
@@ -158,26 +171,62 @@ def test_overrides_reach_every_place(recipe_file):
     assert recipe.vtc.merger == {"name": "mean_pool"}
 
 
+@pytest.mark.parametrize("file", shipped("training"), ids=lambda file: file.name)
+def test_documented_settings_are_valid_for_every_recipe(file):
+    staged = "stages" in load_yaml(file.path)
+    parse = parse_tiny if staged else parse_recipe
+    texts = [Path(commands.__file__).read_text(encoding="utf-8")]
+    texts += [path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")]
+    settings = set(re.findall(r"\boptimisation\.\w+=[\w.-]+", "\n".join(texts)))
+    assert "optimisation.steps=500" in settings and "optimisation.steps=10" in settings
+    for setting in () if staged else settings:
+        parse(apply_settings(load_yaml(file.path), [setting]), file.name)
+
+
+def test_steps_on_the_command_line_replace_the_epochs_of_the_recipe(recipe_file):
+    assert load_recipe(recipe_file, ["optimisation.epochs=2"]).optimisation.steps is None
+    path = find_config("vilamp_lora", "training")
+    run = load_recipe(path, ["optimisation.steps=500"]).optimisation
+    assert (run.steps, run.epochs) == (500, None)
+    both = ["optimisation.steps=500", "optimisation.epochs=1"]
+    with pytest.raises(RecipeError, match="set either epochs or steps"):
+        load_recipe(path, both)
+
+
 def test_all_wrong_overrides_are_named(recipe_file):
     settings = ["steps", "data.sources.3.path=a", "model.name.x=1", "train.x=[", ".a=1"]
     with pytest.raises(RecipeError, match="the command line has 5 errors") as caught:
         load_recipe(recipe_file, settings)
     for text in (
-        "steps: write SECTION.NAME=VALUE",
+        "steps: expected SECTION.NAME=VALUE",
         "data.sources has entries 0 to 0, got '3'",
-        "model.name is 'tiny:llava_onevision' and has nothing in it",
+        "model.name is 'tiny:llava_onevision', which has no 'x'",
     ):
         assert text in str(caught.value)
     with pytest.raises(RecipeError, match="optimisation.stepps is unknown.*'steps'"):
         load_recipe(recipe_file, ["optimisation.stepps=1"])
 
 
+def test_templates_on_the_command_line_are_text():
+    settings = ["prompt={question}", "other={question} One of: {choices}.", "empty={}", "seeds=[1]"]
+    assert apply_overrides({}, [*settings, "quoted='{question}'"]) == {
+        "prompt": "{question}",
+        "other": "{question} One of: {choices}.",
+        "empty": {},
+        "seeds": [1],
+        "quoted": "{question}",
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {name: a, name: b}", "the key 'name' stands twice, in the mapping of line 1"),
-        ("model: [", r"small.yaml is no valid YAML"),
-        ("- a", "small.yaml holds list; allowed is a mapping of sections"),
+        (BOMB, "its aliases make more than 100000 values"),
+        ("a: &a [*a]", "its aliases make more than"),
+        ("[" * 5000, "nested too deeply|is not valid YAML"),
+        ("model: {name: a, name: b}", "the key 'name' stands twice in the mapping of line 1"),
+        ("model: [", r"small.yaml is not valid YAML"),
+        ("- a", "small.yaml: expected a mapping of sections, got list"),
     ],
 )
 def test_unreadable_files_are_named(recipe_file, text, message):

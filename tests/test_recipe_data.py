@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -122,19 +123,19 @@ def test_all_bad_samples_are_named_with_their_places(clip):
         7,
     ]
     path = write(clip.parent / "d.json", entries)
-    with pytest.raises(ValueError, match="clips has 10 bad samples") as caught:
+    with pytest.raises(ValueError, match="the data have 10 errors") as caught:
         read(path)
     for text in (
         f"{path}, entry 1: there is no file {clip.parent / 'missing.mp4'}",
-        "entry 2: 3 turns: allowed are questions, each with its answer",
-        "entry 3: allowed is one <video>, in the first turn",
-        "entry 4: allowed is one <video>, in the first turn",
+        "entry 2: expected questions, each with its answer, got 3 turns",
+        "entry 3: expected at most one <video>, in the first turn",
+        "entry 4: expected at most one <video>, in the first turn",
         "entry 5: turn 1, of the assistant, has no text",
-        "entry 6: conversations: None: allowed is a list",
-        "entry 7: <video> stands in the text, but the sample names no video",
-        "entry 8: video: 3: allowed is a text",
-        "entry 9: from: 'bot': allowed are human and gpt",
-        "entry 10: an entry: 7: allowed is a mapping",
+        "entry 6: conversations is missing",
+        "entry 7: the text has a <video>, but the sample names no video",
+        "entry 8: video: expected a string, got 3",
+        "entry 9: conversations.0.from: expected 'human' or 'gpt', got 'bot'",
+        "entry 10: expected a mapping, got 7",
     ):
         assert text in str(caught.value), text
 
@@ -142,13 +143,19 @@ def test_all_bad_samples_are_named_with_their_places(clip):
 @pytest.mark.parametrize(
     ("messages", "error"),
     [
-        ([{"role": "system", "content": "Be kind."}], "line 1: role: 'system': allowed are user"),
-        ([{"role": "user", "content": [{"type": "audio"}]}], "line 1: type: 'audio': allowed are"),
+        (
+            [{"role": "system", "content": "Be kind."}],
+            "messages.0.role: expected 'user' or",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "audio"}]}],
+            "content.0.type: expected 'video', 'image' or",
+        ),
         (
             [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "video"}]}],
-            "line 1: allowed is one video, before the text of the first message",
+            "messages.0.content.1: expected one video, before the text of the first",
         ),
-        ([{"role": "assistant", "content": "A"}] * 2, "turn 0 is of the assistant: allowed is the"),
+        ([{"role": "assistant", "content": "A"}] * 2, "turn 0: expected role user, got assistant"),
     ],
 )
 def test_bad_messages_are_named(tmp_path, messages, error):
@@ -159,12 +166,14 @@ def test_bad_messages_are_named(tmp_path, messages, error):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    (tmp_path / "f.jsonl").write_text('{"messages": []}\n{"mess')
-    with pytest.raises(ValueError, match=r"f.jsonl, line 2 is no valid JSON"):
+    (tmp_path / "f.jsonl").write_text('{"messages": []}\n{"mess\n[')
+    with pytest.raises(ValueError, match="the data have 3 errors") as caught:
         read(tmp_path / "f.jsonl", format="messages")
+    for text in ("line 1: expected questions", "line 2 is not valid JSON", "line 3 is not valid"):
+        assert f"f.jsonl, {text}" in str(caught.value)
     with pytest.raises(ValueError, match=r"none.json cannot be read"):
         read(tmp_path / "none.json")
-    with pytest.raises(ValueError, match="holds dict; allowed is a list"):
+    with pytest.raises(ValueError, match="g.json: expected a list, got dict"):
         read(write(tmp_path / "g.json", {}))
     with pytest.raises(ValueError, match=r"no file is set for data.sources.1.path \(b\); give"):
         load_samples([Source(name="a", share=0), Source(name="b")], 0)
@@ -239,6 +248,17 @@ def test_a_still_image_is_a_video_of_one_frame(onevision, tmp_path):
     assert len(batch["vtc_videos"][0].source) == 1
 
 
+def test_training_on_videos_of_one_frame_warns_once(onevision, tmp_path):
+    vtc.testing.write_video(tmp_path / "short.mp4", vtc.testing.moving_squares(seconds=1, fps=2), 2)
+    sample = Sample(tmp_path / "short.mp4", DIALOGUE[:2], None, Source(name="clips", fps=0.1))
+    onevision._warned = False
+    with pytest.warns(UserWarning, match=r"short.mp4 has 1 frame at fps=0.1, .* raise fps of the"):
+        onevision([sample])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        onevision([sample])
+
+
 words = st.text(st.characters(codec="ascii", exclude_characters="<>|\x00"), min_size=1)
 
 
@@ -260,7 +280,7 @@ def test_any_answers_can_be_told_from_the_rest(onevision, texts):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ messages | length }}", "answers cannot be told from the rest"),
+        ("{{ messages | length }}", "cannot tell the answers from the rest"),
         (
             "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text | upper }}{% endfor %}"
             "{% if add_generation_prompt %}[assistant]{% endif %}",

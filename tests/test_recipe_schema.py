@@ -60,7 +60,7 @@ def test_lists_become_tuples_and_whole_numbers_become_floats() -> None:
         ({"inner": {"options": {"b": "1"}}}, "inner.options.b: expected a number, got '1'"),
         ({"inner": {"pieces": 1, "slices": 1}}, "inner: pieces is the old name of slices; set one"),
         ({"selector": "dkss"}, "selector: unknown selector 'dkss'; .*Did you mean 'dks'"),
-        ({"selector": 3}, "selector: selector must be a name"),
+        ({"selector": 3}, "selector: expected selector to be a name"),
         ({"connector": "split"}, "connector: expected 'stock', 'separate' or 'encoder_patches'"),
     ],
 )
@@ -85,8 +85,8 @@ def test_all_errors_come_at_once() -> None:
 
 
 def test_deprecated_names_and_values_still_work_with_a_warning() -> None:
-    with pytest.warns(DeprecationWarning, match="pieces is deprecated .* write slices"):
+    with pytest.warns(DeprecationWarning, match="pieces is deprecated .* use slices"):
         assert parse(Inner, {"pieces": 3}, "the recipe").slices == 3
-    with pytest.warns(DeprecationWarning, match="write connector: encoder_patches"):
+    with pytest.warns(DeprecationWarning, match="use connector: encoder_patches"):
         outer = parse(Outer, {"name": "x", "connector": "trained"}, "the recipe")
     assert outer.connector == "encoder_patches"

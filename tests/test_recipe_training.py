@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 import vtc
@@ -142,7 +143,7 @@ def test_fsdp_that_accelerate_would_leave_out_is_refused(smoke, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     if torch.cuda.is_available():
         pytest.skip("here it would not be left out")
-    with pytest.raises(ValueError, match="FSDP was asked for, but accelerate divides weights on"):
+    with pytest.raises(ValueError, match="accelerate shards weights with FSDP on GPUs only"):
         train(smoke())
 
 
@@ -223,7 +224,7 @@ def test_lora_resumes_and_is_merged_in_the_end(smoke, encoder, tmp_path):
 def test_a_folder_with_checkpoints_is_not_trained_into_anew(smoke, tmp_path):
     recipe = smoke("optimisation.steps=1", "output.save_steps=1")
     train(recipe)
-    with pytest.raises(ValueError, match="holds checkpoints of another run: go on .* --resume"):
+    with pytest.raises(ValueError, match="holds checkpoints of another run: resume .* --resume"):
         train(recipe)
     written = (tmp_path / "run" / "recipe.yaml").read_bytes()
     steps = ("optimisation.steps=1", "output.save_steps=1")
@@ -251,6 +252,16 @@ def test_a_trained_model_is_trained_on(smoke, tmp_path):
         open_model(
             smoke(f"model.name={first}", "vtc.connector=stock", "train.connector.how=frozen")
         )
+
+
+def test_a_second_training_into_the_same_folder_is_refused(smoke, tmp_path):
+    recipe = smoke("optimisation.steps=1")
+    folder = Path(recipe.output.folder)
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(ValueError, match="another process trains into"):
+        train(recipe)
+    assert not list(folder.glob("checkpoint-*"))
+    train(recipe)
 
 
 # --- the dry run
@@ -328,6 +339,7 @@ def test_the_dry_run_says_which_data_are_missing(command, tmp_path, monkeypatch)
     assert code == 0 and "data.sources.0.path (synthetic): it is not set yet" in out
     write_dataset("synthetic", videos=4, seed=0)
     code, out, _ = command("train", "smoke", "--dry-run")
-    assert code == 0 and "data.sources" not in out
+    assert code == 0 and "error" not in out
+    assert " samples, 6 steps in one process\n" in out and " tokens a sample, at most " in out
     code, _, err = command("train", "smoke", "foo=1")
-    assert code == 1 and "smoke.yaml with what is set behind it has 1 error" in err
+    assert code == 1 and "smoke.yaml with foo=1 has 1 error" in err

@@ -10,9 +10,9 @@ def vtc_register_commands() -> dict[str, str]:
         "convert-vilamp": "vtc_recipes.vilamp.cli:convert_vilamp",
         "demo": "vtc_recipes.demo:demo",
         "niah": "vtc_recipes.evaluation.niah_cli:niah",
-        "recipes": "vtc_recipes.training.cli:recipes",
+        "recipes": "vtc_recipes.commands:recipes",
         "report": "vtc_recipes.ablation.cli:report",
-        "train": "vtc_recipes.training.cli:train",
+        "train": "vtc_recipes.commands:train",
     }
 
 

@@ -1,35 +1,36 @@
-"""From YAML to frozen dataclasses, collecting all errors rather than stopping at the first."""
+"""Reads YAML and JSON files, and settings from the command line; errors name the file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import MISSING, Field, field, fields, is_dataclass
-from inspect import formatannotation
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
-from vtc.plugins.discovery import suggestion
-from vtc.plugins.options import conform
+from vtc.plugins.sections import S, load_json, parse, parse_json, read_text
 from vtc_recipes.schema import RecipeError
 
-T = TypeVar("T")
+MAX_NODES = 100_000
+"""Values that a YAML file may hold when its aliases are written out."""
 
 
 class _Loader(yaml.SafeLoader):
-    """``yaml.safe_load``, but ``1e-5`` is a number and no key may stand twice."""
+    """`yaml.SafeLoader` that reads ``1e-5`` as a number and refuses repeated keys."""
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        _count_nodes(node, {})
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                where = node.start_mark.line + 1
-                raise yaml.YAMLError(
-                    f"the key {key!r} stands twice, in the mapping of line {where}"
-                )
+                line = node.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key!r} stands twice in the mapping of line {line}")
         return super().construct_mapping(node, deep=deep)
 
 
@@ -40,129 +41,93 @@ _Loader.add_implicit_resolver(
 )
 
 
-def option(default: Any, check: Callable[[Any], bool], allowed: str) -> Any:
-    """A field whose values are checked while they are read; `allowed` says what is."""
-
-    def problem(value: Any) -> str:
-        return "" if check(value) else f"{value!r}: allowed is {allowed}"
-
-    return field(default=default, metadata={"problem": problem})
-
-
-def positive(default: Any = MISSING) -> Any:
-    """A field for a number above 0, or None where that is the default."""
-    return option(default, lambda value: value is None or value > 0, "a number above 0")
-
-
-def at_least_0(default: Any) -> Any:
-    """A field for a number of at least 0."""
-    return option(default, lambda value: value >= 0, "a number of at least 0")
-
-
-def fraction(default: float) -> Any:
-    """A field for a number from 0 to 1."""
-    return option(default, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
-        ValueError: It is no YAML, or no mapping; the message names the file.
+        ValueError: It cannot be read, is not valid YAML, or holds no mapping.
     """
     try:
-        values = _parse(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
+        values = _parse_yaml(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {type(values).__name__}; allowed is a mapping of sections")
+        kind = type(values).__name__
+        raise ValueError(f"{path}: expected a mapping of sections, got {kind}")
     return values
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of some values with ``"data.sources.0.path=clips.json"`` and the like set in it.
+def json_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a JSONL file, each after its label (``FILE, line 3``).
 
     Raises:
-        RecipeError: Those that are not of the form, or lead nowhere.
+        ValueError: It cannot be read.
     """
-    changed, errors = deepcopy(dict(values)), []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def read_rows(path: Path, cls: type[S]) -> tuple[list[tuple[str, S]], list[str]]:
+    """Read the rows of a JSONL file, or of a list in a JSON file.
+
+    Returns:
+        The valid rows, each after its place (``FILE, line 3``); and all errors, one line each.
+
+    Raises:
+        ValueError: The file cannot be read, or is not a JSON list.
+    """
+    rows: list[tuple[str, S]] = []
+    errors: list[str] = []
+    for where, entry in _entries(path, errors):
+        try:
+            rows.append((where, parse(cls, entry, where)))
+        except RecipeError as error:
+            errors += [f"{where}: {problem}" for problem in error.problems]
+    return rows, errors
+
+
+def _entries(path: Path, errors: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a file with their places; append lines that are not JSON to `errors`."""
+    if path.suffix != ".json":
+        for where, line in json_lines(path):
+            try:
+                yield where, parse_json(line, where)
+            except ValueError as error:
+                errors.append(str(error))
+        return
+    entries = load_json(path)
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list, got {type(entries).__name__}")
+    for number, entry in enumerate(entries):
+        yield f"{path}, entry {number}", entry
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of `values` with settings such as ``"data.sources.0.path=a.json"`` applied.
+
+    Raises:
+        RecipeError: All settings that are malformed or that have no place.
+    """
+    result, errors = deepcopy(dict(values)), []
     for override in overrides:
         dotted, equals, text = override.partition("=")
         try:
             if not equals or not all(dotted.split(".")):
-                raise ValueError("write SECTION.NAME=VALUE, such as optimisation.steps=10")
-            set_value(changed, dotted, _parse(text))
+                raise ValueError("expected SECTION.NAME=VALUE, such as optimisation.steps=10")
+            set_value(result, dotted, _parse_value(text))
         except (ValueError, yaml.YAMLError) as error:
             errors.append(f"{override}: {error}")
     if errors:
         raise RecipeError("the command line", errors)
-    return changed
-
-
-def read(cls: type[T], values: Any, where: str, errors: list[str]) -> T | None:
-    """Make a dataclass of plain values.
-
-    Args:
-        where: The dotted name of ``values`` in messages.
-        errors: What is wrong is appended to it.
-
-    Returns:
-        None where something is wrong.
-    """
-    if not isinstance(values, Mapping):
-        errors.append(f"{where}: {values!r}: allowed is a mapping")
-        return None
-    known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
-    before = len(errors)
-    for name in values:
-        if name not in known:
-            errors.append(
-                f"{_dotted(where, name)} is unknown; known: {', '.join(known)}."
-                f"{suggestion(str(name), known)}"
-            )
-    types = get_type_hints(cls)
-    found = {}
-    for entry in fields(cls):  # type: ignore[arg-type]
-        name, kind = entry.name, types[entry.name]
-        if name in values:
-            found[name] = _value(entry, kind, values[name], _dotted(where, name), errors)
-        elif entry.default is MISSING and entry.default_factory is MISSING:
-            errors.append(f"{_dotted(where, name)} is missing")
-    return cls(**found) if len(errors) == before else None
-
-
-def _value(entry: Field[Any], kind: Any, value: Any, where: str, errors: list[str]) -> Any:
-    """One value as a field of a type holds it; None, and a new error, where it does not fit."""
-    if is_dataclass(kind):
-        return read(kind, value, where, errors)  # type: ignore[arg-type]
-    items = get_args(kind)[:1]
-    if get_origin(kind) is tuple and is_dataclass(items[0]):
-        if not isinstance(value, list):
-            errors.append(f"{where}: {value!r}: allowed is a list")
-            return None
-        return tuple(
-            read(items[0], item, f"{where}.{number}", errors)  # type: ignore[arg-type]
-            for number, item in enumerate(value)
-        )
-    try:
-        value = value if kind is Any else conform(value, kind)
-    except ValueError as error:
-        errors.append(f"{where}: {value!r}: {error}")
-        return None
-    except TypeError:
-        given = type(value).__name__
-        errors.append(f"{where}: {value!r} ({given}): allowed is {formatannotation(kind)}")
-        return None
-    if "problem" in entry.metadata and (problem := entry.metadata["problem"](value)):
-        errors.append(f"{where}: {problem}")
-    return value
+    return result
 
 
 def set_value(values: Any, dotted: str, value: Any) -> None:
-    """Set what a dotted name leads to in nested mappings and lists.
+    """Set the value with a dotted name in nested mappings and lists.
 
     Raises:
-        ValueError: It leads nowhere.
+        ValueError: There is no such place.
     """
     path = dotted.split(".")
     for depth, name in enumerate(path):
@@ -173,16 +138,44 @@ def set_value(values: Any, dotted: str, value: Any) -> None:
                 raise ValueError(f"{'.'.join(path[:depth])} {has}, got {name!r}")
             key = int(name)
         elif not isinstance(values, dict):
-            raise ValueError(f"{'.'.join(path[:depth])} is {values!r} and has nothing in it")
+            raise ValueError(f"{'.'.join(path[:depth])} is {values!r}, which has no {name!r}")
         if depth + 1 == len(path):
             values[key] = value
         else:
             values = values[key] if isinstance(values, list) else values.setdefault(key, {})
 
 
-def _dotted(where: str, name: object) -> str:
-    return f"{where}.{name}" if where else str(name)
+def _count_nodes(node: Any, counts: dict[int, int]) -> int:
+    """Count the values in a YAML node with its aliases written out.
+
+    Raises:
+        yaml.YAMLError: They are too many, or the node contains itself.
+    """
+    if isinstance(node, yaml.CollectionNode) and id(node) not in counts:
+        counts[id(node)] = MAX_NODES + 1  # until it is counted; then it does not contain itself
+        pairs = isinstance(node, yaml.MappingNode)
+        children = [child for pair in node.value for child in pair] if pairs else node.value
+        counts[id(node)] = 1 + sum(_count_nodes(child, counts) for child in children)
+    count = counts.get(id(node), 1)
+    if count > MAX_NODES:
+        raise yaml.YAMLError(f"its aliases make more than {MAX_NODES} values of it")
+    return count
 
 
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+def _parse_value(text: str) -> Any:
+    """Parse a value of the command line; ``{question}`` is text there, not a YAML mapping."""
+    template = re.search(r"\{\w+\}", text) is not None
+    try:
+        value = _parse_yaml(text)
+    except yaml.YAMLError:
+        if template:
+            return text
+        raise
+    return text if template and not isinstance(value, str) else value
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None

@@ -106,12 +106,13 @@ def check_spec(spec: object) -> str | FrameEncoder:
     else:
         has_form = os.path.isdir(os.path.expanduser(source))
     if not has_form:
-        hint = ""
+        problem = "has none of the allowed forms"
+        if ":" not in source:
+            problem += f", and there is no such folder: {source}"
         if source.count("/") == 1 and ":" not in source and not source.startswith((".", "/", "~")):
-            hint = f" There is no such folder; for a model on the hub write 'hf:{source}'."
+            problem += f"; for a model on the hub write 'hf:{source}'"
         raise ValueError(
-            f"encoder={source!r} has none of the allowed forms.{hint}"
-            f" An encoder is one of these:{ALLOWED_FORMS}"
+            f"encoder={source!r} {problem}. An encoder is one of these:{ALLOWED_FORMS}"
         )
     return source
 

@@ -39,7 +39,7 @@ def vtc_register_adapters() -> Mapping[str, type[VideoAdapter] | str]:  # type: 
 
 @hookspec
 def vtc_register_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Return commands of ``vtc`` by name: ``{"train": "vtc_recipes.training.cli:train"}``.
+    """Return commands of ``vtc`` by name: ``{"train": "vtc_recipes.commands:train"}``.
 
     Each is a function for typer. ``vtc --help`` imports its module, so the module should import
     torch and transformers inside functions only."""

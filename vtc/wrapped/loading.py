@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import PositiveInt
 
 from vtc.encoders.lazy import LazyEncoder
+from vtc.plugins.sections import Row, load_json, parse
 from vtc.wrapped.model_class import wrapped_class
 from vtc.wrapped.saving import CONFIG_NAME, FORMAT, WEIGHTS_NAME
 from vtc.wrapped.staging import finish
-from vtc.wrapped.stock import is_hub_name, load_weights, open_config, open_processor
+from vtc.wrapped.stock import (
+    is_hub_name,
+    load_weights,
+    open_config,
+    open_processor,
+    read_index,
+)
 from vtc.wrapped.wrapping import splice, warn_of_untrained
 
 if TYPE_CHECKING:
@@ -47,7 +55,6 @@ def from_pretrained(
     Raises:
         ValueError: There is no ``vtc.json``, it is of a later format, or weights are missing.
     """
-    import transformers
 
     for name in ("variant", "output_loading_info"):
         if name in kwargs:
@@ -55,7 +62,7 @@ def from_pretrained(
     saved = saved_config(folder, **_hub(kwargs))
     trust = {"trust_remote_code": kwargs.pop("trust_remote_code", False)}
     config = open_config(folder, **trust, **_hub(kwargs))
-    base = getattr(transformers, config.architectures[0])
+    base = _stock_class(config, folder)
     # The subclass, only while loading, knows that the toolkit's tensors are no mistake.
     model = load_weights(wrapped_class(base), folder, **trust, **kwargs)
     model.__class__ = base
@@ -65,36 +72,66 @@ def from_pretrained(
             selector or saved["selector"],
             merger or saved["merger"],
             processor if processor is not None else _processor(folder, trust | kwargs),
-            encoder or _saved_encoder(saved, folder),
+            encoder or _saved_encoder(saved, folder, _hub(kwargs)),
         )
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
     toolkit.chunk_slices = saved["chunk_slices"]
-    toolkit.prefill_chunk = saved.get("prefill_chunk", toolkit.prefill_chunk)
+    toolkit.prefill_chunk = saved["prefill_chunk"]
     toolkit.configure(**saved["adapter"])
     toolkit.add_connector(saved["connector"])
     _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
-    for name in saved.get("untrained", ()):
+    for name in saved["untrained"]:
         if getattr(toolkit, name) is not None and not (name == "merger" and toolkit.merger_is_new):
             toolkit.note_new(name)
     warn_of_untrained(toolkit, stacklevel=3)
     return model
 
 
+class SavedToolkit(Row):
+    """The contents of ``vtc.json``."""
+
+    format: int
+    selector: dict[str, Any]
+    merger: dict[str, Any]
+    connector: Literal["stock", "separate", "encoder_patches"]
+    untrained: list[str] = []
+    encoder: str | None
+    long_text: Literal["split", "truncate"] = "split"
+    chunk_slices: PositiveInt
+    prefill_chunk: PositiveInt | None = 4096
+    adapter: dict[str, Any]
+
+
 def saved_config(folder: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
     """What ``vtc.json`` in a folder, or in a repository on the hub, says.
 
     Raises:
-        ValueError: It is of a later format.
+        ValueError: It is of a later format, or damaged.
         FileNotFoundError: There is none.
     """
-    saved: dict[str, Any] = json.loads(_file(folder, CONFIG_NAME, hub).read_text("utf-8"))
+    file = _file(folder, CONFIG_NAME, hub)
+    saved = load_json(file)
+    if not isinstance(saved, dict):
+        raise ValueError(f"{file}: expected a mapping, got {type(saved).__name__}")
     if saved.get("format") != FORMAT:
         raise ValueError(
             f"{CONFIG_NAME} in {folder} is of format {saved.get('format')!r}; this version "
             f"of vtc reads format {FORMAT}; install a newer one"
         )
-    return _with_new_names(saved)
+    return parse(SavedToolkit, _with_new_names(saved), str(file)).plain()
+
+
+def _stock_class(config: Any, folder: str | os.PathLike[str]) -> Any:
+    import transformers
+
+    names = config.architectures or ["none"]
+    if not hasattr(transformers, names[0]):
+        raise ValueError(
+            f"config.json in {os.fspath(folder)}: expected architectures to name a class of "
+            f"transformers, got {config.architectures}"
+        )
+    return getattr(transformers, names[0])
 
 
 def _with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
@@ -106,30 +143,39 @@ def _with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
     return {"connector": "stock", **saved}
 
 
-def find_encoder(name: str, folder: str | os.PathLike[str]) -> str:
-    """A frame encoder that ``vtc.json`` in a folder names, from where this process is.
+def find_encoder(name: str, folder: str | os.PathLike[str], **hub: Any) -> str:
+    """Return the frame encoder that ``vtc.json`` in a folder names.
+
+    One that lies inside a repository on the hub is downloaded.
+
+    Args:
+        folder: A folder, or the name of a repository.
+        **hub: Options that say where on the hub to look.
 
     Raises:
-        ValueError: It lies inside a folder that is on the hub.
+        OSError: The repository cannot be read.
     """
     if name.startswith("../"):
         return str(Path(folder).parent / name.removeprefix("../"))
     if not name.startswith("./"):
         return name
-    if not os.path.isdir(folder):
-        raise ValueError(
-            f"its frame encoder is the folder {name} of the repository: download the repository "
-            "(huggingface_hub.snapshot_download) and give that folder, or pass encoder=..."
-        )
+    if is_hub_name(folder):
+        from huggingface_hub import snapshot_download
+
+        inside = name.removeprefix("./")
+        options = {key: value for key, value in hub.items() if key != "subfolder"}
+        folder = snapshot_download(os.fspath(folder), allow_patterns=f"{inside}/*", **options)
     return str(Path(folder) / name)
 
 
-def _saved_encoder(saved: dict[str, Any], folder: str | os.PathLike[str]) -> Any:
+def _saved_encoder(
+    saved: dict[str, Any], folder: str | os.PathLike[str], hub: dict[str, Any]
+) -> Any:
     """The frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
     if saved["encoder"] is None:
         return MissingEncoder()
-    name = find_encoder(saved["encoder"], folder)
-    return LazyEncoder(name, long_text=saved.get("long_text", "split"))
+    name = find_encoder(saved["encoder"], folder, **hub)
+    return LazyEncoder(name, long_text=saved["long_text"])
 
 
 class MissingEncoder:
@@ -184,8 +230,8 @@ def _saved_tensors(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> di
     except OSError:
         pass
     try:
-        index = json.loads(_file(folder, f"{_WEIGHTS}.index.json", kwargs).read_text("utf-8"))
-        shards = sorted({name for key, name in index["weight_map"].items() if _ours(key)})
+        index = read_index(_file(folder, f"{_WEIGHTS}.index.json", kwargs))
+        shards = sorted({name for key, name in index.items() if _ours(key)})
     except OSError:  # one file holds everything
         shards = [_WEIGHTS]
     found: dict[str, Tensor] = {}

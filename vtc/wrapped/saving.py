@@ -52,7 +52,8 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
     """Return what ``vtc.json`` in a folder says of a toolkit: all but its tensors.
 
     A frame encoder that is a folder beside this one is named by ``../``, so that both can move;
-    one inside a saved model's folder by ``./``, as `save_wrapped` brings it along.
+    one inside a saved model's folder by ``./``, as `save_wrapped` copies it; any other folder by
+    its absolute path.
 
     Raises:
         ValueError: A part is not registered under a name.
@@ -63,7 +64,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "merger": registry.spec_of(active_module(toolkit.merger)),
         "connector": toolkit.connector_kind,
         "untrained": toolkit.untrained(),
-        "encoder": None if toolkit.encoder.given_object else _beside(toolkit.encoder.name, folder),
+        "encoder": None if toolkit.encoder.given_object else _place(toolkit.encoder.name, folder),
         "long_text": toolkit.encoder.long_text,
         "chunk_slices": toolkit.chunk_slices,
         "prefill_chunk": toolkit.prefill_chunk,
@@ -142,13 +143,22 @@ def _whole_tensors(tensors: dict[str, Any]) -> dict[str, Tensor]:
     return whole
 
 
-def _beside(encoder: str, folder: str | os.PathLike[str]) -> str:
+def _place(encoder: str, folder: str | os.PathLike[str]) -> str:
+    """Return a name of the encoder that holds in any working directory."""
     if _is_inside_a_model(encoder):
         return f"./{Path(encoder).name}"
-    if not Path(encoder).is_dir():
-        return encoder  # a name on the hub, or of open_clip
-    path = Path(encoder).absolute()
-    return f"../{path.name}" if path.parent == Path(folder).absolute().parent else str(path)
+    place = Path(encoder).expanduser()
+    if place.is_dir():
+        same_parent = place.absolute().parent == Path(folder).absolute().parent
+        return f"../{place.name}" if same_parent else os.fspath(place.absolute())
+    for prefix in ("open_clip:", "timm:"):
+        rest = Path(encoder.removeprefix(prefix)).expanduser()
+        if encoder.startswith(prefix) and rest.is_dir():
+            return f"{prefix}{rest.absolute()}"
+    model, slash, weights = encoder.removeprefix("open_clip:").partition("/")
+    if slash and encoder.startswith("open_clip:") and Path(weights).expanduser().is_file():
+        return f"open_clip:{model}/{Path(weights).expanduser().absolute()}"
+    return encoder
 
 
 def _is_inside_a_model(encoder: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path, PureWindowsPath
 from typing import Any
+
+from vtc.plugins.sections import Row, load_json, read_json
 
 
 def is_hub_name(name: str | os.PathLike[str]) -> bool:
@@ -46,11 +49,13 @@ def open_config(
     """Read the configuration of a model, before any other file of it is fetched.
 
     Raises:
-        ValueError: The folder needs Python code of its own, which is not run.
+        ValueError: The folder needs Python code of its own, which is not run; or a JSON file in
+            it is damaged.
         OSError: It cannot be read.
     """
     import transformers
 
+    check_json(name, "config.json")
     config = transformers.AutoConfig
     try:
         return config.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
@@ -64,8 +69,45 @@ def open_processor(
     """Read the processor of a model; see `open_config`."""
     import transformers
 
+    check_json(name, "*.json")
     processor = transformers.AutoProcessor
     return processor.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+
+
+def check_json(folder: str | os.PathLike[str], *patterns: str) -> None:
+    """Check the JSON files of a folder, which transformers reads without naming damaged ones.
+
+    Raises:
+        ValueError: A file is not valid JSON, or an index names weights outside the folder.
+    """
+    for file in sorted({file for pattern in patterns for file in Path(folder).glob(pattern)}):
+        if file.name.endswith(".index.json"):
+            read_index(file)
+        elif not isinstance(values := load_json(file), dict | list):
+            raise ValueError(f"{file}: expected a mapping, got {type(values).__name__}")
+
+
+class _Index(Row):
+    weight_map: dict[str, str]
+
+
+def read_index(file: Path) -> dict[str, str]:
+    """Read the index of sharded weights.
+
+    Returns:
+        The file of each tensor.
+
+    Raises:
+        ValueError: The index is damaged, or names files outside its folder.
+    """
+    files = read_json(file, _Index).weight_map
+    for key, name in files.items():
+        path = PureWindowsPath(name)  # which knows both separators
+        if path.anchor or ".." in path.parts or not name:
+            raise ValueError(
+                f"{file}: weight_map of {key}: expected a file in this folder, got {name!r}"
+            )
+    return files
 
 
 def load_weights(
@@ -91,6 +133,7 @@ def load_weights(
     Raises:
         ValueError: Weights are missing, or have another shape.
     """
+    check_json(name, "*config.json", "*.index.json")
     model, loading = model_class.from_pretrained(
         name,
         trust_remote_code=trust_remote_code,

@@ -1,8 +1,8 @@
-"""One cell: a configuration with a seed, and the name that its contents give it."""
+"""A cell: one configuration with a seed, named by a hash of its contents."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from vtc_recipes.ablation.models import (
     SHIPPED,
     WITH_CHOICES,
     encoder_identity,
-    identity,
-    model_folder,
+    model_identity,
     saved_parts,
     trained_merger,
     untrained,
 )
-from vtc_recipes.ablation.questions import check_task
+from vtc_recipes.ablation.questions import check_prompt, check_task
 from vtc_recipes.ablation.trainings import (
     TrainingJob,
     parse_training,
@@ -34,10 +33,10 @@ class Cell:
     """One configuration with a seed.
 
     Attributes:
-        setting: With parts as mappings of all their options.
-        training: What makes the model; None where it is there.
-        config: What makes results what they are, in plain JSON: the setting, with files instead
-            of the names of folders.
+        setting: The configuration; parts are mappings with all options.
+        training: The job that trains the model; None for a given model.
+        config: All that determines the results, in plain JSON: the setting, with fingerprints of
+            files instead of the names of folders.
     """
 
     setting: Setting
@@ -46,7 +45,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Its name, by its contents; the name of its folder too."""
+        """The name of the cell and of its folder: a hash of `config`."""
         return digest(self.config)
 
     @property
@@ -57,24 +56,24 @@ class Cell:
 
     @property
     def prompt(self) -> str:
-        """What to ask, with ``{question}`` and ``{choices}``."""
+        """The prompt, with ``{question}`` and ``{choices}``."""
         return str(self.config["prompt"])
 
     def source(self, trainings: Path) -> str:
-        """The name or folder of the model, for `models.open_for`."""
+        """Return the name or folder of the model, for `models.open_for`."""
         if self.training is None:
             return str(self.setting.model)
         return str(trained_model(trainings / self.training.id))
 
 
 def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
-    """The cell of a configuration.
+    """Build the cell of a configuration.
 
     Args:
-        errors: What is wrong is appended to it.
+        errors: Errors are appended to it.
 
     Returns:
-        None where something is wrong.
+        None if there are errors.
     """
     before = len(errors)
     errors += check_task(setting.task)
@@ -90,10 +89,9 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
                     "name one in base.encoder"
                 )
         else:
-            wanted = parse_training(setting.model)
-            training = plan_training(wanted, setting.merger, setting.seed)
+            training = plan_training(parse_training(setting.model), setting.merger, setting.seed)
             model = {"training": training.id}
-        seen_by = None if encoder is None else encoder_identity(encoder)
+        encoder_id = None if encoder is None else encoder_identity(encoder)
     except RecipeError as error:
         errors += error.problems
     except (ValueError, TypeError, OSError) as error:
@@ -101,24 +99,30 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
     if len(errors) > before:
         return None
     learned = setting.model == SHIPPED or (training is not None and training.staged)
-    task = asdict(setting.task)
-    if setting.task.file is not None:  # its contents make results what they are
+    task = setting.task.plain()
+    if setting.task.file is not None:  # its contents determine the results
         task["file"] = digest(Path(setting.task.file).read_text(encoding="utf-8"))
+    prompt = setting.prompt or ("{question}" if learned else WITH_CHOICES)
+    if problems := check_prompt(setting.task, prompt):
+        errors += problems
+        return None
+    if task["fps"] is None:
+        del task["fps"]  # the names of older cells have none
     config = {
-        **asdict(setting),
+        **setting.plain(),
         "task": task,
         "model": model,
-        "encoder": seen_by,
-        "prompt": setting.prompt or ("{question}" if learned else WITH_CHOICES),
+        "encoder": encoder_id,
+        "prompt": prompt,
     }
     return Cell(setting, training, config)
 
 
 def _given_model(setting: Setting) -> dict[str, Any]:
     name = setting.model
-    folder = model_folder(name)
+    identity = model_identity(name)
     merger = setting.merger["name"]
     if registry.build_part("merger", setting.merger).needs_training:
         if trained_merger(name) != merger:
             raise ValueError(untrained(merger, name))
-    return identity(name, folder)
+    return identity

@@ -27,21 +27,23 @@ def ablate(
     grid: Annotated[str, typer.Argument(help="A shipped grid's name, or a YAML file.")],
     settings: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="Other values: base.model=FOLDER base.task.examples=20"),
+        typer.Argument(help="Change values: base.model=FOLDER base.task.examples=20"),
     ] = None,
-    out: Annotated[Folder, typer.Option(help="For the results. (default: runs/GRID)")] = None,
+    out: Annotated[
+        Folder, typer.Option(help="Folder for the results. (default: runs/GRID)")
+    ] = None,
     worker: Annotated[
-        bool, typer.Option("--worker", help="Work along with others; write no report.")
+        bool, typer.Option("--worker", help="Share the work with other workers; write no report.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cells, what is done, and what is left.")
+        bool, typer.Option("--dry-run", help="Show the cells and the work left.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Ask all configurations of a grid the same questions, and report.
+    """Ask all configurations of a grid the same questions, and report the results.
 
-    Any number of these commands may share a folder, be killed and started again.
+    Several of these commands may share a folder; each can be killed and started again.
     """
     import transformers
 
@@ -53,19 +55,18 @@ def ablate(
     from vtc_recipes.reading import apply_overrides, load_yaml
 
     path = find_config(grid, "ablation")
-    chosen = parse_grid(apply_overrides(load_yaml(path), settings or ()), path.stem)
+    grid_ = parse_grid(apply_overrides(load_yaml(path), settings or ()), path.stem)
     runs, place = out or Path("runs") / path.stem, pick_device(device)
     if dry_run:
-        _print_plan(chosen, runs, as_json)
+        _print_plan(grid_, runs, as_json)
         return
-    prepare(chosen, runs)
+    prepare(grid_, runs)
     transformers.utils.logging.disable_progress_bar()
     with _ended_as_by_ctrl_c(), progress_bars(quiet=as_json, window=3600.0) as show:
         work(
-            jobs_of(chosen, runs, place, show),
-            runs / "leases",
+            jobs_of(grid_, runs, place, show),
+            runs / "locks",
             runs / "working",
-            chosen.lease_seconds,
             lambda done, total: show("cells and trainings", done, total),
             lambda text: print(printable(text), file=sys.stderr, flush=True),
         )
@@ -80,13 +81,15 @@ def ablate(
 
 def report(
     runs: Annotated[Path, typer.Argument(help="The folder that vtc ablate wrote to.")],
-    out: Annotated[Folder, typer.Option(help="For the report. (default: RUNS/report)")] = None,
+    out: Annotated[
+        Folder, typer.Option(help="Folder for the report. (default: RUNS/report)")
+    ] = None,
     against: Annotated[
-        int, typer.Option(help="The row, from 1 on, that differences are taken from.")
+        int, typer.Option(help="Row that the others are compared with, from 1.")
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """Write what a grid found: tables (Markdown, CSV) and plots."""
+    """Write the results of a grid: tables (Markdown, CSV) and plots."""
     from vtc_recipes.ablation.report import write_report
 
     written = write_report(runs, out or runs / "report", against)
@@ -99,7 +102,7 @@ def report(
 
 @contextmanager
 def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Give up what is claimed when a cluster ends the command (SIGTERM), too."""
+    """End on SIGTERM as on Ctrl-C, so that this is not taken for a dead process."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
@@ -146,7 +149,6 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
 
 
 def _minutes(seconds: float | None) -> str:
-    """Of one worker, by what is done."""
     if seconds is None:
         return "for an unknown time before one is done"
     return f"about {seconds / 60:.1f} minutes of one worker"

@@ -1,123 +1,161 @@
-"""What one cell of a grid is: a configuration, as frozen dataclasses with their ranges."""
+"""The sections of a grid's YAML file, and the range of each value."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal
 
-from vtc_recipes.reading import at_least_0, option, positive
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+from vtc_recipes.schema import Items, OptionalMerger, OptionalSelector, Section
 from vtc_recipes.synthetic.questions import KINDS
-from vtc_recipes.training.config import part
 
-ASKED = ("colour", "first", "last", "after")
+DEFAULT_KINDS = ("colour", "first", "last", "after")
 """The kinds of questions that the tiny models learn."""
 
 
-def _kinds() -> Any:
-    known = ", ".join(KINDS)
-    return option(ASKED, lambda kinds: kinds and set(kinds) <= KINDS.keys(), f"some of {known}")
+def _expect(kinds: type | tuple[type, ...], expected: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, kinds):
+            raise ValueError(f"expected {expected}, got {value!r}")
+        return value
+
+    return AfterValidator(check)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is asked.
+def _check_prompt(prompt: Any) -> Any:
+    if not isinstance(prompt, str):  # YAML reads {question} without quotes as a mapping
+        raise ValueError(f'expected text in quotes, such as "{{question}}", got {prompt!r}')
+    try:
+        names = {name for _, name, _, _ in Formatter().parse(prompt) if name is not None}
+    except ValueError as error:
+        raise ValueError(
+            f"{prompt!r} is not a template: {error}; write {{{{ for a brace"
+        ) from error
+    if "question" not in names or names - {"question", "choices"}:
+        raise ValueError(
+            "expected a text with {question}, and {choices} if there are some, got " + repr(prompt)
+        )
+    return prompt
+
+
+class Task(Section):
+    """The questions of a grid.
 
     Attributes:
-        name: ``questions`` about random synthetic videos; ``needles`` in haystacks, as those of
-            ``vtc niah``; ``cases`` of such needles, from a file; or ``videos``, questions about
-            videos of your own, from a file.
-        examples: Questions of each seed; of needles, at each depth. Those of a file are all asked.
-        frames: Of a video.
-        kinds: Of questions, in turn.
-        depths: How many, evenly from front to end, needles have.
-        needle_frames: Of a needle.
+        name: ``questions`` about random synthetic videos; ``needles`` in haystacks, like those of
+            ``vtc niah``; ``cases``, needles from a file; or ``videos``, questions from a file about
+            your own videos.
+        examples: Questions of each seed; of needles, at each depth. Files are asked as a whole.
+        frames: Frames of a video; with ``fps`` the most of them.
+        fps: Frames to sample a second of your own videos; None for evenly spaced ones.
+        kinds: Kinds of the questions, in turn.
+        depths: Number of depths of needles, spread evenly from front to end.
+        needle_frames: Frames of a needle.
         size: Height and width of synthetic frames in pixels.
         split: Of synthetic scenes.
-        file: Of cases (docs/niah.md) or of questions about videos (docs/ablation.md), which are
-            the same for every seed.
+        file: Cases (docs/niah.md) or questions about videos (docs/ablation.md); each seed asks the
+            same ones.
     """
 
     name: Literal["questions", "needles", "cases", "videos"] = "questions"
-    examples: int = positive(100)
-    frames: int = positive(64)
-    kinds: tuple[str, ...] = _kinds()
-    depths: int = positive(5)
-    needle_frames: int = positive(16)
-    size: int = positive(48)
+    examples: PositiveInt = 100
+    frames: PositiveInt = 64
+    fps: PositiveFloat | None = None
+    kinds: Items[str] = DEFAULT_KINDS
+    depths: PositiveInt = 5
+    needle_frames: PositiveInt = 16
+    size: PositiveInt = 48
     split: Literal["train", "validation", "test"] = "test"
     file: str | None = None
 
+    @field_validator("kinds")
+    @classmethod
+    def _check_kinds(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        if not kinds or not set(kinds) <= KINDS.keys():
+            raise ValueError(f"expected some of {', '.join(KINDS)}, got {list(kinds)}")
+        return kinds
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """A recipe that makes the model of a cell, once for each merger and seed.
+
+class Training(Section):
+    """A recipe that trains the model of a cell, once for each merger and seed.
 
     Attributes:
-        recipe: As ``vtc train`` takes it.
+        recipe: A name or file, as for ``vtc train``.
         settings: Likewise: ``stages.0.steps=10``. The grid sets merger, seed and folder.
-        launch: What starts it in processes of its own: ``torchrun --nproc-per-node 8``, or
-            ``accelerate launch ...``; without it, the worker trains itself.
+        launch: Command that starts the training in other processes: ``torchrun --nproc-per-node
+            8``, or ``accelerate launch ...``; without it the worker trains itself.
     """
 
     recipe: str
-    settings: tuple[str, ...] = ()
+    settings: Items[str] = ()
     launch: str = ""
 
 
-def _model_problem() -> Any:
-    return option(
-        None,
-        lambda value: isinstance(value, (str, Mapping)),
-        "a folder, a name, shipped, tiny:FAMILY, or {recipe: NAME, settings: [...]}",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(Section):
     """One configuration with one seed.
 
     Attributes:
         model: ``shipped``, the tiny model that comes with its weights; a folder; a name on the
             hub; ``tiny:FAMILY``, random weights; or a mapping, see `Training`.
-        selector, merger: A name or a mapping; None for what the model was saved with, or what its
-            recipe trains. What a recipe trains is this merger, and its own selector.
+        selector, merger: A name or a mapping; None for the part that the model was saved with, or
+            that its recipe trains. A recipe trains this merger with its own selector.
         encoder: The frame encoder; None for the one that the model was saved with.
-        task: What is asked.
+        task: The questions.
         prompt: With ``{question}`` and ``{choices}``; None for the question alone where the model
-            learned to answer so (``shipped``, the tiny recipes), with the choices elsewhere.
+            learned that form (``shipped``, the tiny recipes), and with the choices elsewhere.
         max_new_tokens: Of an answer.
         dtype: Of the weights.
-        seed: Of a training, and of the questions: each seed has its own.
+        seed: Of the training and of the questions.
     """
 
-    model: Any = _model_problem()
-    selector: Any = part("selector", None)
-    merger: Any = part("merger", None)
+    model: Annotated[
+        Any,
+        _expect(
+            (str, Mapping),
+            "a folder, a name, shipped, tiny:FAMILY, or {recipe: NAME, settings: [...]}",
+        ),
+    ]
+    selector: OptionalSelector = None
+    merger: OptionalMerger = None
     encoder: str | None = None
     task: Task = Task()
-    prompt: str | None = None
-    max_new_tokens: int = positive(8)
+    prompt: Annotated[Any, BeforeValidator(_check_prompt)] | None = None
+    max_new_tokens: PositiveInt = 8
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    seed: int = at_least_0(0)
+    seed: NonNegativeInt = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Document:
-    """A grid as its YAML file says it.
+class Document(Section):
+    """A whole grid file.
 
     Attributes:
         base: A `Setting`, with ``seeds`` instead of its seed.
         axes: Values by dotted name (``selector.keyframes``, ``task.frames``), or by the short name
             of an option or of a field of the task; with ``combine: list`` a list of mappings.
-        combine: ``product``, every value with every other; ``zip``, the first values together,
-            then the second ones; ``list``, the mappings one by one.
-        note: What readers of the report should know.
-        lease_seconds: A job whose worker has not been heard of for so long goes to another.
+        combine: ``product`` combines every value with every other; ``zip`` the first values of all
+            axes, then the second ones; ``list`` takes the mappings one by one.
+        note: A sentence for readers of the report.
+        lease_seconds: Deprecated, without effect.
     """
 
-    base: Any = option(None, lambda value: isinstance(value, Mapping), "a mapping")
-    axes: Any = option(None, lambda value: isinstance(value, (Mapping, list)), "a mapping")
+    base: Annotated[Any, _expect(Mapping, "a mapping")]
+    axes: Annotated[Any, _expect((Mapping, list), "a mapping")]
     combine: Literal["product", "zip", "list"] = "product"
     note: str = ""
-    lease_seconds: float = positive(60.0)
+    lease_seconds: float | None = None
+
+    @field_validator("lease_seconds")
+    @classmethod
+    def _warn(cls, value: float | None) -> None:
+        message = "lease_seconds is deprecated and has no effect: the system frees locks; remove it"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)

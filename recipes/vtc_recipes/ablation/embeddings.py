@@ -1,16 +1,14 @@
-"""Frame embeddings that all cells share: each video is embedded once, by whoever needs it first.
+"""Frame embeddings that all cells share: the first cell that needs a video embeds it.
 
-A file a video, ``embeddings/video-NAME.safetensors``, named by what the video is made from and by
-the encoder. In it, embeddings stand under a hash of the very pixels that they were made of, chunk
-by chunk, so that a video that changed finds nothing there. What is read is, bit for bit, what was
-written.
+There is one file ``embeddings/video-NAME.safetensors`` for each video and encoder. It holds the
+embeddings of each chunk of frames under a hash of their pixels, so a video that changed does not
+find old ones. Embeddings are read bit by bit as they were written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,85 +16,79 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vtc.encoders.lazy import LazyEncoder
 from vtc_recipes.ablation.hashing import digest
-from vtc_recipes.ablation.leases import Lease, claim
-
-_POLL = 0.05
 
 
 class Shelf:
-    """The embeddings of one video at a time.
+    """Stores the embeddings of one video at a time.
+
+    The first worker that misses some locks the video; others wait, then read what it wrote.
 
     Args:
-        folder: Of the files of all videos; it must exist.
-        leases: Of the claims on them, likewise.
-        seconds: How long a worker that embeds a video may be silent before another does it.
+        folder: For the files of all videos; it must exist.
     """
 
-    def __init__(self, folder: Path, leases: Path, seconds: float) -> None:
-        self.folder, self.leases, self.seconds = folder, leases, seconds
-        self._video: str | None = None
-        self._writing: dict[Path, tuple[Lease, dict[str, Tensor]]] = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._video = ""
+        self._lock: FileLock | None = None
+        self._new: dict[Path, dict[str, Tensor]] = {}
 
     @contextmanager
     def of(self, video: str) -> Iterator[None]:
-        """Be about a video, given by its name; in the end, write what is new."""
+        """Store embeddings of a video, given by its name; new ones are written at the end."""
         self._video = video
+        name = f"video-{digest(video)}.lock"
+        self._lock = FileLock(self.folder / name, thread_local=False)
         try:
             yield
-            for file, (_, kept) in self._writing.items():
-                _write(file, kept)
+            for file, embeddings in self._new.items():
+                _write(file, embeddings)
         finally:
-            for lease, _ in self._writing.values():
-                lease.stop(free=True)
-            self._writing.clear()
-            self._video = None
+            self._lock.release(force=True)
+            self._lock = None
+            self._new.clear()
 
     def find(self, encoder: str, chunk: str) -> Tensor | None:
-        """Embeddings under a key; None where this worker is to make them, and then to `keep` them.
-
-        Where another worker is about to make them, they are waited for.
-        """
-        file = self._file(encoder)
-        while file not in self._writing:
-            kept = load_file(file) if file.exists() else {}
-            if chunk in kept:
-                return kept[chunk]
-            lease = claim(self.leases, file.stem, self.seconds)
-            if lease is None:
-                time.sleep(_POLL)
-            else:
-                # Read again: they may have been written just before the claim.
-                self._writing[file] = (lease, load_file(file) if file.exists() else {})
-        return self._writing[file][1].get(chunk)
+        """Return the embeddings of a chunk; None if this worker must embed and `keep` them."""
+        file, lock = self._place(encoder)
+        if file not in self._new:
+            embeddings = _read(file)
+            if chunk in embeddings:
+                return embeddings[chunk]
+            lock.acquire()
+            self._new[file] = _read(file)  # the worker that held the lock may have written them
+        return self._new[file].get(chunk)
 
     def keep(self, encoder: str, chunk: str, embeddings: Tensor) -> None:
-        """Keep what `find` did not find."""
-        self._writing[self._file(encoder)][1][chunk] = embeddings.cpu().contiguous()
+        """Store embeddings that `find` did not find."""
+        self._new[self._place(encoder)[0]][chunk] = embeddings.cpu().contiguous()
 
-    def _file(self, encoder: str) -> Path:
-        if self._video is None:
-            raise RuntimeError("embeddings are kept for a video: use `with shelf.of(video)`")
-        return self.folder / f"video-{digest([self._video, encoder])}.safetensors"
+    def _place(self, encoder: str) -> tuple[Path, FileLock]:
+        if self._lock is None:
+            raise RuntimeError("embeddings belong to a video: use `with shelf.of(video)`")
+        name = digest([self._video, encoder])
+        return self.folder / f"video-{name}.safetensors", self._lock
 
 
 class KeepingEncoder(LazyEncoder):
-    """A frame encoder that looks on a shelf before it embeds frames.
+    """A frame encoder that looks up embeddings on a shelf before it embeds frames.
 
     Args:
         inner: The encoder.
-        identity: What it is, device and precision included: others never share its embeddings.
-        shelf: Where they are kept.
+        identity: Names the encoder with its device; other encoders do not share its embeddings.
+        shelf: Stores the embeddings.
     """
 
     def __init__(self, inner: LazyEncoder, identity: str, shelf: Shelf) -> None:
         super().__init__(inner)
         self.name = inner.name
-        self.given_object = False  # it is normalised already, and named as before
+        self.given_object = False  # the inner encoder is normalised, and its name stays
         self._inner, self._identity, self._shelf = inner, identity, shelf
 
     def to(self, device: Any = None, dtype: Any = None) -> LazyEncoder:
@@ -114,12 +106,12 @@ class KeepingEncoder(LazyEncoder):
         chunk = hashlib.sha256(f"{tuple(pixels.shape)}".encode())
         chunk.update(pixels.numpy().data)
         key = chunk.hexdigest()
-        found = self._shelf.find(self._identity, key)
-        if found is not None:
-            return found.to(self._inner.device)
-        made = self._inner.encode_frames(frames)
-        self._shelf.keep(self._identity, key, made)
-        return made
+        stored = self._shelf.find(self._identity, key)
+        if stored is not None:
+            return stored.to(self._inner.device)
+        embeddings = self._inner.encode_frames(frames)
+        self._shelf.keep(self._identity, key, embeddings)
+        return embeddings
 
     def encode_text(self, text: str) -> Tensor:
         return self._inner.encode_text(text)
@@ -128,8 +120,12 @@ class KeepingEncoder(LazyEncoder):
         return self._inner.encode_text_raw(text)
 
 
+def _read(file: Path) -> dict[str, Tensor]:
+    return load_file(file) if file.exists() else {}
+
+
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file by renaming, so that it is complete or absent."""
     partial = file.with_name(f"{uuid.uuid4().hex}.partial")
     save_file(tensors, partial)
     os.replace(partial, file)

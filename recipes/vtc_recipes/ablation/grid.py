@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from vtc.plugins import registry
@@ -14,8 +14,8 @@ from vtc_recipes.ablation.cells import Cell, make_cell
 from vtc_recipes.ablation.config import Document, Setting, Task
 from vtc_recipes.ablation.models import saved_parts
 from vtc_recipes.ablation.trainings import trained_parts
-from vtc_recipes.reading import read, set_value
-from vtc_recipes.schema import RecipeError
+from vtc_recipes.reading import set_value
+from vtc_recipes.schema import RecipeError, parse
 
 Point = Mapping[str, Any]
 """Values by the names of axes, as the grid writes them."""
@@ -28,8 +28,8 @@ class Row:
     """One configuration: a line of the results.
 
     Attributes:
-        values: By axis, without the seed.
-        cells: One for each seed.
+        values: Values by axis, without the seed.
+        cells: One cell for each seed.
     """
 
     values: dict[str, Any]
@@ -46,48 +46,48 @@ class Grid:
     """A whole grid.
 
     Attributes:
-        name: What it is called in reports.
-        axes: Their names, in order.
-        rows: The configurations, in order; the first is what others are compared with.
-        lease_seconds, note: See `Document`.
+        name: Its name in reports.
+        axes: Names of the axes, in order.
+        rows: The configurations, in order; the others are compared with the first.
+        note: See `Document`.
     """
 
     name: str
     axes: tuple[str, ...]
     rows: tuple[Row, ...]
-    lease_seconds: float
     note: str
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells, row by row."""
+        """Return all cells, row by row."""
         return [cell for row in self.rows for cell in row.cells]
 
 
 def parse_grid(values: Mapping[str, Any], name: str) -> Grid:
-    """Make a grid of plain values.
+    """Build a grid from plain values.
 
     Raises:
-        RecipeError: All that is wrong with them.
+        RecipeError: All errors in the values.
     """
+    document = parse(Document, values, name)
     errors: list[str] = []
-    document = read(Document, values, "", errors)
-    if document is None:
-        raise RecipeError(name, errors)
     base = dict(document.base)
     points = _points(document, errors)
     axes = tuple(dict.fromkeys(axis for point in points for axis in point if axis != SEED))
     seeds = _seeds(base.pop("seeds", None), points, errors)
-    read(Setting, {**base, SEED: 0}, "base", errors)
+    try:
+        parse(Setting, {**base, SEED: 0}, name, "base")
+    except RecipeError as error:
+        errors += error.problems
     if errors:
         raise RecipeError(name, errors)
     problems: dict[str, list[str]] = {}
     cells: dict[str, list[tuple[Point, Cell]]] = {}
     for point, seed in [(p, s) for p in points for s in seeds or [p[SEED]]]:
         values = {key: value for key, value in point.items() if key != SEED}
-        found: list[str] = []
-        cell = _cell(base, values, seed, found)
-        for problem in found:
+        lines: list[str] = []
+        cell = _cell(base, values, seed, lines)
+        for problem in lines:
             problems.setdefault(problem, []).append(label_of(point))
         if cell is not None:
             cells.setdefault(label_of(values), []).append((values, cell))
@@ -95,16 +95,16 @@ def parse_grid(values: Mapping[str, Any], name: str) -> Grid:
     if problems:
         raise RecipeError(name, [_located(*problem) for problem in problems.items()])
     rows = [Row(dict(row[0][0]), tuple(cell for _, cell in row)) for row in cells.values()]
-    return Grid(name, axes, tuple(rows), document.lease_seconds, document.note)
+    return Grid(name, axes, tuple(rows), document.note)
 
 
 def label_of(point: Point) -> str:
-    """A point in words: ``selector=dks, keyframes=8``."""
+    """Return the name of a point: ``selector=dks, keyframes=8``."""
     return ", ".join(f"{axis}={shown(value)}" for axis, value in point.items()) or "the base"
 
 
 def shown(value: Any) -> str:
-    """A value of an axis in words: ``dfm(temperature=0.1)``."""
+    """Return the name of a value of an axis: ``dfm(temperature=0.1)``."""
     if isinstance(value, Mapping) and len(value) and "name" in value:
         options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
         return f"{value['name']}({options})" if options else str(value["name"])
@@ -119,30 +119,30 @@ def _points(document: Document, errors: list[str]) -> list[Point]:
         wrong = not isinstance(axes, list) or not all(isinstance(one, Mapping) for one in axes)
         if wrong or not axes:
             errors.append(
-                f"axes: {axes!r}: with combine: list, allowed is a list of mappings, at least one"
+                f"axes: with combine: list, expected at least one mapping in a list, got {axes!r}"
             )
             return []
         return list(axes)
     if not isinstance(axes, Mapping):
         errors.append(
-            f"axes: {axes!r}: allowed is a mapping from names to lists of values; or write "
-            "combine: list"
+            f"axes: expected a mapping from names to lists of values, got {axes!r}; for a list "
+            "write combine: list"
         )
         return []
     for axis, values in axes.items():
         if not isinstance(values, list):
-            errors.append(f"axes.{axis}: {values!r}: allowed is a list of values")
+            errors.append(f"axes.{axis}: expected a list of values, got {values!r}")
         elif not values:
-            errors.append(f"axes.{axis}: it is empty; name at least one value")
+            errors.append(f"axes.{axis} is empty; name at least one value")
         elif combine == "zip":
             continue
         elif twice := [value for number, value in enumerate(values) if value in values[:number]]:
-            errors.append(f"axes.{axis}: {twice[0]!r} stands twice; leave one out")
+            errors.append(f"axes.{axis}: {twice[0]!r} appears twice; remove one")
     if any(error.startswith("axes.") for error in errors):
         return []
     if combine == "zip" and len({len(values) for values in axes.values()}) > 1:
         lengths = ", ".join(f"{axis} {len(values)}" for axis, values in axes.items())
-        errors.append(f"axes: with combine: zip, all must be of one length; they have {lengths}")
+        errors.append(f"axes: with combine: zip, all must have the same length, got {lengths}")
         return []
     columns = axes.values()
     combined = zip(*columns, strict=True) if combine == "zip" else itertools.product(*columns)
@@ -150,28 +150,28 @@ def _points(document: Document, errors: list[str]) -> list[Point]:
 
 
 def _seeds(seeds: Any, points: Sequence[Point], errors: list[str]) -> list[int]:
-    """The seeds of every point; none where the points have their own."""
+    """Return the seeds of every point; none if the points have their own."""
     own = [SEED in point for point in points]
     if any(own):
         if seeds is not None:
-            errors.append("base.seeds: the axes have seeds of their own; leave one of the two out")
+            errors.append("base.seeds: the axes have seeds too; remove one of the two")
         elif not all(own):
             errors.append("axes: some entries have a seed and some have none")
         return []
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    valid = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if seeds is None or seeds == []:
         errors.append("base.seeds is missing; write seeds: [0, 1, 2]")
-    elif not whole:
-        errors.append(f"base.seeds: {seeds!r}: allowed is a list of whole numbers of at least 0")
+    elif not valid:
+        errors.append(f"base.seeds: expected a list of whole numbers >= 0, got {seeds!r}")
     elif len(set(seeds)) < len(seeds):
-        errors.append(f"base.seeds: {seeds!r}: a seed stands twice; its cells would be the same")
+        errors.append(f"base.seeds: a seed appears twice in {seeds!r}; its cells would be the same")
     else:
         return list(seeds)
     return [0]
 
 
 def _cell(base: Mapping[str, Any], point: Point, seed: Any, errors: list[str]) -> Cell | None:
-    """The cell of a point and a seed; None, and new errors, where something is wrong."""
+    """Build the cell of a point and a seed; None, and new errors, if something is wrong."""
     values = deepcopy({**base, SEED: seed})
     short = {axis: value for axis, value in point.items() if axis in _FIELDS}
     values |= short
@@ -180,15 +180,18 @@ def _cell(base: Mapping[str, Any], point: Point, seed: Any, errors: list[str]) -
         for axis, value in point.items():
             if axis not in short:
                 set_value(values, _path(axis, values), value)
-    except (ValueError, TypeError, ImportError) as error:  # a recipe's error is a ValueError
+        setting = parse(Setting, values, "")
+    except RecipeError as error:
+        errors += error.problems
+        return None
+    except (ValueError, TypeError, ImportError) as error:
         errors.append(str(error))
         return None
-    setting = read(Setting, values, "", errors)
-    return None if setting is None else make_cell(setting, errors)
+    return make_cell(setting, errors)
 
 
 def _fill_in(values: dict[str, Any]) -> None:
-    """Parts as mappings with all their options, those of the model where the grid says nothing."""
+    """Fill in all options of the parts, from the model if the grid does not name a part."""
     model = values.get("model")
     if isinstance(model, str):
         own = saved_parts(model)
@@ -204,12 +207,12 @@ def _fill_in(values: dict[str, Any]) -> None:
         values["encoder"] = "tiny"
 
 
-_FIELDS = tuple(entry.name for entry in fields(Setting))
-_OF_TASK = tuple(entry.name for entry in fields(Task))
+_FIELDS = tuple(Setting.model_fields)
+_OF_TASK = tuple(Task.model_fields)
 
 
 def _path(axis: str, values: Mapping[str, Any]) -> str:
-    """The dotted name of a short one."""
+    """Return the dotted name of a short one."""
     first, dot, _ = axis.partition(".")
     if dot and first in _FIELDS:
         return axis
@@ -223,23 +226,23 @@ def _path(axis: str, values: Mapping[str, Any]) -> str:
         raise ValueError(f"axes.{axis}: both parts have it; write selector.{axis} or merger.{axis}")
     known = [*_FIELDS, *_OF_TASK, *options["selector"], *options["merger"]]
     raise ValueError(
-        f"axes.{axis} is unknown: it is no field of the base or its task, no option of selector "
-        f"{values['selector']['name']!r} ({', '.join(options['selector']) or 'none'}) and none of "
+        f"axes.{axis} is unknown: not a field of the base or its task, not an option of selector "
+        f"{values['selector']['name']!r} ({', '.join(options['selector']) or 'none'}) or of "
         f"merger {values['merger']['name']!r} ({', '.join(options['merger']) or 'none'})."
         f"{suggestion(axis, known)}"
     )
 
 
 def _same(cells: Mapping[str, list[tuple[Point, Cell]]]) -> dict[str, list[str]]:
-    """Cells that are one: the same configuration under two labels, or a seed twice."""
-    known: dict[str, str] = {}
+    """Find equal cells: a configuration with two labels, or a seed that appears twice."""
+    labels: dict[str, str] = {}
     problems: dict[str, list[str]] = {}
     for label, row in cells.items():
         for _, cell in row:
-            if cell.id in known:
-                what = f"with seed {cell.setting.seed} is the same cell as {known[cell.id]}"
-                problems.setdefault(what, []).append(label)
-            known[cell.id] = label
+            if cell.id in labels:
+                problem = f"with seed {cell.setting.seed} is the same cell as {labels[cell.id]}"
+                problems.setdefault(problem, []).append(label)
+            labels[cell.id] = label
     return problems
 
 

@@ -1,4 +1,4 @@
-"""Names made of contents: equal values and equal files give equal names."""
+"""Names from contents: equal values and equal files have equal names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = 12
 
 
 def digest(values: Any) -> str:
-    """A name for plain JSON values; the order of keys, and 1 or 1.0, do not matter.
+    """Return the name of plain JSON values; key order does not matter, and 1 equals 1.0.
 
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2.0, "a": 1})
     True
@@ -25,15 +25,15 @@ def digest(values: Any) -> str:
 
 @cache
 def fingerprint(folder: Path) -> str:
-    """A name for a folder: for the names and contents of all files in it, however deep."""
-    found = hashlib.sha256()
+    """Return the name of a folder: a hash of all files in it, their paths and contents."""
+    total = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = hashlib.sha256()
         with file.open("rb") as stream:
             while block := stream.read(2**20):
                 content.update(block)
-        found.update(f"{file.relative_to(folder).as_posix()}\0{content.hexdigest()}\n".encode())
-    return found.hexdigest()[:LENGTH]
+        total.update(f"{file.relative_to(folder).as_posix()}\0{content.hexdigest()}\n".encode())
+    return total.hexdigest()[:LENGTH]
 
 
 def _plain(values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The jobs of a grid, and the checks of the folder and the disk that come before any work."""
+"""The jobs of a grid, and the checks of folder and disk before any work."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from vtc.plugins.sections import read_json
 from vtc_recipes.ablation.cells import Cell
 from vtc_recipes.ablation.embeddings import Shelf
+from vtc_recipes.ablation.files import GRID, METRICS, Metrics
 from vtc_recipes.ablation.grid import Grid, Row
-from vtc_recipes.ablation.leases import Lease
 from vtc_recipes.ablation.questions import count
-from vtc_recipes.ablation.records import METRICS
 from vtc_recipes.ablation.running import run_cell
-from vtc_recipes.ablation.trainings import RESULT, TrainingJob
+from vtc_recipes.ablation.trainings import TrainingJob, read_result
 from vtc_recipes.ablation.work import Job
 from vtc_recipes.schema import RecipeError
 
-FOLDERS = ("cells", "trainings", "embeddings", "leases", "working")
-GRID = "grid.json"
+FOLDERS = ("cells", "trainings", "embeddings", "locks", "working")
 SPARE_BYTES = 100 * 2**20
 _RECORD_BYTES, _EMBEDDING_BYTES, _TRAINING_BYTES = 2_000, 4 * 768, 200 * 2**20
-"""About, of a question, of a frame and (tiny models; others need more) of a training."""
+"""Approximate sizes of a question, of a frame, and of a training of a tiny model."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a grid takes.
+    """The work that a grid takes.
 
     Attributes:
-        cells, cells_done, trainings, trainings_done: How many.
-        questions: Those that are left to be asked.
-        frames: Those of the videos of these questions.
-        seconds: Of the cells that are left, about, for one worker, by the mean of those that are
-            done; None before the first is.
-        training_seconds: Of the trainings that are left, likewise.
+        cells, cells_done, trainings, trainings_done: Numbers of jobs.
+        questions: Number of questions left.
+        frames: Frames of the videos of these questions.
+        seconds: Estimate for the cells left, for one worker, from the mean of finished cells; None
+            before the first is finished.
+        training_seconds: The same for the trainings left.
     """
 
     cells: int
@@ -56,7 +55,7 @@ class Cost:
 
 
 def trainings_of(grid: Grid) -> list[TrainingJob]:
-    """The trainings that the cells need, each once, behind what they share."""
+    """Return the trainings that the cells need, each once, after the stages that they share."""
     trainings: dict[str, TrainingJob] = {}
     for training in filter(None, (cell.training for cell in grid.cells)):
         for job in filter(None, (training.shared, training)):
@@ -65,21 +64,19 @@ def trainings_of(grid: Grid) -> list[TrainingJob]:
 
 
 def missing_data(grid: Grid, runs: Path) -> list[str]:
-    """What is not here of the data of the trainings that are left."""
+    """Return a line for each missing data file of the trainings left."""
     left = [job for job in trainings_of(grid) if not (runs / "trainings" / job.id).is_dir()]
     return list(dict.fromkeys(line for job in left for line in job.missing()))
 
 
 def estimate(grid: Grid, runs: Path) -> Cost:
-    """What is left to be done in a folder."""
+    """Return the work left in a folder."""
     trainings = trainings_of(grid)
     left = [cell for cell in grid.cells if not (runs / "cells" / cell.id).is_dir()]
     done = [runs / "cells" / cell.id / METRICS for cell in grid.cells if cell not in left]
-    metrics = [json.loads(file.read_text(encoding="utf-8")) for file in done]
-    asked = sum(cell["questions"] for cell in metrics)
-    seconds = sum(
-        cell["questions"] * (cell["seconds"] + cell["encoder_seconds"]) for cell in metrics
-    )
+    metrics = [read_json(file, Metrics) for file in done]
+    answered = sum(cell.questions for cell in metrics)
+    seconds = sum(cell.questions * (cell.seconds + cell.encoder_seconds) for cell in metrics)
     questions = sum(count(cell.setting.task) for cell in left)
     return Cost(
         cells=len(grid.cells),
@@ -88,19 +85,18 @@ def estimate(grid: Grid, runs: Path) -> Cost:
         trainings_done=sum((runs / "trainings" / one.id).is_dir() for one in trainings),
         questions=questions,
         frames=sum(count(cell.setting.task) * cell.setting.task.frames for cell in left),
-        seconds=seconds / asked * questions if asked else None,
+        seconds=seconds / answered * questions if answered else None,
         training_seconds=_training_seconds(trainings, runs / "trainings"),
     )
 
 
 def _training_seconds(trainings: Sequence[TrainingJob], folder: Path) -> float | None:
-    """About, for those that are left, by those of their kind that are done."""
+    """Estimate the seconds of the trainings left from finished ones of the same kind."""
     spent: dict[Any, list[float]] = defaultdict(list)
     left = []
     for job in trainings:
         if (folder / job.id).is_dir():
-            result = json.loads((folder / job.id / RESULT).read_text(encoding="utf-8"))
-            spent[job.kind].append(result["seconds"])
+            spent[job.kind].append(read_result(folder / job.id).seconds)
         else:
             left.append(job.kind)
     if not set(left) <= spent.keys():
@@ -109,7 +105,7 @@ def _training_seconds(trainings: Sequence[TrainingJob], folder: Path) -> float |
 
 
 def prepare(grid: Grid, runs: Path) -> None:
-    """Make the folders of a run, and write down what the grid is.
+    """Create the folders of a run and write ``grid.json``.
 
     Raises:
         RecipeError: Data of a training are missing, the folder cannot be written, or the disk is
@@ -137,7 +133,7 @@ def prepare(grid: Grid, runs: Path) -> None:
 
 
 def bytes_needed(grid: Grid, runs: Path) -> int:
-    """About how much a grid will write yet."""
+    """Estimate the bytes that a grid will still write."""
     cost = estimate(grid, runs)
     videos = {
         (cell.setting.task, cell.setting.seed): cell.setting.task for cell in grid.cells
@@ -148,7 +144,7 @@ def bytes_needed(grid: Grid, runs: Path) -> int:
 
 
 def described(grid: Grid) -> dict[str, Any]:
-    """A grid as ``grid.json`` has it: for the report, which makes no cells anew."""
+    """Return the contents of ``grid.json``, from which the report is made."""
     return {
         "name": grid.name,
         "note": grid.note,
@@ -168,12 +164,12 @@ def described(grid: Grid) -> dict[str, Any]:
 def jobs_of(
     grid: Grid, runs: Path, device: str, show: Callable[[str, int, int], None]
 ) -> list[Job]:
-    """Trainings first, then cells, row by row.
+    """Return the trainings, then the cells, row by row.
 
     Args:
-        show: Called with what is going on, how much of it is done, and how much there is.
+        show: Called with the name of the work, the number done, and the total.
     """
-    shelf = Shelf(runs / "embeddings", runs / "leases", grid.lease_seconds)
+    shelf = Shelf(runs / "embeddings")
     trained = runs / "trainings"
     trainings = [
         Job(
@@ -187,12 +183,12 @@ def jobs_of(
     ]
 
     def job(row: Row, cell: Cell) -> Job:
-        def run(folder: Path, lease: Lease) -> None:
+        def run(folder: Path) -> None:
             def progress(done: int, total: int) -> None:
                 show("questions", done, total)
 
             source = cell.source(trained)
-            run_cell(cell, source, folder, shelf, lease, device, progress)
+            run_cell(cell, source, folder, shelf, device, progress)
 
         needs = (trained / cell.training.id,) if cell.training else ()
         title = f"cell {cell.id} ({row.label}, seed {cell.setting.seed})"

@@ -1,4 +1,4 @@
-"""The results of a grid as pictures; all but the heat map need matplotlib, an extra."""
+"""The results of a grid as plots; all except the heat map need matplotlib, an extra."""
 
 from __future__ import annotations
 
@@ -13,52 +13,50 @@ from vtc_recipes.evaluation.heatmap import Axis, heat_map
 
 NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', then vtc report."
 _KEYFRAMES = "keyframes"
-_MARKS = "osD^v"
-_ASIDE = 0.11
-"""Inches between points of one place."""
+_MARKS = "os^vD<>phX*d8"
 _WIDE = 5
 """Costs that differ by more than this factor are drawn on a logarithmic scale."""
 
 
 def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
-    """Draw what the grid's axes allow.
+    """Draw the plots that the grid's axes allow.
 
     Returns:
-        Names of files by what they show, and a note on what could not be drawn, or nothing.
+        Names of files by their titles, and a note if matplotlib is missing.
     """
-    drawn = {}
+    plots = {}
     pair = [axis for axis in results.axes if _numeric(results, axis)]
     if len(pair) == 2 and _is_product(results):
         heat_maps(results, pair[0], pair[1]).save(folder / "heatmap.png")
-        drawn[f"Right answers by {' and '.join(pair)}"] = "heatmap.png"
+        plots[f"Right answers by {' and '.join(pair)}"] = "heatmap.png"
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError:
-        return drawn, NOTE
+        return plots, NOTE
     for axis in results.axes:
         if axis.rpartition(".")[2] == _KEYFRAMES and _numeric(results, axis):
             _save(keyframe_curve(results, axis), folder / "keyframes.png")
-            drawn["Right answers and evidence by the number of keyframes"] = "keyframes.png"
+            plots["Right answers and evidence by the number of keyframes"] = "keyframes.png"
     if all(row.coverage is not None for row in results.rows):
         _save(coverage_plot(results), folder / "coverage.png")
-        drawn["Evidence among the keyframes, beside right answers"] = "coverage.png"
+        plots["Evidence among the keyframes, beside right answers"] = "coverage.png"
     for name, title in (("tokens_after", "tokens"), ("macs", "MACs"), ("seconds", "seconds")):
         _save(pareto_plot(results, name, title), folder / f"pareto_{title.lower()}.png")
-        drawn[f"Right answers by {title}; the line joins the best for their cost"] = (
+        plots[f"Right answers by {title}; the line is the Pareto front"] = (
             f"pareto_{title.lower()}.png"
         )
-    return drawn, ""
+    return plots, ""
 
 
 def heat_maps(results: Results, across: str, down: str) -> Any:
-    """A heat map of right answers, means over all other axes, as a PIL image."""
-    found: dict[tuple[float, float], list[float]] = {}
+    """Return a heat map of right answers, averaged over all other axes, as a PIL image."""
+    scores: dict[tuple[float, float], list[float]] = {}
     for row in results.rows:
         place = (float(row.values[across]), float(row.values[down]))
-        found.setdefault(place, []).append(row.accuracy.mean)
+        scores.setdefault(place, []).append(row.accuracy.mean)
     cells = [
-        {across: place[0], down: place[1], "Score": sum(scores) / len(scores)}
-        for place, scores in found.items()
+        {across: place[0], down: place[1], "Score": sum(values) / len(values)}
+        for place, values in scores.items()
     ]
     return heat_map(
         cells,
@@ -69,7 +67,7 @@ def heat_maps(results: Results, across: str, down: str) -> Any:
 
 
 def keyframe_curve(results: Results, axis: str) -> Any:
-    """Accuracy with its intervals, and coverage, by K; a line for each value of the other axes."""
+    """Plot accuracy and coverage over keyframes; a line for each value of the other axes."""
     figure, plot = _figure(f"{results.name}: keyframes", "keyframes", "per cent")
     lines: dict[str, list[RowResult]] = {}
     for row in results.rows:
@@ -80,13 +78,13 @@ def keyframe_curve(results: Results, axis: str) -> Any:
         across = [float(row.values[axis]) for row in rows]
         suffix = f", {label}" if label else ""
         name = f"right answers{suffix}"
-        (drawn, *_) = plot.errorbar(
+        (line, *_) = plot.errorbar(
             across, _per_cent(rows), yerr=_errors(rows), marker="o", capsize=3, label=name
         )
-        covered = [100 * row.coverage.mean for row in rows if row.coverage is not None]
-        if len(covered) == len(rows):
-            colour = drawn.get_color()
-            plot.plot(across, covered, "x--", color=colour, label=f"evidence seen{suffix}")
+        coverage = [100 * row.coverage.mean for row in rows if row.coverage is not None]
+        if len(coverage) == len(rows):
+            colour = line.get_color()
+            plot.plot(across, coverage, "x--", color=colour, label=f"evidence seen{suffix}")
     plot.set_xscale("log", base=2)
     ticks = sorted({float(row.values[axis]) for row in results.rows})
     plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -94,18 +92,18 @@ def keyframe_curve(results: Results, axis: str) -> Any:
 
 
 def coverage_plot(results: Results) -> Any:
-    """Accuracy over coverage: what selection loses, and what is lost after it."""
-    figure, plot = _figure(f"{results.name}: what is seen and what is right", "evidence seen, %")
+    """Plot accuracy over coverage: the losses of selection and those after it."""
+    figure, plot = _figure(f"{results.name}: evidence seen and right answers", "evidence seen, %")
     seen = [100 * row.coverage.mean for row in results.rows if row.coverage is not None]
-    _points(plot, results.rows, seen)
+    _points(plot, results, seen)
     return _finished(figure, plot, results)
 
 
 def pareto_plot(results: Results, cost: str, title: str) -> Any:
-    """Accuracy over a cost, and the line of those that nothing cheaper equals."""
+    """Plot accuracy over a cost, and a line through the Pareto front."""
     figure, plot = _figure(f"{results.name}: quality and cost", f"{title} a question")
     costs = [getattr(row, cost) for row in results.rows]
-    _points(plot, results.rows, costs)
+    _points(plot, results, costs)
     front = list(pareto_front(results.rows, cost))
     plot.plot(
         [getattr(row, cost) for row in front],
@@ -113,7 +111,7 @@ def pareto_plot(results: Results, cost: str, title: str) -> Any:
         color="grey",
         linewidth=1,
         zorder=0,
-        label="best for their cost",
+        label="Pareto front",
     )
     if max(costs) > _WIDE * min(costs) > 0:
         plot.set_xscale("log")
@@ -121,7 +119,7 @@ def pareto_plot(results: Results, cost: str, title: str) -> Any:
 
 
 def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
-    """The rows that are better than every cheaper one, from cheap to dear."""
+    """Yield the rows that are better than every cheaper one, by rising cost."""
     best = float("-inf")
     for row in sorted(rows, key=lambda row: (getattr(row, cost), -row.accuracy.mean)):
         if row.accuracy.mean > best:
@@ -130,51 +128,54 @@ def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
 
 
 def _labels(rows: Sequence[RowResult]) -> list[str]:
-    """``dks, temperature=0.1``; options of a part only where its name alone would be another's."""
+    """Return ``dks, temperature=0.1``; a part without its options if the name is unambiguous."""
     words: list[list[str]] = [[] for _ in rows]
     for axis in dict.fromkeys(axis for row in rows for axis in row.values):
         short = axis.rpartition(".")[2]
         values = [row.values.get(axis) for row in rows]
         full = [shown(value) for value in values]
         names = [v["name"] if isinstance(v, Mapping) and "name" in v else shown(v) for v in values]
-        said = names if len(set(names)) == len(set(full)) else full
+        texts = names if len(set(names)) == len(set(full)) else full
         for place, row in enumerate(rows):
             if axis in row.values:
-                words[place].append(said[place] if short in PARTS else f"{short}={said[place]}")
-    return [", ".join(found) or row.label for found, row in zip(words, rows, strict=True)]
+                words[place].append(texts[place] if short in PARTS else f"{short}={texts[place]}")
+    return [", ".join(label) or row.label for label, row in zip(words, rows, strict=True)]
 
 
-def _points(plot: Any, rows: Sequence[RowResult], across: Sequence[float]) -> None:
-    """A point for each row, with its interval; colours come again with other marks.
+def _points(plot: Any, results: Results, across: Sequence[float]) -> None:
+    """Draw each row at its place with its interval: colours are selectors, markers the rest.
 
-    Those of one place stand side by side, or one would hide the other.
+    Hollow markers of different shapes stay readable where rows have the same place.
     """
-    from matplotlib.transforms import ScaledTranslation
-
-    labels = _labels(rows)
-    places = [round(place, 6) for place in across]
-    inches = plot.figure.dpi_scale_trans
-    plot.margins(x=0.15)
-    for place, row in zip(places, rows, strict=True):  # unseen, for the limits
-        plot.plot([place] * 2, [100 * row.accuracy.low, 100 * row.accuracy.high], " ")
-    for number, row in enumerate(rows):
-        aside = places[:number].count(places[number]) - (places.count(places[number]) - 1) / 2
+    axes = [axis for axis in results.axes if axis.rpartition(".")[2] == "selector"]
+    first = (axes or list(results.axes) or [""])[0]
+    colours = list(dict.fromkeys(shown(row.values.get(first)) for row in results.rows))
+    rest = [
+        tuple(shown(row.values.get(axis)) for axis in results.axes if axis != first)
+        for row in results.rows
+    ]
+    marks = list(dict.fromkeys(rest))
+    for row, label, place, other in zip(
+        results.rows, _labels(results.rows), across, rest, strict=True
+    ):
         plot.errorbar(
-            places[number],
+            place,
             100 * row.accuracy.mean,
-            transform=plot.transData + ScaledTranslation(aside * _ASIDE, 0, inches),
             yerr=_errors([row]),
-            marker=_MARKS[number // 10 % len(_MARKS)],
-            color=f"C{number % 10}",
+            marker=_MARKS[marks.index(other) % len(_MARKS)],
+            markersize=9,
+            markerfacecolor="none",
+            color=f"C{colours.index(shown(row.values.get(first))) % 10}",
             linestyle="",
+            linewidth=1,
             capsize=3,
-            label=labels[number],
+            label=label,
             clip_on=False,
         )
 
 
 def _is_product(results: Results) -> bool:
-    """Whether every value stands with every other, so that means compare like with like."""
+    """Return whether all values are combined, so that averages over an axis are fair."""
     rows = [[shown(row.values.get(axis)) for axis in results.axes] for row in results.rows]
     return len(rows) == prod(len(set(values)) for values in zip(*rows, strict=True))
 
@@ -206,7 +207,7 @@ def _per_cent(rows: Sequence[RowResult]) -> list[float]:
 
 
 def _errors(rows: Sequence[RowResult]) -> list[list[float]]:
-    """How far the interval reaches below and above the mean."""
+    """Return the distances of the interval's ends from the mean."""
     below = [100 * max(0.0, row.accuracy.mean - row.accuracy.low) for row in rows]
     above = [100 * max(0.0, row.accuracy.high - row.accuracy.mean) for row in rows]
     return [below, above]

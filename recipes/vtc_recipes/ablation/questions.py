@@ -1,4 +1,4 @@
-"""The questions of a task, one by one, each with its video, its answer and its evidence."""
+"""The questions of a task, each with its video, its answer and its evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vtc_recipes.synthetic import make_example
 from vtc_recipes.synthetic.cases import Case, make_cases, read_cases
 
 SEEDS_APART = 100_000
-"""Examples of one seed; those of the next one begin behind them."""
+"""Numbers of examples reserved for each seed."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Item:
     """A question about a video.
 
     Attributes:
-        id: The same in every cell of the task and seed, so that answers can be compared in pairs.
-        kind, question, answer, choices, evidence: As those of a `Case`; the evidence is None where
-            nobody knows it.
-        video: Makes the video anew, for ``vtc.ask``.
-        video_id: A name for the video, by what it is made from.
+        id: Equal in every cell of the task and seed, so that answers can be compared in pairs.
+        kind, question, answer, choices, evidence: See `Case`; the evidence is None if it is
+            unknown.
+        video: Builds the video for ``vtc.ask``.
+        video_id: A name for the video, from the values that it is made from.
     """
 
     id: str
@@ -47,12 +47,12 @@ _OF_A_FILE: dict[str, Callable[[str], Sequence[Any]]] = {
 
 
 def questions(task: Task, seed: int) -> Iterator[Item]:
-    """All questions of a task, made one by one while they are asked."""
+    """Yield the questions of a task; each is made when it is asked."""
     if task.name == "videos":
-        asked = enumerate(read_videos(str(task.file)))
+        rows = enumerate(read_videos(str(task.file)))
         return (
-            _item(one, number, None, partial(one.source, task.frames), [one.video, task.frames])
-            for number, one in asked
+            _item(one, number, None, partial(one.source, task), _sampling(one.video, task))
+            for number, one in rows
         )
     if task.name == "questions":
         return (_example(task, seed, number) for number in range(task.examples))
@@ -64,24 +64,44 @@ def questions(task: Task, seed: int) -> Iterator[Item]:
 
 
 def count(task: Task) -> int:
-    """How many questions a task has for each seed."""
+    """Return the number of questions of each seed."""
     if task.name in _OF_A_FILE:
         return len(_OF_A_FILE[task.name](str(task.file)))
     return task.examples * (task.depths if task.name == "needles" else 1)
 
 
+def check_prompt(task: Task, prompt: str) -> list[str]:
+    """Return an error if the prompt needs choices that questions of the file do not have."""
+    if "{choices}" not in prompt or task.name not in _OF_A_FILE:
+        return []
+    rows = _OF_A_FILE[task.name](str(task.file))
+    missing = [number for number, row in enumerate(rows, 1) if not row.choices]
+    if not missing:
+        return []
+    return [
+        f"prompt: {{choices}} would be empty in {len(missing)} of {len(rows)} questions, first in "
+        f"number {missing[0]} of {task.file}; add choices, or set base.prompt={{question}}"
+    ]
+
+
 def check_task(task: Task) -> list[str]:
-    """What is wrong with a task; nothing, if its first questions can be made."""
+    """Return the errors of a task; none if its first questions can be made."""
     if task.name in _OF_A_FILE and (task.file is None or not Path(task.file).is_file()):
-        return [f"task.file: {task.file!r}: a task of {task.name} needs a file of them"]
+        return [f"task.file: a task of {task.name} needs a file of them, got {task.file!r}"]
     if task.examples > SEEDS_APART:
-        return [f"task.examples: {task.examples}: allowed is up to {SEEDS_APART}"]
+        return [f"task.examples: expected examples <= {SEEDS_APART}, got {task.examples}"]
+    if task.fps is not None and task.name != "videos":
+        return [f"task.fps: expected a task of videos, got one of {task.name}"]
     try:
         for item, _ in zip(questions(task, 0), task.kinds, strict=False):
             item.video()
     except (ValueError, OSError) as error:
         return [f"task: {error}"]
     return []
+
+
+def _sampling(video: str, task: Task) -> list[Any]:
+    return [video, task.frames] if task.fps is None else [video, task.frames, task.fps]
 
 
 def _example(task: Task, seed: int, number: int) -> Item:
@@ -114,7 +134,7 @@ def _needles(task: Task, seed: int) -> list[Case]:
 
 
 def _item(
-    asked: Case | VideoQuestion,
+    row: Case | VideoQuestion,
     number: int,
     evidence: Sequence[Sequence[int]] | None,
     video: Callable[[], Any],
@@ -122,10 +142,10 @@ def _item(
 ) -> Item:
     return Item(
         id=str(number),
-        kind=asked.kind,
-        question=asked.question,
-        answer=asked.answer,
-        choices=asked.choices,
+        kind=row.kind,
+        question=row.question,
+        answer=row.answer,
+        choices=row.choices,
         evidence=evidence,
         video=video,
         video_id=digest(made_from),

@@ -1,4 +1,4 @@
-"""The report of a run: one folder with a page, a table for programs, and pictures."""
+"""The report of a run: a folder with a page, a CSV table, and pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Written:
     Attributes:
         file: The page.
         table: Its table of results, in Markdown.
-        results: What it shows.
+        results: The results in it.
     """
 
     file: Path
@@ -28,27 +28,28 @@ class Written:
     results: Results
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the report as plain JSON."""
         return {"report": str(self.file), **self.results.to_dict()}
 
 
 def write_report(runs: Path, folder: Path, against: int = 1) -> Written:
-    """Write ``report.md``, ``results.csv`` and plots of what is done in a run.
+    """Write ``report.md``, ``results.csv`` and plots of a run's finished cells.
 
     Args:
         against: See `read_results`.
 
     Raises:
-        FileNotFoundError: Nothing was started there.
+        FileNotFoundError: The folder is not one of ``vtc ablate``.
         ValueError: No cell is done yet, or there is no such row.
         OSError: The folder cannot be written.
     """
     results = read_results(runs, against)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn, note = write_plots(results, folder)
+    plots, note = write_plots(results, folder)
     table = markdown_table(results)
-    pictures = [f"![{title}]({name})\n" for title, name in drawn.items()]
-    paper = list(paper_tables(results))
+    pictures = [f"![{title}]({name})\n" for title, name in plots.items()]
+    synthetic = results.setting.get("task") != "videos"
+    paper = list(paper_tables(results)) if synthetic else []
     sections = [
         f"# {results.name}\n",
         _about(results),
@@ -67,22 +68,22 @@ def write_report(runs: Path, folder: Path, against: int = 1) -> Written:
 
 
 def _about(results: Results) -> str:
-    what = (
-        "each seed is a training and has questions of its own; seeds and their questions are drawn"
+    resampled = (
+        "each seed is a training with its own questions; seeds and questions are resampled"
         if results.trained
-        else "the model is the same for all seeds, which have other questions; questions are drawn"
+        else "all seeds share the model and have their own questions; questions are resampled"
     )
     waiting = f"\n**Not done yet:** {'; '.join(results.waiting)}.\n" if results.waiting else ""
     note = f"\n{results.note.strip()}\n" if results.note else ""
     chance = 100 * results.rows[0].chance
     return (
         f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
-        f"draws: {what}); a guess is right in {chance:.1f} %. Differences to row {results.against} "
-        "are taken question by question. Where all answers are right, or all wrong, a bootstrap "
-        "knows no interval, and none is meant. Tokens are those of a video, for the bare model and "
-        "for the wrapped one. MACs (of the first question) and seconds (medians) are of a "
-        "question, without the frame encoder, whose embeddings all cells share; seconds are "
-        "comparable where nothing else, no other worker either, kept the machine busy.\n\n"
+        f"draws: {resampled}); a guess is right in {chance:.1f} %. Differences to row "
+        f"{results.against} are paired by question. If all answers are right, or all wrong, the "
+        "interval has no width and means nothing. Tokens are those of a video, for the bare and "
+        "for the wrapped model. MACs (of the first question) and seconds (medians) are those of a "
+        "question without the frame encoder, whose embeddings all cells share; seconds are "
+        "comparable only if nothing else ran on the machine.\n\n"
         f"All cells: {_setting(results)}.\n{note}{waiting}"
     )
 
@@ -92,6 +93,6 @@ def _setting(results: Results) -> str:
     words = [f"seeds {', '.join(map(str, seeds))}"]
     for name, value in results.setting.items():
         if value is not None:
-            said = ", ".join(map(str, value)) if isinstance(value, list) else shown(value)
-            words.append(f"{name} {said}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else shown(value)
+            words.append(f"{name} {text}")
     return "; ".join(words)

@@ -1,4 +1,4 @@
-"""One cell at work: ask a model all questions, and keep each answer as soon as it is there."""
+"""Runs a cell: asks a model all questions and writes each answer at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from vtc.profiler.counters import MultiplyAccumulates
 from vtc.wrapped.access import toolkit_of
 from vtc_recipes.ablation.cells import Cell
 from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
-from vtc_recipes.ablation.leases import Lease
+from vtc_recipes.ablation.files import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS
 from vtc_recipes.ablation.models import encoder_identity, open_for
 from vtc_recipes.ablation.questions import Item, count, questions
-from vtc_recipes.ablation.records import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS
 from vtc_recipes.evaluation.niah import is_right, read_records
 from vtc_recipes.synthetic.questions import covers
 
@@ -37,37 +36,33 @@ def run_cell(
     source: str,
     folder: Path,
     shelf: Shelf,
-    lease: Lease,
     device: str,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Ask what was not asked yet, and write all files of a cell.
+    """Ask the questions that were not asked yet, and write all files of a cell.
 
     Args:
         cell: Its configuration.
         source: The name or folder of the model.
-        folder: Where the files go. Answers that are there already are kept.
-        shelf: Keeps the embeddings of frames.
-        lease: The claim on the cell.
-        device: Where the model runs.
-        progress: Called with the questions done and the questions in all.
+        folder: For the files. Answers in it are kept.
+        shelf: Stores the embeddings of frames.
+        device: Device of the model.
+        progress: Called with the number of answered questions and of all questions.
 
     Raises:
-        LeaseLost: Another worker has taken over.
-        ValueError: The model cannot be opened so, or its merger is untrained.
+        ValueError: The model cannot be opened with these parts, or its merger is untrained.
     """
     _write(folder / CONFIG, {"id": cell.id, "model_name": cell.setting.model, **cell.config})
     total = count(cell.setting.task)
-    note(folder, f"attempt {lease.number}: {cell.label}, {total} questions")
+    note(folder, f"started: {cell.label}, {total} questions")
     records = read_records(folder / PREDICTIONS)
     model, processor = open_for(cell.setting, source, device)
     toolkit = toolkit_of(model)
-    toolkit.replace_encoders(lambda encoder: _keeping(encoder, device, shelf))
+    toolkit.replace_encoders(lambda encoder: _stored(encoder, device, shelf))
     _write(folder / ENVIRONMENT, environment(toolkit, device))
     limit = cell.setting.max_new_tokens
     for number, item in enumerate(questions(cell.setting.task, cell.setting.seed)):
         progress(number, total)
-        lease.check()
         if number >= len(records):
             with shelf.of(item.video_id):
                 record = ask(model, processor, item, cell.prompt, limit)
@@ -80,7 +75,6 @@ def run_cell(
     counter = MultiplyAccumulates()  # type: ignore[no-untyped-call]
     with shelf.of(first.video_id), counter:
         ask(model, processor, first, cell.prompt, limit)  # its frames are embedded already
-    lease.check()
     _write(folder / METRICS, {**summary(records), "macs": counter.count})
     note(folder, f"finished: {sum(record['right'] for record in records)} of {total} right")
 
@@ -89,18 +83,19 @@ def ask(model: Any, processor: Any, item: Item, prompt: str, limit: int) -> dict
     """Ask one question.
 
     Returns:
-        ``seconds`` are those of the whole call but for the frame encoder, whose work is shared.
+        A line of ``predictions.jsonl``. ``seconds`` leave out the frame encoder, whose work is
+        shared.
     """
-    asked = prompt.format(question=item.question, choices=", ".join(item.choices))
+    text = prompt.format(question=item.question, choices=", ".join(item.choices))
     began = perf_counter()
-    answer = vtc.ask(model, processor, item.video(), asked, max_new_tokens=limit, do_sample=False)
+    answer = vtc.ask(model, processor, item.video(), text, max_new_tokens=limit, do_sample=False)
     seconds, report = perf_counter() - began, answer.report
     encoder = report.stages["frame encoder"].seconds if "frame encoder" in report.stages else 0.0
     keyframes = [frame.index for frame in report.keyframes]
     return {
         "id": item.id,
         "kind": item.kind,
-        "question": asked,
+        "question": text,
         "answer": item.answer,
         "text": answer.text,
         "right": is_right(answer.text, item.answer),
@@ -116,7 +111,7 @@ def ask(model: Any, processor: Any, item: Item, prompt: str, limit: int) -> dict
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over all questions of a cell."""
+    """Return the means over all questions of a cell."""
 
     def mean(name: str) -> float:
         return float(sum(record[name] for record in records) / len(records))
@@ -134,9 +129,9 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def environment(toolkit: Any, device: str) -> dict[str, Any]:
-    """What a cell ran on, and with."""
-    used = {("selector", toolkit.name_of(toolkit.selector))}
-    used.add(("merger", toolkit.name_of(toolkit.merger)))
+    """Describe the machine and the libraries that a cell ran on."""
+    names = {("selector", toolkit.name_of(toolkit.selector))}
+    names.add(("merger", toolkit.name_of(toolkit.merger)))
     place = torch.device(device)
     return {
         "python": platform.python_version(),
@@ -149,20 +144,20 @@ def environment(toolkit: Any, device: str) -> dict[str, Any]:
         "parts": {
             f"{part.kind} {part.name}": f"{part.distribution} {part.version}"
             for part in vtc.parts()
-            if (part.kind, part.name) in used
+            if (part.kind, part.name) in names
         },
         "command": sys.argv,
     }
 
 
 def note(folder: Path, text: str) -> None:
-    """A line for the log, with the time. A folder that was taken away raises."""
+    """Append a line to the log, with the time."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with (folder / LOG).open("a", encoding="utf-8") as lines:
         lines.write(f"{now} {text}\n")
 
 
-def _keeping(encoder: LazyEncoder, device: str, shelf: Shelf) -> LazyEncoder:
+def _stored(encoder: LazyEncoder, device: str, shelf: Shelf) -> LazyEncoder:
     identity = {**encoder_identity(encoder.name), "device": torch.device(device).type}
     return KeepingEncoder(encoder, json.dumps(identity), shelf)
 

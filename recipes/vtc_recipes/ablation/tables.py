@@ -1,4 +1,4 @@
-"""The results of a grid as tables: Markdown, CSV, and the paper's numbers beside them."""
+"""The results of a grid as tables: Markdown, CSV, and the numbers of the paper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ELSEWHERE = "another model, other data"
 
 
 def markdown_table(results: Results) -> str:
-    """One line a configuration, in per cent, with 95 % intervals."""
+    """Return a Markdown table: a line for each configuration, in per cent, with 95 % intervals."""
     titles = [
         *results.axes,
         "right answers, %",
@@ -33,7 +33,7 @@ def markdown_table(results: Results) -> str:
 
 
 def kinds_table(results: Results) -> str:
-    """Right answers in each kind of question, in per cent, one line a configuration."""
+    """Return a Markdown table of right answers by kind of question, in per cent."""
     kinds = list(dict.fromkeys(kind for row in results.rows for kind in row.kinds))
     rows = (
         [
@@ -46,7 +46,7 @@ def kinds_table(results: Results) -> str:
 
 
 def csv_table(results: Results) -> str:
-    """One line a configuration, with all numbers as they are."""
+    """Return a CSV table: a line for each configuration, with unrounded numbers."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     estimates = ("accuracy", "difference", "coverage")
@@ -54,14 +54,14 @@ def csv_table(results: Results) -> str:
     ends = [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
     lines.writerow([*results.axes, *ends, *plain, "seeds", "missing_seeds"])
     for row in results.rows:
-        found: list[Any] = [shown(row.values.get(axis, "")) for axis in results.axes]
+        cells: list[Any] = [shown(row.values.get(axis, "")) for axis in results.axes]
         for name in estimates:
             estimate = getattr(row, name)
-            found += (
+            cells += (
                 ["", "", ""] if estimate is None else [estimate.mean, estimate.low, estimate.high]
             )
-        found += [getattr(row, name) for name in plain]
-        lines.writerow([*found, " ".join(map(str, row.seeds)), " ".join(map(str, row.missing))])
+        cells += [getattr(row, name) for name in plain]
+        lines.writerow([*cells, " ".join(map(str, row.seeds)), " ".join(map(str, row.missing))])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Models that a grid trains: one job for each merger and seed, however many cells need it."""
+"""Models that a grid trains: one job for each merger and seed."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vtc.plugins import registry
+from vtc.plugins.sections import read_json
 from vtc_recipes.ablation.config import Training
 from vtc_recipes.ablation.hashing import digest
-from vtc_recipes.ablation.leases import Lease
-from vtc_recipes.reading import apply_overrides, load_yaml, read
-from vtc_recipes.schema import RecipeError
+from vtc_recipes.reading import load_yaml
+from vtc_recipes.schema import Row, parse
 from vtc_recipes.shipped import find_config
+from vtc_recipes.training.checkpoints import has_checkpoint
+from vtc_recipes.training.config import apply_settings
 
 MODEL = "model"
 """The folder of a training that its recipe writes to."""
 RESULT = "result.json"
 _COMMAND = ("-m", "vtc.cli", "train")
 _WIDTH = 64
-"""Of patches and queries, to see whether a merger makes parameters."""
+"""Width of patches and queries for asking whether a merger has parameters."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training: a recipe with all its values but the folder.
+    """A training: a recipe with all its values except the folder.
 
     Attributes:
-        recipe: Its name, for people.
-        values: As ``vtc train`` reads them.
-        staged: Whether it has stages, as the tiny models' recipes have.
+        recipe: Its name.
+        values: The values, as ``vtc train`` reads them.
+        staged: Whether it has stages, like the tiny models' recipes.
         launch: See `Training`.
     """
 
@@ -47,17 +49,18 @@ class TrainingJob:
 
     @property
     def id(self) -> str:
-        """Its name, by its contents."""
-        return digest({**self.values, "output": None, "launch": self.launch})
+        """The name of the job: a hash of its values."""
+        values = {**self.values, "output": None, "launch": self.launch}
+        return digest({**values, "vtc": _as_before(values["vtc"])})
 
     @property
     def kind(self) -> tuple[str, int]:
-        """Trainings of one kind take about the same time: the recipe, and how many stages."""
+        """Recipe and number of stages; trainings of one kind take about the same time."""
         return self.recipe, len(self.values.get("stages", ()))
 
     @property
     def shared(self) -> TrainingJob | None:
-        """The first stages, if no part makes a difference to them: trained once for all mergers."""
+        """The first stages if they do not depend on the parts: trained once for all mergers."""
         if not self.staged:
             return None
         from vtc_recipes.tiny.stages import STAGES
@@ -69,7 +72,7 @@ class TrainingJob:
         return replace(self, values={**self.values, "stages": first, "vtc": {}})
 
     def missing(self) -> list[str]:
-        """What is missing of its data; recipes with stages make theirs."""
+        """Return a line for each missing data file; recipes with stages make their data."""
         if self.staged:
             return []
         from vtc_recipes.training.config import parse_recipe
@@ -77,15 +80,14 @@ class TrainingJob:
 
         return missing_files(parse_recipe(self.values, self.recipe).data.sources)
 
-    def run(self, folder: Path, lease: Lease, trainings: Path) -> None:
-        """Train into ``folder/model``, going on from what is there.
+    def run(self, folder: Path, trainings: Path) -> None:
+        """Train into ``folder/model``, and resume if it holds a checkpoint.
 
         Args:
-            trainings: Holds what is `shared`, finished.
+            trainings: Holds the finished `shared` stages.
 
         Raises:
-            LeaseLost: Another worker has taken over.
-            RuntimeError: Processes of its own failed.
+            RuntimeError: The launched processes failed.
         """
         began, target = time.perf_counter(), folder / MODEL
         if self.shared is not None and not target.exists():
@@ -95,23 +97,22 @@ class TrainingJob:
         values = {**self.values, "output": {**self.values["output"], "folder": os.fspath(target)}}
         file = folder / "recipe.yaml"  # JSON is YAML
         file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        resume = self.staged or _has_checkpoint(target)
+        resume = self.staged or has_checkpoint(target)
         if self.launch:
             trained = target
-            _launch([*shlex.split(self.launch), *_COMMAND, os.fspath(file)], resume, folder, lease)
+            _launch([*shlex.split(self.launch), *_COMMAND, os.fspath(file)], resume, folder)
         else:
             trained = _train(values, self.staged, resume)
-        lease.check()
         seconds = round(time.perf_counter() - began, 1)
         result = {"model": os.fspath(trained.relative_to(folder)), "seconds": seconds}
         (folder / RESULT).write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> TrainingJob:
-    """The job that trains a merger with a seed.
+    """Return the job that trains a merger with a seed.
 
     Raises:
-        RecipeError: All that is wrong with the recipe or its settings.
+        RecipeError: All errors in the recipe or its settings.
         ValueError: There is no such recipe, or it leaves the merger untrained.
     """
     values = _values(training)
@@ -125,12 +126,12 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
         from vtc_recipes.tiny.reading import parse_tiny
 
         if training.launch:
-            raise ValueError(f"{label} trains in one process; leave launch out")
-        return TrainingJob(training.recipe, _plain(parse_tiny(values, label)), staged, "")
+            raise ValueError(f"{label} trains in one process; remove launch")
+        return TrainingJob(training.recipe, parse_tiny(values, label).plain(), staged, "")
     from vtc_recipes.training.config import parse_recipe
 
     part = registry.build_part("merger", merger)
-    if not _has_parameters(part):  # the recipe may be for one that has
+    if not _has_parameters(part):  # the recipe may train one that has
         values.setdefault("train", {})["merger"] = {"how": "frozen"}
     recipe = parse_recipe(values, label)
     if part.needs_training and recipe.train.merger.how != "full":
@@ -138,16 +139,16 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
             f"{label} leaves merger {merger['name']!r} untrained; add train.merger.how=full to "
             "its settings"
         )
-    return TrainingJob(training.recipe, _plain(recipe), staged, training.launch)
+    return TrainingJob(training.recipe, recipe.plain(), staged, training.launch)
 
 
 def trained_parts(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Selector and merger that a recipe trains a model with.
+    """Return the selector and the merger that a recipe trains a model with.
 
-    Its encoder is saved with it by name, and ``None`` here; but for ``tiny``, which is an object.
+    The encoder is None, as the model is saved with its name, except for ``tiny``, an object.
 
     Raises:
-        RecipeError: What is wrong with the mapping, or with its settings.
+        RecipeError: All errors in the mapping or its settings.
         ValueError: There is no such recipe.
     """
     parts = _values(parse_training(model)).get("vtc") or {}
@@ -159,39 +160,47 @@ def trained_parts(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_training(model: Mapping[str, Any]) -> Training:
-    """The mapping of a model that is to be trained.
+    """Parse the mapping of a model that the grid trains.
 
     Raises:
-        RecipeError: All that is wrong with it.
+        RecipeError: All errors in it.
     """
-    errors: list[str] = []
-    training = read(Training, model, "model", errors)
-    if training is None:
-        raise RecipeError("the model", errors)
-    return training
+    return parse(Training, model, "the model", "model")
+
+
+class Result(Row):
+    """``result.json`` of a finished training: the folder of the model in it."""
+
+    model: str
+    seconds: float
+
+
+def read_result(folder: Path) -> Result:
+    """Read ``result.json``.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return read_json(folder / RESULT, Result)
 
 
 def trained_model(folder: Path) -> Path:
-    """The folder of the model that a finished training left."""
-    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    return folder / str(result["model"])
+    """Return the folder of the model in a finished training."""
+    return folder / read_result(folder).model
 
 
 def _values(training: Training) -> dict[str, Any]:
     path = find_config(training.recipe, "training")
-    return apply_overrides(load_yaml(path), training.settings)
+    return apply_settings(load_yaml(path), training.settings)
 
 
-def _plain(recipe: Any) -> dict[str, Any]:
-    """A recipe as YAML has it, with lists for tuples."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+def _as_before(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section with its old names, which name the trainings in older folders."""
+    old = {"chunk_slices": "chunk_frames"}
+    values = {old.get(name, name): value for name, value in parts.items()}
+    if values.get("connector") == "encoder_patches":
+        values["connector"] = "trained"
     return values
-
-
-def _has_checkpoint(folder: Path) -> bool:
-    from vtc_recipes.training.run import last_checkpoint
-
-    return last_checkpoint(folder) is not None
 
 
 def _train(values: Mapping[str, Any], staged: bool, resume: bool) -> Path:
@@ -211,19 +220,14 @@ def _has_parameters(merger: Any) -> bool:
     return any(True for _ in merger.parameters())
 
 
-def _launch(command: list[str], resume: bool, folder: Path, lease: Lease) -> None:
-    """Train in other processes, until they are done or the lease is lost."""
+def _launch(command: list[str], resume: bool, folder: Path) -> None:
+    """Train in other processes."""
     with (folder / "train.log").open("ab") as log:
         running = subprocess.Popen(
             [*command, *(["--resume"] if resume else [])], stdout=log, stderr=log
         )
         try:
-            while running.poll() is None:
-                lease.check()
-                try:
-                    running.wait(1.0)
-                except subprocess.TimeoutExpired:
-                    continue
+            running.wait()
         finally:
             running.terminate()
             running.wait()

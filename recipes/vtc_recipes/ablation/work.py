@@ -1,91 +1,93 @@
-"""Workers: claim jobs one by one, run them, and leave results that are whole or not there."""
+"""Workers: each claims jobs one by one, runs them, and publishes their results as a whole."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
+
+from filelock import FileLock, Timeout
 
 from vtc.plugins.discovery import cause
-from vtc_recipes.ablation.leases import Lease, claim
 
+DEATHS = "deaths"
+"""File with the number of processes that died while they ran a job."""
+MAX_DEATHS = 2
 POLL_SECONDS = 0.5
-"""Between two looks at jobs that others hold."""
+"""Between two looks at jobs that other workers hold."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do, once, by one worker.
+    """One piece of work, done once, by one worker.
 
     Attributes:
         name: Unique among all jobs.
         title: For people.
-        target: The folder of its results; it is there when, and only when, the job is done.
-        needs: Targets of other jobs that must be there before.
-        run: Does it in a folder, with a claim.
+        target: The folder of its results; it exists if, and only if, the job is done.
+        needs: Targets of other jobs that must exist before this one starts.
+        run: Does the job in a folder, which may hold what an interrupted worker left.
     """
 
     name: str
     title: str
     target: Path
     needs: tuple[Path, ...]
-    run: Callable[[Path, Lease], None]
+    run: Callable[[Path], None]
 
     @property
     def done(self) -> bool:
-        """Whether the results are there."""
+        """Whether the results exist."""
         return self.target.is_dir()
 
 
 def work(
     jobs: Sequence[Job],
-    leases: Path,
+    locks: Path,
     working: Path,
-    lease_seconds: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    tell: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Run jobs until all are done, by this worker or others.
+    """Run jobs until all are done, by this worker or by others on this machine.
 
-    A job works in ``working/NAME.N``, N being the number of the claim, and its folder becomes the
-    target by one rename at the end. Who takes a dead worker's job over renames its folder first,
-    and so goes on from what is in it, while the other, should it live on, finds it no more.
+    A worker holds the lock of a job while it works in ``working/NAME``; at the end the folder
+    becomes the target by one rename. The system frees the locks of a process that dies, and the
+    next worker resumes from the folder. A job during which `MAX_DEATHS` processes died is set
+    aside, so that it does not take down one worker after another.
 
     Args:
-        leases, working: Folders that all workers share; they must exist.
-        lease_seconds: See `leases.claim`.
-        progress: Called with the jobs done and the jobs in all.
-        tell: Called with what a user would like to read in a worker's log.
+        locks, working: Folders that all workers share; they must exist.
+        progress: Called with the number of finished jobs and of all jobs.
+        report: Called with lines for the worker's log.
 
     Raises:
-        RuntimeError: Jobs failed here; all that could be done without them is done.
+        RuntimeError: Jobs failed here; all jobs that do not need them are done.
     """
     failed: dict[Path, tuple[str, str]] = {}
     while True:
         pending = [job for job in jobs if not job.done]
         progress(len(jobs) - len(pending), len(jobs))
-        hopeless = set(failed)
-        for job in jobs:  # those that are needed stand before those that need them
-            if hopeless & set(job.needs) and not job.done:
-                hopeless.add(job.target)
-        open_jobs = [job for job in pending if job.target not in hopeless]
+        blocked = set(failed)
+        for job in jobs:  # a job comes after those that it needs
+            if blocked & set(job.needs) and not job.done:
+                blocked.add(job.target)
+        open_jobs = [job for job in pending if job.target not in blocked]
         if not open_jobs:
             break
-        if not any(_try(job, leases, working, lease_seconds, failed, tell) for job in open_jobs):
-            time.sleep(POLL_SECONDS)
+        if not any(_try(job, locks, working, failed, report) for job in open_jobs):
+            sleep(POLL_SECONDS)
     if failed:
         left = len(pending) - len(failed)
         lost = f"; {left} more need them" if left else ""
-        reasons: dict[str, list[str]] = {}
+        titles: dict[str, list[str]] = {}
         for title, reason in failed.values():
-            reasons.setdefault(reason, []).append(title)
-        told = (f"{titles[0]}{_more(titles)}: {reason}" for reason, titles in reasons.items())
-        raise RuntimeError(f"{len(failed)} failed{lost}: " + "; ".join(told))
+            titles.setdefault(reason, []).append(title)
+        lines = (f"{names[0]}{_more(names)}: {reason}" for reason, names in titles.items())
+        raise RuntimeError(f"{len(failed)} failed{lost}: " + "; ".join(lines))
 
 
 def _more(titles: Sequence[str]) -> str:
@@ -94,58 +96,56 @@ def _more(titles: Sequence[str]) -> str:
 
 def _try(
     job: Job,
-    leases: Path,
+    locks: Path,
     working: Path,
-    lease_seconds: float,
     failed: dict[Path, tuple[str, str]],
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> bool:
-    """Run a job, if it can be claimed; whether it was."""
+    """Run a job unless another worker holds it; return whether this one held it."""
     if not all(target.is_dir() for target in job.needs):
         return False
-    lease = claim(leases, job.name, lease_seconds)
-    if lease is None:
-        return False
-    if job.done:  # since it was looked at
-        lease.stop(free=False)
-        return True
-    folder = working / f"{job.name}.{lease.number}"
+    folder = working / job.name
     try:
-        with lease:
-            left = _take_over(working, lease, folder)
-            tell(f"{job.title}: begun{', with what another worker left' if left else ''}")
-            job.run(folder, lease)
-            lease.check()
-            _publish(folder, job.target)
-        tell(f"{job.title}: done")
-    # Whatever a model, a part of a third party or a library may raise, other jobs go on.
-    except Exception as error:
-        if lease.lost:  # its folder has been taken away, too
-            tell(f"{job.title}: taken over by another worker")
-        else:
+        lock = FileLock(locks / f"{job.name}.lock").acquire(blocking=False)
+    except Timeout:
+        return False
+    with lock:
+        if job.done:  # since it was looked at
+            return True
+        resumed = folder.is_dir()
+        try:
+            with _counting_deaths(folder):
+                report(f"{job.title}: {'resumed' if resumed else 'started'}")
+                job.run(folder)
+            (folder / DEATHS).unlink(missing_ok=True)
+            os.rename(folder, job.target)
+            report(f"{job.title}: done")
+        # Whatever a model, a third party's part or a library raises, other jobs can still run.
+        except Exception as error:
             failed[job.target] = job.title, cause(error)
             with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as lines:
                 lines.write(traceback.format_exc())
-            tell(f"{job.title}: failed: {cause(error)}")
+            report(f"{job.title}: failed: {cause(error)}")
     return True
 
 
-def _take_over(working: Path, lease: Lease, folder: Path) -> bool:
-    """Make the folder of a claim, of what the latest claim before it left; whether one did."""
-    for number in range(lease.number - 1, 0, -1):
-        try:
-            os.rename(working / f"{lease.name}.{number}", folder)
-            return True
-        except FileNotFoundError:
-            continue
-    folder.mkdir()
-    return False
+@contextmanager
+def _counting_deaths(folder: Path) -> Iterator[None]:
+    """Count this process as dead in the working folder of a job until it leaves the context.
 
-
-def _publish(folder: Path, target: Path) -> None:
+    Raises:
+        RuntimeError: Too many processes died in this folder.
+    """
+    folder.mkdir(exist_ok=True)
+    file = folder / DEATHS
+    deaths = int(file.read_text()) if file.is_file() else 0
+    if deaths >= MAX_DEATHS:
+        raise RuntimeError(
+            f"set aside, as {deaths} processes died while they ran it (out of memory?): see "
+            f"{folder}; delete {file} to try it again"
+        )
+    file.write_text(f"{deaths + 1}\n")
     try:
-        os.rename(folder, target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        shutil.rmtree(folder)  # done by another in the meantime, with the same result
+        yield
+    finally:
+        file.write_text(f"{deaths}\n") if deaths else file.unlink()

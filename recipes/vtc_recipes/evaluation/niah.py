@@ -27,6 +27,7 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.pipeline.report import Recorder, Report
 from vtc.pipeline.selection import embed_query, select_frames
 from vtc.plugins import registry
+from vtc.plugins.sections import load_json, parse_json
 from vtc_recipes.synthetic.cases import Case, read_cases, write_cases
 from vtc_recipes.synthetic.questions import covers
 
@@ -195,7 +196,7 @@ def _claim(folder: Path, cases: Sequence[Case], settings: dict[str, Any]) -> Non
     if kept_settings.exists() and read_records(folder / "records.jsonl"):
         if read_cases(kept_cases) != list(cases):
             raise ValueError(f"{folder} holds results of other cases: give another folder")
-        if (before := json.loads(kept_settings.read_text(encoding="utf-8"))) != settings:
+        if (before := load_json(kept_settings)) != settings:
             raise ValueError(
                 f"{folder} holds results of {before}, not of {settings}: give another folder"
             )
@@ -211,4 +212,5 @@ def read_records(file: Path) -> list[dict[str, Any]]:
     whole, newline, rest = file.read_bytes().rpartition(b"\n")
     if rest:
         file.write_bytes(whole + newline)
-    return [json.loads(line) for line in whole.splitlines()]
+    lines = enumerate(whole.decode().splitlines(), start=1)
+    return [parse_json(line, f"{file}, line {number}") for number, line in lines]

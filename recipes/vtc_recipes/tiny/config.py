@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from vtc_recipes.reading import at_least_0, fraction, positive
-from vtc_recipes.training.config import Output, part
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from vtc_recipes.schema import Connector, Fraction, Items, Merger, Section, Selector
+from vtc_recipes.training.config import Output
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageSettings:
+class StageSettings(Section):
     """One stage.
 
     Attributes:
@@ -25,35 +25,33 @@ class StageSettings:
     """
 
     name: Literal["pretext", "dual_encoder", "captions", "answers", "long_answers"]
-    steps: int = positive()
-    batch: int = positive()
-    learning_rate: float = positive()
-    warmup: float = fraction(0.03)
-    scenes: int = positive(6000)
+    steps: PositiveInt
+    batch: PositiveInt
+    learning_rate: PositiveFloat
+    warmup: Fraction = 0.03
+    scenes: PositiveInt = 6000
     gates: dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
+class Parts(Section):
     """What ``vtc.wrap`` adds to the language model; its frame encoder is the dual encoder.
 
     Attributes:
         selector: Saved with the model; it is trained with other numbers of keyframes as well.
         merger: Trained with the model, where it has parameters.
         connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP);
-            ``trained`` merges them from the dual encoder's patches (the fast path).
+            ``encoder_patches`` merges the dual encoder's patches (the fast path).
     """
 
-    selector: Any = part("selector", "dks")
-    merger: Any = part("merger", "dfm")
-    connector: Literal["stock", "separate", "encoder_patches", "trained"] = "stock"
+    selector: Selector = "dks"
+    merger: Merger = "dfm"
+    connector: Connector = "stock"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TinyRecipe:
+class TinyRecipe(Section):
     """The whole: ``stages`` in their order, the seed of all of them, and where results go."""
 
-    stages: tuple[StageSettings, ...]
+    stages: Items[StageSettings]
     vtc: Parts = Parts()
-    seed: int = at_least_0(0)
+    seed: NonNegativeInt = 0
     output: Output

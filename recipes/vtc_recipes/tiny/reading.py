@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vtc.plugins import registry
-from vtc_recipes.reading import read
-from vtc_recipes.schema import RecipeError
+from vtc_recipes.schema import RecipeError, parse
 from vtc_recipes.tiny.config import TinyRecipe
 from vtc_recipes.tiny.sequences import unsupported
 from vtc_recipes.tiny.stages import STAGES
@@ -23,11 +22,8 @@ def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
     Raises:
         RecipeError: The values are invalid; lists all problems.
     """
-    errors: list[str] = []
-    recipe = read(TinyRecipe, values, "", errors)
-    if recipe is not None:
-        errors += _contradictions(recipe)
-    if recipe is None or errors:
+    recipe = parse(TinyRecipe, values, label)
+    if errors := list(_contradictions(recipe)):
         raise RecipeError(label, errors)
     return recipe
 

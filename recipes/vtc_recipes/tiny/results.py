@@ -22,6 +22,7 @@ import torch
 
 import vtc
 from vtc.plugins import registry
+from vtc.plugins.sections import load_json
 from vtc_recipes.evaluation.heatmap import heat_map
 from vtc_recipes.evaluation.niah import accuracy, cell_means, run
 from vtc_recipes.synthetic.cases import make_cases
@@ -43,7 +44,7 @@ def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> li
         The records of `vtc_recipes.evaluation.niah.run`, with the ``kind`` of question and the
         ``seed`` of the training.
     """
-    seed = json.loads((folder / f"{STAGE}.json").read_text(encoding="utf-8"))["seed"]
+    seed = load_json(folder / f"{STAGE}.json")["seed"]
     model = vtc.from_pretrained(folder / STAGE).eval()
     found = []
     for length in lengths:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
+from vtc.plugins.sections import read_json
+from vtc_recipes.schema import Row
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 
 
@@ -64,13 +66,23 @@ class Stage(ABC):
         """Write what was trained, for the next stages or for users."""
 
 
+class StageMetrics(Row):
+    """``STAGE.json``, which a finished stage writes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seed: int
+    settings: dict[str, Any]
+    vtc: dict[str, Any]
+    measured: dict[str, float]
+
+
 def read_metrics(folder: Path, stage: str) -> dict[str, Any] | None:
     """What a stage wrote when it was done; None where it is not."""
     file = folder / f"{stage}.json"
     if not file.is_file():
         return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return read_json(file, StageMetrics).plain()
 
 
 def require_gates(settings: StageSettings, measured: Mapping[str, float]) -> None:

@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
 from vtc_recipes.tiny.vlm import Answers, Captions, LongAnswers
-from vtc_recipes.training.run import last_checkpoint
+from vtc_recipes.training.checkpoints import last_checkpoint
 
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage for stage in (Pretext, DualEncoder, Captions, Answers, LongAnswers)
@@ -146,8 +145,8 @@ def _train_stage(
     metrics = {
         "stage": settings.name,
         "seed": recipe.seed,
-        "settings": asdict(settings),
-        "vtc": asdict(recipe.vtc),
+        "settings": settings.plain(),
+        "vtc": recipe.vtc.plain(),
         "measured": {name: round(value, 4) for name, value in measured.items()},
         "seconds": round(time.perf_counter() - began),
         "cpu_seconds": round(time.process_time() - cpu_began),
@@ -193,7 +192,7 @@ def _require_same(
     Raises:
         ValueError: The seed, the parts or a setting differ.
     """
-    wanted = {"seed": recipe.seed, "vtc": asdict(recipe.vtc), **asdict(settings)}
+    wanted = {"seed": recipe.seed, "vtc": recipe.vtc.plain(), **settings.plain()}
     found = {"seed": metrics["seed"], "vtc": metrics["vtc"], **metrics["settings"]}
     free = {"gates"} if STAGES[settings.name].takes_parts else {"gates", "vtc"}
     for name in wanted.keys() - free:

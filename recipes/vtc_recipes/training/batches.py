@@ -1,7 +1,8 @@
-"""From conversations to what a wrapped model trains on: ids, labels and lazy videos."""
+"""Turns conversations into batches for a wrapped model: ids, labels and unread videos."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,26 +22,36 @@ IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".web
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a conversation's text, and whether the model learns to say it."""
+    """A piece of a conversation's text.
+
+    Attributes:
+        learned: Whether it is an answer, which the model learns.
+    """
 
     text: str
     learned: bool
 
 
 class Collator:
-    """Makes a batch of samples; ``Trainer`` calls it.
+    """Collates samples into a batch for ``Trainer``.
 
-    The prompt is the one that ``vtc.ask`` writes, tokenised by itself, and so is each answer: what
-    the model sees in training it will see when it is asked. Labels are the ids of the answers and
-    of the mark that ends a turn, and -100 elsewhere.
+    The prompt is the one that ``vtc.ask`` writes. Prompt and answers are tokenised separately, so
+    training sees the same ids as asking. Labels are the ids of the answers and of the tokens that
+    end a turn, and -100 elsewhere.
     """
 
     def __init__(self, model: Any, toolkit: Toolkit, processor: Any) -> None:
         self._model, self._toolkit, self._processor = model, toolkit, processor
 
+        self._warned = False
+
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A left-padded batch: ids, mask and labels ``[B, L]``, ``vtc_videos``, ``vtc_query``."""
+        """Return a left-padded batch: ids, mask, labels ``[B, L]``, and ``vtc_videos``."""
         sources = [open_video(sample) for sample in samples]
+        for sample, source in zip(samples, sources, strict=True):
+            if not self._warned and is_one_frame(sample, source):
+                self._warned = True
+                warnings.warn(one_frame_warning(sample), stacklevel=2)
         rows = [
             self.tokenise(sample, source) for sample, source in zip(samples, sources, strict=True)
         ]
@@ -65,7 +76,7 @@ class Collator:
         return batch
 
     def tokenise(self, sample: Sample, source: VideoSource | None) -> tuple[Tensor, Tensor]:
-        """The ids and labels ``[L]`` of one sample."""
+        """Return the ids and labels ``[L]`` of one sample."""
         ids: list[int] = []
         labels: list[int] = []
         for number, piece in enumerate(self._pieces(sample, source)):
@@ -79,23 +90,23 @@ class Collator:
         pieces = conversation(self._processor, sample.turns)
         if source is None:
             return pieces
-        asked = sample.turns[0].text
-        plain = _render(self._processor, [Turn("user", asked)], open_end=True)
-        prompt = self._toolkit.adapter.prompt(self._processor, asked, source)
+        question = sample.turns[0].text
+        plain = _render(self._processor, [Turn("user", question)], open_end=True)
+        prompt = self._toolkit.adapter.prompt(self._processor, question, source)
         if pieces[0].text != plain:
-            raise ValueError("the chat template writes the first turn otherwise when more follow")
+            raise ValueError("the chat template changes the first turn when others follow")
         return [Piece(prompt, False), *pieces[1:]]
 
 
 def open_video(sample: Sample) -> VideoSource | None:
-    """The video of a sample, unread; a still image is a video of one frame.
+    """Open the video of a sample without reading it; a still image is a video of one frame.
 
     Raises:
-        VideoError: It cannot be opened; the message names the file.
+        VideoError: The file cannot be opened.
     """
     if sample.video is None:
         return None
-    if sample.video.suffix.lower() in IMAGE_ENDINGS:
+    if _is_image(sample):
         from PIL import Image
 
         with Image.open(sample.video) as image:
@@ -104,30 +115,47 @@ def open_video(sample: Sample) -> VideoSource | None:
     return VideoSource(str(sample.video), fps=source.fps, max_frames=source.max_frames)
 
 
-def conversation(processor: Any, turns: Sequence[Turn]) -> list[Piece]:
-    """The text of a conversation as the chat template writes it, cut at its answers.
+def is_one_frame(sample: Sample, source: VideoSource | None) -> bool:
+    """Return whether a video, not a still image, has a single frame."""
+    return source is not None and len(source) == 1 and not _is_image(sample)
 
-    What stands before an answer is what the template writes to ask for one, as in ``vtc.ask``.
+
+def one_frame_warning(sample: Sample) -> str:
+    """Return the warning about a sample with `is_one_frame`."""
+    return (
+        f"{sample.video} has 1 frame at fps={sample.source.fps:g}, so no frames are merged and the "
+        f"merger does not train on it; raise fps of the source {sample.source.name}"
+    )
+
+
+def _is_image(sample: Sample) -> bool:
+    return sample.video is not None and sample.video.suffix.lower() in IMAGE_ENDINGS
+
+
+def conversation(processor: Any, turns: Sequence[Turn]) -> list[Piece]:
+    """Split the text of a conversation, as the chat template writes it, at its answers.
+
+    The text before an answer is the template's generation prompt, as in ``vtc.ask``.
 
     Raises:
-        ValueError: The template writes earlier turns otherwise when later ones follow, or changes
-            the answers; then the ids of an answer cannot be told.
+        ValueError: The template changes earlier turns when later ones follow, or changes answers,
+            so that the ids of the answers are unknown.
     """
     pieces: list[Piece] = []
-    done, between = "", ""
+    written, between = "", ""
     for number in range(1, len(turns), 2):
-        asked = _render(processor, turns[:number])
-        opening = _after(asked, _render(processor, turns[:number], open_end=True))
+        question = _render(processor, turns[:number])
+        opening = _after(question, _render(processor, turns[:number], open_end=True))
         whole = _render(processor, turns[: number + 1])
-        rest, marks = _after(asked, whole), opening.rstrip()
-        known = len(marks) if rest.startswith(marks) else 0  # a short answer may be in the marks
-        head, answer, tail = _around(turns[number].text, rest[known:])
-        head = rest[:known] + head
+        rest, marks = _after(question, whole), opening.rstrip()
+        skip = len(marks) if rest.startswith(marks) else 0  # a short answer may be in the marks
+        head, answer, tail = _around(turns[number].text, rest[skip:])
+        head = rest[:skip] + head
         if head.split() != opening.split():
             raise _unclear(f"{head!r} before an answer, and {opening!r} to ask for one")
-        prompt = between + _after(done, asked) + opening
+        prompt = between + _after(written, question) + opening
         pieces += [Piece(prompt, False), Piece(answer + tail.rstrip(), True)]
-        done, between = whole, tail[len(tail.rstrip()) :]
+        written, between = whole, tail[len(tail.rstrip()) :]
     return pieces
 
 
@@ -138,16 +166,16 @@ def _after(start: str, text: str) -> str:
 
 
 def _around(answer: str, text: str) -> tuple[str, str, str]:
-    """An answer as it stands in the text of its turn, with what is before and after it."""
+    """Split the text of a turn into the text before the answer, the answer, and the rest."""
     for form in (answer, answer.strip()):  # some templates strip it
-        head, found, tail = text.partition(form)
-        if found:
+        head, match, tail = text.partition(form)
+        if match:
             return head, form, tail
     raise _unclear(f"{text!r:.200} of the answer {answer!r:.200}")
 
 
 def _unclear(what: str) -> ValueError:
-    return ValueError(f"answers cannot be told from the rest: the chat template writes {what}")
+    return ValueError(f"cannot tell the answers from the rest: the chat template writes {what}")
 
 
 def _render(processor: Any, turns: Sequence[Turn], open_end: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Which parameters belong to which part of a model, and how each part trains."""
+"""Assigns parameters to the components of a model, and makes each component train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARTS = ("merger", "connector", "projector", "vision_tower", "language_model")
 
 
 def modules_of(toolkit: Toolkit) -> dict[str, tuple[str, ...]]:
-    """The names of the modules of each part but the language model, which is all the rest."""
+    """Return the module names of each part; the language model is everything else."""
     return {
         "merger": ("vtc.merger",),
         "connector": ("vtc.connector",),
@@ -25,10 +25,10 @@ def modules_of(toolkit: Toolkit) -> dict[str, tuple[str, ...]]:
 
 
 def part_of(name: str, toolkit: Toolkit) -> str:
-    """The part that a parameter or module of the wrapped model belongs to.
+    """Return the part that a parameter or module of the wrapped model belongs to.
 
     Args:
-        name: As in ``model.named_parameters()``, with or without what peft adds.
+        name: As in ``model.named_parameters()``, with or without peft's prefix.
     """
     name = name.removeprefix("base_model.model.")
     for part, modules in modules_of(toolkit).items():  # projectors before the towers around them
@@ -38,23 +38,23 @@ def part_of(name: str, toolkit: Toolkit) -> str:
 
 
 def set_training(model: Any, train: Train) -> Any:
-    """Make each part trainable as a recipe says.
+    """Set ``requires_grad`` of each part, and add LoRA, as a recipe says.
 
     Returns:
-        The model; a peft model around it where a part trains with LoRA.
+        The model, or a peft model around it if a part trains with LoRA.
 
     Raises:
-        ValueError: A part that is to train has no parameters, or no linear layers for LoRA.
+        ValueError: A part that should train has no parameters, or no linear layers for LoRA.
     """
     toolkit = toolkit_of(model)
     ways = {name: part.how for name, part in train.parts()}
-    found: set[str] = set()
+    parts: set[str] = set()
     for name, parameter in model.named_parameters():
         part = part_of(name, toolkit)
-        found.add(part)
+        parts.add(part)
         parameter.requires_grad_(ways[part] == "full")
     for part, how in ways.items():
-        if how != "frozen" and part not in found:
+        if how != "frozen" and part not in parts:
             raise ValueError(
                 f"train.{part}.how: {how!r}: {_why_empty(part, toolkit)}, so there is nothing to "
                 "train; set it to frozen"
@@ -65,7 +65,7 @@ def set_training(model: Any, train: Train) -> Any:
 
 
 def parameter_groups(model: nn.Module, train: Train, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters by part, for the optimiser, each with its learning rate.
+    """Return the optimiser's parameter groups: the parts, each with its learning rate.
 
     Vectors and scalars (biases, norms) get no weight decay.
     """
@@ -97,7 +97,7 @@ def _with_lora(model: Any, toolkit: Toolkit, train: Train, ways: Mapping[str, st
         for part, how in ways.items()
         if how == "lora"
     }
-    # The head is as large as the embeddings and often tied to them.
+    # The head is as large as the embeddings, and often tied to them.
     head = model.get_output_embeddings()
     targets = [
         name for names in linear.values() for name in names if model.get_submodule(name) is not head

@@ -1,145 +1,131 @@
-"""A training recipe: what a YAML file says, as frozen dataclasses with their ranges."""
+"""A training recipe: the sections of its YAML file, and the range of each value."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from vtc_recipes.reading import (
-    apply_overrides,
-    at_least_0,
-    fraction,
-    load_yaml,
-    option,
-    positive,
-    read,
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
 )
-from vtc_recipes.schema import RecipeError
+
+from vtc_recipes.reading import apply_overrides, load_yaml
+from vtc_recipes.schema import Connector, Fraction, Items, Merger, Section, Selector, parse
 
 Training = Literal["full", "lora", "frozen"]
 SHIPPED = "shipped:"
-"""What the names of the shipped tiny models begin with."""
+"""Prefix of the names of the shipped tiny models."""
 
 
-def part(kind: str, default: str | None) -> Any:
-    """A field for a selector or merger as ``vtc.wrap`` takes it, or None if that is the default."""
+def _name(shipped: str) -> AfterValidator:
+    """Check a name or folder, or the name of the one shipped model that fits here."""
 
-    def problem(value: Any) -> str:
-        from vtc.plugins.registry import build_part
+    def check(name: str) -> str:
+        if name.startswith(SHIPPED) and name != SHIPPED + shipped:
+            allowed = f"a name on the hub, a folder, or {SHIPPED + shipped!r}"
+            raise ValueError(f"expected {allowed}, got {name!r}")
+        return name
 
-        if value is None and default is None:
-            return ""
-        try:
-            build_part(kind, value)
-        except (ValueError, TypeError, ImportError) as error:
-            return str(error)
-        return ""
-
-    return field(default=default, metadata={"problem": problem})
+    return AfterValidator(check)
 
 
-def _name(shipped: str, default: Any = MISSING) -> Any:
-    """A field for a name, a folder, or the one shipped model that fits here."""
-    return option(
-        default,
-        lambda name: not name.startswith(SHIPPED) or name == SHIPPED + shipped,
-        f"a name on the hub, a folder, or {SHIPPED + shipped!r}",
-    )
+def _check_scalar(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str | None):
+        raise ValueError(f"expected true, false, a number, a string or null, got {value!r}")
+    return value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Section):
     """The stock model.
 
     Attributes:
-        name: A name on the hub, a folder (one that vtc saved as well), ``shipped:vlm``, the tiny
-            trained model that comes with vtc, or ``tiny:FAMILY``, a model of ``vtc.testing`` with
-            random weights.
-        dtype: Of the weights in memory. Small learning rates vanish in bfloat16 weights: those
-            that train in full should be float32, with ``precision: bfloat16``.
+        name: A name on the hub, a folder (also one that vtc saved), ``shipped:vlm``, the tiny
+            trained model that comes with vtc, or ``tiny:FAMILY``, a tiny model with random
+            weights.
+        dtype: Of the weights in memory. Small learning rates vanish in bfloat16 weights, so
+            components that train in full need float32, with ``precision: bfloat16``.
         attention: The implementation, as transformers names it.
     """
 
-    name: str = _name("vlm")
+    name: Annotated[str, _name("vlm")]
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Toolkit:
-    """What ``vtc.wrap`` adds.
+class Toolkit(Section):
+    """The arguments of ``vtc.wrap``.
 
     Attributes:
         selector, merger: A name, or a mapping ``{name: dks, keyframes: 32}``.
-        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP);
-            ``trained`` merges them from the frame encoder's patches through a new one (the fast
-            path).
-        encoder: The frame encoder, as for ``vtc.wrap``; ``shipped:dual_encoder``, which knows
-            what ``shipped:vlm`` knows; or ``tiny``, that of ``vtc.testing``.
+        connector: ``separate`` projects merged frames with a copy of the stock projector (Eq. 11
+            of ViLAMP); ``encoder_patches`` merges the frame encoder's patches and projects them
+            with a new, untrained connector (the fast path).
+        encoder: The frame encoder, as for ``vtc.wrap``; ``shipped:dual_encoder``, which belongs to
+            ``shipped:vlm``; or ``tiny``, a tiny encoder with random weights.
         adapter: Options of the model's family.
-        chunk_frames: Slices that the vision tower sees at a time.
+        chunk_slices: Slices that the vision tower encodes at once.
     """
 
-    selector: Any = part("selector", "dks")
-    merger: Any = part("merger", "dfm")
-    connector: Literal["stock", "separate", "encoder_patches", "trained"] = "stock"
-    encoder: str = _name("dual_encoder", "open_clip:ViT-B-32/openai")
-    adapter: dict[str, bool | int | float | str | None] = field(default_factory=dict)
-    chunk_frames: int = positive(16)
+    renamed: ClassVar = {"chunk_frames": "chunk_slices"}
+    selector: Selector = "dks"
+    merger: Merger = "dfm"
+    connector: Connector = "stock"
+    encoder: Annotated[str, _name("dual_encoder")] = "open_clip:ViT-B-32/openai"
+    adapter: dict[str, Annotated[Any, AfterValidator(_check_scalar)]] = {}
+    chunk_slices: PositiveInt = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Section):
     """One data set on disk.
 
     Attributes:
-        name: What messages call it.
+        name: Names the source in messages.
         path: The JSON or JSONL file; None until the user sets it.
         format: ``llava_json`` or ``messages``, see docs/training.md.
-        video_folder: Where relative video paths start; None for the folder of ``path``.
+        video_folder: Folder of relative video paths; None for the folder of ``path``.
         fps: Frames to sample a second.
-        max_frames: Where ``fps`` gives more, this many are spread evenly instead.
-        share: The part of the samples to take, drawn by the seed; 0 leaves the source out.
+        max_frames: Most frames of a video; a longer video is sampled evenly.
+        share: Fraction of the samples to use, drawn by the seed; 0 skips the source.
     """
 
     name: str
     path: str | None = None
     format: Literal["llava_json", "messages"] = "llava_json"
     video_folder: str | None = None
-    fps: float = positive(1.0)
-    max_frames: int | None = positive(None)
-    share: float = fraction(1.0)
+    fps: PositiveFloat = 1.0
+    max_frames: PositiveInt | None = None
+    share: Fraction = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The data sets, read one after the other and shuffled together."""
+class Data(Section):
+    """The data sets; their samples are shuffled together."""
 
-    sources: tuple[Source, ...]
+    sources: Items[Source]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Section):
     """How one part of the model trains."""
 
     how: Training = "frozen"
-    learning_rate: float = positive(1e-5)
+    learning_rate: PositiveFloat = 1e-5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lora:
+class Lora(Section):
     """The low-rank matrices of all parts that train with LoRA."""
 
-    rank: int = positive(64)
-    alpha: float = positive(16.0)
-    dropout: float = fraction(0.05)
+    rank: PositiveInt = 64
+    alpha: PositiveFloat = 16.0
+    dropout: Fraction = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """Which parts train; what is neither tower, projector nor of vtc is ``language_model``."""
+class Train(Section):
+    """How each part trains; ``language_model`` is everything that no other part contains."""
 
     merger: Part = Part()
     connector: Part = Part()
@@ -149,57 +135,54 @@ class Train:
     lora: Lora = Lora()
 
     def parts(self) -> Iterator[tuple[str, Part]]:
-        """The parts with their names."""
-        for entry in fields(self):
-            if entry.name != "lora":
-                yield entry.name, getattr(self, entry.name)
+        """Yield the parts with their names."""
+        for name, value in self:
+            if name != "lora":
+                yield name, value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Optimisation:
+class Optimisation(Section):
     """AdamW and its schedule.
 
     Attributes:
-        epochs, steps: How long to train; exactly one of them.
+        epochs, steps: Length of the training; exactly one of them is set.
         schedule: Of the learning rates, after the warm-up.
-        warmup: The part of all steps in which the learning rates rise.
-        batch_size: Samples a process reads at a time.
-        accumulation: Batches for one step.
-        precision: Of the computation, where it differs from that of the weights.
+        warmup: Fraction of all steps in which the learning rates rise.
+        batch_size: Samples in a batch of one process.
+        accumulation: Batches in a step.
+        precision: Of the computation; the weights keep ``model.dtype``.
     """
 
-    epochs: float | None = positive(None)
-    steps: int | None = positive(None)
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = None
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    warmup: float = option(0.03, lambda value: 0 <= value < 1, "a number from 0, below 1")
-    weight_decay: float = at_least_0(0.0)
-    max_gradient_norm: float = positive(1.0)
-    batch_size: int = positive(1)
-    accumulation: int = positive(1)
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: NonNegativeFloat = 0.0
+    max_gradient_norm: PositiveFloat = 1.0
+    batch_size: PositiveInt = 1
+    accumulation: PositiveInt = 1
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     gradient_checkpointing: bool = True
-    seed: int = at_least_0(0)
+    seed: NonNegativeInt = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """Where results go.
+class Output(Section):
+    """The output folder.
 
     Attributes:
-        folder: The trained model, and checkpoints in ``checkpoint-STEP``.
-        save_steps: Steps from checkpoint to checkpoint.
-        keep: Checkpoints kept; None for all.
-        log_steps: Steps from one line of the log to the next.
+        folder: For the trained model, and for checkpoints in ``checkpoint-STEP``.
+        save_steps: Steps between two checkpoints.
+        keep: Number of checkpoints to keep; None keeps all.
+        log_steps: Steps between two lines of the log.
     """
 
     folder: str
-    save_steps: int = positive(500)
-    keep: int | None = positive(2)
-    log_steps: int = positive(10)
+    save_steps: PositiveInt = 500
+    keep: PositiveInt | None = 2
+    log_steps: PositiveInt = 10
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Section):
     """A whole recipe; docs/training.md has an example."""
 
     model: Model
@@ -209,45 +192,58 @@ class Recipe:
     optimisation: Optimisation
     output: Output
 
+    def contradictions(self) -> Iterator[str]:
+        if not self.data.sources:
+            yield "data.sources is empty; name at least one"
+        if (self.optimisation.epochs is None) == (self.optimisation.steps is None):
+            yield "optimisation: set either epochs or steps, and the other one to null"
+        ways = {name: part.how for name, part in self.train.parts()}
+        if set(ways.values()) == {"frozen"}:
+            yield "train: every part is frozen; set train.merger.how=full or another one"
+        if ways["merger"] == "lora":
+            yield "train.merger.how: expected 'full' or 'frozen', got 'lora'; a merger is small"
+        if ways["connector"] != "frozen" and self.vtc.connector == "stock":
+            yield (
+                "train.connector.how: there is no connector to train; set vtc.connector=separate "
+                "or vtc.connector=encoder_patches"
+            )
+        if "lora" in ways.values() and ways["language_model"] == "full":
+            yield (
+                "train.language_model.how: 'full' with LoRA elsewhere would hold the language "
+                "model twice; train it with lora, or the other parts in full"
+            )
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+
+def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a YAML file.
 
     Args:
-        overrides: ``"optimisation.steps=10"``; a number stands for an entry of a list.
+        settings: See `apply_settings`.
 
     Raises:
-        RecipeError: All that is wrong with it.
+        ValueError: The file is not a YAML mapping.
+        RecipeError: All errors in the recipe.
     """
-    return parse_recipe(apply_overrides(load_yaml(path), overrides), str(path))
+    return parse_recipe(apply_settings(load_yaml(path), settings), str(path))
+
+
+def apply_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a recipe's values with settings from the command line.
+
+    Args:
+        settings: ``"optimisation.steps=10"``; a number is an index of a list. Steps that are set
+            here replace the recipe's epochs, and epochs its steps.
+
+    Raises:
+        RecipeError: All settings that are malformed or that have no place.
+    """
+    names = [setting.partition("=")[0] for setting in settings]
+    for name, other in (("steps", "epochs"), ("epochs", "steps")):
+        if f"optimisation.{name}" in names and f"optimisation.{other}" not in names:
+            settings = [*settings, f"optimisation.{other}=null"]
+    return apply_overrides(values, settings)
 
 
 def parse_recipe(values: Mapping[str, Any], label: str = "the recipe") -> Recipe:
-    """Make a recipe of plain values; see `load_recipe`."""
-    errors: list[str] = []
-    recipe = read(Recipe, values, "", errors)
-    if recipe is not None:
-        errors += _contradictions(recipe)
-    if recipe is None or errors:
-        raise RecipeError(label, errors)
-    return recipe
-
-
-def _contradictions(recipe: Recipe) -> Iterator[str]:
-    """What is wrong with values that are all right one by one."""
-    if not recipe.data.sources:
-        yield "data.sources: it is empty; name at least one"
-    if (recipe.optimisation.epochs is None) == (recipe.optimisation.steps is None):
-        yield "optimisation: set either epochs or steps, and the other one to null"
-    ways = {name: part.how for name, part in recipe.train.parts()}
-    if set(ways.values()) == {"frozen"}:
-        yield "train: every part is frozen; set train.merger.how=full or another one"
-    if ways["merger"] == "lora":
-        yield "train.merger.how: 'lora': allowed is full or frozen, a merger is small"
-    if ways["connector"] != "frozen" and recipe.vtc.connector == "stock":
-        yield "train.connector.how: there is none to train; set vtc.connector=separate or trained"
-    if "lora" in ways.values() and ways["language_model"] == "full":
-        yield (
-            "train.language_model.how: 'full' beside LoRA elsewhere would hold the language model "
-            "twice; train it with lora, or the other parts in full"
-        )
+    """Build a recipe from plain values; see `load_recipe`."""
+    return parse(Recipe, values, label)

@@ -1,4 +1,4 @@
-"""What a recipe would train, and the memory that takes, by formula."""
+"""Estimates the parameters that a recipe trains, and their memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vtc_recipes.training.config import Recipe
 
 @dataclass
 class PartSize:
-    """One part of a model in numbers.
+    """The size of one part of a model.
 
     Attributes:
         part: Its name.
         how: ``full``, ``lora`` or ``frozen``.
-        learning_rate: None where it is frozen.
-        parameters, trainable: Counts; with LoRA the matrices are counted in both.
-        weights, gradients, optimiser: Bytes: of the parameters; of the trainable ones; and twice
-            that, for AdamW's two averages.
+        learning_rate: None if it is frozen.
+        parameters, trainable: Numbers of parameters; LoRA's matrices are in both.
+        weights, gradients, optimiser: Bytes of the parameters, of the gradients of the trainable
+            ones, and of AdamW's two averages of these.
     """
 
     part: str
@@ -35,7 +35,7 @@ class PartSize:
     optimiser: int = 0
 
     def add(self, parameter: nn.Parameter) -> None:
-        """Count one more parameter."""
+        """Count a parameter."""
         count, held = parameter.numel(), parameter.numel() * parameter.element_size()
         self.parameters += count
         self.weights += held
@@ -46,15 +46,15 @@ class PartSize:
 
     @property
     def bytes(self) -> int:
-        """All of it."""
+        """Weights, gradients and optimiser together."""
         return self.weights + self.gradients + self.optimiser
 
 
 def estimate(model: Any, recipe: Recipe) -> list[PartSize]:
-    """The sizes of all parts of a model that `set_training` prepared.
+    """Return the sizes of all parts of a model that `set_training` prepared.
 
-    Activations come on top, and so do the frame encoder and the caches of the libraries. ZeRO-3
-    and FSDP2 divide these numbers by the number of processes.
+    Activations, the frame encoder and the caches of the libraries are not included. ZeRO-3 and
+    FSDP2 divide these numbers by the number of processes.
     """
     toolkit = toolkit_of(model)
     sizes = {

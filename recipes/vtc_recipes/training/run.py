@@ -1,4 +1,4 @@
-"""Trains what a recipe says with the Trainer of transformers: one path for every way to train."""
+"""Trains a recipe with the Trainer of transformers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import vtc
 from vtc.interfaces.prompts import check_text
+from vtc.plugins.sections import load_json
 from vtc.wrapped.access import toolkit_of
 from vtc.wrapped.saving import CONFIG_NAME, described, write_config
 from vtc_recipes.training.batches import Collator
+from vtc_recipes.training.checkpoints import has_checkpoint, last_checkpoint
 from vtc_recipes.training.components import parameter_groups, set_training
-from vtc_recipes.training.config import Recipe
+from vtc_recipes.training.config import Recipe, load_recipe
 from vtc_recipes.training.data import Sample, load_samples
 from vtc_recipes.training.models import open_model
 
 
 class VideoTrainer(Trainer):  # type: ignore[misc]
-    """The stock Trainer; parts have learning rates of their own, checkpoints hold ``vtc.json``."""
+    """The stock Trainer with a learning rate for each part, and ``vtc.json`` in checkpoints."""
 
     optimizer: torch.optim.Optimizer | None
 
@@ -36,7 +40,7 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         super().__init__(**settings)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with a group of parameters for each part."""
+        """Return AdamW with a group of parameters for each part."""
         if self.optimizer is None:
             groups = parameter_groups(
                 self.model if model is None else model,
@@ -47,7 +51,7 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The stock one, and ``vtc.json``, which peft's own saving does not write."""
+        """Save the model and ``vtc.json``, which peft does not write."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -60,19 +64,19 @@ def train(
 ) -> Path:
     """Train a model and save it, wrapped, for ``vtc.from_pretrained``.
 
-    Everything about the data and the output that can be checked without the model comes first.
+    The data and the output folder are checked before the model is opened.
 
     Args:
-        resume: Go on from the last checkpoint in the output folder. Weights, optimiser, schedule,
-            random numbers and the order of the data are those of an unbroken run.
-        callbacks: Of the Trainer.
+        resume: Resume from the last checkpoint in the output folder. Weights, optimiser, schedule,
+            random numbers and the order of the data are those of an uninterrupted run.
+        callbacks: Passed to the Trainer.
 
     Returns:
         The output folder.
 
     Raises:
-        ValueError: The data are unusable, there is nothing to resume from, or a folder with
-            checkpoints would be trained into anew.
+        ValueError: The data have errors, there is no checkpoint to resume from, or the folder holds
+            checkpoints and ``resume`` is not set.
     """
     folder = Path(recipe.output.folder)
     checkpoint = _checkpoint(folder, resume)
@@ -99,30 +103,31 @@ def train(
         callbacks=list(callbacks),
     )
     _open_models_whole()
-    if _asked_for("ACCELERATE_USE_FSDP") and not trainer.is_fsdp_enabled:
+    if _is_switched_on("ACCELERATE_USE_FSDP") and not trainer.is_fsdp_enabled:
         raise ValueError(
-            "FSDP was asked for, but accelerate divides weights on GPUs only and would train "
-            "without it here; launch with torchrun instead"
+            "accelerate shards weights with FSDP on GPUs only, and would train without it here; "
+            "launch with torchrun instead"
         )
     plugin = trainer.accelerator.state.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3 and trainer.is_world_process_zero():
         warnings.warn(
-            "ZeRO-3 divides the vision tower and the merger as well: if a sample has more frames "
-            "than another, or the selector finds fewer keyframes in it, the run fails or hangs; "
-            "divide the language model alone with fsdp2.yaml",
+            "ZeRO-3 shards the vision tower and the merger too: if samples differ in their numbers "
+            "of frames or keyframes, the run fails or hangs; shard the language model alone with "
+            "fsdp2.yaml",
             stacklevel=2,
         )
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
-        settings = yaml.safe_dump(asdict(recipe), sort_keys=False)
+        settings = yaml.safe_dump(recipe.plain(), sort_keys=False)
         (folder / "recipe.yaml").write_text(settings, encoding="utf-8")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    _save(trainer, processor, folder)
+    with _locked(folder):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        _save(trainer, processor, folder)
     return folder
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """What the Trainer takes of a recipe."""
+    """Return the Trainer's arguments for a recipe."""
     settings, output = recipe.optimisation, recipe.output
     return TrainingArguments(
         output.folder,
@@ -131,7 +136,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         lr_scheduler_type=settings.schedule,
-        warmup_steps=settings.warmup,  # below one it is the part of all steps
+        warmup_steps=settings.warmup,  # below 1 it is a fraction of all steps
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,
         bf16=settings.precision == "bfloat16",
@@ -143,7 +148,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         save_total_limit=output.keep,
         logging_steps=output.log_steps,
         use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        # A batch without merged frames, or a tower's last layers, leave parameters without use.
+        # Batches without merged frames, and a tower's last layers, leave parameters unused.
         ddp_find_unused_parameters=True,
         remove_unused_columns=False,
         report_to=[],
@@ -151,68 +156,85 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 def _open_models_whole() -> None:
-    """Undo what TrainingArguments and the Trainer each set when ZeRO-3 is asked for.
+    """Undo the global setting that TrainingArguments and the Trainer each make for ZeRO-3.
 
-    With it, transformers divides whatever it opens, whatever ``zero3_init_flag`` says: the frame
-    encoder too, which nothing would gather again. The Trainer divides its own model.
+    With it, transformers shards every model that it opens, even if ``zero3_init_flag`` is off, and
+    the frame encoder would never be gathered again. The Trainer shards its own model.
     """
     unset_hf_deepspeed_config()
 
 
-def _asked_for(variable: str) -> bool:
-    """Whether ``accelerate launch`` set a switch."""
+def _is_switched_on(variable: str) -> bool:
+    """Return whether ``accelerate launch`` set a switch."""
     return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
-def _checkpointing(wanted: bool) -> dict[str, Any]:
-    """Gradient checkpointing by its new name, where transformers has it."""
+def _checkpointing(enabled: bool) -> dict[str, Any]:
+    """Return the arguments of gradient checkpointing by the name that transformers has."""
     names = {entry.name for entry in fields(TrainingArguments)}
     new = "activation_checkpointing"
     name = new if new in names else "gradient_checkpointing"
-    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False}}
+    return {name: enabled, f"{name}_kwargs": {"use_reentrant": False}}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder.
+
+    Raises:
+        ValueError: Another process trains into it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"another process trains into {folder}; wait for it, or set another output.folder"
+        ) from None
+    with lock:
+        yield
 
 
 def _checkpoint(folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, which there must be; None for a run from the start."""
+    """Return the checkpoint to resume from; None for a new run."""
+    if not resume:
+        if has_checkpoint(folder):
+            raise ValueError(
+                f"{folder} holds checkpoints of another run: resume from them with --resume, or "
+                "set another output.folder"
+            )
+        return None
     checkpoint = last_checkpoint(folder)
-    if not resume and checkpoint is not None:
-        raise ValueError(
-            f"{folder} holds checkpoints of another run: go on from them with --resume, or "
-            "set another output.folder"
-        )
-    if resume and checkpoint is None:
+    if checkpoint is None:
         raise ValueError(f"{folder} holds no complete checkpoint; train without --resume")
     return checkpoint
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end; None where there is none."""
-    # The Trainer writes its state last: a run that was killed before left half a checkpoint.
-    complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
-    """What was trained so far must have been trained so; how often it is saved may differ."""
+    """Refuse to resume with a recipe that differs in more than its output."""
     file = folder / "recipe.yaml"
-    if not file.is_file():  # killed before it was written, so by this recipe as well as by any
+    if not file.is_file():  # killed before it was written
         return
-    before = yaml.safe_load(file.read_text(encoding="utf-8"))
-    now = yaml.safe_load(yaml.safe_dump(asdict(recipe)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # an older version may have written it
+        before = load_recipe(file)
     different = [
         f"{name} is {new!r} and was {old!r}"
-        for name, new, old in _differences(now, before, "")
+        for name, new, old in _differences(recipe.plain(), before.plain(), "")
         if not name.startswith("output.")
     ]
     if different:
         raise ValueError(
-            f"{file} says that {folder} was trained otherwise: {'; '.join(different)}. Resume with "
-            "the same recipe, or train anew elsewhere"
+            f"{folder} was trained with another recipe: {'; '.join(different)} (see {file}). "
+            "Resume with the same recipe, or set another output.folder"
         )
 
 
 def _differences(now: Any, before: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """The dotted names of what differs, with both values."""
+    """Yield the dotted names of values that differ, with both values."""
     if isinstance(now, dict) and isinstance(before, dict):
         for key in dict.fromkeys([*now, *before]):
             yield from _differences(now.get(key), before.get(key), f"{where}.{key}".lstrip("."))
@@ -221,12 +243,12 @@ def _differences(now: Any, before: Any, where: str) -> Iterator[tuple[str, Any, 
 
 
 def _refuse_other_toolkit(toolkit: Any, checkpoint: Path) -> None:
-    saved = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))
+    saved = load_json(checkpoint / CONFIG_NAME)
     ours = json.loads(json.dumps(described(toolkit, checkpoint)))
     if {**saved, "untrained": None} != {**ours, "untrained": None}:
         raise ValueError(
-            f"the recipe's vtc section is not the one that {checkpoint} was trained with, which "
-            f"its {CONFIG_NAME} says; resume with the same recipe, or train anew elsewhere"
+            f"the recipe's vtc section differs from {checkpoint / CONFIG_NAME}; resume with the "
+            "same recipe, or set another output.folder"
         )
 
 
@@ -237,7 +259,7 @@ def _check_texts(processor: Any, samples: Sequence[Sample]) -> None:
 
 
 def _save(trainer: VideoTrainer, processor: Any, folder: Path) -> None:
-    """The trained model, LoRA merged into the weights where they are whole on this process."""
+    """Save the trained model; LoRA is merged unless the weights are sharded."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if sharded or not hasattr(model, "merge_and_unload"):
@@ -246,5 +268,5 @@ def _save(trainer: VideoTrainer, processor: Any, folder: Path) -> None:
         vtc.save_pretrained(model.merge_and_unload(), folder)
     if trainer.is_world_process_zero():
         processor.save_pretrained(folder)
-    # Until all is saved: the launcher ends every process as soon as one of them fails.
+    # The launcher ends every process as soon as one of them fails.
     trainer.accelerator.wait_for_everyone()

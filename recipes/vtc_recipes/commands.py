@@ -14,6 +14,7 @@ from vtc.cli.output import print_json, print_line, terminal
 from vtc_recipes.shipped import find_config, shipped
 
 if TYPE_CHECKING:
+    from vtc_recipes.training.checking import DataReport
     from vtc_recipes.training.estimate import PartSize
 
 
@@ -21,73 +22,96 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
     settings: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
-        typer.Argument(help="Other values: optimisation.steps=10 data.sources.0.path=a.json"),
+        typer.Argument(help="Change values: optimisation.steps=10 data.sources.0.path=a.json"),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would train, and its memory.")
+        bool,
+        typer.Option("--dry-run", help="Check the data; show what would train, and memory."),
+    ] = False,
+    check_data: Annotated[
+        bool, typer.Option("--check-data", help="Check the data alone; errors exit with 1.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+        bool, typer.Option("--resume", help="Resume from the last checkpoint.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train as a recipe says: a wrapped model, its merger, connector or all of it."""
-    from vtc_recipes.reading import apply_overrides, load_yaml
+    """Train a wrapped model by a recipe: its merger, its connector, or all of it."""
+    from vtc_recipes.reading import load_yaml
+    from vtc_recipes.training.config import apply_settings
 
     path = find_config(recipe, "training")
-    values = apply_overrides(load_yaml(path), settings or ())
-    # Stages that each train something of its own, or one model that is wrapped.
-    run = _stages if "stages" in values else _wrapped
-    label = f"{path} with what is set behind it" if settings else str(path)
+    values = apply_settings(load_yaml(path), settings or ())
+    run = _train_stages if "stages" in values else _train_wrapped
+    label = f"{path} with {' '.join(settings)}" if settings else str(path)
+    if check_data:
+        _check_data(values, label, as_json)
+        return
     run(values, label, dry_run=dry_run, resume=resume, as_json=as_json)
 
 
-def _wrapped(
+def _check_data(values: dict[str, Any], label: str, as_json: bool) -> None:
+    from vtc_recipes.training.checking import check_data
+    from vtc_recipes.training.config import parse_recipe
+
+    if "stages" in values:
+        raise ValueError(f"{label} makes its own data; there is nothing to check")
+    data = check_data(parse_recipe(values, label))
+    if as_json:
+        print_json(asdict(data))
+    else:
+        _print_data(data)
+    if data.errors:
+        raise typer.Exit(1)
+
+
+def _train_wrapped(
     values: dict[str, Any], label: str, *, dry_run: bool, resume: bool, as_json: bool
 ) -> None:
     from vtc_recipes.training.config import parse_recipe
 
-    chosen = parse_recipe(values, label)
+    recipe = parse_recipe(values, label)
     if dry_run:
+        from vtc_recipes.training.checking import check_data
         from vtc_recipes.training.components import set_training
-        from vtc_recipes.training.data import missing_files
         from vtc_recipes.training.estimate import estimate
         from vtc_recipes.training.models import open_model
 
-        model, _ = open_model(chosen, meta=True)
-        sizes = estimate(set_training(model, chosen.train), chosen)
+        model, processor = open_model(recipe, meta=True)
+        data = check_data(recipe, model, processor)
+        sizes = estimate(set_training(model, recipe.train), recipe)
         total = sum(size.bytes for size in sizes)
-        note = "in all; ZeRO-3 and FSDP2 divide it by the number of processes."
-        _print_sizes(sizes, total, note, as_json)
-        for line in missing_files(chosen.data.sources) if not as_json else ():
-            print_line(f"{line} yet")
+        note = "in total; ZeRO-3 and FSDP2 divide it by the number of processes."
+        _print_sizes(sizes, total, note, as_json, {"data": asdict(data)})
+        if not as_json:
+            _print_data(data)
         return
     from vtc_recipes.training.run import train as run
 
-    folder = run(chosen, resume=resume)
+    folder = run(recipe, resume=resume)
     hint = f"open it with vtc.from_pretrained, or vtc ask --model {folder}"
     _print_folder(folder, hint, as_json)
 
 
-def _stages(
+def _train_stages(
     values: dict[str, Any], label: str, *, dry_run: bool, resume: bool, as_json: bool
 ) -> None:
     from vtc_recipes.tiny.reading import parse_tiny
 
-    chosen = parse_tiny(values, label)
+    recipe = parse_tiny(values, label)
     if dry_run:
         from vtc_recipes.tiny.sizes import stage_sizes
 
-        sizes = stage_sizes(chosen)
+        sizes = stage_sizes(recipe)
         total = max(size.bytes for size in sizes)
         _print_sizes(sizes, total, "in the largest stage.", as_json)
-        for stage in chosen.stages if not as_json else ():
+        for stage in recipe.stages if not as_json else ():
             gates = ", ".join(f"{name} >= {least:g}" for name, least in stage.gates.items())
             print(f"{stage.name}: {stage.steps} steps of {stage.batch}, gates: {gates or 'none'}")
         return
     from vtc_recipes.tiny.stages import train as run
 
-    folder = run(chosen, resume=resume)
+    folder = run(recipe, resume=resume)
     option = "encoder" if folder.name == "dual_encoder" else "model"
     _print_folder(folder, f"give it to vtc ask --{option}", as_json)
 
@@ -100,7 +124,7 @@ def _print_folder(folder: Path, hint: str, as_json: bool) -> None:
 
 
 def recipes(
-    paths: Annotated[bool, typer.Option("--paths", help="Show where the files are.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Print the paths of the files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List the shipped recipes, ablation grids and settings for accelerate."""
@@ -110,7 +134,7 @@ def recipes(
         return
     if paths:
         for file in files:
-            print_line(f"{file.kind:<12}{file.path}")  # whole, however long
+            print_line(f"{file.kind:<12}{file.path}")  # never wrapped
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in ("kind", "name", "what it is"):
@@ -120,9 +144,25 @@ def recipes(
     terminal().print(table)
 
 
-def _print_sizes(sizes: list[PartSize], total: int, note: str, as_json: bool) -> None:
+def _print_data(data: DataReport) -> None:
+    print(f"{data.samples} samples, {data.steps} steps in one process")
+    if data.most_tokens:
+        print(
+            f"{data.tokens:.0f} tokens a sample, at most {data.most_tokens}, in {data.opened} "
+            "samples that were opened"
+        )
+    for line in data.warnings:
+        print_line(f"warning: {line}")
+    for line in data.errors:
+        print_line(f"error: {line}")
+
+
+def _print_sizes(
+    sizes: list[PartSize], total: int, note: str, as_json: bool, more: dict[str, Any] | None = None
+) -> None:
     if as_json:
-        print_json({"parts": [asdict(size) for size in sizes], "bytes": total})
+        values = {"parts": [asdict(size) for size in sizes], "bytes": total, **(more or {})}
+        print_json(values)
         return
     titles = ("parameters", "trainable", "weights", "gradients", "optimiser")
     print(f"{'part':<15}{'trains':<7}{'rate':>7}" + "".join(f"{title:>12}" for title in titles))

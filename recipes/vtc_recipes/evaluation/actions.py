@@ -1,0 +1,236 @@
+"""Action recognition as multiple choice (Table 4 of ViLAMP): questions for ``vtc ablate``.
+
+    python -m vtc_recipes.evaluation.actions ucf101 ANNOTATIONS VIDEOS questions.jsonl
+
+writes a file for ``task: {name: videos, file: questions.jsonl}`` of a grid. The paper gives
+neither the number of options nor how they were drawn, so both are options here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vtc.plugins.sections import Row, load_json, parse, read_json, read_text
+
+QUESTION = "Which action does the video show?"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video of a benchmark.
+
+    Attributes:
+        file: Relative to the folder of the videos.
+        labels: Its actions, as text; the first one is the answer, and none is a distractor.
+    """
+
+    file: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The clips of a test set, and all labels of its classes."""
+
+    clips: tuple[Clip, ...]
+    labels: tuple[str, ...]
+
+
+def read_ucf101(folder: Path) -> Benchmark:
+    """Read UCF-101, split 1: ``classInd.txt`` and ``testlist01.txt`` in a folder.
+
+    Raises:
+        ValueError: A file cannot be read, or a line is malformed.
+    """
+    labels = {}
+    for number, line in enumerate(_lines(folder / "classInd.txt"), 1):
+        index, _, name = line.partition(" ")
+        if not index.isdecimal() or not name:
+            where = folder / "classInd.txt"
+            raise ValueError(f"{where}, line {number}: expected NUMBER CLASS, got {line!r}")
+        labels[name] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    clips = []
+    for number, line in enumerate(_lines(folder / "testlist01.txt"), 1):
+        name = line.partition("/")[0]
+        if name not in labels:
+            where = folder / "testlist01.txt"
+            raise ValueError(f"{where}, line {number}: expected CLASS/FILE, got {line!r}")
+        clips.append(Clip(line, (labels[name],)))
+    return Benchmark(tuple(clips), tuple(labels.values()))
+
+
+class _Something(Row):
+    id: str
+    template: str
+
+
+def read_something_v2(folder: Path) -> Benchmark:
+    """Read Something-Something V2: ``labels.json`` and ``validation.json`` in a folder.
+
+    Raises:
+        ValueError: A file cannot be read or is malformed.
+    """
+    file = folder / "validation.json"
+    labels = tuple(load_json(folder / "labels.json"))
+    clips = []
+    for number, entry in enumerate(load_json(file)):
+        row = parse(_Something, entry, f"{file}, entry {number}")
+        label = row.template.replace("[", "").replace("]", "")
+        if label not in labels:
+            raise ValueError(f"{file}, entry {number}: labels.json has no {label!r}")
+        clips.append(Clip(f"{row.id}.webm", (label,)))
+    return Benchmark(tuple(clips), labels)
+
+
+class _Annotation(Row):
+    label: str
+
+
+class _Video(Row):
+    subset: str
+    annotations: list[_Annotation]
+
+
+class _ActivityNet(Row):
+    database: dict[str, _Video]
+
+
+def read_activitynet(file: Path) -> Benchmark:
+    """Read the validation set of ActivityNet 1.3: ``activity_net.v1-3.min.json``.
+
+    The answer is the label of the first segment; a video may have others.
+
+    Raises:
+        ValueError: The file cannot be read or is malformed.
+    """
+    database = read_json(file, _ActivityNet).database
+    labels = {
+        name: tuple(dict.fromkeys(a.label for a in v.annotations)) for name, v in database.items()
+    }
+    clips = [
+        Clip(f"v_{name}.mp4", labels[name])
+        for name, video in database.items()
+        if video.subset == "validation" and labels[name]
+    ]
+    return Benchmark(tuple(clips), tuple(sorted({one for own in labels.values() for one in own})))
+
+
+READERS: dict[str, Callable[[Path], Benchmark]] = {
+    "ucf101": read_ucf101,
+    "something_v2": read_something_v2,
+    "activitynet": read_activitynet,
+}
+
+
+def make_question(
+    clip: Clip,
+    labels: Sequence[str],
+    count: int | None,
+    seed: int,
+    nearest: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Return the multiple-choice question about a clip.
+
+    Args:
+        labels: All labels of the benchmark.
+        count: Number of options; None for all labels.
+        seed: Draws the options, with the name of the video.
+        nearest: The other labels of each label, most similar first; None draws them at random.
+
+    Returns:
+        A row of `VideoQuestion`: the options stand in the question, the choices are their letters
+        (numbers, for more than 26).
+    """
+    drawn = random.Random(hashlib.sha256(f"{seed} {clip.file}".encode()).hexdigest())
+    answer = clip.labels[0]
+    others = [label for label in labels if label not in clip.labels]
+    count = len(others) + 1 if count is None else min(count, len(others) + 1)
+    if nearest is not None:
+        own = [label for label in nearest[answer] if label not in clip.labels]
+        options = [answer, *own[: count - 1]]
+    else:
+        options = [answer, *drawn.sample(others, count - 1)]
+    drawn.shuffle(options)
+    names = [chr(ord("A") + n) if count <= 26 else str(n + 1) for n in range(count)]
+    listed = "".join(f"\n{name}. {option}" for name, option in zip(names, options, strict=True))
+    return {
+        "question": QUESTION + listed,
+        "answer": names[options.index(answer)],
+        "choices": names,
+    }
+
+
+def nearest_labels(labels: Sequence[str], encoder: str) -> dict[str, list[str]]:
+    """Return the other labels of each label by falling cosine of their text embeddings."""
+    import torch
+
+    from vtc.encoders.lazy import load_encoder
+
+    model = load_encoder(encoder)
+    embeddings = torch.stack([model.encode_text(label) for label in labels]).float()
+    order = (embeddings @ embeddings.T).argsort(dim=1, descending=True, stable=True)
+    return {
+        label: [labels[n] for n in row if labels[n] != label]
+        for label, row in zip(labels, order.tolist(), strict=True)
+    }
+
+
+def write_questions(
+    benchmark: str,
+    annotations: Annotated[Path, typer.Argument(help="Its folder, or file, of annotations.")],
+    videos: Annotated[Path, typer.Argument(help="Folder with its videos.")],
+    out: Annotated[Path, typer.Argument(help="The file of questions to write (JSONL).")],
+    options: Annotated[str, typer.Option(help="Number of options: 4, 8 or all.")] = "4",
+    distractors: Annotated[
+        Literal["random", "similar"], typer.Option(help="How the wrong options are chosen.")
+    ] = "random",
+    encoder: Annotated[
+        str, typer.Option(help="Compares labels for similar distractors.")
+    ] = "open_clip:ViT-B-32/openai",
+    limit: Annotated[int, typer.Option(help="Videos to draw; 0 for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws videos and options.")] = 0,
+) -> None:
+    """Write the questions of ucf101, something_v2 or activitynet for ``vtc ablate``."""
+    if benchmark not in READERS:
+        raise ValueError(f"expected one of {', '.join(READERS)}, got {benchmark!r}")
+    if options != "all" and not (options.isdecimal() and int(options) >= 2):
+        raise ValueError(f"expected options to be all or a number >= 2, got {options!r}")
+    test = READERS[benchmark](annotations)
+    clips = sorted(test.clips, key=lambda clip: clip.file)
+    if limit:
+        clips = random.Random(seed).sample(clips, min(limit, len(clips)))
+    missing = [clip.file for clip in clips if not (videos / clip.file).is_file()]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(clips)} videos are missing: {videos / missing[0]}"
+        )
+    nearest = nearest_labels(test.labels, encoder) if distractors == "similar" else None
+    count = None if options == "all" else int(options)
+    rows = [
+        {
+            "video": str((videos / clip.file).absolute()),
+            **make_question(clip, test.labels, count, seed, nearest),
+            "kind": benchmark,
+        }
+        for clip in clips
+    ]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    chance = sum(1 / len(row["choices"]) for row in rows) / max(1, len(rows))
+    print(f"{len(rows)} questions in {out}; a guess is right in {100 * chance:.1f} %")
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+
+
+if __name__ == "__main__":
+    typer.run(write_questions)
