@@ -119,7 +119,11 @@ def test_lazy_encoder_imports_nothing_before_first_use(control):
         ("open_clip:ViT-B-32", ValueError, "none of the allowed forms"),
         ("open_clip:ViT-B-32/", ValueError, "none of the allowed forms"),
         ("hf:", ValueError, "none of the allowed forms"),
-        ("open/clip", ValueError, "no such folder: open/clip; for a model on the hub write 'hf:open/clip'"),
+        (
+            "open/clip",
+            ValueError,
+            "no such folder: open/clip; for a model on the hub write 'hf:open/clip'",
+        ),
         (Path("no/such/folder"), ValueError, "none of the allowed forms"),
         (3, TypeError, "encoder=3 has no encode_frames and encode_text"),
         (Own, TypeError, "is a class, not an object"),
