@@ -23,8 +23,8 @@ class Bolt(FrameSelector):
     1/K to 1 - 1/K. Frames are samples of the whole video, most of them from relevant parts.
 
     The authors' code may return a frame several times; here copies are removed, so there may be
-    fewer than K keyframes. If all frames are equally relevant, all shares are equal. For K = 1 the
-    range is empty, and u_1 = 1/2; that is our choice.
+    fewer than K keyframes. A video of at most K frames keeps all of them. If all frames are equally
+    relevant, all shares are equal. For K = 1 the range is empty, and u_1 = 1/2; that is our choice.
 
     Time O(N d); memory O(N) beside the embeddings.
     """
@@ -61,10 +61,12 @@ class Bolt(FrameSelector):
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
         relevance = query_relevance("bolt", embeddings, query)
+        count = self.config.keyframes
+        if count >= len(embeddings):
+            return Selection(torch.arange(len(embeddings), device=embeddings.device), relevance)
         scores = min_max(relevance.cpu())  # float64, which not all devices have
         shares = scores.pow(self.config.power) if scores.any() else torch.ones_like(scores)
         cumulative = shares.cumsum(0) / shares.sum()
-        count = self.config.keyframes
         points = torch.linspace(1 / count, 1 - 1 / count, count, dtype=scores.dtype)
         if count == 1:
             points[:] = 0.5

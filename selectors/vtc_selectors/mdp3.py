@@ -114,12 +114,15 @@ def _best_of(
         states: The numbers k with a finite score, one for each row of ``gains`` and ``picks``.
         gains, picks: The gain of the first 1, 2, ... frames added to state k, and these frames.
     """
-    best_scores, best_sets = list(scores), list(sets)
+    best_scores, best = list(scores), {}
     for k, row, frames in zip(states, gains, picks, strict=True):
         for number, gain in enumerate(row[: len(scores) - 1 - k], start=1):
             if scores[k] + gain > best_scores[k + number]:
                 best_scores[k + number] = scores[k] + gain
-                best_sets[k + number] = sets[k] + sorted(frames[:number])
+                best[k + number] = k, frames[:number]
+    best_sets = list(sets)
+    for total, (k, frames) in best.items():
+        best_sets[total] = sets[k] + sorted(frames)
     return best_scores, best_sets
 
 
