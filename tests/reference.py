@@ -33,23 +33,23 @@ def exact_cosine(a, b):
 def slow_dks(frames, query, keyframes, threshold, least=None, similarity=cosine):
     """Algorithm 1 of ViLAMP, line by line; ``least`` is the cut-off of the released code."""
     ranked = sorted(range(len(frames)), key=lambda n: similarity(frames[n], query), reverse=True)
-    chosen = []
+    indices = []
     for n in ranked:
         if least is not None and similarity(frames[n], query) < least:
             break
-        redundancy = [similarity(frames[n], frames[k]) for k in chosen]
-        if len(chosen) < keyframes and (not chosen or max(redundancy) < threshold):
-            chosen.append(n)
-    return sorted(chosen)
+        redundancy = [similarity(frames[n], frames[k]) for k in indices]
+        if len(indices) < keyframes and (not indices or max(redundancy) < threshold):
+            indices.append(n)
+    return sorted(indices)
 
 
-def slow_gaps(chosen, frames, keyframes):
+def slow_gaps(indices, frames, keyframes):
     """The released code's filling of gaps, as `released_vilamp.md` describes it."""
-    picked = [n in chosen for n in range(frames)]
-    slots = keyframes - len(chosen)
+    keep = [n in indices for n in range(frames)]
+    slots = keyframes - len(indices)
     gaps, start = [], None
     for n in range(frames + 1):
-        if n < frames and not picked[n]:
+        if n < frames and not keep[n]:
             start = n if start is None else start
         elif start is not None:
             gaps.append((start, n - start))
@@ -61,11 +61,11 @@ def slow_gaps(chosen, frames, keyframes):
         extra = math.ceil(length / size) - 1
         step = math.ceil(length / (extra + 1))
         for i in range(extra):
-            picked[start + step * (i + 1)] = True
+            keep[start + step * (i + 1)] = True
     for n in reversed(range(frames)):
-        if sum(picked) < min(frames, keyframes):
-            picked[n] = True
-    return [n for n in range(frames) if picked[n]]
+        if sum(keep) < min(frames, keyframes):
+            keep[n] = True
+    return [n for n in range(frames) if keep[n]]
 
 
 def apply(linear, x):

@@ -181,9 +181,9 @@ def test_two_plugins_that_claim_one_name(install_plugin) -> None:
 def test_one_entry_point_name_in_two_distributions(install_plugin) -> None:
     install_plugin("a-dist", "module_a", SELECTOR + registering("{'one': Even}"), name="same")
     install_plugin("b-dist", "module_b", SELECTOR + registering("{'two': Even}"), name="same")
-    found = {i.name: i for i in Registry().parts("selector")}
-    assert (found["one"].plugin, found["one"].distribution) == ("same", "a-dist")
-    assert (found["two"].plugin, found["two"].distribution) == ("same", "b-dist")
+    infos = {i.name: i for i in Registry().parts("selector")}
+    assert (infos["one"].plugin, infos["one"].distribution) == ("same", "a-dist")
+    assert (infos["two"].plugin, infos["two"].distribution) == ("same", "b-dist")
 
 
 def test_metadata_installed_twice_counts_once(install_plugin, monkeypatch) -> None:

@@ -61,8 +61,8 @@ def test_agrees_with_the_reference(frames, dtype):
     for keyframes, window in [(1, 8), (5, 8), (400, 8), (20, 2), (20, 5), (400, 300)]:
         config = DinoDiff.Config(keyframes=keyframes, window=window)
         selection = DinoDiff(config).select(embeddings)
-        chosen, relevance = dino_diff_by_hand(embeddings.tolist(), keyframes, window)
-        assert selection.keyframes.tolist() == chosen
+        indices, relevance = dino_diff_by_hand(embeddings.tolist(), keyframes, window)
+        assert selection.keyframes.tolist() == indices
         assert selection.relevance.dtype == torch.float32
         expected = torch.tensor(relevance)
         torch.testing.assert_close(selection.relevance, expected, rtol=0, atol=1e-6)
@@ -75,16 +75,16 @@ def test_agrees_with_the_reference(frames, dtype):
 def test_agrees_where_frames_are_equal(video, keyframes, window):
     config = DinoDiff.Config(keyframes=keyframes, window=window)
     video, _ = video
-    chosen = DinoDiff(config).select(torch.tensor(video).float()).keyframes
-    assert chosen.dtype == torch.int64
-    assert 1 <= len(chosen) <= min(keyframes, len(video))
-    assert chosen.tolist() == dino_diff_by_hand(video, keyframes, window)[0]
+    indices = DinoDiff(config).select(torch.tensor(video).float()).keyframes
+    assert indices.dtype == torch.int64
+    assert 1 <= len(indices) <= min(keyframes, len(video))
+    assert indices.tolist() == dino_diff_by_hand(video, keyframes, window)[0]
 
 
 def test_a_still_video_keeps_one_frame_a_window():
     still = torch.tensor([[3.0, 4.0]]).repeat(300, 1)
-    chosen = DinoDiff(DinoDiff.Config(keyframes=99)).select(still).keyframes
-    assert chosen.tolist() == [*range(0, 296, 8)]  # the last four are copies in a window that
+    indices = DinoDiff(DinoDiff.Config(keyframes=99)).select(still).keyframes
+    assert indices.tolist() == [*range(0, 296, 8)]  # the last four are copies in a window that
     few = DinoDiff(DinoDiff.Config(keyframes=3)).select(still).keyframes  # began before them
     assert few.tolist() == [0, 8, 16]
 
@@ -138,10 +138,10 @@ def test_timm_encoder_agrees_with_timms_own_path(vit, tmp_path, make_video, size
             ]
         )
     encoder = load_encoder(f"timm:{tmp_path / 'vit'}", batch_size=2)
-    found = encoder.encode_frames(frames)
-    assert found.dtype == torch.float32 and found.shape == (5, encoder.dim) == (5, 32)
-    torch.testing.assert_close(found.norm(dim=-1), torch.ones(5))
-    torch.testing.assert_close(found.double(), F.normalize(expected), rtol=0, atol=1e-5)
+    output = encoder.encode_frames(frames)
+    assert output.dtype == torch.float32 and output.shape == (5, encoder.dim) == (5, 32)
+    torch.testing.assert_close(output.norm(dim=-1), torch.ones(5))
+    torch.testing.assert_close(output.double(), F.normalize(expected), rtol=0, atol=1e-5)
     # The frames themselves must differ, or the line above would prove nothing.
     assert F.cosine_similarity(expected[:1], expected[1:]).min() < 0.99
     assert encoder.encode_frames(frames[:0]).shape == (0, 32)
@@ -187,16 +187,16 @@ def test_what_timm_cannot_load_is_explained(vit, tmp_path, monkeypatch):
 
 
 def test_a_name_is_loaded_from_the_files_of_the_hub(vit, monkeypatch, make_video):
-    asked = []
+    downloads = []
 
     def download(repository, name, local_files_only=False):
-        asked.append((repository, name))
+        downloads.append((repository, name))
         return str(vit / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     encoder = load_encoder("timm:vit_small_patch14_dinov2.lvd142m")
     repository = "timm/vit_small_patch14_dinov2.lvd142m"
-    assert asked == [(repository, "config.json"), (repository, "model.safetensors")]
+    assert downloads == [(repository, "config.json"), (repository, "model.safetensors")]
     expected = load_encoder(f"timm:{vit}").encode_frames(make_video(2))
     assert torch.equal(encoder.encode_frames(make_video(2)), expected)
 
@@ -217,8 +217,8 @@ def test_a_selector_looks_through_its_own_encoder(
     answer = vtc.ask(model, processor, video, "What is it?", max_new_tokens=1)
     expected = selector.select(load_encoder(f"timm:{vit}").encode_frames(video))
     assert [frame.index for frame in answer.report.keyframes] == expected.keyframes.tolist()
-    shown = [frame.relevance for frame in answer.report.keyframes]
-    assert shown == pytest.approx(expected.relevance[expected.keyframes].tolist(), abs=1e-5)
+    relevance = [frame.relevance for frame in answer.report.keyframes]
+    assert relevance == pytest.approx(expected.relevance[expected.keyframes].tolist(), abs=1e-5)
     vtc.save_pretrained(model, tmp_path)
     loaded = vtc.from_pretrained(tmp_path, processor=processor)
     assert loaded.vtc.selector.encoder == f"timm:{vit}"
@@ -239,12 +239,12 @@ def test_vtc_select_looks_through_it_too(vit, tmp_path, capfd):
     with pytest.raises(SystemExit) as stop:
         app([*words, "-s", f"encoder=timm:{vit}", "--encoder", "hf:never/loaded"], prog_name="vtc")
     assert not stop.value.code
-    found = json.loads(capfd.readouterr().out)
+    output = json.loads(capfd.readouterr().out)
     frames = vtc.VideoSource(str(file), fps=1.0).frames(list(range(12)))
     selector = vtc.selector("dino_diff", keyframes=4)
     expected = selector.select(load_encoder(f"timm:{vit}").encode_frames(frames)).keyframes
-    assert [frame["index"] for frame in found["keyframes"]] == expected.tolist()
-    assert found["selector"]["encoder"] == f"timm:{vit}"
+    assert [frame["index"] for frame in output["keyframes"]] == expected.tolist()
+    assert output["selector"]["encoder"] == f"timm:{vit}"
 
 
 def test_an_encoder_that_is_none_is_refused_before_the_model_changes(model):

@@ -184,5 +184,5 @@ def test_mergers_compile_without_a_graph_break(name):
     arguments = patches, reference, torch.tensor([False, True, True]), torch.randn(16)
     torch.compiler.reset()
     compiled = torch.compile(merger, fullgraph=True, backend="eager")(*arguments)
-    for found, expected in zip(compiled, merger(*arguments), strict=True):
-        torch.testing.assert_close(found, expected)
+    for tokens, expected in zip(compiled, merger(*arguments), strict=True):
+        torch.testing.assert_close(tokens, expected)

@@ -151,12 +151,12 @@ def test_llama_vid_is_eq_1_and_a_mean(patches, seed):
     frames, query = draw(3, patches, DIM, seed=seed), draw(4, seed=seed + 50)
     merged = call(merger, frames, query=query)
     assert merged.shape == (3, 2, DIM)
-    asked = linear(merger.to_query, query)
+    direction = linear(merger.to_query, query)
     for frame, (context, content) in zip(frames, merged, strict=True):
-        scores = [math.fsum((asked * patch).tolist()) for patch in frame]
+        scores = [math.fsum((direction * patch).tolist()) for patch in frame]
         exps = [math.exp(score - max(scores)) for score in scores]
-        found = sum(e / math.fsum(exps) * patch for e, patch in zip(exps, frame, strict=True))
-        torch.testing.assert_close(context, linear(merger.to_context, found))
+        attention = sum(e / math.fsum(exps) * patch for e, patch in zip(exps, frame, strict=True))
+        torch.testing.assert_close(context, linear(merger.to_context, attention))
         torch.testing.assert_close(content, linear(merger.to_content, sum(frame) / patches))
 
 
@@ -180,7 +180,7 @@ def slow_perceiver(merger, frame):
         asking = norm(layer.norm_latents, latents)
         context = torch.cat([norm(layer.norm_patches, frame), asking])
         width = latents.shape[1] // layer.heads
-        found = torch.zeros_like(latents)
+        attention = torch.zeros_like(latents)
         for t in range(len(latents)):
             for head in range(layer.heads):
                 part = slice(head * width, (head + 1) * width)
@@ -188,8 +188,8 @@ def slow_perceiver(merger, frame):
                 scores = linear(layer.to_key, context)[:, part] @ query / math.sqrt(width)
                 weights = (scores - scores.max()).exp()
                 values = linear(layer.to_value, context)[:, part]
-                found[t, part] = (weights / weights.sum()) @ values
-        latents = latents + linear(layer.to_latent, found)
+                attention[t, part] = (weights / weights.sum()) @ values
+        latents = latents + linear(layer.to_latent, attention)
         first, wide, _, narrow = layer.feed_forward
         hidden = linear(wide, norm(first, latents))
         gelu = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))

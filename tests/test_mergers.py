@@ -67,16 +67,18 @@ def slow_q_former(merger, patches):
     merged = []
     for frame in patches.double():
         context = norm(merger.norm_patches, frame)
-        asked = linear(merger.to_query, norm(merger.norm_queries, queries))
+        projected = linear(merger.to_query, norm(merger.norm_queries, queries))
         keys, values = linear(merger.to_key, context), linear(merger.to_value, context)
-        found = torch.zeros_like(queries)
+        attention = torch.zeros_like(queries)
         for t in range(len(queries)):
             for head in range(merger.heads):
                 part = slice(head * width, (head + 1) * width)
-                scores = keys[:, part] @ asked[t, part] / math.sqrt(width)
+                scores = keys[:, part] @ projected[t, part] / math.sqrt(width)
                 weights = scores.exp() / scores.exp().sum()
-                found[t, part] = sum(w * v for w, v in zip(weights, values[:, part], strict=True))
-        tokens = queries + linear(merger.to_token, found)
+                attention[t, part] = sum(
+                    w * v for w, v in zip(weights, values[:, part], strict=True)
+                )
+        tokens = queries + linear(merger.to_token, attention)
         hidden = linear(wide, norm(first, tokens))
         gelu = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
         merged.append(tokens + linear(narrow, gelu))

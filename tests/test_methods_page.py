@@ -84,20 +84,20 @@ def site(tmp_path):
     return os.pathsep.join([str(tmp_path), *(os.path.abspath(path) for path in sys.path if path)])
 
 
-@pytest.mark.parametrize(("command", "shown"), BLOCKS)
-def test_the_page_holds_what_the_command_prints(command, shown):
+@pytest.mark.parametrize(("command", "output"), BLOCKS)
+def test_the_page_holds_what_the_command_prints(command, output):
     # Plug-ins that happen to be installed here are not on the page.
     others = {p.plugin for p in vtc.parts() if p.distribution != "video-token-compression"}
     done = run_vtc(*shlex.split(command), VTC_DISABLED_PLUGINS=",".join(others))
-    assert (done.stdout, done.stderr) == (shown, "")
+    assert (done.stdout, done.stderr) == (output, "")
 
 
 def test_the_page_lists_all_shipped_parts_with_their_costs():
-    ((command, shown),) = BLOCKS
+    ((command, output),) = BLOCKS
     assert command == "parts --markdown" and "not given" not in PAGE
     for part in (*vtc.parts("selector"), *vtc.parts("merger")):
         if part.distribution == "video-token-compression":
-            assert f"\n| `{part.name}` |" in shown
+            assert f"\n| `{part.name}` |" in output
 
 
 def test_the_page_explains_all_sizes_with_their_defaults():

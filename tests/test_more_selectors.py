@@ -154,8 +154,8 @@ def test_agrees_with_the_reference(kind, options, frames, dtype):
         expected = by_hand(kind, embeddings.tolist(), query.tolist(), config)
         assert selection.keyframes.tolist() == expected
         if kind in WITH_QUERY:
-            (wanted,) = units([query.tolist()])
-            cosines = [dot(row, wanted) for row in units(embeddings.tolist())]
+            (direction,) = units([query.tolist()])
+            cosines = [dot(row, direction) for row in units(embeddings.tolist())]
             torch.testing.assert_close(
                 selection.relevance, torch.tensor(cosines), rtol=0, atol=1e-7
             )
@@ -167,29 +167,29 @@ def test_agrees_with_the_reference(kind, options, frames, dtype):
 @given(integer_videos(), st.integers(1, 14), st.integers(1, 4))
 def test_kmeans_agrees_where_clusters_stay_empty(video, keyframes, iterations):
     config = KMeans.Config(keyframes=keyframes, iterations=iterations)
-    chosen = KMeans(config).select(torch.tensor(video[0]).double()).keyframes
-    assert chosen.tolist() == kmeans_by_hand(video[0], keyframes, iterations)
+    indices = KMeans(config).select(torch.tensor(video[0]).double()).keyframes
+    assert indices.tolist() == kmeans_by_hand(video[0], keyframes, iterations)
 
 
 @settings(deadline=None)
 @given(integer_videos(), st.integers(1, 14))
 def test_kmeans_takes_no_copies(video, keyframes):
     frames = torch.tensor(video[0]).float()
-    chosen = KMeans(KMeans.Config(keyframes=keyframes)).select(frames).keyframes
-    directions = {tuple(round(x, 9) for x in units([video[0][n]])[0]) for n in chosen.tolist()}
-    assert len(directions) == len(chosen)
+    indices = KMeans(KMeans.Config(keyframes=keyframes)).select(frames).keyframes
+    directions = {tuple(round(x, 9) for x in units([video[0][n]])[0]) for n in indices.tolist()}
+    assert len(directions) == len(indices)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 50), st.integers(1, 14), st.floats(0, 1))
 def test_mmr_is_greedy_at_every_budget(seed, keyframes, weight):
     embeddings, query = scene_embeddings(14, dim=8, seed=seed)
-    chosen = [
+    indices = [
         set(MMR(MMR.Config(keyframes=k, relevance_weight=weight)).select(embeddings, query)
             .keyframes.tolist())
         for k in (keyframes, keyframes + 1)
     ]  # fmt: skip
-    assert chosen[0] <= chosen[1]
+    assert indices[0] <= indices[1]
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -197,7 +197,7 @@ def test_mmr_is_greedy_at_every_budget(seed, keyframes, weight):
 @pytest.mark.parametrize(("frames", "dim"), [(257, 511), (517, 3)])
 def test_equal_frames_tie_and_the_earlier_wins(kind, dtype, frames, dim):
     embeddings, query = scene_embeddings(1, dim, seed=0, dtype=dtype)
-    chosen = kind(kind.Config(keyframes=4)).select(embeddings.repeat(frames, 1), query).keyframes
+    indices = kind(kind.Config(keyframes=4)).select(embeddings.repeat(frames, 1), query).keyframes
     half, quarter = math.ceil(frames / 2), math.ceil(frames / 4)
     expected = {
         MMR: [0, 1, 2, 3],
@@ -205,7 +205,7 @@ def test_equal_frames_tie_and_the_earlier_wins(kind, dtype, frames, dim):
         KMeans: [0],
         SceneChange: [(frames - 1) // 2],
     }
-    assert chosen.tolist() == expected[kind]
+    assert indices.tolist() == expected[kind]
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -218,20 +218,20 @@ def test_different_frames_within_the_budget_are_all_taken(kind):
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_zero_vectors(kind):
-    chosen = kind(kind.Config(keyframes=3)).select(torch.zeros(6, 4), torch.zeros(4)).keyframes
+    indices = kind(kind.Config(keyframes=3)).select(torch.zeros(6, 4), torch.zeros(4)).keyframes
     # mmr ties; aks halves 3 + 3 with a budget of 2 + 1, then 2 + 1; kmeans sees copies; zero
     # vectors have the cosine 0, so that scene_change cuts after the first two.
     expected = {MMR: [0, 1, 2], AKS: [0, 2, 3], KMeans: [0], SceneChange: [0, 1, 3]}
-    assert chosen.tolist() == expected[kind]
+    assert indices.tolist() == expected[kind]
 
 
 def test_kmeans_finds_the_groups():
     generator = torch.Generator().manual_seed(0)
     groups = torch.eye(5).repeat_interleave(torch.tensor([40, 3, 20, 1, 36]), 0)
     embeddings = groups + 0.05 * torch.randn(100, 5, generator=generator)
-    chosen = KMeans(KMeans.Config(keyframes=5)).select(embeddings).keyframes
+    indices = KMeans(KMeans.Config(keyframes=5)).select(embeddings).keyframes
     # From equal distances the small groups get no centroid of their own: Lloyd's local optimum.
-    assert chosen.tolist() == kmeans_by_hand(embeddings.tolist(), 5, 20)
+    assert indices.tolist() == kmeans_by_hand(embeddings.tolist(), 5, 20)
     far = torch.eye(4).repeat_interleave(25, 0) + 0.05 * torch.randn(100, 4, generator=generator)
     four = KMeans(KMeans.Config(keyframes=4)).select(far).keyframes
     assert [n // 25 for n in four.tolist()] == [0, 1, 2, 3]
@@ -246,8 +246,8 @@ def test_a_cluster_that_lost_its_frames_gives_none():
 def test_scene_change_by_hand():
     scenes = torch.eye(3).repeat_interleave(torch.tensor([3, 4, 1]), 0)
     for keyframes, expected in [(1, [3]), (2, [1, 5]), (3, [1, 4, 7]), (8, [1, 4, 7])]:
-        chosen = SceneChange(SceneChange.Config(keyframes=keyframes)).select(scenes).keyframes
-        assert chosen.tolist() == expected
+        indices = SceneChange(SceneChange.Config(keyframes=keyframes)).select(scenes).keyframes
+        assert indices.tolist() == expected
     # A change of exactly 1 is no cut unless it exceeds the least change.
     still = SceneChange(SceneChange.Config(least_change=1.0)).select(scenes).keyframes
     assert still.tolist() == [3]
@@ -258,8 +258,8 @@ def test_aks_takes_a_peak_whole_and_spreads_without_one():
     peak[10:14] = 1.0
     embeddings = torch.stack([peak, 1 - peak], dim=1)
     query = torch.tensor([1.0, 0.0])
-    chosen = AKS(AKS.Config(keyframes=4)).select(embeddings, query).keyframes
-    assert chosen.tolist() == [10, 11, 12, 13]  # 1 - 4/64 above the mean
+    indices = AKS(AKS.Config(keyframes=4)).select(embeddings, query).keyframes
+    assert indices.tolist() == [10, 11, 12, 13]  # 1 - 4/64 above the mean
     strict = AKS(AKS.Config(keyframes=4, score_threshold=0.95)).select(embeddings, query)
     assert strict.keyframes.tolist() == [10, 16, 32, 48]
 

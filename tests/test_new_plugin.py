@@ -91,12 +91,12 @@ def test_it_is_used_by_wrap_and_by_the_command(plugin, tmp_path):
 
 def test_the_example_is_what_the_command_writes():
     left_by_use = {".pytest_cache", ".ruff_cache", "__pycache__", "build", "dist"}
-    found = {
+    files = {
         path.relative_to(EXAMPLE).as_posix(): path.read_text(encoding="utf-8")
         for path in EXAMPLE.rglob("*")
         if path.is_file() and not left_by_use & set(path.parts)
     }
-    assert found == skeleton("vtc-plugin-example"), (
+    assert files == skeleton("vtc-plugin-example"), (
         "write it again: rm -r examples/vtc-plugin-example; "
         "vtc new-plugin vtc-plugin-example --folder examples"
     )

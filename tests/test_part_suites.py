@@ -142,8 +142,8 @@ def test_the_contracts_alone_need_pytest():
 def test_contracts_say_that_they_need_pytest(name):
     code = f"import sys; sys.modules['pytest'] = None; from vtc.testing import {name}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    said = f"ModuleNotFoundError: vtc.testing.{name} needs pytest: pip install pytest"
-    assert run.stderr.splitlines()[-1] == said
+    message = f"ModuleNotFoundError: vtc.testing.{name} needs pytest: pip install pytest"
+    assert run.stderr.splitlines()[-1] == message
 
 
 def test_an_unknown_name_of_testing():

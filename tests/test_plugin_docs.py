@@ -35,12 +35,12 @@ def signatures(source: str) -> dict[str, str]:
 
 def shown(name: str) -> dict[str, str]:
     """The signatures in the block of the page that shows the function ``name``."""
-    (found,) = [
+    (matches,) = [
         signatures(block)
         for block in PYTHON
         if name in signatures(block) and "return {" not in block
     ]
-    return found
+    return matches
 
 
 def test_all_hooks_are_shown_with_their_signatures():
@@ -66,10 +66,10 @@ def test_costs_are_shown_with_their_signatures():
 
 
 def test_code_of_the_example_is_in_the_example():
-    found = [re.match(r"# (\S+)\n(.*)", block, flags=re.S) for block in PYTHON]
-    named = [match.groups() for match in found if match]
-    assert len(named) == 2
-    for path, code in named:
+    matches = [re.match(r"# (\S+)\n(.*)", block, flags=re.S) for block in PYTHON]
+    examples = [match.groups() for match in matches if match]
+    assert len(examples) == 2
+    for path, code in examples:
         file = ROOT / "examples" / "vtc-plugin-example" / path
         assert code in file.read_text(encoding="utf-8"), path
 

@@ -51,8 +51,8 @@ def test_bolt_takes_most_frames_where_the_video_is_relevant():
     query = torch.tensor([1.0, 0.0])
     embeddings = torch.tensor([[0.0, 1.0]]).repeat(100, 1)
     embeddings[40:60] = torch.tensor([1.0, 0.1])
-    chosen = vtc.selector("bolt", keyframes=10).select(embeddings, query).keyframes
-    assert len(chosen) == 10 and 40 <= chosen.min() and chosen.max() < 60
+    indices = vtc.selector("bolt", keyframes=10).select(embeddings, query).keyframes
+    assert len(indices) == 10 and 40 <= indices.min() and indices.max() < 60
     flat = vtc.selector("bolt", keyframes=4).select(torch.ones(41, 2), query).keyframes
     assert flat.tolist() == [10, 17, 23, 30]
 
@@ -82,8 +82,8 @@ def slow_mdp3(rows, query, keyframes, temperature, segment):
     for start in range(0, len(rows), segment):
         frames = range(start, min(start + segment, len(rows)))
         new = dict(table)
-        for k, (score, chosen) in table.items():
-            last = [rows[chosen[-1]]] if chosen else []
+        for k, (score, indices) in table.items():
+            last = [rows[indices[-1]]] if indices else []
             picks, total = [], score
             while len(picks) < len(frames) and k + len(picks) < keyframes:
                 before = slow_log_det(last + [rows[n] for n in picks])
@@ -96,7 +96,7 @@ def slow_mdp3(rows, query, keyframes, temperature, segment):
                 total += gain[picks[-1]]
                 number = k + len(picks)
                 if number not in new or total > new[number][0]:
-                    new[number] = total, chosen + sorted(picks)
+                    new[number] = total, indices + sorted(picks)
         table = new
     return table[min(keyframes, len(rows))][1]
 
@@ -107,10 +107,10 @@ def test_mdp3_is_a_greedy_dpp_with_dynamic_programming_over_segments(seed):
     for keyframes, temperature, segment in ((6, 0.2, 8), (5, 5.0, 6), (9, 1.0, 32), (3, 50.0, 1)):
         options = {"relevance_temperature": temperature, "segment": segment}
         selector = vtc.selector("mdp3", keyframes=keyframes, **options)
-        chosen = selector.select(embeddings, query).keyframes.tolist()
+        indices = selector.select(embeddings, query).keyframes.tolist()
         rows = embeddings.double().tolist()
         expected = slow_mdp3(rows, query.double().tolist(), keyframes, temperature, segment)
-        assert chosen == expected
+        assert indices == expected
 
 
 def test_mdp3_takes_copies_of_a_frame_last():
@@ -129,8 +129,8 @@ def test_qframe_draws_the_first_frame_with_the_probabilities_of_a_softmax(temper
     counts = [0] * 5
     for seed in range(2000):
         options = {"temperature": temperature, "seed": seed}
-        chosen = vtc.selector("qframe", keyframes=1, **options).select(embeddings, query).keyframes
-        counts[int(chosen)] += 1
+        indices = vtc.selector("qframe", keyframes=1, **options).select(embeddings, query).keyframes
+        counts[int(indices)] += 1
     for count, weight in zip(counts, weights, strict=True):
         share = weight / math.fsum(weights)
         assert abs(count / 2000 - share) < 4 * math.sqrt(share * (1 - share) / 2000)

@@ -31,10 +31,10 @@ thresholds = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.6, 0.8, 0.85, 1.0])
 def test_dks_is_algorithm_1_with_exact_ties(video, keyframes, threshold):
     frames, query = video
     selector = DKS(DKS.Config(keyframes=keyframes, similarity_threshold=threshold))
-    chosen = selector.select(torch.tensor(frames).float(), torch.tensor(query).float()).keyframes
+    indices = selector.select(torch.tensor(frames).float(), torch.tensor(query).float()).keyframes
     squared = Fraction(str(threshold)) * abs(Fraction(str(threshold)))
     expected = slow_dks(frames, query, keyframes, squared, similarity=exact_cosine)
-    assert chosen.tolist() == expected
+    assert indices.tolist() == expected
     assert as_on_a_gpu(selector, torch.tensor(frames).float(), torch.tensor(query).float()) == (
         expected
     )
@@ -52,7 +52,9 @@ def test_dks_on_a_gpu_waits_for_nothing_in_its_loop():
     with FakeTensorMode():
         embeddings = torch.randn(40, 8)
         assert selector._places(embeddings).shape == (5,)
-        with pytest.raises(DynamicOutputShapeException):  # as the CPU's way is found out
+        with pytest.raises(
+            DynamicOutputShapeException
+        ):  # reading a value fails, as the CPU path does
             selector._visit(embeddings, torch.arange(40))
 
 
@@ -73,18 +75,18 @@ def test_dks_is_algorithm_1(dtype, frames, least):
     embeddings, query = scene_embeddings(frames, dim=16, seed=frames, dtype=dtype)
     config = DKS.Config(keyframes=12, similarity_threshold=0.8, relevance_threshold=least)
     selection = DKS(config).select(embeddings, query)
-    rows, wanted = embeddings.double().tolist(), query.double().tolist()
-    assert selection.keyframes.tolist() == slow_dks(rows, wanted, 12, 0.8, least)
+    rows, query_row = embeddings.double().tolist(), query.double().tolist()
+    assert selection.keyframes.tolist() == slow_dks(rows, query_row, 12, 0.8, least)
     assert as_on_a_gpu(DKS(config), embeddings, query) == selection.keyframes.tolist()
-    expected = torch.tensor([cosine(row, wanted) for row in rows])
+    expected = torch.tensor([cosine(row, query_row) for row in rows])
     torch.testing.assert_close(selection.relevance, expected, rtol=0, atol=1e-7)
 
 
 def test_dks_goes_beyond_one_block():
     embeddings, query = scene_embeddings(700, dim=4, seed=3)
-    chosen = DKS(DKS.Config(keyframes=700)).select(embeddings, query).keyframes
+    indices = DKS(DKS.Config(keyframes=700)).select(embeddings, query).keyframes
     rows = embeddings.tolist()
-    assert chosen.tolist() == slow_dks(rows, query.tolist(), 700, 0.85)
+    assert indices.tolist() == slow_dks(rows, query.tolist(), 700, 0.85)
 
 
 @settings(deadline=None)
@@ -105,20 +107,20 @@ def test_query_guided_takes_the_most_relevant(video, keyframes):
     frames, query = video
     ranked = sorted(range(len(frames)), key=lambda n: -exact_cosine(frames[n], query))
     selector = QueryGuided(QueryGuided.Config(keyframes=keyframes))
-    chosen = selector.select(torch.tensor(frames).float(), torch.tensor(query).float()).keyframes
-    assert chosen.tolist() == sorted(ranked[:keyframes])
+    indices = selector.select(torch.tensor(frames).float(), torch.tensor(query).float()).keyframes
+    assert indices.tolist() == sorted(ranked[:keyframes])
 
 
 @given(st.integers(1, 200), st.integers(1, 250))
 def test_uniform_takes_midpoints(frames, keyframes):
-    chosen = Uniform(Uniform.Config(keyframes=keyframes)).select(torch.empty(frames, 0)).keyframes
+    indices = Uniform(Uniform.Config(keyframes=keyframes)).select(torch.empty(frames, 0)).keyframes
     if keyframes >= frames:
         expected = list(range(frames))
     else:
         parts = [Fraction(2 * k + 1, 2) * frames / keyframes for k in range(keyframes)]
         expected = [math.floor(part) for part in parts]
-    assert chosen.tolist() == expected
-    assert chosen.dtype == torch.int64
+    assert indices.tolist() == expected
+    assert indices.dtype == torch.int64
 
 
 @pytest.mark.parametrize("kind", RANKING)
@@ -171,20 +173,20 @@ def test_no_frame_may_be_relevant_enough():
 def test_released_options_fill_up_to_the_budget():
     embeddings, query = scene_embeddings(60, dim=16, seed=2)
     config = DKS.Config(keyframes=20, fill="gaps", relevance_threshold=0.2)
-    chosen = DKS(config).select(embeddings, query).keyframes
-    rows, wanted = embeddings.tolist(), query.tolist()
-    greedy = slow_dks(rows, wanted, 20, 0.85, least=0.2)
+    indices = DKS(config).select(embeddings, query).keyframes
+    rows, query_row = embeddings.tolist(), query.tolist()
+    greedy = slow_dks(rows, query_row, 20, 0.85, least=0.2)
     assert 0 < len(greedy) < 20
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == slow_gaps(greedy, 60, 20)
+    assert indices.dtype == torch.int64
+    assert indices.tolist() == slow_gaps(greedy, 60, 20)
 
 
 @given(st.data(), st.integers(1, 60), st.integers(1, 70))
 def test_gaps_are_filled_as_released(data, frames, keyframes):
     most = min(frames, keyframes)
-    chosen = data.draw(st.lists(st.integers(0, frames - 1), unique=True, max_size=most))
-    filled = fill_gaps(chosen, frames, keyframes)
-    assert filled == slow_gaps(chosen, frames, keyframes)
+    indices = data.draw(st.lists(st.integers(0, frames - 1), unique=True, max_size=most))
+    filled = fill_gaps(indices, frames, keyframes)
+    assert filled == slow_gaps(indices, frames, keyframes)
     assert len(filled) == most
 
 
