@@ -96,7 +96,8 @@ def test_selectors_cost_what_they_say(spec, frames, dim):
     selector = build_part("selector", spec)
     if spec["name"] == "mdp3":
         frames = min(frames, 4000)  # many small steps, which are slow to count
-    arguments = video(spec["name"], selector.config.keyframes, frames, dim)
+    keyframes = getattr(selector.config, "keyframes", 0)
+    arguments = video(spec["name"], keyframes, frames, dim)
     with MultiplyAccumulates() as macs:
         selector.select(*arguments)
     with LiveNumbers() as live:

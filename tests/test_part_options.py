@@ -146,7 +146,7 @@ def test_selectors_name_a_query_that_they_refuse(name):
         selector.select(embeddings, query)
 
 
-@pytest.mark.parametrize("name", ["random", "uniform"])
+@pytest.mark.parametrize("name", ["none", "random", "uniform"])
 def test_selectors_without_embeddings_need_frames(name):
     with pytest.raises(ValueError, match=rf"'{name}': expected embeddings .* got \[0, 0\]"):
         vtc.selector(name).select(torch.empty(0, 0))

@@ -98,6 +98,18 @@ def test_every_merger_works_in_a_model(
     assert vtc.last_report(model).tokens_after == 2 * 4 + tokens + 1
 
 
+@pytest.mark.parametrize(("merger", "tokens"), [("mean_pool", 6), ("dycoke", 0)])
+def test_without_keyframes_all_slices_are_merged_in_every_family(case, merger, tokens):
+    model, inputs = case
+    model.vtc.selector, model.vtc.merger = vtc.selector("none"), vtc.merger(merger)
+    with torch.no_grad():
+        assert model(**inputs).logits.isfinite().all()
+    report = vtc.last_report(model)
+    assert not report.keyframes and report.tokens_after > 0
+    # LLaVA-OneVision has a newline token at the end.
+    assert not tokens or report.tokens_after in (tokens, tokens + 1)
+
+
 def test_a_still_video_leaves_its_keyframes_only(
     model, processor, encoder, make_video, make_inputs
 ):

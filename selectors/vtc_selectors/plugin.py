@@ -13,6 +13,7 @@ def vtc_register_selectors() -> dict[str, str]:
         "kmeans": "vtc_selectors.kmeans:KMeans",
         "mdp3": "vtc_selectors.mdp3:MDP3",
         "mmr": "vtc_selectors.mmr:MMR",
+        "none": "vtc_selectors.no_keyframes:NoKeyframes",
         "qframe": "vtc_selectors.qframe:QFrame",
         "query_guided": "vtc_selectors.query_guided:QueryGuided",
         "random": "vtc_selectors.random_frames:RandomFrames",
