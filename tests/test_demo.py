@@ -149,7 +149,7 @@ def test_of_an_own_question_the_truth_is_not_known(command, tmp_path):
     ("words", "message"),
     [
         (("--video", "no-such.mp4"), "no-such.mp4: there is no such file"),
-        (("--video", ""), "a folder, not a video file"),
+        (("--video", ""), "expected a video file, got a folder"),
         (("--folder", "pyproject.toml"), "folder 'pyproject.toml' cannot be made: File exists"),
         (("--folder", "pyproject.toml/x"), "cannot be made: Not a directory"),
         (("--frames", 16), "a needle of 16 frames in a video of 16"),
