@@ -189,7 +189,8 @@ def _open_all(
 
     def open_one(video: Any) -> VideoSource | VideoError:
         try:
-            return VideoSource(video, fps=fps, max_frames=max_frames)
+            source = VideoSource(video, fps=fps, max_frames=max_frames)
+            return video if isinstance(video, VideoSource) else source
         except VideoError as error:
             if keep_errors:
                 return error
