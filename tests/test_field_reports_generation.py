@@ -118,3 +118,30 @@ def test_a_streamer_begins_with_the_callers_prompt(wrapped, prompt):
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=False)
     written = model.generate(**inputs, max_new_tokens=3, do_sample=False, streamer=streamer)
     assert "".join(streamer) == processor.tokenizer.decode(written[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tokens_that_are_no_numbers_are_reported_and_refused_if_all_are(wrapped, value):
+    model, processor = wrapped
+    video = drifting_video(8)
+    encode, spoiled = type(model.vtc.adapter).encode, [0]
+
+    class Overflowing(type(model.vtc.adapter)):
+        def encode(self, model, pixels):
+            features = encode(self, model, pixels)
+            features.tokens[spoiled] = value
+            features.patches[spoiled] = value
+            return features
+
+    adapter, model.vtc.adapter = model.vtc.adapter, Overflowing()
+    try:
+        answer = vtc.ask(model, processor, video, "What?", max_new_tokens=2)
+        assert any(
+            "visual tokens are NaN or infinite" in text and "bfloat16" in text
+            for text in answer.report.warnings
+        )
+        spoiled[:] = [slice(None)]
+        with pytest.raises(ValueError, match=r"(\d+) of \1 visual tokens are NaN or infinite"):
+            vtc.ask(model, processor, video, "What?", max_new_tokens=2)
+    finally:
+        model.vtc.adapter = adapter

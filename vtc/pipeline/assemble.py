@@ -38,7 +38,7 @@ def assemble_video(
         heat: What the merger weighed in some frames.
 
     Raises:
-        ValueError: No token is left.
+        ValueError: No token is left, or none is finite.
     """
     span = feed.span
     positions, slices, cells = _places(span, tokens, is_keyframe)
@@ -59,6 +59,7 @@ def assemble_video(
             "drops the other frames; loosen the selector's options or choose another merger"
         )
     features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0])])
+    _check_finite(call, feed, features[: sum(map(len, kept))])
     report = VideoReport(
         name=feed.name,
         frames=feed.frames,
@@ -84,6 +85,27 @@ def assemble_video(
         cells=cells,
         seconds_per_slice=feed.seconds_per_slice,
     )
+
+
+def _check_finite(call: Call, feed: VideoFeed, features: Tensor) -> None:
+    """Warn of tokens that are no numbers, which a language model answers with noise.
+
+    Raises:
+        ValueError: None of the tokens is finite.
+    """
+    if features.is_meta:
+        return
+    lost = int((~torch.isfinite(features).all(dim=-1)).sum())
+    if lost == 0:
+        return
+    message = (
+        f"{feed.name}: {lost} of {len(features)} visual tokens are NaN or infinite, as where "
+        "float16 overflows in the vision tower or the projector; load the model with "
+        "dtype=torch.bfloat16"
+    )
+    if lost == len(features):
+        raise ValueError(message)
+    call.recorder.warn(message)
 
 
 def _pictures(feed: VideoFeed, is_keyframe: Tensor, heat: Sequence[Heat]) -> Pictures | None:
