@@ -195,3 +195,29 @@ def test_ask_answers_with_every_family(command, folders, tmp_path, family):
     if "frame_text" in family.options:
         code, out, _ = command(*words[:-1], "-a", "frame_text=none")
         assert code == 0 and "-> 0 tokens around frames" in out
+
+
+def test_ask_takes_settings_of_generation_and_puts_the_answer_last(command, folders, monkeypatch):
+    given = {}
+
+    def answer(*arguments, **settings):
+        given.update(settings)
+        return real(*arguments, **settings)
+
+    real = vtc.ask
+    monkeypatch.setattr(vtc, "ask", answer, raising=False)
+    words = ("--temperature", 0.7, "--top-p", 0.9, "--attn-implementation", "eager")
+    code, out, err = command(*ask(folders, *words))
+    assert code == 0, err
+    assert given == {"max_new_tokens": 3, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
+    facts, _, text = out.rpartition("\n\n")
+    assert "loading" in facts and "total" in facts and text.strip()
+    given.clear()
+    code, out, err = command(*ask(folders, "--num-beams", 2, "--temperature", 0, "--json"))
+    assert code == 0, err
+    assert given == {"max_new_tokens": 3, "num_beams": 2, "do_sample": False}
+    seconds = json.loads(out)["seconds"]
+    assert 0 < seconds["loading"] < seconds["total"]
+    for words in (("--temperature", 0, "--top-p", 0.9), ("--top-p", 0)):
+        code, out, err = command(*ask(folders, *words))
+        assert code == 1 and "vtc: error: expected --t" in err and not out

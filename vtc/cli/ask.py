@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from time import perf_counter
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -12,6 +13,7 @@ from vtc.cli.show import ask_result, facts, progress_bars
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
+Number = Optional[float]  # noqa: UP007, UP045
 
 
 def ask(
@@ -41,7 +43,17 @@ def ask(
     adapter_option: Annotated[
         list[str], typer.Option("--adapter-option", "-a", help="NAME=VALUE; see vtc parts.")
     ] = [],  # noqa: B006
-    max_new_tokens: Annotated[int, typer.Option(help="The longest answer in tokens.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer in tokens.")] = 256,
+    temperature: Annotated[
+        Number, typer.Option(min=0, help="Sample the answer at this temperature; 0: do not sample.")
+    ] = None,
+    top_p: Annotated[
+        Number, typer.Option(min=0, max=1, help="Sample among the likeliest tokens of this share.")
+    ] = None,
+    num_beams: Annotated[Count, typer.Option(min=1, help="Search the answer in beams.")] = None,
+    attn_implementation: Annotated[
+        Text, typer.Option(help="Of the model: sdpa, eager, flash_attention_2 ...")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     page: Annotated[
@@ -66,7 +78,18 @@ def ask(
         part_choice("dfm", merger, merger_option),
     )
     family = read_options(adapter_option)
-    loaded, processor = load_model(model, *choices, encoder, device, dtype, trust_remote_code)
+    settings = _generation_settings(temperature, top_p, num_beams)
+    began = perf_counter()
+    loaded, processor = load_model(
+        model,
+        *choices,
+        encoder,
+        device,
+        dtype,
+        trust_remote_code,
+        **({} if attn_implementation is None else {"attn_implementation": attn_implementation}),
+    )
+    loading = perf_counter() - began
 
     import vtc
     from vtc.wrapped.access import toolkit_of
@@ -74,15 +97,37 @@ def ask(
     toolkit_of(loaded).configure(**family)
     toolkit_of(loaded).heat_frames = heat
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:
-        answer = vtc.ask(loaded, processor, source, question, max_new_tokens=max_new_tokens)
+        answer = vtc.ask(
+            loaded, processor, source, question, max_new_tokens=max_new_tokens, **settings
+        )
+    total = perf_counter() - began
     if page is not None:
         answer.report.save_page(page)
     if as_json:
-        print_json(ask_result(video, question, answer))
+        seconds = {"loading": loading, "total": total}
+        print_json({**ask_result(video, question, answer), "seconds": seconds})
         return
     console = terminal()
-    console.print(answer.text or "(nothing)", style="bold", markup=False)
-    console.print()
-    console.print(facts(answer.report, source))
+    console.print(facts(answer.report, source, f"loading {loading:.2f}, total {total:.2f}"))
     if page is not None:
         console.print(f"page: {page}", markup=False)
+    console.print()
+    console.print(answer.text or "(nothing)", style="bold", markup=False)
+
+
+def _generation_settings(
+    temperature: float | None, top_p: float | None, num_beams: int | None
+) -> dict[str, Any]:
+    """Return the arguments of ``generate`` that the command line gives."""
+    settings: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
+    if temperature == 0:
+        if top_p is not None:
+            raise ValueError("expected --temperature > 0 with --top-p, got 0, which never samples")
+        return {**settings, "do_sample": False}
+    if temperature is not None:
+        settings |= {"do_sample": True, "temperature": temperature}
+    if top_p is not None:
+        if top_p == 0:
+            raise ValueError("expected --top-p > 0, got 0")
+        settings |= {"do_sample": True, "top_p": top_p}
+    return settings

@@ -87,6 +87,7 @@ def load_model(
     device: str,
     dtype: str,
     trust_remote_code: bool = False,
+    **options: Any,
 ) -> tuple[Any, Any]:
     """Open a model with its processor, wrapped; see `vtc.open_model`.
 
@@ -108,4 +109,5 @@ def load_model(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        **options,
     )

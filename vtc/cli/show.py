@@ -46,8 +46,8 @@ def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
         yield show
 
 
-def facts(report: Report, source: Any) -> Table:
-    """A short table of what a call did."""
+def facts(report: Report, source: Any, seconds: str = "") -> Table:
+    """Return a short table of the call's report; ``seconds`` are added to those of its stages."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
@@ -69,7 +69,9 @@ def facts(report: Report, source: Any) -> Table:
     )
     table.add_row(
         "seconds",
-        ", ".join(f"{name} {stage.seconds:.2f}" for name, stage in report.stages.items()),
+        ", ".join(
+            [*(f"{name} {stage.seconds:.2f}" for name, stage in report.stages.items()), seconds]
+        ).removesuffix(", "),
     )
     if peak_memory():
         table.add_row("memory", f"{peak_memory() / 2**20:.0f} MiB at most")
