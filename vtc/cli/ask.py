@@ -87,7 +87,7 @@ def ask(
         device,
         dtype,
         trust_remote_code,
-        **({} if attn_implementation is None else {"attn_implementation": attn_implementation}),
+        attn_implementation,
     )
     loading = perf_counter() - began
 

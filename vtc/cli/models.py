@@ -87,7 +87,7 @@ def load_model(
     device: str,
     dtype: str,
     trust_remote_code: bool = False,
-    **options: Any,
+    attn_implementation: str | None = None,
 ) -> tuple[Any, Any]:
     """Open a model with its processor, wrapped; see `vtc.open_model`.
 
@@ -100,7 +100,9 @@ def load_model(
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    saved = saved_parts(name)
+    saved, options = saved_parts(name), dict[str, Any]()
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
     return open_model(
         name,
         selector=selector.spec(saved["selector"]) if selector.given else None,
