@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import cosine
 
@@ -69,6 +69,8 @@ def slow_cdpruner(frame, query, tokens, theta):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 5), st.sampled_from([0.0, 0.5, 0.9]), seeds)
+@example(12, 3, 0.5, 0)
+@example(12, 3, 0.5, 1)
 def test_cdpruner_is_a_greedy_dpp(patches, tokens, theta, seed):
     frames, query = draw(2, patches, DIM, seed=seed), draw(DIM, seed=seed + 1)
     kept = merge("cdpruner", frames, query, tokens=tokens, relevance_weight=theta)

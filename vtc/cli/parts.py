@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from enum import Enum
 from itertools import groupby
@@ -76,8 +74,7 @@ def parts(
 
 
 def _listed(kind: Kind | None) -> list[PartInfo]:
-    """List the parts; what a plug-in prints while it loads goes to the error stream."""
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the list itself shows the broken plug-ins
         return list_parts(kind.value if kind else None)
 

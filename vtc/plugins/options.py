@@ -128,8 +128,9 @@ def conform(value: Any, annotation: Any) -> Any:
     An int is accepted for a float and a list for a tuple, as JSON and YAML have no other way.
 
     Raises:
-        TypeError: ``value`` has another type, or ``annotation`` is not a type of plain JSON.
-        ValueError: ``value`` is not among the values of a ``Literal``.
+        TypeError: ``value`` has another type, or ``annotation`` is not a type of plain JSON; the
+            message is the type.
+        ValueError: ``value`` is not among the values of a ``Literal``; the message lists them.
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
@@ -140,7 +141,7 @@ def conform(value: Any, annotation: Any) -> Any:
             return words[0]
     if origin is Literal and type(value) in map(type, args):
         if not any(type(value) is type(arg) and value == arg for arg in args):
-            raise ValueError(f"allowed is {' or '.join(map(repr, args))}")
+            raise ValueError(" or ".join(map(repr, args)))
         return value
     if origin is list and isinstance(value, list):
         return [conform(item, args[0]) for item in value]
@@ -182,8 +183,7 @@ def _conform_option(label: str, name: str, value: Any, option: Option) -> Any:
     try:
         return conform(value, option.annotation)
     except ValueError as error:
-        allowed = str(error).removeprefix("allowed is ")
-        raise ValueError(f"{label}: expected {name} to be {allowed}, got {value!r}") from None
+        raise ValueError(f"{label}: expected {name} to be {error}, got {value!r}") from None
     except TypeError:
         allowed = inspect.formatannotation(option.annotation)
         kind = type(value).__name__
