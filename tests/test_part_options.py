@@ -62,6 +62,7 @@ def test_numbers_are_finite_and_within_what_float32_holds(kind, name, option):
             {"relevance_threshold": -2},
             r"relevance_threshold .* got -2",
         ),
+        ("selector", "mdp3", {"segment": 1025}, "expected segment to be at most 1024, got 1025"),
         ("selector", "mmr", {"relevance_weight": 1.5}, r"relevance_weight .* \[0, 1\], got 1\.5"),
         ("selector", "scene_change", {"least_change": 2.1}, r"least_change .* \[0, 2\], got 2\.1"),
         (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
-from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require_number, require_whole
+from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require, require_number, require_whole
 from vtc_selectors._cosine import query_relevance, unit
 
 _BANDWIDTHS = tuple(2.0**n for n in range(-3, 2))
@@ -31,7 +31,8 @@ class MDP3(FrameSelector):
     It always takes min(K, N) frames. The conditional variance of a frame is at least 1e-10 here,
     so that copies of a frame have finite scores; for frames that differ this changes nothing.
 
-    Time O(N K (d + segment)); memory O(N + K segment) beside the embeddings.
+    Time O(N K (d + s^2)) with s = min(K, segment); memory O(N + (K s + segment) segment) beside the
+    embeddings. The dynamic programming runs on the CPU.
     """
 
     source = "MDP3, ICCV 2025"
@@ -44,7 +45,7 @@ class MDP3(FrameSelector):
             keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
             relevance_temperature: lambda, above 0. Small: relevance counts most; large:
                 difference counts most.
-            segment: The number of frames of a segment, at least 1.
+            segment: The number of frames of a segment, from 1 to 1024.
         """
 
         keyframes: int = 32
@@ -56,6 +57,7 @@ class MDP3(FrameSelector):
             value = self.relevance_temperature
             require_number("relevance_temperature", value, FLOAT32_TINY, FLOAT32_MAX)
             require_whole("segment", self.segment)
+            require(self.segment <= 1024, "segment", self.segment, "at most 1024")
 
     config: Config
 
@@ -76,7 +78,7 @@ class MDP3(FrameSelector):
         if count == len(embeddings):
             return Selection(torch.arange(count, device=embeddings.device), relevance)
         # The distance of two vectors of length one is 2 - 2 cosine.
-        reward = 2 / self.config.relevance_temperature * _kernel(relevance.double().cpu()).log()
+        reward = 2 / self.config.relevance_temperature * _kernel(relevance.cpu().double()).log()
         keyframes = self._share(embeddings, reward, count)
         return Selection(torch.tensor(keyframes, device=embeddings.device), relevance)
 
@@ -88,10 +90,10 @@ class MDP3(FrameSelector):
         scores = [0.0] + [-inf] * count
         sets: list[list[int]] = [[] for _ in range(count + 1)]
         for start in range(0, len(embeddings), self.config.segment):
-            frames = unit(embeddings[start : start + self.config.segment]).double().cpu()
+            frames = unit(embeddings[start : start + self.config.segment]).cpu().double()
             states = [k for k in range(count + 1) if scores[k] > -inf]
             lasts = [sets[k][-1] if sets[k] else -1 for k in states]
-            last = unit(embeddings[[max(n, 0) for n in lasts]]).double().cpu()
+            last = unit(embeddings[[max(n, 0) for n in lasts]]).cpu().double()
             similarity = _kernel(last @ frames.T)
             similarity[[n < 0 for n in lasts]] = 0.0
             part = reward[start : start + len(frames)]

@@ -69,6 +69,6 @@ class QFrame(FrameSelector):
         generator = torch.Generator().manual_seed(self.config.seed)
         uniform = torch.rand(len(relevance), dtype=torch.float64, generator=generator)
         noise = -(-uniform.clamp(min=torch.finfo(torch.float64).tiny).log()).log()
-        scores = relevance.double().cpu() / self.config.temperature + noise
+        scores = relevance.cpu().double() / self.config.temperature + noise
         best = most_relevant_first(scores)[: self.config.keyframes]
         return Selection(best.sort().values.to(embeddings.device), relevance)
