@@ -265,6 +265,13 @@ def test_every_shipped_grid_is_valid_and_one_line_makes_it_a_large_one(file: Any
     assert len(parse_grid(changed, "large").cells) == len(grid.cells)
 
 
+def test_lease_seconds_is_deprecated_and_has_no_effect() -> None:
+    values = {"base": BASE, "axes": {"keyframes": [2]}}
+    with pytest.warns(DeprecationWarning, match="lease_seconds is deprecated .*; remove it"):
+        grid = parse_grid({**values, "lease_seconds": 60}, "mine")
+    assert [cell.id for cell in grid.cells] == [c.id for c in parse_grid(values, "mine").cells]
+
+
 def test_table2_is_that_of_the_paper() -> None:
     grid = parse_grid(
         load_yaml(next(f.path for f in shipped("ablation") if f.name == "table2")), ""

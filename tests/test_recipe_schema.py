@@ -85,8 +85,9 @@ def test_all_errors_come_at_once() -> None:
 
 
 def test_deprecated_names_and_values_still_work_with_a_warning() -> None:
-    with pytest.warns(DeprecationWarning, match="pieces is deprecated .* use slices"):
+    with pytest.warns(DeprecationWarning, match="pieces is deprecated .* use slices") as caught:
         assert parse(Inner, {"pieces": 3}, "the recipe").slices == 3
+    assert caught[0].filename == __file__  # Python hides those that libraries cause
     with pytest.warns(DeprecationWarning, match="use connector: encoder_patches"):
         outer = parse(Outer, {"name": "x", "connector": "trained"}, "the recipe")
     assert outer.connector == "encoder_patches"

@@ -17,10 +17,10 @@ class Shipped:
     """One shipped file.
 
     Attributes:
-        name: What users type, without folder and ending.
+        name: The name that users type, without folder and ending.
         kind: Its folder: ``training``, ``ablation``, ``accelerate``.
         summary: The first line of its comment.
-        path: Where it is.
+        path: Its path.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Shipped:
 
 
 def shipped(kind: str | None = None) -> list[Shipped]:
-    """The shipped files of one kind, or all, sorted by kind and name."""
+    """Return the shipped files of one kind, or all, sorted by kind and name."""
     return [file for file in _files() if kind in (None, file.kind)]
 
 
 def find_config(name: str, kind: str) -> Path:
-    """The file that a user means: a shipped one by its name, or a path.
+    """Return a shipped file by its name, or the file at a path.
 
     Raises:
-        ValueError: No shipped file has this name, and there is no such file here.
+        ValueError: There is neither a shipped file with this name nor a file at this path.
     """
     if os.sep not in name and "/" not in name:
         for file in shipped(kind):
@@ -48,8 +48,8 @@ def find_config(name: str, kind: str) -> Path:
         return Path(name)
     known = [file.name for file in shipped(kind)]
     guess = suggestion(name, known)
-    what = "grid" if kind == "ablation" else "recipe"
-    raise ValueError(f"there is no {what} {name!r}; shipped: {', '.join(known)}.{guess}")
+    noun = "grid" if kind == "ablation" else "recipe"
+    raise ValueError(f"there is no {noun} {name!r}; shipped: {', '.join(known)}.{guess}")
 
 
 def _files() -> Iterator[Shipped]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import warnings
 
-_LIBRARIES = ("vtc", "torch", "transformers", "peft", "accelerate", "typer", "click", "abc")
+_LIBRARIES = (
+    *("vtc", "vtc_selectors", "vtc_mergers", "vtc_adapters", "vtc_recipes"),
+    *("torch", "transformers", "peft", "accelerate", "typer", "click", "pydantic", "abc"),
+)
 
 
 def warn_renamed(old: str, new: str) -> None:

@@ -16,6 +16,7 @@ from pydantic import (
     field_validator,
 )
 
+from vtc.interfaces.renamed import depth_of_caller
 from vtc_recipes.schema import Items, OptionalMerger, OptionalSelector, Section
 from vtc_recipes.synthetic.questions import KINDS
 
@@ -158,4 +159,4 @@ class Document(Section):
     @classmethod
     def _warn(cls, value: float | None) -> None:
         message = "lease_seconds is deprecated and has no effect: the system frees locks; remove it"
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        warnings.warn(message, DeprecationWarning, stacklevel=depth_of_caller())
