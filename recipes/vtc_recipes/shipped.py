@@ -46,10 +46,10 @@ def find_config(name: str, kind: str) -> Path:
                 return file.path
     if os.path.isfile(name):
         return Path(name)
-    known = [file.name for file in shipped(kind)]
-    guess = suggestion(name, known)
+    names = [file.name for file in shipped(kind)]
+    guess = suggestion(name, names)
     noun = "grid" if kind == "ablation" else "recipe"
-    raise ValueError(f"there is no {noun} {name!r}; shipped: {', '.join(known)}.{guess}")
+    raise ValueError(f"there is no {noun} {name!r}; shipped: {', '.join(names)}.{guess}")
 
 
 def _files() -> Iterator[Shipped]:

@@ -224,12 +224,12 @@ def _path(axis: str, values: Mapping[str, Any]) -> str:
         return f"{kinds[0]}.{axis}"
     if kinds:
         raise ValueError(f"axes.{axis}: both parts have it; write selector.{axis} or merger.{axis}")
-    known = [*_FIELDS, *_OF_TASK, *options["selector"], *options["merger"]]
+    names = [*_FIELDS, *_OF_TASK, *options["selector"], *options["merger"]]
     raise ValueError(
         f"axes.{axis} is unknown: not a field of the base or its task, not an option of selector "
         f"{values['selector']['name']!r} ({', '.join(options['selector']) or 'none'}) or of "
         f"merger {values['merger']['name']!r} ({', '.join(options['merger']) or 'none'})."
-        f"{suggestion(axis, known)}"
+        f"{suggestion(axis, names)}"
     )
 
 
