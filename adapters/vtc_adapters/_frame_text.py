@@ -38,12 +38,50 @@ def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]
     Returns:
         For each slice ``[w_n]`` int64.
     """
-    first, last = slots[:, 0].cpu(), slots[:, -1].cpu() + 1
-    begins = torch.cat([first[:1] - opening, last[:-1] + closing]).tolist()
-    return tuple(
-        torch.cat([torch.arange(begin, own), torch.arange(end, end + closing)])
-        for begin, own, end in zip(begins, first.tolist(), last.tolist(), strict=True)
-    )
+    first, last = slots[:, 0].tolist(), (slots[:, -1] + 1).tolist()
+    text, begin = [], max(first[0] - opening, 0)
+    for own, end, following in zip(first, last, [*first[1:], last[-1] + closing], strict=True):
+        close = max(end, min(end + closing, following))  # pictures may follow one another directly
+        text.append(torch.cat([torch.arange(min(begin, own), own), torch.arange(end, close)]))
+        begin = close
+    return tuple(text)
+
+
+def without_missing_marks(
+    ids: Tensor, slots: Tensor, text: Sequence[Tensor], placeholder: int
+) -> tuple[Tensor, ...]:
+    """Drop the first slice's opening marks and the last one's closing marks if they are not there.
+
+    A prompt may be written by hand, without marks: other text or pictures stand in their places.
+
+    Args:
+        ids: ``[L]`` int64, the row.
+        slots: ``[N, M]`` int64, the positions of the slices' placeholders.
+        text: For each slice ``[w_n]`` int64, from `text_around`.
+        placeholder: The id of the placeholders.
+
+    Returns:
+        For each slice ``[w_n]`` int64.
+    """
+
+    def before(n: int) -> Tensor:
+        return text[n][text[n] < int(slots[n, 0])]
+
+    def after(n: int) -> Tensor:
+        return text[n][text[n] > int(slots[n, -1])]
+
+    def are_marks(places: Tensor, others: Tensor | None) -> bool:
+        if int(places[-1]) >= len(ids) or bool((ids[places] == placeholder).any()):
+            return False
+        return others is None or torch.equal(ids[places], ids[others[-len(places) :]])
+
+    ids, checked, several = ids.cpu(), list(text), len(text) > 1
+    opening, closing = before(0), after(-1)
+    if len(opening) and not are_marks(opening, before(1) if several else None):
+        checked[0] = checked[0][len(opening) :]
+    if len(closing) and not are_marks(closing, after(0) if several else None):
+        checked[-1] = checked[-1][: len(checked[-1]) - len(closing)]
+    return tuple(checked)
 
 
 def written_out(

@@ -36,6 +36,10 @@ class IdeficsAdapter(FrameTextStillsAdapter):
         # The processor pads rows that have fewer pictures with zeros, which the stock model skips.
         return int((inputs["pixel_values"] != 0).flatten(2).any(-1).sum())
 
+    def runs(self, places: Tensor, each: int) -> list[Tensor]:
+        """Split positions at text, and pictures without text between them; tiles have text."""
+        return [picture for run in super().runs(places, each) for picture in run.split(each)]
+
     def numbers(self, inputs: Mapping[str, Any], rows: list[list[Tensor]]) -> list[int]:
         """Return the index of each row's first picture, where a row has P."""
         return [row * inputs["pixel_values"].shape[1] for row in range(len(rows))]

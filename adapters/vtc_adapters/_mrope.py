@@ -49,8 +49,8 @@ def mrope_positions(
     positions = text.expand(3, -1, -1).clone()
     for row, around in enumerate(stock):
         columns = _row_positions(layout, row, around, slices_of)
-        place = mask[row].nonzero().flatten()[-columns.shape[1] :]
-        positions[:, row, place] = columns.to(mask.device)
+        end = layout.row_starts[row] + len(layout.rows[row])  # columns begin after the cache
+        positions[:, row, end - columns.shape[1] : end] = columns.to(mask.device)
     return torch.cat([text[None], positions]) if layout.generating else positions
 
 

@@ -14,6 +14,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import CompressedVideo, Layout, VideoSpan
+from vtc_adapters._frame_text import without_missing_marks
 from vtc_adapters._mrope import Slices, mrope_after, mrope_offsets, mrope_positions
 
 
@@ -57,7 +58,10 @@ class QwenAdapter(VideoAdapter):
                     )
                 run, places = places[: slices * slots], places[slices * slots :]
                 at = rearrange(run, "(n m) -> n m", n=slices)
-                spans.append(VideoSpan(row, at, run[:0], grid, 2, self.frame_text(at)))
+                text = self.frame_text(at)
+                if text is not None:
+                    text = without_missing_marks(ids, at, text, self.video_token_id(model))
+                spans.append(VideoSpan(row, at, run[:0], grid, 2, text))
         if len(spans) != len(grids):
             raise ValueError(
                 f"video_grid_thw holds {len(grids)} videos, but input_ids has placeholders for "

@@ -17,7 +17,12 @@ from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import Layout, SliceFeatures, VideoSpan
 from vtc.pipeline.modules import input_device
 from vtc_adapters._declared import declared_videos
-from vtc_adapters._frame_text import keeps_text, require_frame_text, text_around
+from vtc_adapters._frame_text import (
+    keeps_text,
+    require_frame_text,
+    text_around,
+    without_missing_marks,
+)
 from vtc_adapters._pixels import pack_tensor, to_rgb
 
 
@@ -112,6 +117,9 @@ class StillsAdapter(VideoAdapter):
                 before = sum(map(len, pictures[:first]))
                 at = torch.cat(parts)
                 none, text = at[:0, 0], self.frame_text(at)
+                if text is not None:
+                    ids = inputs["input_ids"][row]
+                    text = without_missing_marks(ids, at, text, self.video_token_id(model))
                 spans.append(VideoSpan(row, at, none, grid, 1, text, number + before))
         return spans
 

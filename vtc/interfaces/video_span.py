@@ -131,6 +131,7 @@ class Layout:
 
     Attributes:
         rows: For each row ``[L_row]`` int64, the positions of the caller's row that are kept.
+        row_starts: For each row the column of its first token after shortening and padding.
         videos: The videos in the order of their placeholders.
         mask: ``[B, L]``, the attention mask of the shortened, padded rows.
         start: The number of positions of the caller's rows that the cache holds.
@@ -141,6 +142,7 @@ class Layout:
     """
 
     rows: list[Tensor]
+    row_starts: list[int]
     videos: list[CompressedVideo]
     mask: Tensor
     start: int

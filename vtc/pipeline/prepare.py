@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vtc.interfaces.video_span import CompressedVideo, Layout
 from vtc.pipeline.compress import compress_video
 from vtc.pipeline.locate import locate_videos
-from vtc.pipeline.query import embed_queries
+from vtc.pipeline.query import embed_queries, image_tokens
 from vtc.pipeline.rows import caller_index, shorten_rows
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def prepare(call: Call) -> Prepared:
         **(inputs.get("mm_encoder_outputs") or {}),
         call.adapter.modality: RowFeatures(pooler_output=features),
     }
-    index = caller_index(layout.rows, call.inputs["input_ids"].shape[1], layout.mask)
+    index = caller_index(layout.rows, call.inputs["input_ids"].shape[1], layout.row_starts)
     return Prepared(inputs, call.report, index, offsets)
 
 
@@ -112,7 +112,8 @@ def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str,
     """
     dropped = {*call.adapter.video_inputs, *OUR_INPUTS}
     kept = {name: value for name, value in call.inputs.items() if name not in dropped}
-    inputs, rows = shorten_rows(kept, videos, _padding_id(call.model))
+    media = [call.adapter.video_token_id(call.model), *image_tokens(call.model)]
+    inputs, rows, starts = shorten_rows(kept, videos, _padding_id(call.model), media)
     if inputs.get("labels") is not None:
         if call.model.training and call.inputs.get("num_items_in_batch") is not None:
             _refuse_learned_placeholders(call)
@@ -120,6 +121,7 @@ def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str,
         inputs["labels"] = inputs["labels"].masked_fill(visual, -100)
     layout = Layout(
         rows=rows,
+        row_starts=starts,
         videos=videos,
         mask=inputs["attention_mask"],
         start=call.start,

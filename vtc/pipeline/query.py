@@ -106,7 +106,7 @@ def row_texts(call: Call, processors: Sequence[Any]) -> list[str | None]:
                 f"got {given!r}"
             )
         return texts
-    placeholders = [call.adapter.video_token_id(call.model), *_image_token(call.model)]
+    placeholders = [call.adapter.video_token_id(call.model), *image_tokens(call.model)]
     drop = torch.tensor(placeholders, device=ids.device)
     mask, labels = inputs.get("attention_mask"), inputs.get("labels")
     texts = []
@@ -167,6 +167,7 @@ def _tokenizer(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
-def _image_token(model: Any) -> list[int]:
+def image_tokens(model: Any) -> list[int]:
+    """Return the id of the placeholder of images, if the family has one."""
     token = getattr(model.config, "image_token_id", None)
     return [] if token is None else [int(token)]

@@ -11,32 +11,35 @@ from vtc.interfaces.video_span import CompressedVideo
 
 
 def shorten_rows(
-    inputs: dict[str, Any], videos: list[CompressedVideo], padding: int
-) -> tuple[dict[str, Any], list[Tensor]]:
+    inputs: dict[str, Any], videos: list[CompressedVideo], padding: int, media: list[int]
+) -> tuple[dict[str, Any], list[Tensor], list[int]]:
     """Apply one index list per row to everything that runs along the sequence.
 
     Args:
         inputs: The caller's, with ``input_ids`` ``[B, L]``.
         videos: The compressed videos of all rows.
         padding: The id of the padding token.
+        media: The ids of placeholders; the stock model gives them features even if they are
+            masked, so they are no padding.
 
     Returns:
-        The inputs with the shortened, padded rows ``[B, L']``, and for each row ``[L_row]`` int64,
-        the positions that are kept.
+        The inputs with the shortened, padded rows ``[B, L']``; for each row ``[L_row]`` int64, the
+        positions that are kept; and for each row the column of its first token.
     """
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask")
     if mask is None:
         mask = torch.ones_like(ids)
-    rows = [_row_index(row, mask[row], videos) for row in range(len(ids))]
+    used = mask.bool() | torch.isin(ids, ids.new_tensor(media)).to(mask.device)
+    rows = [_row_index(row, used[row], videos) for row in range(len(ids))]
     length = max(len(index) for index in rows)
-    left = _pads_on_the_left(mask)
+    on_the_right = bool((~used[:, -1]).any())  # without padding, pad on the left for generate
+    starts = [0 if on_the_right else length - len(index) for index in rows]
 
     def regather(values: Tensor, fill: int) -> Tensor:
         out = values.new_full((len(rows), length), fill)
-        for row, index in enumerate(rows):
-            place = slice(length - len(index), None) if left else slice(len(index))
-            out[row, place] = values[row, index.to(values.device)]
+        for row, (start, index) in enumerate(zip(starts, rows, strict=True)):
+            out[row, start : start + len(index)] = values[row, index.to(values.device)]
         return out
 
     fills = {"input_ids": padding, "labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -47,10 +50,10 @@ def shorten_rows(
     new["attention_mask"] = regather(mask, 0)
     if inputs.get("position_ids") is not None:
         new["position_ids"] = _positions(inputs["position_ids"], mask, new["attention_mask"])
-    return new, rows
+    return new, rows, starts
 
 
-def caller_index(rows: list[Tensor], length: int, mask: Tensor) -> Tensor:
+def caller_index(rows: list[Tensor], length: int, starts: list[int]) -> Tensor:
     """Return which token of a shortened row stands at each position of the caller's row.
 
     That is the token itself where it is kept, and else the last one kept before it, since its
@@ -59,26 +62,24 @@ def caller_index(rows: list[Tensor], length: int, mask: Tensor) -> Tensor:
     Args:
         rows: For each row ``[L_row]`` int64, ascending, the caller's positions that are kept.
         length: L of the caller's rows.
-        mask: ``[B, L']``, the attention mask of the shortened rows.
+        starts: For each row the column of its first token after shortening.
 
     Returns:
         ``[B, L]`` int64.
     """
     at = torch.arange(length)
-    left, width = _pads_on_the_left(mask), mask.shape[1]
     return torch.stack(
         [
-            (torch.searchsorted(row, at, right=True) - 1).clamp(min=0)
-            + (width - len(row) if left else 0)
-            for row in rows
+            (torch.searchsorted(row, at, right=True) - 1).clamp(min=0) + start
+            for row, start in zip(rows, starts, strict=True)
         ]
     )
 
 
-def _row_index(row: int, mask: Tensor, videos: list[CompressedVideo]) -> Tensor:
+def _row_index(row: int, used: Tensor, videos: list[CompressedVideo]) -> Tensor:
     """Return the positions of a row that are kept, in order, without padding."""
-    used = mask.nonzero().flatten().cpu()
-    begin, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+    places = used.nonzero().flatten().cpu()
+    begin, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
     pieces = []
     for video in videos:
         if video.span.row == row:
@@ -86,11 +87,6 @@ def _row_index(row: int, mask: Tensor, videos: list[CompressedVideo]) -> Tensor:
             begin = video.span.last + 1
     pieces.append(torch.arange(begin, end))
     return torch.cat(pieces)
-
-
-def _pads_on_the_left(mask: Tensor) -> bool:
-    """Return whether rows are padded on the left, as ``generate`` needs; True without padding."""
-    return not bool((mask[:, -1] == 0).any())
 
 
 def _positions(positions: Tensor, mask: Tensor, new_mask: Tensor) -> Tensor:

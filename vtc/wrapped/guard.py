@@ -61,7 +61,8 @@ def check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: i
     if not has_video(toolkit.adapter, inputs) and inputs.get("inputs_embeds") is None:
         if toolkit.adapter.modality == "image":
             _warn_of_stills(model, toolkit, inputs)
-        elif bool((ids[:, start:] == toolkit.adapter.video_token_id(model)).any()):
+        # The first token that a cache lacks is the last one that the model generated.
+        elif bool((ids[:, start + bool(start) :] == toolkit.adapter.video_token_id(model)).any()):
             raise ValueError(
                 "input_ids has video placeholders, but no video came with them; give the video "
                 "with them, as the processor or vtc.prepare_inputs does"
