@@ -38,7 +38,7 @@ class IdeficsAdapter(FrameTextStillsAdapter):
 
     def runs(self, places: Tensor, each: int) -> list[Tensor]:
         """Split positions at text, and pictures without text between them; tiles have text."""
-        return [picture for run in super().runs(places, each) for picture in run.split(each)]
+        return [picture for run in super().runs(places, each) for picture in torch.split(run, each)]
 
     def numbers(self, inputs: Mapping[str, Any], rows: list[list[Tensor]]) -> list[int]:
         """Return the index of each row's first picture, where a row has P."""
