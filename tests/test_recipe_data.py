@@ -82,9 +82,12 @@ def test_messages_as_json_lines(clip):
     content = [{"type": "video", "video": clip.name}, {"type": "text", "text": "What is red?"}]
     answer = [{"type": "text", "text": "The square."}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
-    plain = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    plain = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel\u2028lo"}]
     path = clip.parent / "b.jsonl"
-    path.write_text("\n\n".join(json.dumps({"messages": one}) for one in (messages, plain)))
+    path.write_text(
+        "\n\n".join(json.dumps({"messages": one}, ensure_ascii=False) for one in (messages, plain)),
+        encoding="utf-8",
+    )
     first, second = read(path, format="messages")
     assert first.turns == DIALOGUE[:2] and first.video == clip
     assert second.video is None and second.turns[0] == Turn("user", "Hi")
@@ -163,6 +166,11 @@ def test_bad_messages_are_named(tmp_path, messages, error):
     path.write_text(json.dumps({"messages": messages}))
     with pytest.raises(ValueError, match=error):
         read(path, format="messages")
+
+
+def test_a_list_is_read_whatever_the_ending_of_its_file(clip):
+    path = write(clip.parent / "list.txt", [llava(clip.name)])
+    assert len(read(path)) == 1
 
 
 def test_unreadable_files_are_named(tmp_path):

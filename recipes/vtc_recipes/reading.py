@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from vtc.plugins.sections import S, load_json, parse, parse_json, read_text
+from vtc.plugins.sections import S, parse, parse_json, read_text
 from vtc_recipes.schema import RecipeError
 
 MAX_NODES = 100_000
@@ -57,17 +57,6 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a JSONL file, each after its label (``FILE, line 3``).
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", line
-
-
 def read_rows(path: Path, cls: type[S]) -> tuple[list[tuple[str, S]], list[str]]:
     """Read the rows of a JSONL file, or of a list in a JSON file.
 
@@ -89,18 +78,27 @@ def read_rows(path: Path, cls: type[S]) -> tuple[list[tuple[str, S]], list[str]]
 
 def _entries(path: Path, errors: list[str]) -> Iterator[tuple[str, Any]]:
     """Yield the entries of a file with their places; append lines that are not JSON to `errors`."""
-    if path.suffix != ".json":
-        for where, line in json_lines(path):
+    text = read_text(path)
+    is_list = path.suffix == ".json" or text.lstrip().startswith("[")
+    if path.suffix == ".jsonl" or not is_list:
+        for where, line in _numbered(text, path):
             try:
                 yield where, parse_json(line, where)
             except ValueError as error:
                 errors.append(str(error))
         return
-    entries = load_json(path)
+    entries = parse_json(text, str(path))
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list, got {type(entries).__name__}")
     for number, entry in enumerate(entries):
         yield f"{path}, entry {number}", entry
+
+
+def _numbered(text: str, path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines that are not empty, each after its place (``FILE, line 3``)."""
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines knows others, too
+        if line.strip():
+            yield f"{path}, line {number}", line
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
