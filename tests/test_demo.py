@@ -109,7 +109,7 @@ def test_right_and_wrong_are_said_plainly(command, tmp_path, answering, answer, 
     _, out, _ = command("demo", "--folder", tmp_path, *FRAMES)
     told = facts_of(out)
     assert told["answer"] == (answer or "(nothing)")
-    assert told["truth"] == f"cyan, so the answer is {verdict}"
+    assert told["ground truth"] == f"cyan, so the answer is {verdict}"
     _, out, _ = command("demo", "--folder", tmp_path, *FRAMES, "--json")
     assert json.loads(out)["right"] is (verdict == "right")
 
@@ -128,9 +128,9 @@ def test_of_an_own_file_it_says_what_is_real(command, tmp_path):
     code, out, err = command(*words)
     assert code == 0, err
     told = facts_of(out)
-    assert (told["question"], told["truth"]) == ("Who?", "not known: the video is yours")
+    assert (told["question"], told["ground truth"]) == ("Who?", "unknown for your own video")
     assert "needle" not in told and "12 read" in out
-    assert "means nothing; the rest is real" in out.splitlines()[-1]
+    assert "relevance of its frames mean nothing" in out.splitlines()[-1]
     assert (tmp_path / "keyframes.png").is_file() and not (tmp_path / "needle.mp4").exists()
     result = json.loads(command(*words[:-2], "--json")[1])  # asked about the needle it has not
     assert result["truth"] is result["right"] is result["needle"] is None
@@ -140,9 +140,9 @@ def test_of_an_own_file_it_says_what_is_real(command, tmp_path):
 def test_of_an_own_question_the_truth_is_not_known(command, tmp_path):
     words = ("demo", "--folder", tmp_path, *FRAMES, "--question")
     _, out, _ = command(*words, "What colour is the ring?")
-    assert facts_of(out)["truth"] == "not known: the question is yours"
+    assert facts_of(out)["ground truth"] == "unknown for your own question"
     _, out, _ = command(*words, "")  # make passes on what it was not given
-    assert facts_of(out)["truth"].startswith("cyan, ")
+    assert facts_of(out)["ground truth"].startswith("cyan, ")
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_of_an_own_question_the_truth_is_not_known(command, tmp_path):
         (("--video", ""), "expected a video file, got a folder"),
         (("--folder", "pyproject.toml"), "folder 'pyproject.toml' cannot be made: File exists"),
         (("--folder", "pyproject.toml/x"), "cannot be made: Not a directory"),
-        (("--frames", 16), "a needle of 16 frames in a video of 16"),
-        (("--depth", 1.5), "depth=1.5: allowed is 0"),
+        (("--frames", 16), "expected needle_frames to be 1 to 15"),
+        (("--depth", 1.5), "expected depth to be 0 (front)"),
         (("--keyframes", 0), "expected keyframes to be a whole number of at least 1, got 0"),
     ],
 )

@@ -74,13 +74,13 @@ def test_the_same_options_write_the_same_and_splits_share_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--videos 0", "videos=0: allowed is a whole number from 1"),
-        ("--questions 0", "questions=0: allowed is a whole number from 1"),
-        ("--seed -1", "seed=-1: allowed is a whole number from 0"),
-        ("--size 49", "frames of 49x49: H.264 needs an even width and height"),
+        ("--videos 0", "expected videos to be an integer >= 1, got 0"),
+        ("--questions 0", "expected questions to be an integer >= 1, got 0"),
+        ("--seed -1", "expected seed to be an integer >= 0, got -1"),
+        ("--size 49", "expected an even width and height for H.264, got 49x49"),
         ("--size 8", "expected size to be at least 16 pixels a side, got 8"),
-        ("--kinds texture,who --videos 1", "kind='who': allowed are 'colour', 'first', 'last', "),
-        ("--kinds first --frames 1", "2 segments of 1 frames: each needs at least one frame"),
+        ("--kinds texture,who --videos 1", "expected kind to be one of 'colour', 'first', "),
+        ("--kinds first --frames 1", "expected segments to be 1 to 1, one frame each, got 2"),
         ("--split dev", "expected split to be one of 'train', 'validation', 'test', got 'dev'"),
     ],
 )
@@ -101,7 +101,7 @@ def test_the_command_writes_once(tmp_path, capsys):
     assert content[1]["text"].startswith("What colour is the ")
     assert "in the scene after" in second["messages"][0]["content"][1]["text"]
     assert VideoSource(tmp_path / "train" / "00001.mp4").width == 32
-    with pytest.raises(SystemExit, match=r"train.jsonl is there already: give another folder, or"):
+    with pytest.raises(SystemExit, match=r"train.jsonl exists already; name another folder, or"):
         main(words)
 
 
@@ -109,5 +109,5 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=r"^error: .*file/train"):
         main([str(tmp_path / "file"), "--videos", "1"])
-    with pytest.raises(ValueError, match="kinds is empty: name at least one, such as texture"):
+    with pytest.raises(ValueError, match="^expected kinds to be at least one, such as 'texture'"):
         write_dataset(tmp_path, kinds=[])

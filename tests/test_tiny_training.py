@@ -58,7 +58,7 @@ def clip_encoder(seed: int = 1) -> HFClipEncoder:
     [
         ("dfm", "stock"),
         ({"name": "dfm", "projection": "learned"}, "separate"),
-        ({"name": "dfm", "projection": "learned"}, "trained"),
+        ({"name": "dfm", "projection": "learned"}, "encoder_patches"),
         ("mean_pool", "separate"),
         ({"name": "q_former", "tokens": 2}, "stock"),
         ("drop", "stock"),
@@ -102,7 +102,7 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
             )
         )
     kept = torch.cat(patches)
-    features = Features(kept, torch.cat(of_encoder) if connector == "trained" else kept)
+    features = Features(kept, torch.cat(of_encoder) if connector == "encoder_patches" else kept)
     logits, labels, _ = forward(vlm, processor.tokenizer, features, dialogues)
     ours = logits[labels == processor.tokenizer.convert_tokens_to_ids("red")]
     torch.testing.assert_close(ours, torch.stack(wrapped), rtol=1e-3, atol=1e-3)
@@ -121,7 +121,7 @@ def test_merging_many_frames_is_the_toolkit_s_merging(
         videos=torch.tensor([0, 0, 0, 1, 1]),
         patches=patches,
         references=references,
-        known=torch.rand(5, generator=draw) < 0.6,
+        has_reference=torch.rand(5, generator=draw) < 0.6,
         queries=queries,
     )
     spec = vtc.merger(
@@ -136,7 +136,7 @@ def test_merging_many_frames_is_the_toolkit_s_merging(
     tokens = merge(merger, merges)
     for n, video in enumerate(merges.videos.tolist()):
         one = slice(n, n + 1)
-        expected = merger(patches[one], references[one], merges.known[one], queries[video])
+        expected = merger(patches[one], references[one], merges.has_reference[one], queries[video])
         torch.testing.assert_close(tokens[n], expected[0])
 
 

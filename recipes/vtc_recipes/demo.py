@@ -23,32 +23,34 @@ Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones ca
 
 SIDE = 192
 """Height and width of the made video in pixels: enough to watch it; the model sees 48."""
-MADE = "The video that is made"
+MADE = "The synthetic video"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
 
 
 def demo(
-    video: Annotated[Text, typer.Option(help="A video file; without one, it is made.")] = None,
-    question: Annotated[
-        Text, typer.Option(help="What to ask; by default about the needle that is made.")
+    video: Annotated[
+        Text, typer.Option(help="A video file; by default a synthetic one is written.")
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("demo"),
-    keyframes: Annotated[int, typer.Option(help="Keyframes at most.")] = 32,
+    question: Annotated[
+        Text, typer.Option(help="The question; by default about the synthetic needle.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Folder for the demo's files.")] = Path("demo"),
+    keyframes: Annotated[int, typer.Option(help="Most keyframes.")] = 32,
     frames: Annotated[
-        int, typer.Option(help="Its length, at one frame a second.", rich_help_panel=MADE)
+        int, typer.Option(help="Its length, at one frame per second.", rich_help_panel=MADE)
     ] = 1000,
     depth: Annotated[
-        float, typer.Option(help="Where its needle is: 0 front, 1 end.", rich_help_panel=MADE)
+        float, typer.Option(help="Place of its needle: 0 front, 1 end.", rich_help_panel=MADE)
     ] = 0.6,
     seed: Annotated[
-        int, typer.Option(min=0, help="Makes another video.", rich_help_panel=MADE)
+        int, typer.Option(min=0, help="Seed of the video and the question.", rich_help_panel=MADE)
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Hide a needle in a long video file, and ask a tiny trained model about it.
 
-    Model and video are of one synthetic world, so the answer means something.
-    With --video it is about your own file, and means nothing.
+    Model and video come from one synthetic world, so the answer is meaningful.
+    With --video it is about your own file, and meaningless.
     """
     import transformers
 
@@ -64,12 +66,12 @@ def demo(
     from vtc_recipes.synthetic.cases import make_cases
     from vtc_recipes.tiny.trained import load_trained
 
-    # What is wrong with the command should not wait for the work.
+    # Check the options before the work.
     build_part("selector", vtc.selector("dks", keyframes=keyframes))
     [case] = make_cases(
         [frames], [depth], 1, spread=0.0, kinds=["colour"], seed=seed, size=(SIDE, SIDE)
     )
-    asked = (question or "").strip() or case.question
+    text = (question or "").strip() or case.question
     path = str(folder / "needle.mp4") if video is None else video
     source = None if video is None else VideoSource(path)
     try:
@@ -84,43 +86,44 @@ def demo(
     model, processor = load_trained(keyframes)
     with progress_bars(quiet=as_json) as show:
         if source is None:
-            write_video(path, _pictures(case.video(), show), fps=1)
+            write_video(path, _frames(case.video(), show), fps=1)
             source = VideoSource(path)
         toolkit_of(model).progress = show
-        answer = vtc.ask(model, processor, source, asked, max_new_tokens=8)
-    found = answer.report.keyframes
-    known = case if video is None and asked == case.question else None
-    inside = range(known.start, known.start + known.needle_frames) if known else range(0)
-    frames_of = source.frames([frame.index for frame in found])
-    contact_sheet(frames_of, found, title=[asked, source.name], marked=inside).save(sheet)
-    marks = [Mark("needle", inside.start, inside.stop)] if known else []  # one frame a second
+        answer = vtc.ask(model, processor, source, text, max_new_tokens=8)
+    selected = answer.report.keyframes
+    needle = case if video is None and text == case.question else None
+    inside = range(needle.start, needle.start + needle.needle_frames) if needle else range(0)
+    frames_of = source.frames([frame.index for frame in selected])
+    contact_sheet(frames_of, selected, title=[text, source.name], marked=inside).save(sheet)
+    marks = [Mark("needle", inside.start, inside.stop)] if needle else []  # one frame per second
     answer.report.save_page(page, marks)
-    right = known and is_right(answer.text, known.answer)
+    right = needle and is_right(answer.text, needle.answer)
     if as_json:
         result = {
-            **ask_result(path, asked, answer),
-            "truth": known and known.answer,
+            **ask_result(path, text, answer),
+            "truth": needle and needle.answer,
             "right": right,
-            "needle": known and [known.start, known.start + known.needle_frames],
+            "needle": needle and [needle.start, needle.start + needle.needle_frames],
             "sheet": str(sheet),
             "page": str(page),
         }
         print_json(result)
         return
-    told = Table.grid(padding=(0, 2))
-    told.add_column(style="bold", no_wrap=True, min_width=len("keyframes"))  # as in the facts
-    told.add_column()
-    told.add_row("question", escape(asked))
-    told.add_row("answer", escape(answer.text) or "(nothing)")
-    if known is None:
-        told.add_row("truth", f"not known: the {'question' if video is None else 'video'} is yours")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True, min_width=len("keyframes"))  # as in the facts
+    table.add_column()
+    table.add_row("question", escape(text))
+    table.add_row("answer", escape(answer.text) or "(nothing)")
+    if needle is None:
+        own = "question" if video is None else "video"
+        table.add_row("ground truth", f"unknown for your own {own}")
     else:
         verdict = "[bold green]right[/]" if right else "[bold red]wrong[/]"
-        told.add_row("truth", f"{known.answer}, so the answer is {verdict}")
-        for row in _around_the_needle(known, found, source):
-            told.add_row(*row)
+        table.add_row("ground truth", f"{needle.answer}, so the answer is {verdict}")
+        for row in _around_the_needle(needle, selected, source):
+            table.add_row(*row)
     console = terminal()
-    console.print(told)
+    console.print(table)
     console.print()
     console.print(facts(answer.report, source))
     console.print(f"\nThe video is {path}, its keyframes are in {sheet}.", markup=False)
@@ -128,23 +131,23 @@ def demo(
     note = "This was a tiny model on synthetic video."
     if video is not None:
         note = (
-            "The tiny model and its frame encoder know only a synthetic world: what it answers "
-            "about your video, and which frames it finds relevant, means nothing; the rest is real."
+            "The tiny model and its frame encoder know only a synthetic world, so the answer about "
+            "your video and the relevance of its frames mean nothing."
         )
-    command = f"vtc ask {shlex.quote(path)} {shlex.quote(asked)} --model {REAL_MODEL}"
+    command = f"vtc ask {shlex.quote(path)} {shlex.quote(text)} --model {REAL_MODEL}"
     console.print(f"{note} A real one: {command}", markup=False, soft_wrap=True)
 
 
-def _pictures(source: VideoSource, show: Any) -> Iterator[Any]:
+def _frames(source: VideoSource, show: Any) -> Iterator[Any]:
     for chunk in source.chunks():
         yield from chunk.frames
-        show("making the video", int(chunk.indices[-1]) + 1, len(source))
+        show("writing the video", int(chunk.indices[-1]) + 1, len(source))
 
 
 def _around_the_needle(
     case: Case, keyframes: Sequence[Keyframe], source: VideoSource
 ) -> Iterator[tuple[str, str]]:
-    """Where the needle is, and which keyframes lie in it and next to it."""
+    """Yield rows of the table: the needle, and the keyframes in it and next to it."""
     first, end = case.start, case.start + case.needle_frames
 
     def listed(numbers: Sequence[int]) -> str:
@@ -152,9 +155,9 @@ def _around_the_needle(
         return ", ".join(named) or "none"
 
     yield "needle", f"frames {listed([first])} to {listed([end - 1])} of {len(source)}"
-    found = [frame.index for frame in keyframes]
-    inside = [number for number in found if first <= number < end]
-    yield "in it", f"{len(inside)} of {len(found)} keyframes: {listed(inside)}"
-    before = listed([number for number in found if number < first][-1:])
-    after = listed([number for number in found if number >= end][:1])
+    numbers = [frame.index for frame in keyframes]
+    inside = [number for number in numbers if first <= number < end]
+    yield "in it", f"{len(inside)} of {len(numbers)} keyframes: {listed(inside)}"
+    before = listed([number for number in numbers if number < first][-1:])
+    after = listed([number for number in numbers if number >= end][:1])
     yield "around it", f"keyframe {before} before, {after} after"

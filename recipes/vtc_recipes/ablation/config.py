@@ -18,7 +18,7 @@ from pydantic import (
 
 from vtc.interfaces.renamed import depth_of_caller
 from vtc_recipes.schema import Items, OptionalMerger, OptionalSelector, Section
-from vtc_recipes.synthetic.questions import KINDS
+from vtc_recipes.synthetic import KINDS, STORIES
 
 DEFAULT_KINDS = ("colour", "first", "last", "after")
 """The kinds of questions that the tiny models learn."""
@@ -82,8 +82,9 @@ class Task(Section):
     @field_validator("kinds")
     @classmethod
     def _check_kinds(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        if not kinds or not set(kinds) <= KINDS.keys():
-            raise ValueError(f"expected some of {', '.join(KINDS)}, got {list(kinds)}")
+        known = [*KINDS, *STORIES]
+        if not kinds or not {*kinds} <= {*known}:
+            raise ValueError(f"expected some of {', '.join(known)}, got {list(kinds)}")
         return kinds
 
 

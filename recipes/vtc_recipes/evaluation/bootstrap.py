@@ -1,7 +1,8 @@
-"""Paired bootstrap: how far a mean over questions and seeds may be off."""
+"""Confidence intervals: Wilson's of a share, and the paired bootstrap of means."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,17 +19,17 @@ def interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """The percentile interval of the mean of all scores.
+    """Return the percentile interval of the mean of all scores.
 
-    For a difference of two configurations, give the differences question by question: then both
-    are drawn alike.
+    For the difference of two configurations, pass the differences question by question, so that
+    both are resampled alike.
 
     Args:
-        scores: Those of each seed. Few different values (right or wrong, and their differences)
-            make it fast.
-        seeds: Draw seeds as well, then questions of each drawn one: where each is a training.
-        draws: How many.
-        seed: Of the draws; the same one gives the same interval.
+        scores: Scores of each seed; few distinct values (such as 0 and 1) make it fast.
+        seeds: Resample seeds as well, then the questions of each; for seeds of trainings.
+        draws: Number of resamples.
+        seed: Seed of the resampling.
+        confidence: Share of resampled means inside the interval.
 
     Raises:
         ValueError: There is no seed, or one without scores.
@@ -37,7 +38,7 @@ def interval(
     (0.66, 0.83)
     """
     if not scores or not all(len(one) for one in scores):
-        raise ValueError("no scores: an interval needs at least one seed, and one score of each")
+        raise ValueError("expected at least one seed with at least one score, got none")
     rng = np.random.default_rng(seed)
     kept = [np.asarray(one, dtype=np.float64) for one in scores]
     sums, counts = np.zeros(draws), np.zeros(draws)
@@ -52,8 +53,20 @@ def interval(
     return low, high
 
 
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's interval of a share, by default for 95 %.
+
+    >>> [round(end, 3) for end in wilson(8, 10)]
+    [0.49, 0.943]
+    """
+    share, spread = right / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return middle - half, middle + half
+
+
 def _sums(rng: np.random.Generator, values: NDArray[np.float64], draws: int) -> NDArray[np.float64]:
-    """Sums of as many values as there are, drawn with replacement: how often each value comes."""
-    different, times = np.unique(values, return_counts=True)
-    drawn = rng.multinomial(len(values), times / len(values), size=draws)
-    return np.asarray(drawn @ different, dtype=np.float64)
+    """Return sums of ``len(values)`` values drawn with replacement, ``[draws]``."""
+    distinct, counts = np.unique(values, return_counts=True)
+    drawn = rng.multinomial(len(values), counts / len(values), size=draws)
+    return np.asarray(drawn @ distinct, dtype=np.float64)

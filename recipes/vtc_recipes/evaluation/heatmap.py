@@ -1,4 +1,4 @@
-"""Heat maps, such as those of needle tests: two numbers, and per cent in every cell."""
+"""Heat maps of scores by two numbers, such as those of needle tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 CELL = (84, 44)
 MARGIN = (92, 64, 20, 56)
-"""Pixels to the left, above, to the right and below."""
+"""Margins in pixels: left, top, right, bottom."""
 INK, PAPER = (32, 33, 36), (255, 255, 255)
 SCALE = ((236, 112, 99), (253, 219, 120), (88, 186, 112))
-"""Colours of 0, 50 and 100 per cent; between them they blend."""
+"""Colours of 0, 50 and 100 %; other scores get a blend."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Axis:
     """One axis of a map.
 
     Attributes:
-        key: Of its value in a cell.
-        title: Its name on the map.
-        shown: A value in words.
+        key: Key of its value in a cell.
+        title: Label on the map.
+        label: Formats a value.
     """
 
     key: str
     title: str
-    shown: Callable[[float], str]
+    label: Callable[[float], str]
 
 
 LENGTH = Axis("Num. Frame", "frames", lambda length: _short(length))
@@ -40,16 +40,17 @@ def heat_map(
     """Draw mean scores by two numbers, by default length and depth.
 
     Args:
-        cells: As `vtc_recipes.evaluation.niah.cell_means` gives them: a ``Score`` from 0 to 1 and
-            a number for each axis. A place that none of them is at stays empty.
-        title: Stands above the map.
-        across, down: The axes.
+        cells: Cells of `vtc_recipes.evaluation.niah.cell_means`: a ``Score`` from 0 to 1 and a
+            number for each axis. Places without a cell stay empty.
+        title: Title above the map.
+        across: Horizontal axis.
+        down: Vertical axis.
 
     Raises:
         ValueError: There are no cells.
     """
     if not cells:
-        raise ValueError("no cells: a heat map needs at least one score")
+        raise ValueError("expected at least one cell, got none")
     scores = {(cell[across.key], cell[down.key]): cell["Score"] for cell in cells}
     columns = sorted({column for column, _ in scores})
     rows = sorted({row for _, row in scores})
@@ -65,7 +66,7 @@ def heat_map(
     draw.text((right, above - 22), down.title, INK, plain)
     for number, row in enumerate(rows):
         middle = above + high * number + high // 2
-        draw.text((left - 12, middle), down.shown(row), INK, plain, anchor="rm")
+        draw.text((left - 12, middle), down.label(row), INK, plain, anchor="rm")
         for place, column in enumerate(columns):
             score = scores.get((column, row))
             if score is None:
@@ -77,14 +78,14 @@ def heat_map(
     bottom = above + high * len(rows)
     for place, column in enumerate(columns):
         at = (left + wide * place + wide // 2, bottom + 8)
-        draw.text(at, across.shown(column), INK, plain, anchor="ma")
+        draw.text(at, across.label(column), INK, plain, anchor="ma")
     middle = left + wide * len(columns) // 2
     draw.text((middle, bottom + 30), across.title, INK, plain, anchor="ma")
     return image
 
 
 def colour_of(score: float) -> tuple[int, int, int]:
-    """The colour of a score from 0 (red) through 0.5 (yellow) to 1 (green)."""
+    """Return the RGB colour of a score: 0 is red, 0.5 yellow, 1 green."""
     low, high = SCALE[:2] if score < 0.5 else SCALE[1:]
     share = 2 * score if score < 0.5 else 2 * score - 1
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(low, high, strict=True))

@@ -1,11 +1,11 @@
-"""Needles in video haystacks: cases, scores, and a run that can be continued.
+"""Needles in video haystacks: scores, and a run that resumes.
 
-After VideoNIAH (section 5.3 of ViLAMP): a short video, the needle, is put at some depth into
-another that has nothing to do with it, and the question is about the needle alone. Two scores:
+After VideoNIAH (section 5.3 of ViLAMP): a short video, the needle, is inserted at some depth into
+an unrelated video, and the question is about the needle alone. There are two scores:
 
-* **coverage** - how often the keyframes hold a frame of every range that the answer needs. It
-  takes a selector and a frame encoder, no language model.
-* **accuracy** - how often a wrapped model gives the right answer, word for word.
+* **coverage**: the share of cases whose keyframes include a frame of every range of the evidence.
+  It takes a selector and a frame encoder, no language model.
+* **accuracy**: the share of cases that a wrapped model answers correctly, word for word.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from vtc_recipes.synthetic.cases import Case, read_cases, write_cases
 from vtc_recipes.synthetic.questions import covers
 
 Score = Callable[[Case], dict[str, Any]]
-"""Runs a case: ``score`` from 0 to 1, and whatever else is worth keeping."""
+"""Scores a case; returns a record with ``score`` from 0 to 1 and further values to keep."""
 
 
 def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") -> Score:
-    """Score whether the keyframes hold the evidence: 1 or 0.
+    """Return a score of 1 if the keyframes cover the evidence, else 0.
 
     Args:
-        selector: A selector or what names one, as ``vtc.wrap`` takes it.
-        encoder: The frame encoder, unless the selector names its own; loaded at its first use.
-        device: Where the encoder runs.
+        selector: A selector, its name or its options, as for ``vtc.wrap``.
+        encoder: Frame encoder, unless the selector names its own; loaded at its first use.
+        device: Device of the encoder.
 
     Returns:
-        A `Score`, whose records hold ``keyframes``, all frame numbers that were chosen, and
-        ``warnings``, what was lost while reading.
+        A `Score` whose records hold ``keyframes``, the numbers of all keyframes, and
+        ``warnings`` of the reader.
     """
-    chosen = registry.build_part("selector", selector)
-    name = registry.spec_of(chosen)["name"]
-    lazy = LazyEncoder(chosen.encoder or encoder, device=device)
+    part = registry.build_part("selector", selector)
+    name = registry.spec_of(part)["name"]
+    lazy = LazyEncoder(part.encoder or encoder, device=device)
 
     def score(case: Case) -> dict[str, Any]:
         source, recorder = case.video(), Recorder(Report(selector={}, merger={}))
         selection = select_frames(
-            chosen,
+            part,
             lazy,
             (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
             len(source),
@@ -76,35 +76,33 @@ def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") ->
 def accuracy(
     model: Any, processor: Any, prompt: str = "{question}", **generate_kwargs: Any
 ) -> Score:
-    """Score the answer of a wrapped model: 1 if it is the right one, word for word, else 0.
-
-    Upper and lower case, and signs around the answer, do not count.
+    """Return a score of 1 if a wrapped model gives the right answer, else 0; see `is_right`.
 
     Args:
         model: A model that ``vtc.wrap`` returned.
         processor: Its stock processor.
-        prompt: What to ask; ``{question}`` and ``{choices}`` are filled in.
+        prompt: Text of the prompt, with ``{question}`` and ``{choices}`` to fill in.
         **generate_kwargs: Passed to ``model.generate``.
 
     Returns:
-        A `Score`, whose records hold ``text``, the answer, ``covered``, whether the keyframes hold
-        the evidence, and ``warnings``, what was lost while reading.
+        A `Score` whose records hold ``text``, the answer, ``covered``, whether the keyframes
+        cover the evidence, and ``warnings`` of the reader.
 
     Raises:
-        ValueError: Something else stands in the prompt's braces.
+        ValueError: The prompt has other names in braces.
     """
 
     try:
         prompt.format(question="", choices="")
     except (LookupError, ValueError) as error:
         raise ValueError(
-            f"prompt={prompt!r}: allowed in braces are {{question}} and {{choices}}"
+            f"expected only {{question}} and {{choices}} in the braces of prompt, got {prompt!r}"
         ) from error
 
     def score(case: Case) -> dict[str, Any]:
-        asked = prompt.format(question=case.question, choices=", ".join(case.choices))
+        text = prompt.format(question=case.question, choices=", ".join(case.choices))
         source = case.video()
-        answer = vtc.ask(model, processor, source, asked, **generate_kwargs)
+        answer = vtc.ask(model, processor, source, text, **generate_kwargs)
         keyframes = [frame.index for frame in answer.report.keyframes]
         return {
             "score": float(is_right(answer.text, case.answer)),
@@ -117,7 +115,7 @@ def accuracy(
 
 
 def is_right(text: str, answer: str) -> bool:
-    """Whether a model's text is the answer, word for word, but for case and signs around it.
+    """Return whether a text is the answer, word for word; case and signs around it are ignored.
 
     >>> is_right("Red.", "red"), is_right("the red one", "red")
     (True, False)
@@ -132,21 +130,21 @@ def run(
     settings: Mapping[str, Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Score cases, and keep each result as soon as it is there.
+    """Score cases, and write each record immediately.
 
-    The folder gets ``cases.jsonl``, ``settings.json``, ``records.jsonl`` (one line a case) and
-    ``results.json`` (one mean a length and depth, see `cell_means`). A folder that has records
-    of the same cases and settings already is continued: what is done is not done again.
+    The folder gets ``cases.jsonl``, ``settings.json``, ``records.jsonl`` (one line per case) and
+    ``results.json`` (see `cell_means`). If it holds records of the same cases and settings, the
+    run resumes after them.
 
     Args:
-        cases: What to run.
-        score: `coverage` or `accuracy`, or your own.
-        folder: Where the results go; made if missing.
-        settings: What makes the scores what they are, in plain JSON: selector, encoder, model.
-        progress: Called with the cases done and the cases in all.
+        cases: The cases.
+        score: `coverage`, `accuracy`, or a function of your own.
+        folder: Folder for the results; created if missing.
+        settings: Everything that the scores depend on, as plain JSON: selector, encoder, model.
+        progress: Called with the number of finished cases and of all cases.
 
     Returns:
-        One record a case, in order: the case's number and place, ``score``, ``seconds``.
+        One record per case, in order: its number, length and depth, ``score``, ``seconds``.
 
     Raises:
         ValueError: The folder holds results of other cases or settings.
@@ -172,17 +170,17 @@ def run(
 
 
 def cell_means(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """The mean score for each length and depth, as heat maps of needle tests commonly have it.
+    """Return the mean score of each length and depth, in the usual format of needle tests.
 
     Returns:
-        ``[{"Num. Frame": 64, "Frame Depth": 25.0, "Score": 0.9}, ...]``: frames, per cent, 0-1.
+        ``[{"Num. Frame": 64, "Frame Depth": 25.0, "Score": 0.9}, ...]``: frames, %, 0 to 1.
     """
     cells: dict[tuple[int, float], list[float]] = defaultdict(list)
     for record in records:
         cells[record["length"], record["depth"]].append(record["score"])
     return [
-        {"Num. Frame": length, "Frame Depth": 100 * depth, "Score": sum(found) / len(found)}
-        for (length, depth), found in sorted(cells.items())
+        {"Num. Frame": length, "Frame Depth": 100 * depth, "Score": sum(scores) / len(scores)}
+        for (length, depth), scores in sorted(cells.items())
     ]
 
 
@@ -191,14 +189,14 @@ def _plain(text: str) -> str:
 
 
 def _claim(folder: Path, cases: Sequence[Case], settings: dict[str, Any]) -> None:
-    """Write down what is run here, or check that it is what was run here before."""
+    """Write the cases and settings of a run, or check them against those in the folder."""
     kept_cases, kept_settings = folder / "cases.jsonl", folder / "settings.json"
     if kept_settings.exists() and read_records(folder / "records.jsonl"):
         if read_cases(kept_cases) != list(cases):
-            raise ValueError(f"{folder} holds results of other cases: give another folder")
+            raise ValueError(f"{folder} holds results of other cases; name another folder")
         if (before := load_json(kept_settings)) != settings:
             raise ValueError(
-                f"{folder} holds results of {before}, not of {settings}: give another folder"
+                f"{folder} holds results of {before}, not of {settings}; name another folder"
             )
         return
     write_cases(kept_cases, cases)
@@ -206,11 +204,11 @@ def _claim(folder: Path, cases: Sequence[Case], settings: dict[str, Any]) -> Non
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """The records that were written whole; the rest of a line that was cut off is removed."""
+    """Read all complete records; an incomplete last line is removed from the file."""
     if not file.exists():
         return []
-    whole, newline, rest = file.read_bytes().rpartition(b"\n")
+    complete, newline, rest = file.read_bytes().rpartition(b"\n")
     if rest:
-        file.write_bytes(whole + newline)
-    lines = enumerate(whole.decode().splitlines(), start=1)
+        file.write_bytes(complete + newline)
+    lines = enumerate(complete.decode().splitlines(), start=1)
     return [parse_json(line, f"{file}, line {number}") for number, line in lines]

@@ -1,4 +1,4 @@
-"""``vtc niah``: needles in video haystacks, and a heat map of how often they are found."""
+"""``vtc niah``: needles in video haystacks, scored by length and depth."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Count = Optional[int]  # noqa: UP007, UP045
 
 
 def niah(
-    out: Annotated[Path, typer.Option(help="Folder for the results; continued if it has some.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; a run in it is resumed.")],
     lengths: Annotated[str, typer.Option(help="Frames of the videos.")] = "64,256,1024",
-    depths: Annotated[int, typer.Option(min=1, help="Depths, evenly from front to end.")] = 5,
-    spread: Annotated[float, typer.Option(help="How far off these needles may be.")] = 0.1,
+    depths: Annotated[int, typer.Option(min=1, help="Number of even depths, 0 to 1.")] = 5,
+    spread: Annotated[float, typer.Option(help="Largest deviation from a depth.")] = 0.1,
     cases: Annotated[int, typer.Option(min=1, help="Cases for each length and depth.")] = 20,
     kinds: Annotated[
         str, typer.Option(help="Kinds of questions, in turn.")
     ] = "colour,first,last,after,spark",
     needle_frames: Annotated[int, typer.Option(help="Frames of a needle.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the first case.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first case.")] = 0,
     size: Annotated[int, typer.Option(help="Height and width of synthetic frames.")] = 48,
     haystack: Annotated[Text, typer.Option(help="A video file to hide the needles in.")] = None,
     case_file: Annotated[
-        Text, typer.Option(help="Cases to run (JSON lines) instead of making some.")
+        Text, typer.Option(help="File of cases (JSON lines) to run in place of new ones.")
     ] = None,
-    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")] = None,
-    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")] = None,
+    selector: Annotated[Text, typer.Option(help="Selects the keyframes. (default: dks)")] = None,
+    keyframes: Annotated[Count, typer.Option(help="Most keyframes. (default: 32)")] = None,
     selector_option: Annotated[
         list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
     ] = [],  # noqa: B006 - typer copies it
@@ -39,16 +39,16 @@ def niah(
     model: Annotated[
         Text, typer.Option(help="Score this model's answers, not the selector's keyframes.")
     ] = None,
-    merger: Annotated[Text, typer.Option(help="Of the model. (default: dfm)")] = None,
+    merger: Annotated[Text, typer.Option(help="Merger of the model. (default: dfm)")] = None,
     prompt: Annotated[
-        str, typer.Option(help="What the model is asked, with {question} and {choices}.")
+        str, typer.Option(help="Prompt for the model, with {question} and {choices}.")
     ] = "{question}",
-    max_new_tokens: Annotated[int, typer.Option(help="Of the model's answer.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer of the model.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Hide needles in long videos, and draw how often they are found by length and depth."""
+    """Hide needles in long videos, and draw a heat map of the scores by length and depth."""
     from vtc.cli.show import progress_bars
     from vtc.plugins import registry
     from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
@@ -57,9 +57,9 @@ def niah(
     from vtc_recipes.synthetic import cases as making
 
     if case_file is not None:
-        chosen = making.read_cases(case_file)
+        run_cases = making.read_cases(case_file)
     else:
-        chosen = making.make_cases(
+        run_cases = making.make_cases(
             _whole_numbers(lengths),
             [k / max(1, depths - 1) for k in range(depths)],
             cases,
@@ -96,7 +96,7 @@ def niah(
         title = "right answers, %"
     with progress_bars(quiet=as_json) as show:
         records = scoring.run(
-            chosen, score, out, settings, lambda done, total: show("cases", done, total)
+            run_cases, score, out, settings, lambda done, total: show("cases", done, total)
         )
     cells = scoring.cell_means(records)
     heat_map(cells, title).save(out / "heatmap.png")
@@ -114,4 +114,4 @@ def _whole_numbers(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"lengths={text!r}: write whole numbers, such as 64,256") from error
+        raise ValueError(f"expected lengths to be integers such as 64,256, got {text!r}") from error

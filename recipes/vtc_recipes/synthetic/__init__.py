@@ -1,16 +1,26 @@
-"""A synthetic world whose truth is known, and needles in haystacks made of it.
+"""A synthetic world with known ground truth, and needles in haystacks made of it.
 
 Scenes (`scenes`) follow one another in videos of any length (`videos`), about which there are
-questions with one right answer and known evidence (`questions`, `examples`).
+questions with one right answer and known evidence (`questions`, `examples`), or questions whose
+answers take more scenes than the keyframes show (`stories`).
 """
 
 from __future__ import annotations
 
 from vtc_recipes.synthetic.contents import SPLITS
 from vtc_recipes.synthetic.drawing import COLOURS, SHAPES, TEXTURES
-from vtc_recipes.synthetic.examples import Example, make_example
-from vtc_recipes.synthetic.questions import KINDS, Question, caption, covers, vocabulary, words
+from vtc_recipes.synthetic.examples import make_example
+from vtc_recipes.synthetic.questions import (
+    KINDS,
+    Example,
+    Question,
+    caption,
+    covers,
+    vocabulary,
+    words,
+)
 from vtc_recipes.synthetic.scenes import Scene
+from vtc_recipes.synthetic.stories import STORIES, StoryQuestion, held_share, make_story
 from vtc_recipes.synthetic.videos import Segment, SyntheticVideo, random_video
 
 __all__ = [
@@ -18,15 +28,19 @@ __all__ = [
     "KINDS",
     "SHAPES",
     "SPLITS",
+    "STORIES",
     "TEXTURES",
     "Example",
     "Question",
     "Scene",
     "Segment",
+    "StoryQuestion",
     "SyntheticVideo",
     "caption",
     "covers",
+    "held_share",
     "make_example",
+    "make_story",
     "random_video",
     "vocabulary",
     "words",

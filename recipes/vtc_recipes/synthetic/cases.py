@@ -1,4 +1,4 @@
-"""Cases of a needle in a haystack: made, written and read, one JSON object a line."""
+"""Cases of a needle in a haystack: make, write and read them, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -11,35 +11,42 @@ from typing import Any
 
 import numpy as np
 
+from vtc.interfaces.part import require
 from vtc.video import VideoSource
 from vtc_recipes.synthetic.contents import SPLITS
-from vtc_recipes.synthetic.examples import Example, make_example
-from vtc_recipes.synthetic.questions import KINDS
+from vtc_recipes.synthetic.examples import make_example
+from vtc_recipes.synthetic.questions import KINDS, Example
 from vtc_recipes.synthetic.scenes import Scene
 from vtc_recipes.synthetic.splice import Splice
 from vtc_recipes.synthetic.videos import random_video
 
 ASKED = ("colour", "first", "last", "after", "spark")
-"""The kinds of questions that needles are about, unless others are asked for."""
+"""The kinds of questions about needles, by default."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question about a needle, and all that is needed to make its video again.
+    """One question about a needle, and everything that its video is made from.
 
     Attributes:
         length: Frames of haystack and needle together.
-        depth: About where the needle is: 0 at the front, 1 at the end.
-        start: Exactly where: the first frame of the needle.
+        depth: Approximate place of the needle: 0 at the front, 1 at the end.
+        start: First frame of the needle.
         needle_frames: Frames of the needle.
-        question, answer, choices: What is asked, what is right, and what else could be; without
-            choices the answer is free.
-        evidence: Ranges of frames of the whole video, first and end, of **each** of which a frame
-            must be seen.
-        seed: Makes the needle and the haystack, where they are synthetic; so do ``kind`` (of the
-            question), ``split`` and ``size`` (height and width).
-        haystack: A video file instead of a synthetic haystack; it is sampled evenly.
-        needle: A video file instead of a synthetic needle, likewise.
+        question: The question.
+        answer: The right answer.
+        choices: All possible answers; empty for an open question.
+        evidence: Ranges of frames of the whole video, first and end; the answer takes a frame of
+            **each**.
+        seed: Seed of a synthetic needle and haystack.
+        kind: Kind of a synthetic needle's question.
+        split: Split of synthetic scenes.
+        size: Height and width of synthetic frames in pixels.
+        haystack: A video file in place of a synthetic haystack; it is sampled evenly.
+        needle: A video file in place of a synthetic needle, likewise.
+
+    Raises:
+        ValueError: A number is out of range, or the answer is not among the choices.
     """
 
     length: int
@@ -59,27 +66,20 @@ class Case:
 
     def __post_init__(self) -> None:
         _check_length(self.length, self.needle_frames)
-        if not 0 <= self.depth <= 1:
-            raise ValueError(f"depth={self.depth}: allowed is 0 (front) to 1 (end)")
-        if not 0 <= self.start <= self.length - self.needle_frames:
-            raise ValueError(
-                f"start={self.start}: a needle of {self.needle_frames} frames in a video of "
-                f"{self.length} starts at 0 to {self.length - self.needle_frames}"
-            )
-        if self.choices and self.answer not in self.choices:
-            raise ValueError(f"answer={self.answer!r} is none of the choices {self.choices}")
+        require(0 <= self.depth <= 1, "depth", self.depth, "0 (front) to 1 (end)")
+        last = self.length - self.needle_frames
+        require(0 <= self.start <= last, "start", self.start, f"0 to {last}")
+        valid = not self.choices or self.answer in self.choices
+        require(valid, "answer", self.answer, f"one of the choices {self.choices}")
         inside = all(0 <= first < end <= self.length for first, end in self.evidence)
-        if not self.evidence or not inside:
-            raise ValueError(
-                f"evidence={self.evidence}: at least one range (first, end) within the "
-                f"{self.length} frames is needed"
-            )
+        allowed = f"at least one range (first, end) within the {self.length} frames"
+        require(bool(self.evidence) and inside, "evidence", self.evidence, allowed)
 
     def video(self) -> VideoSource:
-        """The haystack with the needle in it; one frame a second, drawn or decoded when read.
+        """Return the haystack with the needle in it, one frame per second, read lazily.
 
         Raises:
-            ValueError: The seed makes another question here, or a file is too short.
+            ValueError: The seed gives another question here, or a file is too short.
         """
         count = self.length - self.needle_frames
         if self.needle:
@@ -91,19 +91,21 @@ class Case:
             haystack = self._haystack(count, example.question.left_alone_by)
         return VideoSource(Splice(haystack, needle, self.start))
 
-    def _haystack(self, frames: int, wanted: Callable[[Scene], bool]) -> Any:
+    def _haystack(self, frames: int, condition: Callable[[Scene], bool]) -> Any:
         if self.haystack:
             return _sampled(self.haystack, frames)
-        return random_video(self.seed, frames, split=self.split, size=self.size, wanted=wanted)
+        return random_video(
+            self.seed, frames, split=self.split, size=self.size, condition=condition
+        )
 
     def _example(self) -> Example:
         example = _needle(self.seed, self.needle_frames, self.kind, self.split, self.size)
         made = example.question.text, example.question.answer, _moved(example, self.start)
         if made != (self.question, self.answer, self.evidence):
             raise ValueError(
-                f"seed={self.seed} makes the question, answer and evidence {made}, and the case "
-                f"has {(self.question, self.answer, self.evidence)}: it was changed, or made by "
-                "another version; make the cases anew"
+                f"expected the question, answer and evidence {made} for seed {self.seed}, got "
+                f"{(self.question, self.answer, self.evidence)}: the case was edited or comes from "
+                "another version; make the cases again"
             )
         return example
 
@@ -121,31 +123,31 @@ def make_cases(
     size: tuple[int, int] = (48, 48),
     haystack: str | None = None,
 ) -> list[Case]:
-    """Cases for every length and depth.
+    """Make cases for every length and depth.
 
-    Needles are the same for all lengths and depths, and haystacks for all depths of a length, so
-    that cells differ by what they are about and not by luck.
+    All lengths and depths share their needles, and all depths of a length share their haystacks,
+    so cells differ only by length and depth.
 
     Args:
         lengths: Frames of the whole videos.
         depths: 0 (front) to 1 (end).
         count: Cases for each length and depth.
-        spread: By how much the true depth may differ from the one in ``depths``, either way. Frames
-            taken at even steps would otherwise hit the needles of a cell all or not at all.
-        needle_frames: Frames of a needle, of which the question may need but some.
+        spread: Largest difference between the true depth and the one in ``depths``. Without it,
+            keyframes at even steps find all needles of a cell or none.
+        needle_frames: Frames of a needle; the question may need only some of them.
         kinds: Kinds of questions, in turn.
-        seed: Of the first case of each cell; the others count on from it.
-        split: Of all scenes.
-        size: Height and width of frames.
-        haystack: A video file that all cases use instead of synthetic haystacks.
+        seed: Seed of the first case of each cell; the next cases have the next seeds.
+        split: Split of all scenes.
+        size: Height and width of frames in pixels.
+        haystack: A video file that all cases use in place of synthetic haystacks.
 
     Raises:
         ValueError: A number is out of range, a kind unknown, or a length too short.
     """
-    if count < 1 or not lengths or not depths or not kinds:
-        raise ValueError("at least one length, one depth, one kind and one case a cell are needed")
-    if not 0 <= spread <= 1:
-        raise ValueError(f"spread={spread}: allowed is 0 (exactly at the depths) to 1 (anywhere)")
+    require(count >= 1, "count", count, "an integer >= 1")
+    for name, values in (("lengths", lengths), ("depths", depths), ("kinds", kinds)):
+        require(len(values) > 0, name, values, "at least one")
+    require(0 <= spread <= 1, "spread", spread, "0 (exactly at the depths) to 1 (anywhere)")
     for length in lengths:
         _check_length(length, needle_frames)
     cases = []
@@ -177,16 +179,16 @@ def make_cases(
 
 
 def write_cases(path: str | os.PathLike[str], cases: Iterable[Case]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     lines = [json.dumps(asdict(case)) + "\n" for case in cases]
     Path(path).write_text("".join(lines), encoding="utf-8")
 
 
 def read_cases(path: str | os.PathLike[str]) -> list[Case]:
-    """Read what `write_cases` wrote, or cases of your own.
+    """Read cases that `write_cases` or you wrote.
 
     Raises:
-        ValueError: A line is no case; the message names it.
+        ValueError: A line holds no valid case, or the file holds none; the message names the line.
     """
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     cases = []
@@ -196,29 +198,29 @@ def read_cases(path: str | os.PathLike[str]) -> list[Case]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not cases:
-        raise ValueError(f"{path} holds no cases")
+        raise ValueError(f"expected at least one case in {path}, got an empty file")
     return cases
 
 
-def _read_case(given: Any) -> Case:
-    known = {field.name for field in fields(Case)}
-    if not isinstance(given, dict) or not given.keys() <= known:
-        wrong = sorted(given.keys() - known) if isinstance(given, dict) else given
-        raise ValueError(f"{wrong}: a case has the keys {', '.join(sorted(known))}")
+def _read_case(values: Any) -> Case:
+    names = {field.name for field in fields(Case)}
+    if not isinstance(values, dict) or not values.keys() <= names:
+        wrong = sorted(values.keys() - names) if isinstance(values, dict) else values
+        raise ValueError(f"expected a case with the keys {', '.join(sorted(names))}, got {wrong}")
     required = {field.name for field in fields(Case) if field.default is MISSING}
-    if missing := sorted(required - given.keys()):
-        raise ValueError(f"a case needs {', '.join(missing)} too")
+    if missing := sorted(required - values.keys()):
+        raise ValueError(f"the case lacks the keys {', '.join(missing)}")
     lists = {
-        "evidence": tuple((int(first), int(end)) for first, end in given.get("evidence", ())),
-        "choices": tuple(given.get("choices", ())),
-        "size": tuple(given.get("size", Case.size)),
+        "evidence": tuple((int(first), int(end)) for first, end in values.get("evidence", ())),
+        "choices": tuple(values.get("choices", ())),
+        "size": tuple(values.get("size", Case.size)),
     }
-    return Case(**{**given, **lists})
+    return Case(**{**values, **lists})
 
 
 def _needle(seed: int, frames: int, kind: str, split: str, size: tuple[int, int]) -> Example:
-    scenes = KINDS.get(kind)  # an unknown kind is make_example's to refuse
-    return make_example(seed, frames, kind=kind, split=split, size=size, segments=scenes)
+    # make_example refuses an unknown kind.
+    return make_example(seed, frames, kind=kind, split=split, size=size, segments=KINDS.get(kind))
 
 
 def _moved(example: Example, start: int) -> tuple[tuple[int, int], ...]:
@@ -228,13 +230,10 @@ def _moved(example: Example, start: int) -> tuple[tuple[int, int], ...]:
 def _sampled(path: str, frames: int) -> VideoSource:
     source = VideoSource(path, frames=frames)
     if len(source) < frames:
-        raise ValueError(f"{path} has {len(source)} frames, and {frames} are needed")
+        raise ValueError(f"expected at least {frames} frames in {path}, got {len(source)}")
     return source
 
 
 def _check_length(length: int, needle_frames: int) -> None:
-    if not 1 <= needle_frames < length:
-        raise ValueError(
-            f"a needle of {needle_frames} frames in a video of {length}: the needle needs at "
-            "least one frame, and the haystack too"
-        )
+    allowed = f"1 to {length - 1}, in a video of {length} frames"
+    require(1 <= needle_frames < length, "needle_frames", needle_frames, allowed)

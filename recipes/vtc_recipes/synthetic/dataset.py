@@ -1,4 +1,4 @@
-"""Data sets of synthetic videos: files that play, and conversations about them."""
+"""Data sets of synthetic videos: video files and conversations about them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vtc.interfaces.part import require
 from vtc_recipes.synthetic.contents import SPLITS
 from vtc_recipes.synthetic.examples import fair_questions, make_example
 from vtc_recipes.synthetic.questions import Question
@@ -30,18 +31,18 @@ def write_dataset(
 ) -> Path:
     """Write videos, and a conversation about each in the ``messages`` format of ``vtc train``.
 
-    The JSONL is written last: where there is one, the data set is whole.
+    The JSONL is written last: if it exists, the data set is complete.
 
     Args:
-        folder: Gets ``SPLIT.jsonl``, and ``SPLIT/00000.mp4`` and so on; it may hold other splits.
-        videos: How many.
-        frames: Of each video, one a second.
-        kinds: Of questions, in turn; one that stands twice is asked twice as often.
-        questions: Most questions about a video, one after the other. More than one need as many
-            keyframes as the video has scenes: frames are chosen for the last question alone.
-        split: Of all scenes.
-        seed: Of the first video; the others count on from it.
-        size: Height and width of frames, an even number.
+        folder: Gets ``SPLIT.jsonl`` and ``SPLIT/00000.mp4``, ...; it may hold other splits.
+        videos: Number of videos.
+        frames: Length of each video, one frame per second.
+        kinds: Kinds of questions, in turn; list a kind twice to ask it twice as often.
+        questions: Largest number of questions about a video, one after the other. More than one
+            takes as many keyframes as scenes, because keyframes are selected for the last one.
+        split: Split of all scenes.
+        seed: Seed of the first video; the next videos have the next seeds.
+        size: Height and width of frames in pixels, an even number.
 
     Returns:
         The JSONL file.
@@ -57,45 +58,43 @@ def write_dataset(
         ("questions", questions, 1),
         ("seed", seed, 0),
     ):
-        if value < least:
-            raise ValueError(f"{name}={value}: allowed is a whole number from {least}")
-    if not kinds:
-        raise ValueError("kinds is empty: name at least one, such as texture")
+        require(value >= least, name, value, f"an integer >= {least}")
+    require(len(kinds) > 0, "kinds", kinds, "at least one, such as 'texture'")
     check_writable(*frame_size(size))
 
     def draw(number: int) -> tuple[SyntheticVideo, list[Question]]:
-        """A video and what is asked about it, its own question first."""
+        """Draw a video and questions about it, its own first."""
         in_turn = [kinds[(number + turn) % len(kinds)] for turn in range(questions)]
         example = make_example(seed + number, frames, kind=in_turn[0], split=split, size=size)
         rng = np.random.default_rng((SPLITS.index(split), seed + number, 4))
-        asked = [example.question]
+        turns = [example.question]
         for kind in in_turn[1:]:
-            left = [one for one in fair_questions(example.video, kind) if one not in asked]
+            left = [one for one in fair_questions(example.video, kind) if one not in turns]
             if left:
-                asked.append(left[int(rng.integers(len(left)))])
-        return example.video, asked
+                turns.append(left[int(rng.integers(len(left)))])
+        return example.video, turns
 
     for number in range(len(kinds)):
-        draw(number)  # refuses what is wrong with kinds, frames and split
+        draw(number)  # raises if kinds, frames or split are invalid
     file = Path(folder, f"{split}.jsonl")
     if file.exists():
-        raise ValueError(f"{file} is there already: give another folder, or remove it")
+        raise ValueError(f"{file} exists already; name another folder, or remove it")
     Path(folder, split).mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(videos):
-        video, asked = draw(number)
+        video, turns = draw(number)
         name = f"{split}/{number:05}.mp4"
         video.write(Path(folder, name), fps=1)
-        lines.append(json.dumps({"messages": _messages(name, asked)}) + "\n")
+        lines.append(json.dumps({"messages": _messages(name, turns)}) + "\n")
     file.write_text("".join(lines), encoding="utf-8")
     return file
 
 
-def _messages(video: str, asked: Sequence[Question]) -> list[dict[str, Any]]:
+def _messages(video: str, questions: Sequence[Question]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
-    for question in asked:
+    for question in questions:
         text = {"type": "text", "text": question.text}
-        shown = [] if messages else [{"type": "video", "video": video}]
-        messages.append({"role": "user", "content": [*shown, text]})
+        before = [] if messages else [{"type": "video", "video": video}]
+        messages.append({"role": "user", "content": [*before, text]})
         messages.append({"role": "assistant", "content": question.answer})
     return messages

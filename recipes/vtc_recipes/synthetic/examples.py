@@ -1,8 +1,8 @@
 """Random videos with a question about them.
 
-A question is drawn from its answer: first the answer, each as often as any other, then scenes
-that make it true, then scenes that leave it alone. `solve` reads the answer back off all scenes,
-and an example that has another answer as well is never handed out.
+The answer is drawn first, each as often as any other, then scenes that make it true, then scenes
+that do not change it. `solve` reads the answer back from all scenes; an example with a second
+answer is never returned.
 """
 
 from __future__ import annotations
@@ -12,19 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vtc.interfaces.part import require
 from vtc_recipes.synthetic.contents import SPLITS, Spark
 from vtc_recipes.synthetic.drawing import COLOURS, SHAPES
-from vtc_recipes.synthetic.questions import KINDS, Question, answers_to, shows, solve
+from vtc_recipes.synthetic.questions import KINDS, Example, Question, answers_to, shows, solve
 from vtc_recipes.synthetic.scenes import SCENES, Scene, check_split, find_scene
+from vtc_recipes.synthetic.stories import STORIES, make_story
 from vtc_recipes.synthetic.videos import Segment, SyntheticVideo, random_lengths, random_segment
-
-
-@dataclass(frozen=True)
-class Example:
-    """A video and a question about it."""
-
-    video: SyntheticVideo
-    question: Question
 
 
 def make_example(
@@ -37,18 +31,18 @@ def make_example(
     segments: int | None = None,
     scenes: int = SCENES,
 ) -> Example:
-    """A random video with a question about it.
+    """Draw a video with a question about it.
 
     Args:
         seed: The same seed and options give the same example.
         frames: Length of the video.
-        kind: One of ``KINDS``; drawn by default.
-        split: Of all scenes.
-        size: Of a frame, as of a `Scene`.
-        segments: How many scenes follow one another; by default one for every eight frames, and
-            at least as many as the question is about.
-        scenes: Draw from the first so many scenes of the split, so that what a model makes of
-            them can be kept.
+        kind: One of ``KINDS`` or of ``STORIES``; drawn from ``KINDS`` by default.
+        split: Split of all scenes.
+        size: Frame size in pixels, see `Scene`.
+        segments: Scenes in the video; by default one for every eight frames, and at least as
+            many as the question is about.
+        scenes: Draw from this many first scenes of the split, so that their features can be
+            cached.
 
     Raises:
         ValueError: The kind is unknown, or there are too few frames, segments or scenes for it.
@@ -57,21 +51,22 @@ def make_example(
     >>> question.text, question.answer, question.evidence
     ('Which shape is cyan in the scene after the cross?', 'circle', ((0, 5), (5, 16)))
     """
+    if kind in STORIES:
+        return make_story(
+            seed, frames, kind=kind, split=split, size=size, segments=segments, scenes=scenes
+        )
     rng = np.random.default_rng((SPLITS.index(check_split(split)), seed, 1))
     if kind is None:
         kind = _pick(rng, tuple(KINDS))
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: allowed are {', '.join(map(repr, KINDS))}")
+    require(kind in KINDS, "kind", kind, f"one of {', '.join(map(repr, [*KINDS, *STORIES]))}")
     count = max(KINDS[kind], frames // 8) if segments is None else segments
-    if count < KINDS[kind]:
-        raise ValueError(
-            f"segments={count}: a question of the kind {kind!r} needs at least {KINDS[kind]}"
-        )
+    least = KINDS[kind]
+    require(count >= least, "segments", count, f"an integer >= {least} for the kind {kind!r}")
     lengths = random_lengths(rng, frames, count)
     plan = _plan(rng, kind, count)
     drawn = []
-    for wanted, length in zip(plan.scenes, lengths, strict=True):
-        scene = find_scene(rng, split, size, wanted, scenes)
+    for condition, length in zip(plan.scenes, lengths, strict=True):
+        scene = find_scene(rng, split, size, condition, scenes)
         if kind == "spark" and scene.spark is not None:
             drawn.append(_around(rng, scene, scene.spark, length))
         else:
@@ -88,16 +83,16 @@ def make_example(
 
 
 def fair_questions(video: SyntheticVideo, kind: str) -> list[Question]:
-    """All questions of a kind about a video that have one right answer, by their shapes.
+    """Return all questions of a kind about a video that have one right answer, by shape.
 
-    They are those that `make_example` asks, but for this: the two colours of ``first`` and
-    ``last`` may be the same.
+    Unlike in the questions of `make_example`, the two colours of ``first`` and ``last`` may be
+    the same.
 
     >>> video = make_example(3, frames=8).video
     >>> [question.text for question in fair_questions(video, "texture")]
     ['What is behind the circle?', 'What is behind the diamond?']
     """
-    segments, found = video.segments, []
+    segments, questions = video.segments, []
     for shape in (None,) if kind == "spark" else SHAPES:
         places = [k for k, segment in enumerate(segments) if shows(shape, segment)]
         if len(places) != (1 if kind == "after" else KINDS[kind]):
@@ -109,13 +104,13 @@ def fair_questions(video: SyntheticVideo, kind: str) -> list[Question]:
             question = Question(kind, "", evidence, shape, colour)
             answers = solve(question, video)
             if len(answers) == 1:
-                found.append(replace(question, answer=answers.pop()))
-    return found
+                questions.append(replace(question, answer=answers.pop()))
+    return questions
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What each scene of a video must be, for one question about those at ``places``."""
+    """The condition on each scene of a video, for a question about those at ``places``."""
 
     answer: str
     shape: str | None
@@ -149,9 +144,9 @@ def _plan(rng: np.random.Generator, kind: str, count: int) -> _Plan:
     else:
         other = _pick(rng, [name for name in COLOURS if name != answer])
         places = sorted(rng.choice(count, 2, replace=False).tolist())
-        asked, unasked = places if kind == "first" else places[::-1]
-        scenes[asked] = lambda scene: scene.colour_of(shape) == answer
-        scenes[unasked] = lambda scene: scene.colour_of(shape) == other
+        own, further = places if kind == "first" else places[::-1]
+        scenes[own] = lambda scene: scene.colour_of(shape) == answer
+        scenes[further] = lambda scene: scene.colour_of(shape) == other
     return _Plan(answer, shape, colour, tuple(places), scenes)
 
 
@@ -163,7 +158,7 @@ def _spark_plan(rng: np.random.Generator, count: int) -> _Plan:
 
 
 def _around(rng: np.random.Generator, scene: Scene, spark: Spark, length: int) -> Segment:
-    """Frames of a scene that show its spark, the whole of it if ``length`` allows."""
+    """Draw a segment that shows a scene's spark, all of it if ``length`` allows."""
     earliest = max(0, spark.start + spark.length - length)
     return Segment(scene, int(rng.integers(min(earliest, spark.start), spark.start + 1)), length)
 

@@ -12,7 +12,7 @@ from vtc_recipes.synthetic.scenes import Scene
 from vtc_recipes.synthetic.videos import Segment, SyntheticVideo
 
 KINDS = {"colour": 1, "first": 2, "last": 2, "after": 2, "spark": 1, "texture": 1}
-"""The kinds of questions, and how many scenes each is about."""
+"""The kinds of questions, and the number of scenes that each is about."""
 _TEXTS = {
     "colour": "What colour is the {shape}?",
     "first": "What colour is the first {shape}?",
@@ -31,13 +31,12 @@ class Question:
     Attributes:
         kind: One of ``KINDS``.
         answer: One word.
-        evidence: Ranges of frames, first and end. One must see a frame of **every** range to
-            know the answer: of the one scene with the shape (``colour``, ``texture``); of both
-            scenes with it (``first``, ``last``: one alone does not tell which it is); of the scene
-            with the shape and of the one after it (``after``); of the frames with the spark
-            (``spark``).
-        shape: The shape that is asked for; None for the spark.
-        colour: The colour that is asked for, in ``after`` only.
+        evidence: Ranges of frames, first and end. The answer takes a frame of **every** range: of
+            the one scene with the shape (``colour``, ``texture``), of both scenes with it
+            (``first``, ``last``), of the scene with the shape and the one after it (``after``), of
+            the frames with the spark (``spark``).
+        shape: The shape in the question; None for the spark.
+        colour: The colour in the question, in ``after`` only.
     """
 
     kind: str
@@ -48,33 +47,44 @@ class Question:
 
     @property
     def text(self) -> str:
-        """The question in words."""
+        """Return the question in words."""
         return _TEXTS[self.kind].format(shape=self.shape, colour=self.colour)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All possible answers, each as likely as any other before the video is seen."""
+        """Return all possible answers; without the video, all are equally likely."""
         return answers_to(self.kind, self.shape)
 
     @property
     def chance(self) -> float:
-        """How often a guess is right."""
+        """Return the share of right answers that a guess has."""
         return 1 / len(self.choices)
 
     def left_alone_by(self, scene: Scene) -> bool:
-        """Whether a scene, put anywhere but between scenes of the question, changes nothing."""
+        """Return whether the answer stays the same when a scene is added to the video.
+
+        A scene between two scenes of the evidence may still change it.
+        """
         return scene.spark is None if self.shape is None else scene.colour_of(self.shape) is None
 
 
+@dataclass(frozen=True)
+class Example:
+    """A video and a question about it."""
+
+    video: SyntheticVideo
+    question: Question
+
+
 def answers_to(kind: str, shape: str | None) -> tuple[str, ...]:
-    """All possible answers to a kind of question about a shape."""
-    if kind == "after":  # a scene with the shape itself would make it ask for two scenes
+    """Return all possible answers to a kind of question about a shape."""
+    if kind == "after":  # with the shape itself in the scene after, two scenes would show it
         return tuple(other for other in SHAPES if other != shape)
     return TEXTURES if kind == "texture" else tuple(COLOURS)
 
 
 def covers(frames: Sequence[int], evidence: Sequence[Sequence[int]]) -> bool:
-    """Whether ascending frame numbers hold one of every range of frames, first and end.
+    """Return whether ascending frame numbers include one of every range, first and end.
 
     >>> covers([3, 10], [(0, 4), (10, 12)]), covers([4, 9], [(0, 4), (10, 12)])
     (True, False)
@@ -83,9 +93,9 @@ def covers(frames: Sequence[int], evidence: Sequence[Sequence[int]]) -> bool:
 
 
 def solve(question: Question, video: SyntheticVideo) -> set[str]:
-    """All answers that the scenes of a video give; one and no other, if the question is fair.
+    """Return all answers that the scenes of a video give; exactly one if the question is fair.
 
-    Only the kind, the shape and the colour of the question are looked at.
+    Reads only the kind, the shape and the colour of the question.
     """
     segments = video.segments
     if question.shape is None:
@@ -106,16 +116,16 @@ def solve(question: Question, video: SyntheticVideo) -> set[str]:
 
 
 def shows(shape: str | None, segment: Segment) -> bool:
-    """Whether a segment shows a shape, or a spark where that is None."""
+    """Return whether a segment shows a shape, or a spark if the shape is None."""
     return (segment.spark if shape is None else segment.scene.colour_of(shape)) is not None
 
 
 def caption(scene: Scene, places: bool = False) -> str:
-    """What a scene shows: ``"red star, blue ring on stripes"``.
+    """Describe a scene: ``"red star, blue ring on stripes"``.
 
     Args:
-        scene: The scene; its spark is not told.
-        places: Say where each object is: ``"red star top left, ..."``.
+        scene: The scene; the description leaves out its spark.
+        places: Add the place of each object: ``"red star top left, ..."``.
     """
     objects = [
         f"{thing.colour} {thing.shape}" + (f" {_PLACES[thing.quarter]}" if places else "")
@@ -125,14 +135,18 @@ def caption(scene: Scene, places: bool = False) -> str:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """All words and signs of questions, answers and captions, in alphabetical order."""
+    """Return all words and signs of questions, answers and captions, in alphabetical order.
+
+    In tokenizers the words of stories (`stories.story_vocabulary`) come after them, so that these
+    keep their numbers.
+    """
     texts = [text.format(shape="", colour="") for text in _TEXTS.values()]
     texts += [*SHAPES, *COLOURS, *TEXTURES, *_PLACES, "on", ","]
     return tuple(sorted({word for text in texts for word in words(text)}))
 
 
 def words(text: str) -> list[str]:
-    """The words and signs of a text, in lower case.
+    """Split a text into words and signs, in lower case.
 
     >>> words("What colour is the star?")
     ['what', 'colour', 'is', 'the', 'star', '?']

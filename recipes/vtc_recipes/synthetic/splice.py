@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vtc.interfaces.part import require
 from vtc.video import VideoSource
 
 
@@ -20,12 +21,12 @@ class Splice:
     resized to the haystack's.
 
     Args:
-        haystack: What ``VideoSource`` takes; a file is sampled as that says.
+        haystack: Anything that ``VideoSource`` takes, with its defaults.
         needle: Likewise.
-        at: How many frames of the haystack come before the needle.
+        at: Number of haystack frames before the needle.
 
     Raises:
-        ValueError: ``at`` is not within the haystack.
+        ValueError: ``at`` is outside the haystack.
 
     >>> zeros, ones = np.zeros((3, 2, 2, 3), np.uint8), np.ones((1, 4, 4, 3), np.uint8)
     >>> VideoSource(Splice(zeros, ones, at=2)).frames()[:, 0, 0, 0]
@@ -37,11 +38,8 @@ class Splice:
 
     def __init__(self, haystack: Any, needle: Any, at: int) -> None:
         self._haystack, self._needle = VideoSource(haystack), VideoSource(needle)
-        if not 0 <= at <= len(self._haystack):
-            raise ValueError(
-                f"at={at}: the haystack has {len(self._haystack)} frames, allowed are 0 to "
-                f"{len(self._haystack)}"
-            )
+        frames = len(self._haystack)
+        require(0 <= at <= frames, "at", at, f"0 to {frames}, the frames of the haystack")
         self.at = at
         self.warnings: list[str] = []
         self.height, self.width = self._haystack.height, self._haystack.width
@@ -50,7 +48,7 @@ class Splice:
         return len(self._haystack) + len(self._needle)
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-        """Frames by ascending number, one ``[H, W, 3]`` uint8 after another."""
+        """Yield frames by ascending number, ``[H, W, 3]`` uint8 each."""
         since = indices - self.at
         of_needle = (since >= 0) & (since < len(self._needle))
         outside = np.where(since < 0, indices, indices - len(self._needle))[~of_needle]
@@ -60,7 +58,7 @@ class Splice:
         ):
             for is_needle in of_needle:
                 yield self._resized(next(needle)) if is_needle else next(haystack)
-                # In place, because the reader holds this very list.
+                # In place, because the reader holds a reference to this list.
                 self.warnings[:] = [*self._haystack.warnings, *self._needle.warnings]
 
     def _resized(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -73,7 +71,7 @@ class Splice:
 def _pictures(
     source: VideoSource, indices: NDArray[np.int64]
 ) -> Generator[NDArray[np.uint8], None, None]:
-    # No thread of its own: whoever reads the splice reads ahead already.
+    # The reader of the splice prefetches already.
     with closing(source.chunks(indices.tolist(), prefetch=0)) as chunks:
         for chunk in chunks:
             yield from chunk.frames

@@ -1,4 +1,4 @@
-"""Several questions about one video, so that a video's tokens are read once for all of them."""
+"""Several questions about one video, which share its tokens."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ T = TypeVar("T")
 
 KINDS = ("colour", "first", "last", "after")
 """The kinds of questions that the tiny models learn. The spark is too short for them, and the
-texture is left for what is shown of fine-tuning."""
+texture is left for examples of fine-tuning."""
 _EACH = 4
 """Most further questions of each kind about a video, and most requests about its scenes."""
 
 
 def fair_questions(video: SyntheticVideo) -> dict[str, list[Question]]:
-    """All questions of each kind that have one right answer, as `make_example` would ask them."""
+    """Return all questions of each kind that have one right answer, see `make_example`."""
     scenes, ranges = [segment.scene for segment in video.segments], video.ranges()
     fair: dict[str, list[Question]] = {kind: [] for kind in KINDS}
-    for shape, found in _places(scenes).items():
-        evidence = tuple(ranges[place] for place in found)
-        if len(found) == 1:
-            answer = _colour(scenes[found[0]], shape)
+    for shape, places in _places(scenes).items():
+        evidence = tuple(ranges[place] for place in places)
+        if len(places) == 1:
+            answer = _colour(scenes[places[0]], shape)
             fair["colour"].append(Question("colour", answer, evidence, shape))
-            fair["after"].extend(_after(scenes, ranges, shape, found[0]))
+            fair["after"].extend(_after(scenes, ranges, shape, places[0]))
         else:
-            for kind, place in (("first", found[0]), ("last", found[-1])):
+            for kind, place in (("first", places[0]), ("last", places[-1])):
                 fair[kind].append(Question(kind, _colour(scenes[place], shape), evidence, shape))
     return fair
 
@@ -38,29 +38,29 @@ def fair_questions(video: SyntheticVideo) -> dict[str, list[Question]]:
 def choose_turns(
     rng: np.random.Generator, example: Example, keyframes: Sequence[int]
 ) -> list[tuple[str, str]]:
-    """Questions about a video and their answers, the example's own first.
+    """Draw questions about a video and their answers, the example's own first.
 
-    The others are fair questions of every kind and `scene_requests`. The keyframes must show what
-    they are about, since the frames between are merged for the example's own question.
+    The others are fair questions of every kind and `scene_requests`. Keyframes cover their
+    evidence, because the other frames are merged for the example's own question.
     """
     video, own = example.video, example.question
-    chosen = []
+    others = []
     for questions in fair_questions(video).values():
         turns = [
             (question.text, question.answer)
             for question in questions
             if question.text != own.text and covers(keyframes, question.evidence)
         ]
-        chosen += _some(rng, turns, _EACH)
-    chosen += _some(rng, scene_requests(video, keyframes), _EACH)
-    return [(own.text, own.answer), *_some(rng, chosen, len(chosen))]
+        others += _some(rng, turns, _EACH)
+    others += _some(rng, scene_requests(video, keyframes), _EACH)
+    return [(own.text, own.answer), *_some(rng, others, len(others))]
 
 
 def scene_requests(video: SyntheticVideo, keyframes: Sequence[int]) -> list[tuple[str, str]]:
-    """Requests to tell what a scene shows, found by a shape in it or in the scene before.
+    """Return requests to describe a scene, named by a shape in it or in the scene before.
 
-    Nobody asks them in the end; with many words to an answer they teach to find a scene, and the
-    next one, far sooner than questions of one word do.
+    They serve only training: their long answers teach the model to find a scene and the next one
+    much sooner than answers of one word.
     """
     scenes, ranges = [segment.scene for segment in video.segments], video.ranges()
     seen = [covers(keyframes, [where]) for where in ranges]
@@ -77,7 +77,7 @@ def scene_requests(video: SyntheticVideo, keyframes: Sequence[int]) -> list[tupl
 
 
 def describe(video: SyntheticVideo) -> str:
-    """What the scenes of a video show, in order; objects row by row, so that one text is right."""
+    """Describe the scenes of a video in order, with objects row by row, so one text is right."""
     return ", ".join(_caption(segment.scene) for segment in video.segments)
 
 
@@ -88,7 +88,7 @@ def _caption(scene: Scene) -> str:
 
 
 def _places(scenes: Sequence[Scene]) -> dict[str, list[int]]:
-    """Which scenes show each shape."""
+    """Return the numbers of the scenes that show each shape."""
     places: dict[str, list[int]] = {}
     for place, scene in enumerate(scenes):
         for thing in scene.objects:
@@ -97,7 +97,7 @@ def _places(scenes: Sequence[Scene]) -> dict[str, list[int]]:
 
 
 def _some(rng: np.random.Generator, items: Sequence[T], most: int) -> list[T]:
-    """Up to ``most`` of some items, in random order."""
+    """Draw up to ``most`` items in random order."""
     return [items[number] for number in rng.permutation(len(items))[:most].tolist()]
 
 

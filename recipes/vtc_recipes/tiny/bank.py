@@ -1,4 +1,4 @@
-"""A bank of scenes: some frames of each, rendered once, and what they show."""
+"""A bank of scenes: some frames of each, rendered once, with labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vtc_recipes.synthetic import COLOURS, SHAPES, TEXTURES, Scene
 from vtc_recipes.tiny.models import GRID, MEAN, SIDE, STD
 
 STEP = 6
-"""Every so many-th frame of a scene is in the bank: neighbours are near-duplicates."""
+"""The bank holds every sixth frame of a scene, because neighbours are near-duplicates."""
 FRAMES = 8
-"""Frames of each scene in the bank; later ones are stood for by the last."""
+"""Frames of each scene in the bank; the last one represents all later frames."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Bank:
     Attributes:
         scenes: The scenes, by seed.
         frames: ``[S, FRAMES, 48, 48, 3]`` uint8.
-        shapes: ``[S, 4]`` int64, the shape in each quarter as a number from 1; 0 for none.
+        shapes: ``[S, 4]`` int64, the number of the shape in each quarter, from 1; 0 for none.
         colours: ``[S, 4]`` int64, likewise.
-        textures: ``[S]`` int64, from 0.
+        textures: ``[S]`` int64, the number of the texture, from 0.
     """
 
     scenes: list[Scene]
@@ -53,17 +53,24 @@ def build_bank(split: str, scenes: int) -> Bank:
 
 
 def place_in_bank(frame: int) -> int:
-    """Which frame of the bank stands for a scene's frame."""
+    """Return the number of the bank's frame that represents a scene's frame."""
     return min(round(frame / STEP), FRAMES - 1)
 
 
 def to_pixels(frames: Tensor) -> Tensor:
-    """What the processors make of frames: ``[n, 48, 48, 3]`` uint8 to ``[n, 3, 48, 48]`` float."""
+    """Normalise frames as the processors do.
+
+    Args:
+        frames: ``[n, 48, 48, 3]`` uint8.
+
+    Returns:
+        ``[n, 3, 48, 48]`` float32.
+    """
     pixels = frames.permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 def patch_quarters() -> Tensor:
-    """``[36]`` int64: the quarter of the frame, 0 to 3, in which each patch lies."""
+    """Return the quarter of the frame, 0 to 3, that each patch lies in: ``[36]`` int64."""
     half = torch.arange(GRID) >= GRID // 2
     return (2 * half[:, None] + half[None, :].long()).flatten()

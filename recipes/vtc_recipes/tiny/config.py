@@ -1,4 +1,4 @@
-"""The recipe of the tiny models: stages one after another, and the gates between them."""
+"""The recipe of the tiny models: stages and the gates between them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ class StageSettings(Section):
     """One stage.
 
     Attributes:
-        name: Which one.
-        steps: How many, each of a batch.
-        batch: Frames in a batch of a tower's stage, tokens (about) in one of the language model's.
-        learning_rate: The highest: a linear warm-up leads there, a cosine down to a tenth.
-        warmup: The part of all steps in which it rises.
-        scenes: How many of the training split are learned from.
-        gates: The least of what is measured in the end, as shares of one; without it the stages
-            behind do not start.
+        name: Name of the stage.
+        steps: Number of steps, one batch each.
+        batch: Frames in a batch for a tower, approximate tokens for the language model.
+        learning_rate: Peak, after a linear warm-up; a cosine takes it down to a tenth.
+        warmup: Share of all steps in the warm-up.
+        scenes: Number of scenes of the training split.
+        gates: Smallest value, 0 to 1, of each metric; below it the next stages do not start.
     """
 
-    name: Literal["pretext", "dual_encoder", "captions", "answers", "long_answers"]
+    name: Literal[
+        "pretext", "dual_encoder", "captions", "answers", "long_answers", "queries", "evidence"
+    ]
     steps: PositiveInt
     batch: PositiveInt
     learning_rate: PositiveFloat
@@ -34,11 +35,11 @@ class StageSettings(Section):
 
 
 class Parts(Section):
-    """What ``vtc.wrap`` adds to the language model; its frame encoder is the dual encoder.
+    """The parts that ``vtc.wrap`` adds; the frame encoder is the dual encoder.
 
     Attributes:
-        selector: Saved with the model; it is trained with other numbers of keyframes as well.
-        merger: Trained with the model, where it has parameters.
+        selector: Saved with the model; training uses other numbers of keyframes as well.
+        merger: Trained with the model if it has parameters.
         connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP);
             ``encoder_patches`` merges the dual encoder's patches (the fast path).
     """
@@ -49,8 +50,18 @@ class Parts(Section):
 
 
 class TinyRecipe(Section):
-    """The whole: ``stages`` in their order, the seed of all of them, and where results go."""
+    """The whole recipe.
 
+    Attributes:
+        stages: The stages, in order.
+        vtc: The parts that ``vtc.wrap`` adds to the language model.
+        start: Folder with the trained models ``vlm`` and ``dual_encoder`` that the stages
+            ``queries`` and ``evidence`` start from; ``shipped`` for the shipped ones.
+        seed: Seed of all stages.
+        output: Folder and frequency of results.
+    """
+
+    start: str = "shipped"
     stages: Items[StageSettings]
     vtc: Parts = Parts()
     seed: NonNegativeInt = 0

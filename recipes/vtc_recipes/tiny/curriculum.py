@@ -1,4 +1,4 @@
-"""From short videos to long ones, and from keyframes that show everything to fewer."""
+"""The curriculum: from short videos to long ones, and from many keyframes to few."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vtc_recipes.tiny.world import Format
 
 MOST_KEYFRAMES = 32
 SPREAD = 10_000
-"""Positions that the longest videos take, and by which scenes of short ones are drawn apart."""
+"""Positions of the longest videos; gaps of up to this many spread the scenes of short ones."""
 CROWD = 16
-"""As how many frames each counts, at most, of a long video that shall be as crowded as those."""
+"""Largest number of frames that each counts for, so that 1,024 frames are as crowded as 10,000."""
 
 
 def draw_caption_format(rng: np.random.Generator, least: int, most: int) -> Format:
-    """A short video of so many scenes, for a description of all of them."""
+    """Draw the format of a short video of ``least`` to ``most`` scenes to describe."""
     scenes = _between(rng, least, most)
     return Format(scenes * _between(rng, 2, 4), scenes, scenes)
 
 
 def draw_format(rng: np.random.Generator, done: float) -> Format:
-    """The format of a batch of questions, when a share of the run is over.
+    """Draw the format of a batch of questions after a share of the run.
 
-    Scenes of a few frames come first, so that the next one is near: to find it is what takes
-    longest to learn. Merged tokens are read from early on.
+    Scenes of a few frames come first, because the next scene is near there: finding it takes
+    longest to learn. Merged tokens appear early.
     """
     spread = SPREAD if done >= 0.5 and rng.random() < 0.5 else 0
     if done >= 0.08 and rng.random() < (0.15 if done < 0.5 else 0.25):
@@ -48,13 +48,13 @@ def draw_format(rng: np.random.Generator, done: float) -> Format:
 
 
 def draw_long_format(rng: np.random.Generator) -> Format:
-    """The format of a batch once everything is learned that short videos teach."""
+    """Draw the format of a batch of long videos."""
     chance, spread = rng.random(), SPREAD if rng.random() < 0.3 else 0
     crowd = CROWD if rng.random() < 0.7 else 1
     frames = _pick(rng, 512, 1024, 1024, 1024, 2048)
     if chance < 0.6:
         return replace(_buried(rng, frames, spread), crowd=crowd)
-    if chance < 0.75:  # as it is in the end: one question, and the keyframes for it
+    if chance < 0.75:  # as in use: one question, and the keyframes for it
         scenes = _between(rng, frames // 12, frames // 6)
         keyframes = _between(rng, 4, MOST_KEYFRAMES)
         return Format(frames, scenes, keyframes, spread=spread, alone=True, crowd=crowd)
@@ -62,10 +62,10 @@ def draw_long_format(rng: np.random.Generator) -> Format:
 
 
 def _merged(rng: np.random.Generator, done: float, spread: int) -> Format:
-    """Videos with too few keyframes for their scenes: merged tokens have to be read.
+    """Draw the format of videos with fewer keyframes than scenes, so that merged tokens matter.
 
-    Keyframes are any frames, or the most relevant ones: then those of the scene that a question
-    names are there, and those of the scene after it are not, as in a very long video.
+    Keyframes are random, or the most relevant ones: then the scene that a question names has some
+    and the scene after it has none, as in a very long video.
     """
     frames = _pick(rng, 4, 8, 16) if done < 0.3 else _pick(rng, 8, 16, 32, 64)
     scenes = _between(rng, 2, max(2, min(frames // 4, 10)))
@@ -75,19 +75,19 @@ def _merged(rng: np.random.Generator, done: float, spread: int) -> Format:
 
 
 def _buried(rng: np.random.Generator, frames: int, spread: int) -> Format:
-    """Long videos of which little matters; beside the most relevant keyframes come those of it."""
+    """Draw the format of long videos with a few relevant scenes, all of which have a keyframe."""
     scenes = _between(rng, max(NEEDLES + 2, frames // 12), frames // 6)
     return Format(frames, scenes, _between(rng, 4, 24), spread=spread, buried=True)
 
 
 def draw_kinds(rng: np.random.Generator, form: Format, count: int) -> list[str]:
-    """What the videos of a batch are about: most often what is hardest in their format."""
+    """Draw the kinds of questions of a batch; the hardest kind of a format is the most frequent."""
     after = 0.6 if form.buried or (form.scenes <= 8 and not form.spread) else 0.4
     if form.alone and form.selector == "dks":
         after = 0.75
     shares = [after if kind == "after" else (1 - after) / (len(KINDS) - 1) for kind in KINDS]
-    chosen: list[str] = rng.choice(KINDS, size=count, p=shares).tolist()
-    return chosen
+    kinds: list[str] = rng.choice(KINDS, size=count, p=shares).tolist()
+    return kinds
 
 
 def _between(rng: np.random.Generator, least: int, most: int) -> int:

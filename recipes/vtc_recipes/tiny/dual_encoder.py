@@ -19,10 +19,10 @@ from vtc_recipes.tiny.pretext import UNSEEN
 from vtc_recipes.tiny.stage import Stage
 
 SAME_SCENE = 0.85
-"""The threshold of ``dks``: frames of a scene shall be above it, of two scenes below."""
+"""Threshold of ``dks``; it separates pairs of frames of one scene from those of two scenes."""
 _TEMPERATURE = 0.1
 _COLOUR_MATCH = 0.5
-"""How much a text is about frames that show but the colour it names: the shape comes first."""
+"""Match of a text with frames that show only the colour it names; the shape counts more."""
 _TEXTS = {
     "What colour is the {shape}?": 0.1,
     "What colour is the first {shape}?": 0.1,
@@ -31,40 +31,40 @@ _TEXTS = {
     "What is behind the {shape}?": 0.1,
     "{shape}": 0.1,
 }
-"""And how often each is learned: most often the one that names two things."""
+"""Texts and their shares in training; the one that names two things is the most frequent."""
 
 
 def draw_texts(rng: np.random.Generator, count: int) -> tuple[list[str], Tensor, Tensor]:
-    """Random texts, the shape of each ``[count]`` and its colour ``[count]``, 0 for none."""
-    chosen = rng.choice(tuple(_TEXTS), size=count, p=tuple(_TEXTS.values())).tolist()
+    """Draw texts, the shape of each ``[count]`` int64 and its colour ``[count]``, 0 for none."""
+    templates = rng.choice(tuple(_TEXTS), size=count, p=tuple(_TEXTS.values())).tolist()
     shapes = rng.integers(len(SHAPES), size=count).tolist()
     colours = rng.integers(len(COLOURS), size=count).tolist()
     texts = [
         text.format(shape=SHAPES[shape], colour=tuple(COLOURS)[colour])
-        for text, shape, colour in zip(chosen, shapes, colours, strict=True)
+        for text, shape, colour in zip(templates, shapes, colours, strict=True)
     ]
     numbers = [
         1 + colour if "{colour}" in text else 0
-        for text, colour in zip(chosen, colours, strict=True)
+        for text, colour in zip(templates, colours, strict=True)
     ]
     return texts, 1 + torch.tensor(shapes), torch.tensor(numbers)
 
 
 def embed_frames(model: Any, pixels: Tensor) -> Tensor:
-    """``[n, 3, 48, 48]`` to ``[n, 64]`` of length one."""
+    """Embed frames: ``[n, 3, 48, 48]`` float32 to ``[n, 64]`` of length one."""
     features = model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
     return F.normalize(features, dim=-1)
 
 
 def embed_patches(model: Any, pixels: Tensor) -> Tensor:
-    """``[n, 3, 48, 48]`` to ``[n, 36, C]``, the patches that embeddings are made of."""
-    found = model.get_image_features(pixel_values=pixels, return_dict=True)
-    patches: Tensor = found.last_hidden_state[:, 1:]
+    """Return the patches behind the embeddings: ``[n, 3, 48, 48]`` float32 to ``[n, 36, C]``."""
+    features = model.get_image_features(pixel_values=pixels, return_dict=True)
+    patches: Tensor = features.last_hidden_state[:, 1:]
     return patches
 
 
 def embed_texts(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
-    """``[n, 64]`` of length one."""
+    """Embed texts: ``[n, 64]`` float32 of length one."""
     inputs = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt")
     inputs = inputs.to(model.device)
     features = model.get_text_features(
@@ -74,37 +74,36 @@ def embed_texts(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
 
 
 def matching_loss(texts: Tensor, frames: Tensor, matches: Tensor, scale: Tensor) -> Tensor:
-    """Cross-entropy of each text with the frames that show what it names, and of each frame so.
+    """Return the mean cross-entropy of texts with their frames and of frames with their texts.
 
     Args:
         texts: ``[t, d]`` of length one.
         frames: ``[n, d]`` of length one.
-        matches: ``[t, n]`` float32, how much a text is about a frame, 0 to 1; a text or a frame
-            without any match does not count.
-        scale: By how much the cosines are multiplied.
+        matches: ``[t, n]`` float32, 0 to 1; texts and frames without any match are ignored.
+        scale: Factor of the cosines, a scalar.
     """
     logits = scale * texts @ frames.T
     return (_many_positives(logits, matches) + _many_positives(logits.T, matches.T)) / 2
 
 
 def scene_loss(first: Tensor, second: Tensor) -> Tensor:
-    """Cross-entropy of each scene's frame with another frame of it, ``[n, d]`` each."""
+    """Return the cross-entropy of two frames of each scene, ``[n, d]`` of length one each."""
     logits = first @ second.T / _TEMPERATURE
     labels = torch.arange(len(first), device=first.device)
     apart = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-    # Telling scenes apart is not enough: frames of one scene must pass the selector's threshold.
+    # Frames of one scene must also pass the selector's threshold.
     return apart + 4 * (1 - (first * second).sum(-1)).mean()
 
 
 @torch.no_grad()
 def retrieval(model: Any, tokenizer: Any, bank: Bank) -> dict[str, float]:
-    """How well frames are found, on one bank.
+    """Measure retrieval on a bank.
 
     Returns:
-        ``found``: of the scenes with a shape, those whose frame is more relevant to a question
-        about it than 98 of 100 scenes without it, which is a place among the first 25 of 1,250
-        scenes; ``same_scene``: pairs of frames of one scene above the threshold of ``dks``;
-        ``other_scene``: pairs of two scenes below it.
+        ``found``: the share of scenes with a shape whose frame is more relevant to a question
+        about it than 98 % of the scenes without it (a rank in the first 25 of 1,250 scenes);
+        ``same_scene``: the share of pairs of frames of one scene above the threshold of ``dks``;
+        ``other_scene``: the share of pairs of two scenes below it.
     """
     frames, later = (
         torch.cat(
@@ -117,20 +116,20 @@ def retrieval(model: Any, tokenizer: Any, bank: Bank) -> dict[str, float]:
     )
     questions = [f"What colour is the {shape}?" for shape in SHAPES]
     cosines = embed_texts(model, tokenizer, questions).cpu() @ frames.T
-    found = []
+    hits = []
     for number, row in enumerate(cosines, 1):
         matches = (bank.shapes == number).any(-1)
-        found.append(row[matches] > row[~matches].quantile(0.98))
+        hits.append(row[matches] > row[~matches].quantile(0.98))
     apart = (frames @ frames.T < SAME_SCENE).float().mean() / (1 - 1 / len(frames))
     return {
-        "found": torch.cat(found).float().mean().item(),
+        "found": torch.cat(hits).float().mean().item(),
         "same_scene": ((frames * later).sum(-1) > SAME_SCENE).float().mean().item(),
         "other_scene": apart.item(),
     }
 
 
 class DualEncoder(Stage):
-    """Texts are matched with frames, and frames of one scene with one another."""
+    """Match texts with frames, and frames of one scene with one another."""
 
     name = "dual_encoder"
     needs = ("pretext",)
@@ -149,7 +148,7 @@ class DualEncoder(Stage):
         self.unseen = build_bank("validation", UNSEEN)
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Two frames of each of some scenes, texts, and how much each text is about each scene."""
+        """Draw two frames of each of some scenes, texts, and the matches of texts and scenes."""
         rng = np.random.default_rng((self.seed, number))
         count = self.settings.batch // 2
         scenes = torch.from_numpy(rng.choice(len(self.seen), count, replace=False))
@@ -167,24 +166,24 @@ class DualEncoder(Stage):
         }
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """The sum of both losses."""
+        """Return the sum of both losses."""
         first, second = embed_frames(self.model, batch["pixels"]).chunk(2)
         texts = embed_texts(self.model, self.processors[1], batch["texts"])
         scale = self.model.logit_scale.exp().clamp(max=100)
         return matching_loss(texts, first, batch["matches"], scale) + scene_loss(first, second)
 
     def measure(self) -> dict[str, float]:
-        """How well unseen frames are found."""
+        """Measure retrieval of unseen frames."""
         return retrieval(self.model, self.processors[1], self.unseen)
 
     def save(self, folder: Path) -> None:
-        """A CLIP folder."""
+        """Write a CLIP folder."""
         for part in (self.model, *self.processors):
             part.save_pretrained(folder)
 
 
 def _many_positives(logits: Tensor, matches: Tensor) -> Tensor:
-    """Cross-entropy with the shares of the matches in each row, over rows that have any."""
-    known = matches.sum(-1) > 0
-    share = matches[known] / matches[known].sum(-1, keepdim=True)
-    return -(share * logits[known].log_softmax(-1)).sum(-1).mean()
+    """Return the cross-entropy with the normalised matches of each row that has any."""
+    rows = matches.sum(-1) > 0
+    share = matches[rows] / matches[rows].sum(-1, keepdim=True)
+    return -(share * logits[rows].log_softmax(-1)).sum(-1).mean()

@@ -1,4 +1,4 @@
-"""What the frozen towers make of a bank of scenes, once, so that no later step needs them."""
+"""Features of a bank of scenes from the frozen towers, computed once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Features:
     """The patches of all frames of a bank.
 
     Attributes:
-        kept: ``[rows, 36, 96]``, of the VLM's tower: what its projector takes for keyframes.
-        merged: ``[rows, 36, C]``, what the connector takes for merged frames: the same, or the
-            patches of the dual encoder (the fast path).
+        kept: ``[rows, 36, 96]`` float16 of the VLM's tower, for keyframes.
+        merged: ``[rows, 36, C]`` float16 for merged frames: the same, or the patches of the dual
+            encoder (the fast path).
     """
 
     kept: Tensor
@@ -32,9 +32,9 @@ class Features:
 
 @torch.no_grad()
 def patches_of(vlm: Any, bank: Bank) -> Tensor:
-    """``[S * FRAMES, 36, 96]`` float16, what the VLM's projector takes.
+    """Return the inputs of the VLM's projector, ``[S * FRAMES, 36, 96]`` float16.
 
-    Frame f of scene s is row ``s * FRAMES + f``, as in all features of a bank.
+    Row ``s * FRAMES + f`` is frame f of scene s, as in all features of a bank.
     """
     tower, layer = vlm.model.vision_tower, vlm.config.vision_feature_layer
     parts = (to_pixels(part).to(vlm.device) for part in _parts(bank))
@@ -43,14 +43,14 @@ def patches_of(vlm: Any, bank: Bank) -> Tensor:
 
 @torch.no_grad()
 def embeddings_of(dual_encoder: Any, bank: Bank) -> Tensor:
-    """``[S * FRAMES, 64]`` float32 of length one, what the selector takes."""
+    """Return the inputs of the selector, ``[S * FRAMES, 64]`` float32 of length one."""
     parts = (to_pixels(part).to(dual_encoder.device) for part in _parts(bank))
     return torch.cat([embed_frames(dual_encoder, part).cpu() for part in parts])
 
 
 @torch.no_grad()
 def encoder_patches_of(dual_encoder: Any, bank: Bank) -> Tensor:
-    """``[S * FRAMES, 36, C]`` float16, what the fast path merges."""
+    """Return the patches that the fast path merges, ``[S * FRAMES, 36, C]`` float16."""
     parts = (to_pixels(part).to(dual_encoder.device) for part in _parts(bank))
     return torch.cat([embed_patches(dual_encoder, part).half().cpu() for part in parts])
 
@@ -60,7 +60,7 @@ def _parts(bank: Bank) -> tuple[Tensor, ...]:
 
 
 def rows_of(video: SyntheticVideo) -> Tensor:
-    """``[N]`` int64: the row of a bank's features that stands for each frame of a video."""
+    """Return the row of a bank's features for each frame of a video, ``[N]`` int64."""
     rows: list[int] = []
     for segment in video.segments:
         first = segment.scene.seed * FRAMES

@@ -7,16 +7,17 @@ from typing import Any
 import torch
 
 from vtc_recipes.synthetic import vocabulary
+from vtc_recipes.synthetic.stories import story_vocabulary
 
 SIDE = 48
-"""Pixels of a frame's side."""
+"""Height and width of a frame in pixels."""
 PATCH = 8
 GRID = SIDE // PATCH
 WIDTH = 96
-"""Of the vision towers."""
+"""Width of the vision towers."""
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 CONTEXT = 24
-"""Most tokens of a text for the dual encoder."""
+"""Longest text of the dual encoder in tokens."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 _CHAT_TEMPLATE = (
@@ -30,16 +31,16 @@ _CHAT_TEMPLATE = (
 
 
 def word_tokenizer(end_texts: bool = False) -> Any:
-    """A token for each word and sign of the synthetic world, and the marks of a chat.
+    """Build a tokenizer with a token for each word of the synthetic world and each mark of a chat.
 
     Args:
-        end_texts: Put the end mark behind every text, where a CLIP text tower reads it off.
+        end_texts: Append the end mark to every text; a CLIP text tower pools there.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     marks = [PAD, END, USER, ASSISTANT, "<image>", "<video>", "<|unknown|>"]
-    ids = {word: number for number, word in enumerate([*marks, *vocabulary()])}
+    ids = {word: number for number, word in enumerate([*marks, *vocabulary(), *story_vocabulary()])}
     raw = Tokenizer(models.WordLevel(ids, unk_token="<|unknown|>"))
     raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -65,9 +66,12 @@ def word_tokenizer(end_texts: bool = False) -> Any:
 
 
 def build_vlm(seed: int = 0) -> tuple[Any, Any]:
-    """A ``LlavaOnevisionForConditionalGeneration`` of 1.6 million random weights, its processor.
+    """Build a ``LlavaOnevisionForConditionalGeneration`` with 1.6 M random weights.
 
-    36 patches a frame, pooled to 9 tokens where it is kept.
+    A frame has 36 patches, which are pooled to 9 tokens in keyframes.
+
+    Returns:
+        The model and its processor.
     """
     from transformers import (
         LlavaOnevisionConfig,
@@ -120,7 +124,7 @@ def build_vlm(seed: int = 0) -> tuple[Any, Any]:
 
 
 def build_dual_encoder(seed: int = 0) -> tuple[Any, Any, Any]:
-    """A ``CLIPModel`` of 0.4 million random weights, its image processor and its tokenizer."""
+    """Build a ``CLIPModel`` with 0.4 M random weights, its image processor and its tokenizer."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     tokenizer = word_tokenizer(end_texts=True)
@@ -149,9 +153,9 @@ def build_dual_encoder(seed: int = 0) -> tuple[Any, Any, Any]:
 
 
 def copy_tower(vlm: Any, dual_encoder: Any) -> None:
-    """Start the dual encoder's vision side from a VLM's tower, which is of the same sizes.
+    """Copy a VLM's tower into the dual encoder's vision side, which has the same sizes.
 
-    What only a CLIP has, a class token and a normalisation before the layers, stays as it is.
+    The class token and the first normalisation, which only a CLIP has, are unchanged.
     """
     tower = vlm.model.vision_tower.state_dict()
     tower = {name.removeprefix("vision_model."): weight for name, weight in tower.items()}
@@ -166,7 +170,7 @@ def copy_tower(vlm: Any, dual_encoder: Any) -> None:
     embeddings = vision.embeddings
     with torch.no_grad():
         embeddings.patch_embedding.weight.copy_(tower["embeddings.patch_embedding.weight"])
-        # A CLIP's patches have no bias, so it goes into their positions.
+        # A CLIP's patch embedding has no bias, so the positions take it.
         positions = tower["embeddings.position_embedding.weight"]
         bias = tower["embeddings.patch_embedding.bias"]
         embeddings.position_embedding.weight[1:].copy_(positions + bias)

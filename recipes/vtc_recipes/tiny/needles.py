@@ -1,4 +1,4 @@
-"""Long videos to learn from: few scenes of many matter, and several questions find them."""
+"""Long videos for training, with several questions about a few of their scenes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ NEEDLES = 6
 def bury(
     rng: np.random.Generator, frames: int, count: int, kind: str, split: str, scenes: int
 ) -> tuple[Example, list[int]]:
-    """A haystack of scenes that leave four shapes alone, and six scenes that show one of these.
+    """Draw a haystack of scenes without four shapes, and six scenes with one of them each.
 
-    Two of the shapes are shown once and two twice, in scenes that follow one another or do not, so
-    that there are questions of all kinds.
+    Two of the shapes are shown once and two twice, in scenes that may be adjacent, so questions of
+    all kinds are possible.
 
     Args:
+        rng: Random generator.
         frames: Length of the video.
-        count: How many scenes follow one another in it, more than ``NEEDLES``.
-        kind: Of the question that is handed out.
-        split: Of the scenes; the first ``scenes`` of it are drawn from.
+        count: Scenes in the video, more than ``NEEDLES``.
+        kind: Kind of the question.
+        split: Split of the scenes.
+        scenes: Draw from this many first scenes of the split.
 
     Returns:
         The video with a question about a needle, and the places of the needles among its scenes.
@@ -45,9 +47,9 @@ def bury(
     lengths = random_lengths(rng, frames, count)
     drawn = [random_segment(rng, *pair) for pair in zip(ordered, lengths, strict=True)]
     video = SyntheticVideo(drawn)
-    asked = [question for question in fair_questions(video)[kind] if question.shape in rare]
+    questions = [question for question in fair_questions(video)[kind] if question.shape in rare]
     needles = [place for place, scene in enumerate(ordered) if _shown(scene, rare)]
-    return Example(video, asked[int(rng.integers(len(asked)))]), needles
+    return Example(video, questions[int(rng.integers(len(questions)))]), needles
 
 
 def _shown(scene: Scene, shapes: list[str]) -> set[str]:

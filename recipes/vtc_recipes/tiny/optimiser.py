@@ -1,26 +1,92 @@
-"""AdamW for most weights, Muon for matrices of hidden layers, as one optimiser."""
+"""AdamW for most weights and Muon for matrices of hidden layers, as one optimiser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+_STEPS = 5
+_COEFFICIENTS = (3.4445, -4.775, 2.0315)
+"""Of the quintic iteration: the steepest at zero that keeps singular values within 0.7 to 1.2."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Update matrices by their orthogonalised momentum, in float32.
+
+    After "Muon: An optimizer for hidden layers in neural networks" (Jordan et al., 2024). In
+    contrast, ``torch.optim.Muon`` multiplies in bfloat16, which took three quarters of a training
+    step on CPUs that do not multiply it in hardware, and needs torch 2.9.
+
+    Args:
+        matrices: Parameters ``[a, b]``.
+        lr: Learning rate; updates are scaled to the size of AdamW's, so both can share it.
+        weight_decay: Decoupled weight decay.
+        momentum: Decay of the running mean of gradients (Nesterov's form).
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    state = self.state[weight]
+                    mean = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+                    mean.lerp_(weight.grad, 1 - group["momentum"])
+                    update = weight.grad.lerp(mean, group["momentum"])
+                    alike[weight.shape].append((weight, update))
+            for shape, pairs in alike.items():
+                updates = orthogonalise([update for _, update in pairs])
+                scale = 0.2 * math.sqrt(max(shape)) * group["lr"]
+                for (weight, _), update in zip(pairs, updates, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(update, alpha=-scale)
+
+
+def orthogonalise(matrices: Sequence[Tensor]) -> Tensor:
+    """Return the nearest semi-orthogonal matrices, roughly, by a Newton-Schulz iteration.
+
+    Args:
+        matrices: ``[a, b]`` each.
+
+    Returns:
+        ``[n, a, b]`` float32, with singular values of about one.
+    """
+    stack = torch.stack([matrix.float() for matrix in matrices])
+    tall = stack.shape[1] > stack.shape[2]
+    stack = stack.mT if tall else stack
+    stack = stack / stack.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_STEPS):
+        gram = stack @ stack.mT
+        stack = a * stack + (b * gram + c * gram @ gram) @ stack
+    result: Tensor = stack.mT if tall else stack
+    return result
 
 
 class AdamWAndMuon(torch.optim.Optimizer):
-    """Muon orthogonalises the update of a matrix, and finds how to look things up in a video in a
-    fraction of AdamW's steps.
+    """Train matrices with Muon, which takes far fewer steps to learn look-ups, the rest with AdamW.
 
     Args:
-        parameters: All that is trained; those that need no gradient are left out.
+        parameters: All parameters; those that need no gradient are ignored.
         matrices: Those of them that Muon trains.
-        rate: The learning rate of both.
-        weight_decay: Of matrices; vectors are not decayed.
-
-    Raises:
-        RuntimeError: There are matrices, and this torch has no Muon.
+        rate: Learning rate of both.
+        weight_decay: Weight decay of matrices; vectors are not decayed.
     """
 
     def __init__(
@@ -32,43 +98,34 @@ class AdamWAndMuon(torch.optim.Optimizer):
     ) -> None:
         square = [weight for weight in matrices if weight.requires_grad]
         taken = {id(weight) for weight in square}
-        kept = [weight for weight in parameters if weight.requires_grad and id(weight) not in taken]
+        rest = [weight for weight in parameters if weight.requires_grad and id(weight) not in taken]
         groups: list[dict[str, Any]] = [
-            {"params": [weight for weight in kept if weight.ndim > 1]},
-            {"params": [weight for weight in kept if weight.ndim <= 1], "weight_decay": 0.0},
+            {"params": [weight for weight in rest if weight.ndim > 1]},
+            {"params": [weight for weight in rest if weight.ndim <= 1], "weight_decay": 0.0},
         ]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay)
         ]
         if square:
-            self.parts.append(_muon(square, rate, weight_decay))
+            self.parts.append(Muon(square, rate, weight_decay))
         super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share_groups()
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One step of each."""
+        """Take one step of each."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of both."""
+        """Return the states of both."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the states of both."""
+        """Resume from the states of both."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """A schedule that sets rates in these groups sets those of the parts."""
+        """Let a schedule that sets rates in these groups set those of the parts."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
-
-
-def _muon(matrices: list[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    if not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(f"torch {torch.__version__} has no Muon: torch 2.9 or newer is needed")
-    # Updates as large as AdamW's, so that both take one learning rate.
-    return torch.optim.Muon(
-        matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-    )

@@ -1,4 +1,4 @@
-"""Stage 1: the vision tower learns what each of its patches shows."""
+"""Stage 1: the vision tower learns the content of each patch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vtc_recipes.tiny.models import WIDTH, build_vlm
 from vtc_recipes.tiny.stage import Stage
 
 UNSEEN = 512
-"""Scenes of the validation split that the towers are examined on."""
+"""Scenes of the validation split that the towers' metrics are computed on."""
 
 
 class PatchReader(nn.Module):
-    """A vision tower, and a head that reads off each patch what is in its quarter.
+    """A vision tower with a head that classifies the quarter of each patch.
 
     Args:
-        vlm: Whose tower it is.
+        vlm: The model whose tower is trained.
     """
 
     def __init__(self, vlm: Any) -> None:
@@ -35,13 +35,17 @@ class PatchReader(nn.Module):
         self.head = nn.Linear(WIDTH, sum(self.sizes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """``[n, 3, 48, 48]`` to logits of shape, colour, texture: ``[n, 36, 9]``, 7, 6."""
+        """Return logits of shape ``[n, 36, 9]``, colour ``[n, 36, 7]`` and texture ``[n, 36, 6]``.
+
+        Args:
+            pixels: ``[n, 3, 48, 48]`` float32.
+        """
         patches = encode_patches(self.tower, self.layer, pixels)
         return torch.split(self.head(patches), self.sizes, dim=-1)
 
 
 class Pretext(Stage):
-    """Mean cross-entropy of shapes, colours and textures over all patches of some frames."""
+    """Train the tower on the shapes, colours and textures of patches."""
 
     name = "pretext"
     gated = ("shape", "colour", "texture")
@@ -57,39 +61,39 @@ class Pretext(Stage):
         )
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Frames ``[n, 3, 48, 48]``, what their patches show ``[n, 36]`` and their textures."""
+        """Draw frames ``[n, 3, 48, 48]`` with labels of their patches, ``[n, 36]`` each."""
         rng = np.random.default_rng((self.seed, number))
         scenes = torch.from_numpy(rng.integers(len(self.seen), size=self.settings.batch))
         numbers = torch.from_numpy(rng.integers(FRAMES, size=self.settings.batch))
         return read_batch(self.seen, scenes, numbers)
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """The sum of the three losses."""
-        found = self.model(batch["pixels"])
+        """Return the sum of the three cross-entropies."""
+        outputs = self.model(batch["pixels"])
         losses = [
             F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-            for logits, labels in zip(found, batch["labels"], strict=True)
+            for logits, labels in zip(outputs, batch["labels"], strict=True)
         ]
         return torch.stack(losses).sum()
 
     def measure(self) -> dict[str, float]:
-        """Accuracy over the objects of one frame of each unseen scene."""
+        """Return the accuracy over the objects of one frame of each unseen scene."""
         return probe(self.model, self.unseen, self.device)
 
     def save(self, folder: Path) -> None:
-        """The VLM, whose language model is as it was drawn."""
+        """Save the VLM, with an untrained language model."""
         self.vlm.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 
 def encode_patches(tower: Any, layer: int, pixels: Tensor) -> Tensor:
-    """What the projector of the VLM takes: ``[n, 3, 48, 48]`` to ``[n, 36, 96]``."""
+    """Return the inputs of the VLM's projector: ``[n, 3, 48, 48]`` to ``[n, 36, 96]``."""
     patches: Tensor = tower(pixels, output_hidden_states=True).hidden_states[layer]
     return patches
 
 
 def read_batch(bank: Bank, scenes: Tensor, numbers: Tensor) -> dict[str, Any]:
-    """Frames of a bank by scene and number, ``[n]`` each, with the labels of their patches."""
+    """Return frames of a bank by scene and number, ``[n]`` int64 each, with their labels."""
     quarters = patch_quarters()
     textures = bank.textures[scenes, None].expand(-1, len(quarters))
     return {
@@ -100,7 +104,7 @@ def read_batch(bank: Bank, scenes: Tensor, numbers: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def probe(reader: PatchReader, bank: Bank, device: torch.device) -> dict[str, float]:
-    """Accuracy over the objects of one frame of each scene, by the patches of its quarter."""
+    """Return the accuracy over the objects of one frame of each scene, by quarter."""
     numbers = torch.arange(len(bank)) % FRAMES
     pixels = to_pixels(bank.frames[torch.arange(len(bank)), numbers])
     parts = [reader(part.to(device)) for part in torch.split(pixels, 128)]

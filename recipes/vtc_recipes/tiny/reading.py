@@ -29,7 +29,7 @@ def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
 
 
 def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
-    """Problems that no single value shows: stages out of order, unknown gates."""
+    """Yield problems between values: stages out of order, unknown gates."""
     for problem in unsupported(registry.build_part("merger", recipe.vtc.merger)):
         yield f"vtc.merger: {problem}"
     earlier: list[str] = []

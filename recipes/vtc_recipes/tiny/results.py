@@ -1,11 +1,10 @@
-"""Needles in haystacks, for trained models of several seeds: tables and a heat map.
+"""Evaluate trained models of several seeds on needles in haystacks: tables and a heat map.
 
 ``python -m vtc_recipes.tiny.results runs/tiny_vlm_0 runs/tiny_vlm_1 --out docs/results/tiny``
 
-Needles differ from seed to seed and from depth to depth, so that all answers about videos of a
-length are independent; those of all lengths are about the same needles. What is done
-stays in ``RUN/needles``: each run may be examined by a process of its own, and a
-stopped one goes on.
+Needles differ between seeds and depths, so all answers about one length are independent; all
+lengths share their needles. Records are kept in ``RUN/needles``: each run may have a process of
+its own, and a stopped one resumes.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ import torch
 import vtc
 from vtc.plugins import registry
 from vtc.plugins.sections import load_json
+from vtc_recipes.evaluation.bootstrap import wilson
 from vtc_recipes.evaluation.heatmap import heat_map
 from vtc_recipes.evaluation.niah import accuracy, cell_means, run
 from vtc_recipes.synthetic.cases import make_cases
 from vtc_recipes.tiny.asking import KINDS
-from vtc_recipes.tiny.evaluate import wilson
 from vtc_recipes.tiny.vlm import LongAnswers
 
 STAGE = LongAnswers.name
-"""The last of the recipe, whose models are examined."""
+"""The last stage of the recipe, whose models are evaluated."""
 KEYFRAMES = {64: 8}
-"""Of haystacks of a length; 32 of all others."""
+"""Keyframes of haystacks by length; 32 for all others."""
 _SEEDS_APART, _DEPTHS_APART = 10_000, 100
 
 
 def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> list[dict[str, Any]]:
-    """Ask the model of a run about needles, and keep the records in ``folder/needles``.
+    """Ask the model of a run about needles, and write the records to ``folder/needles``.
 
     Returns:
         The records of `vtc_recipes.evaluation.niah.run`, with the ``kind`` of question and the
@@ -46,13 +45,13 @@ def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> li
     """
     seed = load_json(folder / f"{STAGE}.json")["seed"]
     model = vtc.from_pretrained(folder / STAGE).eval()
-    found = []
+    all_records = []
     for length in lengths:
         keyframes = KEYFRAMES.get(length, 32)
         model.vtc.selector = registry.build_part(
             "selector", vtc.selector("dks", keyframes=keyframes)
         )
-        chosen = [
+        cases_of_length = [
             case
             for number in range(depths)
             for case in make_cases(
@@ -68,17 +67,17 @@ def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> li
             "selector": registry.spec_of(model.vtc.selector),
             "merger": registry.spec_of(model.vtc.merger),
         }
-        records = run(chosen, score, folder / "needles" / str(length), settings)
-        found += [
+        records = run(cases_of_length, score, folder / "needles" / str(length), settings)
+        all_records += [
             {**record, "kind": case.kind, "seed": seed}
-            for record, case in zip(records, chosen, strict=True)
+            for record, case in zip(records, cases_of_length, strict=True)
         ]
         print(f"seed {seed}, {length} frames: {_share(records)}", flush=True)
-    return found
+    return all_records
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Accuracy by length and kind in per cent, with 95 % intervals (Wilson), as Markdown."""
+    """Format accuracy by length and kind in %, with 95 % intervals (Wilson), as Markdown."""
     seeds = sorted({record["seed"] for record in records})
     lines = [
         "| frames | keyframes | n | all (95 %) | by seed | " + " | ".join(KINDS) + " | coverage |",
@@ -108,24 +107,24 @@ def _share(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Examine from the command line; prints the table."""
+    """Evaluate from the command line; print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of vtc train tiny_vlm")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--lengths", default="64,1024,10000", help="frames of the videos")
-    parser.add_argument("--depths", type=int, default=5, help="evenly from front to end")
-    parser.add_argument("--cases", type=int, default=8, help="for each seed, length and depth")
-    given = parser.parse_args()
-    if missing := [str(run) for run in given.runs if not (run / f"{STAGE}.json").is_file()]:
-        parser.error(f"no {STAGE}.json in {', '.join(missing)}: train tiny_vlm there first")
+    parser.add_argument("--depths", type=int, default=5, help="number of even depths")
+    parser.add_argument("--cases", type=int, default=8, help="cases per seed, length and depth")
+    args = parser.parse_args()
+    if missing := [str(run) for run in args.runs if not (run / f"{STAGE}.json").is_file()]:
+        parser.error(f"no {STAGE}.json in {', '.join(missing)}; train tiny_vlm there first")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    lengths = [int(length) for length in given.lengths.split(",")]
-    records = [r for f in given.runs for r in examine(f, lengths, given.depths, given.cases)]
-    given.out.mkdir(parents=True, exist_ok=True)
+    lengths = [int(length) for length in args.lengths.split(",")]
+    records = [r for f in args.runs for r in examine(f, lengths, args.depths, args.cases)]
+    args.out.mkdir(parents=True, exist_ok=True)
     cells = cell_means(records)
-    heat_map(cells, "right answers, %").save(given.out / "heatmap.png")
+    heat_map(cells, "right answers, %").save(args.out / "heatmap.png")
     text = json.dumps({"cells": cells, "records": records})
-    (given.out / "needles.json").write_text(text + "\n", encoding="utf-8")
+    (args.out / "needles.json").write_text(text + "\n", encoding="utf-8")
     print(table(records))
 
 

@@ -1,7 +1,7 @@
 """Compressed videos and their questions as the language model's input, from cached features.
 
-The tokens are those that a wrapped model makes of the same features (a test compares the two);
-what differs is that a batch is computed at once, and that several questions share a video.
+The tokens equal those of a wrapped model (a test compares the two), but a batch is computed at
+once, and several questions share a video.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _POOLED = 9
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One video with questions that all are asked first.
+    """One video with several questions, each asked as if it were the first.
 
     Attributes:
         rows: ``[N]`` int64, a row of the feature bank for each frame.
         keyframes: ``[K]`` int64, ascending.
-        query: What the video is read for.
-        embedding: ``[d]`` of length one, the query as the frame encoder embeds it.
+        query: Query that frames are selected and merged for.
+        embedding: ``[d]`` float32 of length one, the frame encoder's embedding of the query.
         turns: Questions and their answers.
-        gaps: ``[N]`` int64, positions that are left out before each frame, so that a short video
-            is as far spread as a long one; None for none.
-        crowd: ``[N]`` float32, as how many frames each counts where it is attended to, so that a
-            short video is as crowded as a long one; None for one. Keyframes are never crowded.
+        gaps: ``[N]`` int64, positions skipped before each frame, so that a short video spreads
+            as far as a long one; None for none.
+        crowd: ``[N]`` float32, number of frames that each counts for in attention, so that a short
+            video is as crowded as a long one; None for one. Keyframes always count for one.
     """
 
     rows: Tensor
@@ -50,13 +50,13 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """The texts behind the videos of a batch, padded on the right.
+    """The texts after the videos of a batch, padded on the right.
 
     Attributes:
         ids: ``[B, T]`` int64.
         turns: ``[B, T]`` int64, the turn of each token from 1; 0 for padding.
-        places: ``[B, T]`` int64, each token's position behind the video, from 0 in every turn.
-        labels: ``[B, T]`` int64: what shall follow each token; -100 where nothing is learned.
+        places: ``[B, T]`` int64, each token's position after the video, from 0 in every turn.
+        labels: ``[B, T]`` int64, the next token; -100 where it is not learned.
     """
 
     ids: Tensor
@@ -66,7 +66,7 @@ class TextBatch:
 
 
 def collate_texts(tokenizer: Any, dialogues: Sequence[Dialogue]) -> TextBatch:
-    """Tokens of all turns: question, marks, answer; only answers and their end are learned."""
+    """Tokenize all turns: question, marks, answer; only answers and their ends are learned."""
     columns: list[list[Tensor]] = [[], [], [], []]
     for dialogue in dialogues:
         parts = [_turn(tokenizer, *turn) for turn in dialogue.turns]
@@ -84,73 +84,76 @@ def collate_texts(tokenizer: Any, dialogues: Sequence[Dialogue]) -> TextBatch:
 
 
 def _turn(tokenizer: Any, question: str, answer: str) -> tuple[Tensor, Tensor]:
-    asked = tokenizer(f"{question}{END}{ASSISTANT}", add_special_tokens=False)["input_ids"]
-    answered = tokenizer(f"{answer}{END}", add_special_tokens=False)["input_ids"]
-    ids = torch.tensor(asked + answered[:-1])  # nothing follows the end
+    prompt = tokenizer(f"{question}{END}{ASSISTANT}", add_special_tokens=False)["input_ids"]
+    target = tokenizer(f"{answer}{END}", add_special_tokens=False)["input_ids"]
+    ids = torch.tensor(prompt + target[:-1])  # nothing follows the end
     labels = torch.full_like(ids, -100)
-    labels[len(asked) - 1 :] = torch.tensor(answered)
+    labels[len(prompt) - 1 :] = torch.tensor(target)
     return ids, labels
 
 
 @dataclass(frozen=True)
 class Merges:
-    """Frames of several videos to merge, each once.
+    """Distinct frames of several videos to merge.
 
     Attributes:
-        videos: ``[n]`` int64, the video of each, ascending.
-        patches: ``[n, P, D]``, in the language model's space.
-        references: ``[n, P, D]``, the patches of each frame's keyframe before it.
-        known: ``[n]`` bool: there is such a keyframe.
+        videos: ``[n]`` int64, the video of each frame, ascending.
+        patches: ``[n, P, D]`` float32, in the language model's space.
+        references: ``[n, P, D]`` float32, patches of the keyframe before each frame.
+        has_reference: ``[n]`` bool, whether there is such a keyframe.
         queries: ``[B, Dq]`` of the videos, or None for mergers that take none.
     """
 
     videos: Tensor
     patches: Tensor
     references: Tensor
-    known: Tensor
+    has_reference: Tensor
     queries: Tensor | None
 
 
 def unsupported(merger: TokenMerger) -> Iterator[str]:
-    """What a merger asks for that these sequences do not give it."""
+    """Yield the requirements of a merger that these sequences do not meet."""
     frames, keyframes = torch.tensor([0, 2, 4, 5, 7]), torch.tensor([1, 3, 6])
     preceding = TokenMerger.reference_frames(merger, frames, keyframes)
     if not torch.equal(merger.reference_frames(frames, keyframes), preceding):
-        yield "frames are compared here with the keyframe before them, and it names others"
+        yield "it names other references than the keyframe before a frame, which trainings use"
     if merger.query_source == "frame_encoder_raw":
-        yield "the query here is of length one, and it takes it before it is scaled to that"
+        yield "it takes the query before normalisation, and trainings use queries of length one"
 
 
 def merge(merger: Any, merges: Merges) -> list[Tensor]:
     """Return the tokens ``[T_i, D]`` of each frame, as the merger computes them."""
     if hasattr(merger, "merge_batch") and merges.queries is not None:
         queries = merges.queries[merges.videos]
-        return list(merger.merge_batch(merges.patches, merges.references, merges.known, queries))
+        return list(
+            merger.merge_batch(merges.patches, merges.references, merges.has_reference, queries)
+        )
     tokens: list[Tensor] = []
     for video in sorted(set(merges.videos.tolist())):
         own = merges.videos == video
         query = None if merges.queries is None else merges.queries[video]
-        tokens += merger(merges.patches[own], merges.references[own], merges.known[own], query)
+        frames = (merges.patches[own], merges.references[own], merges.has_reference[own])
+        tokens += merger(*frames, query)
     return tokens
 
 
 def video_tokens(
     vlm: Any, features: Features, dialogues: Sequence[Dialogue], queries: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The visual tokens of a batch of videos, each once, and where they stand.
+    """Compute the distinct visual tokens of a batch of videos, and their places.
 
-    Frames that share a row of the bank share their tokens: keyframes always, others where they
-    have the query and the keyframe before them in common. So most are computed but once.
+    Keyframes that share a row of the bank share their tokens; so do other frames with the same
+    row, query and reference. Most tokens are thus computed only once.
 
     Args:
-        vlm: Wrapped.
-        features: Of a bank; ``merged`` as the wrapped model's connector takes it.
-        dialogues: Of videos that are all equally long, N frames.
-        queries: ``[B, Dq]``, as the merger takes them.
+        vlm: Wrapped model.
+        features: Features of the bank; ``merged`` suits the model's connector.
+        dialogues: Dialogues about videos of the same length, N frames.
+        queries: ``[B, Dq]`` for the merger, or None.
 
     Returns:
-        A table of tokens ``[T, D]``; for each frame, its first place in it and how many places
-        from there are its own, ``[B, N]`` int64 each.
+        A table of tokens ``[T, D]``, and the first place and number of each frame's tokens in
+        it, ``[B, N]`` int64 each.
     """
     toolkit, device = toolkit_of(vlm), vlm.device
     projector = vlm.model.multi_modal_projector
@@ -167,13 +170,15 @@ def video_tokens(
     before = torch.where(is_key, numbers, -1).cummax(1).values
     reference = torch.where(before >= 0, of_frames.gather(1, before.clamp(min=0)), -1)
     videos = torch.arange(len(is_key))[:, None].expand_as(is_key)
-    different = torch.stack([videos, of_frames, reference], -1)[~is_key]
-    (video, frame, key), of_merges = _unique(different)
+    (video, frame, key), of_merges = _unique(
+        torch.stack([videos, of_frames, reference], -1)[~is_key]
+    )
     with torch.autocast(device.type, enabled=False):  # temperature 0.01 leaves bfloat16 no digits
         dense = connector(features.merged[rows].to(device, torch.float32))
-        found = Merges(video, dense[frame], dense[key.clamp(min=0)], (key >= 0).to(device), queries)
-        merged = merge(toolkit.merger, found)
-    counts = torch.tensor([len(tokens) for tokens in merged])
+        references, has_reference = dense[key.clamp(min=0)], (key >= 0).to(device)
+        merges = Merges(video, dense[frame], references, has_reference, queries)
+        merged = merge(toolkit.merger, merges)
+    counts = torch.tensor([len(tokens) for tokens in merged], dtype=torch.int64)
     first = len(pooled) + counts.cumsum(0) - counts
     places, lengths = torch.empty_like(of_frames), torch.full_like(of_frames, _POOLED)
     places[is_key], places[~is_key] = of_kept * _POOLED, first[of_merges]
@@ -182,20 +187,21 @@ def video_tokens(
 
 
 def _unique(rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The columns of the different rows ``[n, c]``, and which of them each row is."""
-    different, which = torch.unique(rows, dim=0, return_inverse=True)
-    return different.unbind(-1), which
+    """Return the columns of the distinct rows of ``[n, c]``, and the number of each row in them."""
+    distinct, numbers = torch.unique(rows, dim=0, return_inverse=True)
+    return distinct.unbind(-1), numbers
 
 
 def lay_out(
     places: Tensor, lengths: Tensor, gaps: Sequence[Tensor | None], last: int
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of each video in the order of time, padded on the left, and their positions.
+    """Lay out the tokens of each video in temporal order, padded on the left.
 
     Args:
-        places: ``[B, N]`` int64, as `video_tokens` gives them; so is ``lengths``.
-        gaps: ``[N]`` int64 for each video: positions that are left out before each frame.
-        last: The place of the token behind every video.
+        places: ``[B, N]`` int64, first place of each frame's tokens, see `video_tokens`.
+        lengths: ``[B, N]`` int64, number of each frame's tokens.
+        gaps: ``[N]`` int64 for each video, positions skipped before each frame, or None.
+        last: Place of the token after every video.
 
     Returns:
         Places ``[B, V]`` int64, -1 for padding, and positions ``[B, V]`` from 1; 0 for padding.
@@ -220,14 +226,16 @@ def lay_out(
 def forward(
     vlm: Any, tokenizer: Any, features: Features, dialogues: Sequence[Dialogue]
 ) -> tuple[Tensor, Tensor, TextBatch]:
-    """Run the language model over a batch of videos that are all equally long.
+    """Run the language model on a batch of videos of the same length.
 
     Args:
-        vlm: Wrapped; its merger and connector make the tokens of merged frames.
-        features: Of a bank; ``merged`` as the wrapped model's connector takes it.
+        vlm: Wrapped model; its merger and connector compute the tokens of merged frames.
+        tokenizer: Its tokenizer.
+        features: Features of the bank; ``merged`` suits the model's connector.
+        dialogues: The videos and their questions.
 
     Returns:
-        Logits ``[L, vocabulary]`` of the learned places, their labels ``[L]``, and the texts.
+        Logits ``[L, vocabulary]`` of the learned tokens, their labels ``[L]``, and the texts.
     """
     device, embed = vlm.device, vlm.get_input_embeddings()
     queries = _queries(vlm, tokenizer, dialogues)
@@ -236,7 +244,7 @@ def forward(
     table = torch.cat([table, vlm.model.image_newline[None]])
     texts = collate_texts(tokenizer, dialogues)
     user = embed(torch.tensor([tokenizer.convert_tokens_to_ids(USER)], device=device))
-    # The user's mark stands before the video; left padding lies between the two and is masked.
+    # The user's mark comes before the video; the left padding between the two is masked.
     inputs = torch.cat(
         [
             user.expand(len(dialogues), 1, -1),
@@ -260,7 +268,7 @@ def forward(
 
 
 def _queries(vlm: Any, tokenizer: Any, dialogues: Sequence[Dialogue]) -> Tensor | None:
-    """What the merger takes for the queries, ``[B, Dq]``; None where it takes none."""
+    """Return the queries for the merger, ``[B, Dq]``; None if it takes none."""
     source = toolkit_of(vlm).merger.query_source
     if source is None:
         return None
@@ -272,25 +280,25 @@ def _queries(vlm: Any, tokenizer: Any, dialogues: Sequence[Dialogue]) -> Tensor 
 
 
 def _mask(padding: Tensor, turns: Tensor) -> Tensor:
-    """``[B, 1, L, L]`` bool: each token sees the video and its own turn up to itself."""
-    seen = F.pad(turns, (padding.shape[1], 0))
+    """Return a mask ``[B, 1, L, L]`` bool: tokens attend to the video and to their own turn."""
+    turn = F.pad(turns, (padding.shape[1], 0))
     hidden = F.pad(padding, (0, turns.shape[1])) | F.pad(turns == 0, (padding.shape[1], 0))
-    length = seen.shape[1]
+    length = turn.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
-    same = (seen[:, None, :] == 0) | (seen[:, None, :] == seen[:, :, None])
+    same = (turn[:, None, :] == 0) | (turn[:, None, :] == turn[:, :, None])
     allowed = causal & same & ~hidden[:, None, :]
-    # A row that sees nothing would be NaN: padding sees itself.
+    # Padding attends to itself, because an empty row would give NaN.
     return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
 
 
 def _crowded(mask: Tensor, lengths: Tensor, dialogues: Sequence[Dialogue]) -> Tensor:
-    """A mask to add: a token that counts as c tokens gets log c, for a softmax the same as c."""
+    """Return an additive mask: log c makes a token count for c tokens in the softmax."""
     rows = []
     for length, dialogue in zip(lengths, dialogues, strict=True):
         crowd = torch.ones(len(length)) if dialogue.crowd is None else dialogue.crowd.clone()
         crowd[dialogue.keyframes] = 1
         rows.append(torch.repeat_interleave(crowd.log(), length).flip(0))
     visual = pad_sequence(rows, batch_first=True).flip(1)
-    after = mask.shape[-1] - 1 - visual.shape[1]  # the user's mark is before them
+    after = mask.shape[-1] - 1 - visual.shape[1]  # the user's mark comes first
     weight = F.pad(visual, (1, after)).to(mask.device)[:, None, None]
     return torch.where(mask, weight, float("-inf"))

@@ -1,4 +1,4 @@
-"""What a stage of the tiny models' training is: batches by number, a loss, and gates."""
+"""The interface of a training stage: numbered batches, a loss, metrics, and gates."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 
 
 class Stage(ABC):
-    """One stage. A subclass builds ``model`` from what the stages before it saved.
+    """One stage. A subclass builds ``model`` from the results of earlier stages.
 
-    A batch depends on the seed and its number alone, so a run that was stopped goes on exactly.
+    A batch depends only on the seed and its number, so a resumed run equals an unbroken one.
 
     Args:
-        settings: Of this stage.
-        recipe: The whole; its seed makes everything that is drawn.
-        folder: Of the run; each stage saves in a folder of its name there.
+        settings: Settings of this stage.
+        recipe: The whole recipe; its seed determines all random draws.
+        folder: Folder of the run; each stage saves in a subfolder of its name.
 
     Attributes:
-        name: As recipes have it.
-        needs: The stages whose results this one starts from.
-        gated: The numbers that a recipe may set gates for.
-        takes_parts: Whether what ``vtc.wrap`` adds makes a difference.
-        model: What is trained; checkpoints hold it.
+        name: Name in recipes.
+        needs: Stages whose results this one starts from.
+        gated: Metrics that a recipe may set gates for.
+        takes_parts: Whether the parts of ``vtc.wrap`` change the result.
+        model: The trained module; checkpoints hold it.
     """
 
     name: ClassVar[str]
@@ -46,24 +46,24 @@ class Stage(ABC):
         torch.manual_seed(recipe.seed)
 
     def matrices(self) -> list[nn.Parameter]:
-        """The weights that Muon trains, none by default; AdamW trains all others."""
+        """Return the weights that Muon trains, none by default; AdamW trains the others."""
         return []
 
     @abstractmethod
     def batch(self, number: int) -> Mapping[str, Any]:
-        """What is learned from in one step."""
+        """Draw the batch of one step."""
 
     @abstractmethod
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
 
     @abstractmethod
     def measure(self) -> dict[str, float]:
-        """What was learned, on scenes of the validation split, as shares of one."""
+        """Return metrics on scenes of the validation split, 0 to 1."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what was trained, for the next stages or for users."""
+        """Save the result for the next stages or for users."""
 
 
 class StageMetrics(Row):
@@ -78,7 +78,7 @@ class StageMetrics(Row):
 
 
 def read_metrics(folder: Path, stage: str) -> dict[str, Any] | None:
-    """What a stage wrote when it was done; None where it is not."""
+    """Read the record of a finished stage; None if it is not finished."""
     file = folder / f"{stage}.json"
     if not file.is_file():
         return None
@@ -86,21 +86,21 @@ def read_metrics(folder: Path, stage: str) -> dict[str, Any] | None:
 
 
 def require_gates(settings: StageSettings, measured: Mapping[str, float]) -> None:
-    """Go on only from a stage that reached its gates.
+    """Check that a stage reached its gates.
 
     Raises:
         ValueError: It did not.
 
     >>> require_gates(StageSettings(name="pretext", gates={"shape": 0.9}, ...), {"shape": 0.8})
-    ValueError: the stage 'pretext' failed its gates: shape is 0.8, needed is 0.9; ...
+    ValueError: the stage 'pretext' failed its gates: expected shape >= 0.9, got 0.8; ...
     """
     failed = [
-        f"{name} is {measured[name]:.4g}, needed is {least:g}"
+        f"expected {name} >= {least:g}, got {measured[name]:.4g}"
         for name, least in settings.gates.items()
         if measured[name] < least
     ]
     if failed:
         raise ValueError(
-            f"the stage {settings.name!r} failed its gates: {'; '.join(failed)}; train it longer, "
-            "in another output.folder, before what comes after it"
+            f"the stage {settings.name!r} failed its gates: {'; '.join(failed)}; train it longer "
+            "in another output.folder"
         )

@@ -1,4 +1,4 @@
-"""Trains the stages of a recipe one after another, each with the Trainer of transformers."""
+"""Train the stages of a recipe in order, each with the Trainer of transformers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.dual_encoder import DualEncoder
+from vtc_recipes.tiny.evidence import Evidence, Queries
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
@@ -25,12 +26,13 @@ from vtc_recipes.tiny.vlm import Answers, Captions, LongAnswers
 from vtc_recipes.training.checkpoints import last_checkpoint
 
 STAGES: dict[str, type[Stage]] = {
-    stage.name: stage for stage in (Pretext, DualEncoder, Captions, Answers, LongAnswers)
+    stage.name: stage
+    for stage in (Pretext, DualEncoder, Captions, Answers, LongAnswers, Queries, Evidence)
 }
 
 
 class Batches(Dataset[Mapping[str, Any]]):
-    """All batches of a stage by number, drawn when they are asked for."""
+    """All batches of a stage by number, drawn lazily."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -43,7 +45,7 @@ class Batches(Dataset[Mapping[str, Any]]):
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
-    """The stock Trainer; batches come in their order, and matrices may be Muon's."""
+    """The stock Trainer with batches in order and `AdamWAndMuon`."""
 
     optimizer: torch.optim.Optimizer | None
 
@@ -57,7 +59,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW and, for what the stage says, Muon."""
+        """Return Muon for the stage's ``matrices()`` and AdamW for the rest."""
         if self.optimizer is None:
             self.optimizer = AdamWAndMuon(
                 self.stage.model.parameters(),
@@ -67,10 +69,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
-        """The stage's own.
+        """Return the stage's loss.
 
         Raises:
-            FloatingPointError: It is not finite.
+            FloatingPointError: The loss is not finite.
         """
         loss = self.stage.loss(inputs)
         if not bool(torch.isfinite(loss)):
@@ -89,20 +91,20 @@ def train(
 ) -> Path:
     """Train all stages of a recipe.
 
-    Each leaves a folder of its name and ``<name>.json``: its settings, what was measured, the
-    seconds it took and its log.
+    Each writes a folder of its name and ``<name>.json``: settings, metrics, seconds and its log.
 
     Args:
-        resume: Keep the stages that are done, and go on from the last checkpoint of the one that
-            is not, with the bits of an unbroken run.
-        callbacks: Of the Trainer of each stage.
+        recipe: The recipe.
+        resume: Keep finished stages and resume from the last checkpoint of the unfinished one;
+            the result is bit-equal to an unbroken run.
+        callbacks: Callbacks for the Trainer of each stage.
 
     Returns:
         The folder of the last stage.
 
     Raises:
-        ValueError: There are results in the folder and ``resume`` is not asked for, they are of
-            other settings, or a stage failed its gate.
+        ValueError: The folder holds results and ``resume`` is False, it holds results of other
+            settings, or a stage failed its gates.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("the tiny models train in one process; start it without torchrun")
@@ -110,8 +112,7 @@ def train(
     done = {name: metrics for name in STAGES if (metrics := read_metrics(folder, name))}
     if not resume and (done or any(folder.glob("*/checkpoint-*"))):
         raise ValueError(
-            f"{folder} holds results already: go on from them with --resume, or set another "
-            "output.folder"
+            f"{folder} holds results already; continue with --resume, or set another output.folder"
         )
     for settings in recipe.stages:
         if settings.name in done:
@@ -169,7 +170,7 @@ def _arguments(recipe: TinyRecipe, settings: StageSettings, target: Path) -> Tra
         per_device_train_batch_size=1,  # of batches
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
-        warmup_steps=settings.warmup,  # below one it is the part of all steps
+        warmup_steps=settings.warmup,  # below one it is a share of all steps
         max_grad_norm=1.0,
         seed=recipe.seed,
         save_strategy="steps",
@@ -187,18 +188,18 @@ def _arguments(recipe: TinyRecipe, settings: StageSettings, target: Path) -> Tra
 def _require_same(
     folder: Path, recipe: TinyRecipe, settings: StageSettings, metrics: Mapping[str, Any]
 ) -> None:
-    """Refuse to go on from a stage that was trained otherwise; gates may be others.
+    """Check that a finished stage was trained with the recipe's settings; gates may differ.
 
     Raises:
         ValueError: The seed, the parts or a setting differ.
     """
-    wanted = {"seed": recipe.seed, "vtc": recipe.vtc.plain(), **settings.plain()}
-    found = {"seed": metrics["seed"], "vtc": metrics["vtc"], **metrics["settings"]}
+    new = {"seed": recipe.seed, "vtc": recipe.vtc.plain(), **settings.plain()}
+    old = {"seed": metrics["seed"], "vtc": metrics["vtc"], **metrics["settings"]}
     free = {"gates"} if STAGES[settings.name].takes_parts else {"gates", "vtc"}
-    for name in wanted.keys() - free:
-        if found.get(name) != wanted[name]:
+    for name in new.keys() - free:
+        if old.get(name) != new[name]:
             raise ValueError(
                 f"{folder} holds the stage {settings.name!r} trained with {name}="
-                f"{found.get(name)!r}, the recipe has {wanted[name]!r}: set another "
-                "output.folder, or the same value"
+                f"{old.get(name)!r}, the recipe has {new[name]!r}; set another output.folder, or "
+                "the same value"
             )

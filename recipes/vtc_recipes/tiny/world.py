@@ -1,4 +1,4 @@
-"""Where dialogues about synthetic videos come from: a bank of scenes, and who chooses keyframes."""
+"""Dialogues about synthetic videos, drawn from a bank of scenes with their features."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from vtc_recipes.tiny.sequences import Dialogue
 
 @dataclass(frozen=True)
 class Format:
-    """What a video is like, and how it is read.
+    """The format of a video and of its keyframes.
 
     Attributes:
-        frames: How many.
-        scenes: How many follow one another in it.
-        keyframes: How many at most.
-        selector: ``dks``, or ``random`` for any frames.
-        spread: By how many positions, at most, the video is drawn apart.
-        alone: Whether the video has one question, for which it is merged, and no others.
-        buried: Whether its questions are about a few scenes of many, as `needles.bury` makes it.
-        crowd: As how many frames, at most, each counts that does not matter.
+        frames: Number of frames.
+        scenes: Number of scenes.
+        keyframes: Largest number of keyframes.
+        selector: Name of a selector, or ``random``.
+        spread: Largest number of positions that gaps add to the video.
+        alone: Ask only the question that frames are merged for.
+        buried: Ask about a few scenes of many, see `needles.bury`.
+        crowd: Largest number of frames that an irrelevant frame counts for.
     """
 
     frames: int
@@ -48,14 +48,15 @@ class Format:
 
 
 class World:
-    """The first scenes of a split, as the towers see them.
+    """The first scenes of a split with their features.
 
     Args:
-        split: Of the scenes.
-        scenes: How many.
-        features: Of these scenes.
-        embeddings: As `features.embeddings_of` gives them.
-        dual_encoder: What made them, for the queries, and its tokenizer.
+        split: Split of the scenes.
+        scenes: Number of scenes.
+        features: Features of their frames.
+        embeddings: ``[rows, d]`` float32, see `features.embeddings_of`.
+        dual_encoder: The CLIP that computed the embeddings; it embeds queries.
+        tokenizer: Its tokenizer.
     """
 
     def __init__(
@@ -69,26 +70,26 @@ class World:
     ) -> None:
         self.split, self.scenes, self.features = split, scenes, features
         self._embeddings = embeddings
-        self._embedded = cache(lambda text: _embed(dual_encoder, tokenizer, text))
+        self.embed = cache(lambda text: _embed(dual_encoder, tokenizer, text))
 
     def caption(self, rng: np.random.Generator, form: Format) -> Dialogue:
-        """A random video and the description of all its scenes, each seen in a keyframe."""
+        """Draw a video and the description of all its scenes, each of which has a keyframe."""
         example = self._example(rng, form, "colour")
         video, query = example.video, example.question.text
         keyframes = torch.tensor([(first + end) // 2 for first, end in video.ranges()])
         turns = [("", describe(video))]
-        return Dialogue(rows_of(video), keyframes, query, self._embedded(query), turns)
+        return Dialogue(rows_of(video), keyframes, query, self.embed(query), turns)
 
     def questions(self, rng: np.random.Generator, form: Format, kind: str) -> Dialogue:
-        """A random video with a question of a kind and, unless it shall be alone, many others."""
+        """Draw a video with a question of a kind and, unless ``form.alone``, many others."""
         needles: list[int] = []
         if form.buried:
             example, needles = bury(rng, form.frames, form.scenes, kind, self.split, self.scenes)
         else:
             example = self._example(rng, form, kind)
         own, rows = example.question, rows_of(example.video)
-        chosen = self.select(rng, rows, own.text, form).tolist()
-        keyframes = torch.tensor(sorted({*chosen, *_some_frames(rng, example.video, needles)}))
+        relevant = self.select(rng, rows, own.text, form).tolist()
+        keyframes = torch.tensor(sorted({*relevant, *_some_frames(rng, example.video, needles)}))
         turns = (
             [(own.text, own.answer)]
             if form.alone
@@ -96,7 +97,7 @@ class World:
         )
         gaps = draw_gaps(rng, example, form.spread) if form.spread else None
         crowd = draw_crowd(rng, example, form.crowd) if form.crowd > 1 else None
-        embedding = self._embedded(own.text)
+        embedding = self.embed(own.text)
         return Dialogue(rows, keyframes, own.text, embedding, turns, gaps, crowd)
 
     def _example(self, rng: np.random.Generator, form: Format, kind: str) -> Example:
@@ -110,12 +111,12 @@ class World:
         )
 
     def select(self, rng: np.random.Generator, rows: Tensor, query: str, form: Format) -> Tensor:
-        """The keyframes ``[K]`` of a video, given its rows in the bank ``[N]`` and a query."""
+        """Select the keyframes ``[K]`` of a video from its rows in the bank ``[N]`` and a query."""
         count = min(form.keyframes, len(rows))
         if form.selector == "random":
             return torch.from_numpy(np.sort(rng.choice(len(rows), count, replace=False)))
         selector = _selector(form.selector, count)
-        keyframes: Tensor = selector.select(self._embeddings[rows], self._embedded(query)).keyframes
+        keyframes: Tensor = selector.select(self._embeddings[rows], self.embed(query)).keyframes
         return keyframes
 
 
@@ -132,32 +133,38 @@ def _embed(dual_encoder: Any, tokenizer: Any, text: str) -> Tensor:
 def _some_frames(
     rng: np.random.Generator, video: SyntheticVideo, needles: Sequence[int]
 ) -> list[int]:
-    """A frame of each needle and of every other scene after one, so that all can be asked about."""
+    """Draw a frame of each needle and of half of the scenes after one, to ask about all."""
     ranges = video.ranges()
     after = {place + 1 for place in needles if place + 1 < len(ranges) and rng.random() < 0.5}
     return [int(rng.integers(*ranges[place])) for place in sorted({*needles} | after)]
 
 
 def draw_gaps(rng: np.random.Generator, example: Example, spread: int) -> Tensor:
-    """Positions left out before one or two of the scenes, as a long video's other scenes would.
+    """Draw gaps in the positions before one or two scenes, as if a long video lay there.
 
-    As often tens as thousands, and never between two scenes that the question is about if they
-    follow one another: in a long video nothing comes between them either.
+    Their logarithms are uniform. Two adjacent scenes of the evidence get no gap between them,
+    because they are adjacent in a long video too.
+
+    Returns:
+        ``[N]`` int64, positions skipped before each frame.
     """
     video, evidence = example.video, example.question.evidence
     gaps = torch.zeros(len(video), dtype=torch.int64)
     inside = {second for (_, end), (second, _) in pairwise(evidence) if end == second}
     places = [first for first, _ in video.ranges() if first not in inside]
-    chosen = rng.choice(places, min(len(places), int(rng.integers(1, 3))), replace=False)
-    for place in chosen.tolist():
+    count = min(len(places), int(rng.integers(1, 3)))
+    for place in rng.choice(places, count, replace=False).tolist():
         gaps[place] = int(np.exp(rng.uniform(0, np.log(spread))))
     return gaps
 
 
 def draw_crowd(rng: np.random.Generator, example: Example, most: int) -> Tensor:
-    """As how many frames each counts: one where the question is about it, up to ``most`` elsewhere.
+    """Draw the number of frames that each frame counts for: 1 in the evidence, else up to ``most``.
 
-    The other questions about a video are about its keyframes, which are never crowded.
+    The other questions about a video are about its keyframes, which always count for one.
+
+    Returns:
+        ``[N]`` float32.
     """
     crowd = torch.full((len(example.video),), float(np.exp(rng.uniform(0, np.log(most)))))
     for first, end in example.question.evidence:

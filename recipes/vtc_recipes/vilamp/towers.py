@@ -110,7 +110,7 @@ def text_config(settings: dict[str, Any], vocabulary: int) -> Any:
 
     rope = settings.get("rope_parameters") or settings
     own = {"model_type", "rope_parameters", "rope_scaling", "architectures", "transformers_version"}
-    known = {name for name in Qwen2Config().to_dict() if name not in own}
-    fields = {name: value for name, value in settings.items() if name in known}
+    names = {name for name in Qwen2Config().to_dict() if name not in own}
+    fields = {name: value for name, value in settings.items() if name in names}
     fields |= {"vocab_size": vocabulary, "tie_word_embeddings": False}
     return Qwen2Config(**fields, rope_theta=rope.get("rope_theta", 10000.0))

@@ -1,0 +1,254 @@
+"""QVHighlights (Table 3 of ViLAMP): how often the top k keyframes hit a highlight.
+
+The paper does not define a hit. Three definitions are scored, each beside its chance level:
+
+* **peak**: a frame of a clip with the highest mean saliency;
+* **very_good**: a frame of a clip that an annotator rated 4, the highest;
+* **relevant**: a frame of any relevant clip. The paper's numbers lie below its chance level.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtc.encoders.base import FrameEncoder
+from vtc.encoders.lazy import LazyEncoder
+from vtc.interfaces.part import part_errors, require
+from vtc.pipeline.report import Recorder, Report
+from vtc.pipeline.selection import embed_frames
+from vtc.plugins import registry
+from vtc.video import VideoSource
+from vtc_recipes.evaluation.bootstrap import wilson
+
+CLIP_SECONDS = 2
+RANKS = (1, 5, 10, 30)
+DEFINITIONS = ("peak", "very_good", "relevant")
+_BEST = 4
+_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query of the annotations.
+
+    Attributes:
+        qid: Number of the query.
+        text: The query.
+        video: Name of the video file without its ending.
+        clips: Numbers of the relevant clips, of two seconds each.
+        saliency: Ratings of each relevant clip by three annotators, 0 to 4.
+    """
+
+    qid: int
+    text: str
+    video: str
+    clips: tuple[int, ...]
+    saliency: tuple[tuple[int, ...], ...]
+
+    def targets(self, definition: str) -> set[int]:
+        """Return the numbers of the clips that count as hits by one of ``DEFINITIONS``."""
+        if definition == "relevant":
+            return {*self.clips}
+        if definition == "very_good":
+            pairs = zip(self.clips, self.saliency, strict=True)
+            return {clip for clip, ratings in pairs if _BEST in ratings}
+        sums = [sum(ratings) for ratings in self.saliency]
+        return {clip for clip, total in zip(self.clips, sums, strict=True) if total == max(sums)}
+
+
+def read_queries(path: str | os.PathLike[str]) -> list[Query]:
+    """Read annotations, such as ``highlight_val_release.jsonl``.
+
+    Raises:
+        ValueError: A line is not a query with at least one relevant clip; names all such lines.
+    """
+    queries, problems = [], []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            queries.append(_read_query(json.loads(line)))
+        except (ValueError, TypeError, KeyError) as error:
+            problems.append(f"line {number}: {type(error).__name__}: {error}")
+    if problems or not queries:
+        raise ValueError(
+            f"{path}: {'; '.join(problems) or 'expected at least one query, got none'}"
+        )
+    return queries
+
+
+def _read_query(values: Mapping[str, Any]) -> Query:
+    clips = tuple(int(clip) for clip in values["relevant_clip_ids"])
+    saliency = tuple(tuple(int(one) for one in clip) for clip in values["saliency_scores"])
+    if not clips or len(clips) != len(saliency) or not all(saliency):
+        raise ValueError(
+            f"expected saliency_scores for each of the relevant_clip_ids, got {len(saliency)} for "
+            f"{len(clips)}"
+        )
+    return Query(int(values["qid"]), str(values["query"]), str(values["vid"]), clips, saliency)
+
+
+def find_videos(queries: Iterable[Query], folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the file of each video of some queries.
+
+    Raises:
+        ValueError: A video is missing; tells how many, and names the first.
+    """
+    files = {query.video: Path(folder, f"{query.video}.mp4") for query in queries}
+    missing = [str(file) for file in files.values() if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(files)} videos are missing, such as {missing[0]}; download "
+            "them, or score fewer queries with --limit"
+        )
+    return files
+
+
+def chance(frames: int, targets: int, k: int) -> float:
+    """Return the probability that k random frames of a video include a target.
+
+    Args:
+        frames: N, frames of the video.
+        targets: Frames that count as hits.
+        k: Different frames drawn; all N if k is larger.
+
+    >>> round(chance(frames=4, targets=1, k=2), 3)
+    0.5
+    """
+    drawn = min(k, frames)
+    if frames - targets < drawn:
+        return 1.0 if targets else 0.0
+    return 1 - math.comb(frames - targets, drawn) / math.comb(frames, drawn)
+
+
+def score_query(
+    query: Query,
+    timestamps: Sequence[float],
+    keyframes: Mapping[int, Sequence[int]],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Score the keyframes of one query.
+
+    Args:
+        query: The query.
+        timestamps: Seconds of each frame.
+        keyframes: Numbers of the top k frames, by k.
+        rng: Random generator of the simulated chance level.
+
+    Returns:
+        ``qid``, ``frames``, and by definition and k (``"peak@5"``): ``hit``, 0 or 1, ``chance``
+        in closed form, and ``simulated``, the share of hits of random frames.
+    """
+    clips = [int(second // CLIP_SECONDS) for second in timestamps]
+    record: dict[str, Any] = {"qid": query.qid, "frames": len(clips), "hit": {}}
+    record |= {"chance": {}, "simulated": {}}
+    for definition in DEFINITIONS:
+        targets = query.targets(definition)
+        is_target = np.array([clip in targets for clip in clips])
+        order = rng.random((_DRAWS, len(clips))).argsort(axis=1)
+        for k, numbers in keyframes.items():
+            name = f"{definition}@{k}"
+            record["hit"][name] = int(any(is_target[number] for number in numbers))
+            record["chance"][name] = chance(len(clips), int(is_target.sum()), k)
+            record["simulated"][name] = float(is_target[order[:, :k]].any(axis=1).mean())
+    return record
+
+
+class Ranker:
+    """Select the top k frames of videos for queries.
+
+    Args:
+        selector: Name, options or instance of a selector with the option ``keyframes``; it is
+            built anew for every k.
+        encoder: Frame encoder, unless the selector names its own.
+        device: Device of the encoder.
+
+    Raises:
+        ValueError: The selector has no option ``keyframes``.
+    """
+
+    def __init__(
+        self, selector: Any, encoder: str | FrameEncoder, device: str, ranks: Sequence[int] = RANKS
+    ) -> None:
+        self.spec = registry.spec_of(registry.build_part("selector", selector))
+        name = self.spec["name"]
+        require("keyframes" in self.spec, "selector", name, "one with the option 'keyframes'")
+        self.parts = {
+            k: registry.build_part("selector", {**self.spec, "keyframes": k}) for k in ranks
+        }
+        first = self.parts[ranks[0]]
+        self.uses_embeddings, self.uses_query = first.uses_embeddings, first.uses_query
+        self.encoder = LazyEncoder(first.encoder or encoder, device=device)
+        self._last: tuple[Path, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def rank(self, file: Path, text: str) -> tuple[list[float], dict[int, list[int]]]:
+        """Return the seconds of all frames, at one per second, and the top k frames by k.
+
+        Queries about the same video in a row share its embeddings.
+        """
+        if self._last is None or self._last[0] != file:
+            source = VideoSource(file, fps=1.0)
+            embeddings = torch.empty(len(source), 0)
+            if self.uses_embeddings:
+                chunks = (torch.from_numpy(chunk.frames) for chunk in source.chunks())
+                recorder = Recorder(Report(selector={}, merger={}))
+                embeddings = embed_frames(self.encoder, chunks, len(source), recorder)
+            self._last = file, embeddings, torch.as_tensor(source.timestamps)
+        _, embeddings, timestamps = self._last
+        query = None
+        if self.uses_embeddings and self.uses_query:
+            query = self.encoder.encode_text(text)
+        keyframes = {}
+        with part_errors(f"selector {self.spec['name']!r}"):
+            for k, part in self.parts.items():
+                keyframes[k] = part.select(embeddings, query, timestamps).keyframes.tolist()
+        return timestamps.tolist(), keyframes
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return means over queries by definition and k, such as ``"peak@5"``.
+
+    Returns:
+        ``hit`` with its 95 % ``interval`` (Wilson), ``chance`` and ``simulated``, all 0 to 1.
+    """
+    results = {}
+    for name in records[0]["hit"]:
+        hits = sum(record["hit"][name] for record in records)
+        results[name] = {
+            "hit": hits / len(records),
+            "interval": wilson(hits, len(records)),
+            "chance": sum(record["chance"][name] for record in records) / len(records),
+            "simulated": sum(record["simulated"][name] for record in records) / len(records),
+        }
+    return results
+
+
+def run(
+    queries: Sequence[Query],
+    videos: Mapping[str, Path],
+    ranker: Ranker,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Score queries; those about one video are scored together.
+
+    Returns:
+        A record of `score_query` for each query, in the order of the queries.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    order = sorted(range(len(queries)), key=lambda number: queries[number].video)
+    for done, number in enumerate(order, 1):
+        query = queries[number]
+        timestamps, keyframes = ranker.rank(videos[query.video], query.text)
+        rng = np.random.default_rng(query.qid)
+        records[number] = score_query(query, timestamps, keyframes, rng)
+        progress(done, len(queries))
+    return [records[number] for number in range(len(queries))]
