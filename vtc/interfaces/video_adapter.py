@@ -206,6 +206,20 @@ class VideoAdapter(Part, ABC):
 
     # --- into the language model
 
+    def context_length(self, model: PreTrainedModel) -> int | None:
+        """Return the number of positions that the language model was made for, or None.
+
+        That is ``max_position_embeddings``, or what RoPE scaling makes of the positions before it.
+        """
+        config = model.config.get_text_config()
+        limit: int | None = getattr(config, "max_position_embeddings", None)
+        rope = getattr(config, "rope_parameters", None) or {}
+        # Gemma 3 has a mapping for each kind of layer, and its limit includes the scaling.
+        if limit is None or rope.get("rope_type", "default") == "default":
+            return limit
+        original = rope.get("original_max_position_embeddings") or limit
+        return max(limit, int(original * (rope.get("factor") or 1)))
+
     def position_ids(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], layout: Layout
     ) -> Tensor | None:

@@ -12,6 +12,7 @@ from packaging import version
 from torch import Tensor
 
 from vtc.pipeline.call import Call
+from vtc.pipeline.context import warn_beyond_context
 from vtc.pipeline.kv_cache import given_cache, mark_shortened, note_offsets, returned_cache
 from vtc.pipeline.prepare import prepare
 from vtc.pipeline.report import Recorder
@@ -57,6 +58,8 @@ def generate_compressed(
     shortened = arguments["input_ids"]
     _shift_lengths(model, arguments, prompt.shape[1], shortened.shape[1])
     _chunk_prefill(call, arguments, shortened.shape[1])
+    new_tokens = _most_new_tokens(model, arguments, shortened.shape[1])
+    warn_beyond_context(call, arguments["attention_mask"], prepared.offsets, new_tokens)
     view = CallersView(prompt, shortened.shape[1])
 
     toolkit.note_report(prepared.report)
@@ -109,6 +112,14 @@ def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: in
             config = arguments["generation_config"]
         elif getattr(model.generation_config, name, None):
             arguments[name] = getattr(model.generation_config, name) + change
+
+
+def _most_new_tokens(model: Any, arguments: Mapping[str, Any], length: int) -> int:
+    """Return the most tokens that the stock ``generate`` may write after a prompt of ``length``."""
+    new_tokens = _setting(model, arguments, "max_new_tokens", None)
+    if new_tokens is None:
+        new_tokens = (_setting(model, arguments, "max_length", None) or length) - length
+    return max(0, int(new_tokens))
 
 
 def _chunk_prefill(call: Call, arguments: dict[str, Any], length: int) -> None:

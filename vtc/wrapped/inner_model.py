@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.pipeline.call import Call
+from vtc.pipeline.context import warn_beyond_context
 from vtc.pipeline.kv_cache import mark_shortened, note_offsets, returned_cache
 from vtc.pipeline.locate import has_video
 from vtc.pipeline.prepare import OUR_INPUTS, Prepared, packed, prepare
@@ -83,6 +84,7 @@ def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[st
 def stock_inputs(call: Call) -> tuple[dict[str, Any], Prepared]:
     """Compress the videos of a call, and return the inputs of the stock ``forward``."""
     prepared = prepare(call)
+    warn_beyond_context(call, prepared.inputs["attention_mask"], prepared.offsets)
     encoded = packed(call.model, call.adapter, prepared.inputs["mm_encoder_outputs"])
     images = call.adapter.encode_images(call.model, prepared.inputs)
     if images is not None:
