@@ -221,3 +221,20 @@ def test_ask_takes_settings_of_generation_and_puts_the_answer_last(command, fold
     for words in (("--temperature", 0, "--top-p", 0.9), ("--top-p", 0)):
         code, out, err = command(*ask(folders, *words))
         assert code == 1 and "vtc: error: expected --t" in err and not out
+
+
+def test_several_questions_share_a_pass(folders, command):
+    words = list(ask(folders, "--json"))
+    words.insert(3, "And the circle?")
+    code, out, err = command(*words)
+    assert code == 0, err
+    answers = json.loads(out)["answers"]
+    assert [row["question"] for row in answers] == ["Where is the square?", "And the circle?"]
+    alone = []
+    for question in ("Where is the square?", "And the circle?"):
+        words = list(ask(folders, "--json"))
+        words[2] = question
+        alone.append(json.loads(command(*words)[1])["answer"])
+    assert [row["answer"] for row in answers] == alone
+    code, _, err = command(*words, "And?", "--page", folders / "page.html")
+    assert code == 1 and "--page shows one question, got 2" in err

@@ -216,7 +216,7 @@ def test_the_pages_show_commands_of_each_kind():
     ("words", "error"),
     [
         (("ask", "talk.mp4", "Why?", "--keyframe", "3"), "No such option"),
-        (("ask", "talk.mp4"), "Missing parameter: question"),
+        (("ask", "talk.mp4"), "Missing parameter: questions"),
         (("ask", "talk.mp4", "Why?", "--keyframes", "few"), "valid integer"),
         (("asks", "talk.mp4"), "no command"),
     ],

@@ -100,7 +100,7 @@ def demo(
     right = needle and is_right(answer.text, needle.answer)
     if as_json:
         result = {
-            **ask_result(path, text, answer),
+            **ask_result(path, [text], [answer]),
             "truth": needle and needle.answer,
             "right": right,
             "needle": needle and [needle.start, needle.start + needle.needle_frames],

@@ -18,7 +18,9 @@ Number = Optional[float]  # noqa: UP007, UP045
 
 def ask(
     video: Annotated[str, typer.Argument(help="A video file.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
+    ],
     model: Annotated[
         str, typer.Option(help="A folder, or the name of a model on the hub.")
     ] = "llava-hf/llava-onevision-qwen2-7b-ov-hf",
@@ -65,13 +67,18 @@ def ask(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Ask a model about a video, reading it with few tokens."""
+    """Ask a model about a video, reading it with few tokens.
+
+    Several questions share one pass over the video.
+    """
     # The files first: a wrong name should not wait for a model to load.
     from vtc.pages.text import check_target
     from vtc.video import VideoSource
 
     if page is not None:
         check_target(page, ".html", "the page")
+        if len(questions) > 1:
+            raise ValueError(f"--page shows one question, got {len(questions)}; ask one at a time")
     source = VideoSource(video, fps=fps, max_frames=max_frames, reader=reader)
     choices = (
         part_choice("dks", selector, selector_option, keyframes),
@@ -97,22 +104,27 @@ def ask(
     toolkit_of(loaded).configure(**family)
     toolkit_of(loaded).heat_frames = heat
     with progress_bars(quiet=as_json) as toolkit_of(loaded).progress:
-        answer = vtc.ask(
-            loaded, processor, source, question, max_new_tokens=max_new_tokens, **settings
+        answers = vtc.ask(
+            loaded, processor, source, questions, max_new_tokens=max_new_tokens, **settings
         )
     total = perf_counter() - began
     if page is not None:
-        answer.report.save_page(page)
+        answers[0].report.save_page(page)
     if as_json:
         seconds = {"loading": loading, "total": total}
-        print_json({**ask_result(video, question, answer), "seconds": seconds})
+        print_json({**ask_result(video, questions, answers), "seconds": seconds})
         return
     console = terminal()
-    console.print(facts(answer.report, source, f"loading {loading:.2f}, total {total:.2f}"))
     if page is not None:
         console.print(f"page: {page}", markup=False)
-    console.print()
-    console.print(answer.text or "(nothing)", style="bold", markup=False)
+    for question, answer in zip(questions, answers, strict=True):
+        if len(questions) > 1:
+            console.print(question, style="bold underline", markup=False)
+        console.print(facts(answer.report, source, f"loading {loading:.2f}, total {total:.2f}"))
+        console.print()
+        console.print(answer.text or "(nothing)", style="bold", markup=False)
+        if answer is not answers[-1]:
+            console.print()
 
 
 def _generation_settings(

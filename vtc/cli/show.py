@@ -80,15 +80,14 @@ def facts(report: Report, source: Any, seconds: str = "") -> Table:
     return table
 
 
-def ask_result(video: str, question: str, answer: Answer) -> dict[str, Any]:
-    """What ``--json`` prints of an answer."""
-    return {
-        "video": video,
-        "question": question,
-        "answer": answer.text,
-        "report": answer.report.to_dict(),
-        "peak_memory_bytes": peak_memory(),
-    }
+def ask_result(video: str, questions: list[str], answers: list[Answer]) -> dict[str, Any]:
+    """Return what ``--json`` prints: of several answers a list, under ``answers``."""
+    rows = [
+        {"question": question, "answer": answer.text, "report": answer.report.to_dict()}
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    result = rows[0] if len(rows) == 1 else {"answers": rows}
+    return {"video": video, **result, "peak_memory_bytes": peak_memory()}
 
 
 def part_line(spec: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.encode import encode_slices, project_encoder_patches
 from vtc.pipeline.heat import HeatKeeper
 from vtc.pipeline.merge import merge_slices, whole_groups
-from vtc.pipeline.selection import embed_frames, select_frames
+from vtc.pipeline.selection import embed_frames, select_for_queries
 from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
@@ -60,56 +61,99 @@ class References:
         return self.patches[rows.to(self.patches.device)], has_reference
 
 
-def compress_video(call: Call, feed: VideoFeed, query: Query) -> CompressedVideo:
-    """Turn one video into K*M + (N-K)*T + t token features.
+@dataclass
+class Reading:
+    """How one query reads a video.
 
-    Keyframes are encoded first, since the others are merged against the nearest one before them
-    (or against other frames that the merger names). The rest goes through the vision tower chunk
-    by chunk, and only the merged tokens stay.
+    Attributes:
+        feed: The video, where it stands in the query's row.
+        selection: The keyframes.
+        is_keyframe: ``[N]`` bool.
+        rest: ``[n]`` int64, the frames to merge, ascending.
+        references: The frames that they are compared with.
+        tokens: ``[T_i, D]`` of each of the N slices, once they are known.
     """
+
+    feed: VideoFeed
+    query: Query
+    selection: Selection
+    is_keyframe: Tensor
+    rest: Tensor
+    references: References
+    tokens: list[Tensor]
+    heat: HeatKeeper
+
+
+def compress_video(
+    call: Call, feeds: Sequence[VideoFeed], queries: Sequence[Query]
+) -> list[CompressedVideo]:
+    """Turn one video into K*M + (N-K)*T + t token features for each query.
+
+    The video is decoded and encoded once for all queries. Keyframes are encoded first, since the
+    others are merged against the nearest one before them (or against other frames that the merger
+    names). The rest goes through the vision tower chunk by chunk, and only the merged tokens stay.
+
+    Args:
+        feeds: The same video, once for each query's row.
+        queries: One for each feed.
+    """
+    feed = feeds[0]
     patches = None
     if call.merges_encoder_patches:
         dtype = call.model.get_input_embeddings().weight.dtype
         patches = PatchKeeper(call.encoder, len(feed.span), dtype)
-    selection = select_keyframes(call, feed, query, patches)
+    selections = select_keyframes(call, feed, queries, patches)
+    readings = [_reading(call, *of_row) for of_row in zip(feeds, queries, selections, strict=True)]
+    encode_keyframes(call, feed, readings, patches)
+    merge_frames(call, feed, readings, patches)
+    return [
+        assemble_video(
+            call, one.feed, one.query, one.tokens, one.is_keyframe, one.selection, one.heat.frames
+        )
+        for one in readings
+    ]
+
+
+def _reading(call: Call, feed: VideoFeed, query: Query, selection: Selection) -> Reading:
     keyframes = selection.keyframes.cpu()
     is_keyframe = torch.zeros(len(feed.span), dtype=torch.bool)
     is_keyframe[keyframes] = True
     rest = (~is_keyframe).nonzero().flatten()
     if call.merger.tokens_per_frame == 0:
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
-
-    tokens: list[Tensor] = [torch.empty(0)] * len(feed.span)
     numbers = reference_frames(call, feed, rest, keyframes)
-    references = References(numbers, torch.unique(numbers[numbers >= 0]))
-    references.patches = encode_keyframes(
-        call, feed, keyframes, references.distinct, patches, tokens
+    return Reading(
+        feed=feed,
+        query=query,
+        selection=selection,
+        is_keyframe=is_keyframe,
+        rest=rest,
+        references=References(numbers, torch.unique(numbers[numbers >= 0])),
+        tokens=[torch.empty(0)] * len(feed.span),
+        heat=HeatKeeper(call, feed.span, rest, selection),
     )
-    heat = HeatKeeper(call, feed.span, rest, selection)
-    merge_frames(call, feed, query, rest, references, patches, tokens, heat)
-    return assemble_video(call, feed, query, tokens, is_keyframe, selection, heat.frames)
 
 
 def select_keyframes(
-    call: Call, feed: VideoFeed, query: Query, patches: PatchKeeper | None
-) -> Selection:
-    """Choose the keyframes; fill ``patches`` with the frame encoder's patches of all frames."""
+    call: Call, feed: VideoFeed, queries: Sequence[Query], patches: PatchKeeper | None
+) -> list[Selection]:
+    """Choose the keyframes of each query; fill ``patches`` with the frame encoder's patches."""
     encoder: FrameEncoder = call.selector_encoder
     if patches is not None and encoder is call.encoder:
         encoder = patches
-    selection = select_frames(
+    selections = select_for_queries(
         call.selector,
         encoder,
         feed.rgb(),
         len(feed.span),
         feed.timestamps,
-        query.for_selector if query.text is not None else None,
+        [query.for_selector if query.text is not None else None for query in queries],
         call.recorder,
         call.selector_name,
     )
     if patches is not None and not patches.done:  # the selector used another encoder, or none
         embed_frames(patches, feed.rgb(), len(feed.span), call.recorder)
-    return selection
+    return selections
 
 
 def reference_frames(call: Call, feed: VideoFeed, rest: Tensor, keyframes: Tensor) -> Tensor:
@@ -136,34 +180,31 @@ def reference_frames(call: Call, feed: VideoFeed, rest: Tensor, keyframes: Tenso
 
 
 def encode_keyframes(
-    call: Call,
-    feed: VideoFeed,
-    keyframes: Tensor,
-    references: Tensor,
-    patches: PatchKeeper | None,
-    tokens: list[Tensor],
-) -> Tensor | None:
-    """Put each keyframe's ``[M, D]`` into ``tokens``; return the patches of the references.
+    call: Call, feed: VideoFeed, readings: Sequence[Reading], patches: PatchKeeper | None
+) -> None:
+    """Give each reading the ``[M, D]`` of its keyframes and the patches of its references.
 
-    Args:
-        references: ``[R]`` int64, ascending: the frames that others are compared with.
-
-    Returns:
-        ``[R, P, D]``, projected as merged frames are (Eq. 7 of ViLAMP compares patches in one
-        space); None without references.
+    References are projected as merged frames are (Eq. 7 of ViLAMP compares patches in one space).
     """
+    keyframes = _union([one.is_keyframe.nonzero().flatten() for one in readings])
+    references = _union([one.references.distinct for one in readings])
     by_slice: dict[int, Tensor] = {}
     for slices, features in encode_slices(call, feed, call.model, keyframes, "keyframes"):
         if call.connector is None:
             _collect(by_slice, slices, features, references)
         rows = torch.cat([features.tokens, *features.extra], dim=-1)
         for index, row in zip(slices.tolist(), rows, strict=True):
-            tokens[index] = row
+            for one in readings:
+                if one.is_keyframe[index]:
+                    one.tokens[index] = row
     missing = [number for number in references.tolist() if number not in by_slice]
     numbers = torch.tensor(missing, dtype=torch.int64)
     for slices, features in encode_merged(call, feed, numbers, patches, "references"):
         _collect(by_slice, slices, features, references)
-    return torch.stack([by_slice[n] for n in references.tolist()]) if by_slice else None
+    for one in readings:
+        distinct = one.references.distinct.tolist()
+        if distinct:
+            one.references.patches = torch.stack([by_slice[number] for number in distinct])
 
 
 def encode_merged(
@@ -176,33 +217,46 @@ def encode_merged(
 
 
 def merge_frames(
-    call: Call,
-    feed: VideoFeed,
-    query: Query,
-    rest: Tensor,
-    references: References,
-    patches: PatchKeeper | None,
-    tokens: list[Tensor],
-    heat: HeatKeeper,
+    call: Call, feed: VideoFeed, readings: Sequence[Reading], patches: PatchKeeper | None
 ) -> None:
-    """Put the merged tokens ``[T, D]`` of every non-keyframe into ``tokens``.
-
-    Args:
-        rest: ``[n]`` int64, the non-keyframes, ascending.
-        heat: Keeps the weights of a few frames.
-    """
+    """Give each reading the merged tokens ``[T, D]`` of its other frames."""
+    rest = _union([one.rest for one in readings])
     encoded = (
         (slices, features.patches, *features.extra)
         for slices, features in encode_merged(call, feed, rest, patches, "other frames")
     )
-    for slices, frames, *extra in whole_groups(encoded, call.merger.frames_together):
+    streams = itertools.tee(encoded, len(readings))
+    steps = [_merge(call, one, stream) for one, stream in zip(readings, streams, strict=True)]
+    for _ in itertools.zip_longest(*steps):  # in step, so that few chunks are alive
+        pass
+
+
+def _merge(call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]]) -> Iterator[None]:
+    """Merge the frames of a reading, chunk by chunk of all that is encoded."""
+    own = (_only(chunk, reading.rest) for chunk in encoded)
+    for slices, frames, *extra in whole_groups(own, call.merger.frames_together):
         with call.recorder.stage("merging") as stage:
-            reference, has_reference = references.of(torch.searchsorted(rest, slices), frames)
-            merged = merge_slices(call, frames, reference, has_reference, query, extra)
-            heat.keep(slices, frames, reference, has_reference, query)
+            at = torch.searchsorted(reading.rest, slices)
+            reference, has_reference = reading.references.of(at, frames)
+            merged = merge_slices(call, frames, reference, has_reference, reading.query, extra)
+            reading.heat.keep(slices, frames, reference, has_reference, reading.query)
             for index, row in zip(slices.tolist(), merged, strict=True):
-                tokens[index] = row
+                reading.tokens[index] = row
                 stage.bytes += row.nbytes
+        yield
+
+
+def _only(chunk: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, ...]:
+    """Return those slices of a chunk that are wanted."""
+    rows = torch.isin(chunk[0], wanted).nonzero().flatten()
+    if len(rows) == len(chunk[0]):
+        return chunk
+    return tuple(part[rows.to(part.device)] for part in chunk)
+
+
+def _union(numbers: Sequence[Tensor]) -> Tensor:
+    """Return the different numbers, ascending."""
+    return numbers[0] if len(numbers) == 1 else torch.unique(torch.cat(list(numbers)))
 
 
 def _collect(

@@ -49,6 +49,11 @@ class VideoFeed(ABC):
     timestamps: Tensor | None
     """``[N]`` float64 seconds of each slice's first frame; None where the input does not say."""
 
+    @property
+    def video(self) -> object:
+        """The same object for feeds that give the same frames to the same processor."""
+        return self
+
     def decoding_ahead(self) -> AbstractContextManager[object]:
         """In it, a thread has begun to decode what `rgb` gives, a few chunks far."""
         return nullcontext()
@@ -136,6 +141,10 @@ class SourceFeed(VideoFeed):
         self.timestamps = torch.as_tensor(request.source.timestamps)[:: span.frames_per_slice]
         self._adapter, self._request = adapter, request
         self._begun: Generator[Chunk, None, None] | None = None
+
+    @property
+    def video(self) -> object:
+        return self._request.source
 
     @contextmanager
     def decoding_ahead(self) -> Iterator[None]:

@@ -92,17 +92,30 @@ def compress_videos(
 ) -> list[CompressedVideo]:
     """Compress the videos of a batch one after another; the next ones are decoded meanwhile.
 
+    Rows with the same ``VideoSource`` share one pass over it.
+
     Args:
         queries: The query of each row.
+
+    Returns:
+        One for each feed, in their order; so are the videos of the report.
     """
-    videos = []
+    groups: dict[int, list[int]] = {}
+    for number, feed in enumerate(feeds):
+        groups.setdefault(id(feed.video), []).append(number)
+    members = list(groups.values())
+    videos: dict[int, CompressedVideo] = {}
     with ExitStack() as stack:
-        for number, feed in enumerate(feeds):
-            near = feeds[number : number + 1 + VIDEOS_AHEAD] if call.reads_all_frames else ()
+        for number, group in enumerate(members):
+            near = members[number : number + 1 + VIDEOS_AHEAD] if call.reads_all_frames else ()
             for soon in near:
-                stack.enter_context(soon.decoding_ahead())
-            videos.append(compress_video(call, feed, queries[feed.span.row]))
-    return videos
+                stack.enter_context(feeds[soon[0]].decoding_ahead())
+            shared = [feeds[member] for member in group]
+            asked = [queries[feed.span.row] for feed in shared]
+            videos.update(zip(group, compress_video(call, shared, asked), strict=True))
+    reports = dict(zip(videos, call.report.videos, strict=True))
+    call.report.videos[:] = [reports[number] for number in range(len(feeds))]
+    return [videos[number] for number in range(len(feeds))]
 
 
 def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str, Any], Layout]:

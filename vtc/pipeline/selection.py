@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,7 +28,23 @@ def select_frames(
     recorder: Recorder,
     name: str,
 ) -> Selection:
-    """Choose the keyframes of one video.
+    """Choose the keyframes of one video for one query; see `select_for_queries`."""
+    return select_for_queries(
+        selector, encoder, frames, count, timestamps, [query], recorder, name
+    )[0]
+
+
+def select_for_queries(
+    selector: FrameSelector,
+    encoder: FrameEncoder,
+    frames: Iterable[Tensor],
+    count: int,
+    timestamps: Tensor | None,
+    queries: Sequence[Callable[[], Tensor] | None],
+    recorder: Recorder,
+    name: str,
+) -> list[Selection]:
+    """Choose the keyframes of one video for each query; the frames are embedded once.
 
     Args:
         selector: The selector; the encoder runs only if the selector uses embeddings.
@@ -36,7 +52,7 @@ def select_frames(
         frames: Chunks of uint8 RGB frames ``[n, H, W, 3]``, in order; read only if needed.
         count: N, the number of frames in all chunks.
         timestamps: ``[N]`` float64 seconds, or None where they are unknown.
-        query: Returns the embedding ``[d]`` of the query, called only if the selector uses
+        queries: Return the embedding ``[d]`` of a query each, called only if the selector uses
             it; None without a query.
         recorder: Takes the times of the stages.
         name: The selector's name, for messages.
@@ -45,26 +61,29 @@ def select_frames(
         ValueError: The selector needs a query, or returned frames that are not in the video.
         TypeError: The selector returned something else than frame numbers.
     """
-    if selector.uses_query and query is None:
+    if selector.uses_query and any(query is None for query in queries):
         raise ValueError(
             f"selector {name!r} needs a query: pass processor=... to vtc.wrap (or to "
             "vtc.from_pretrained), so that the last user turn can be read, or vtc_query='...' to "
             "the call"
         )
     embeddings = torch.empty(count, 0)
-    query_embedding = None
+    query_embeddings: list[Tensor | None] = [None] * len(queries)
     if selector.uses_embeddings:
-        if selector.uses_query and query is not None:
-            query_embedding = query()
+        if selector.uses_query:
+            query_embeddings = [None if query is None else query() for query in queries]
         embeddings = embed_frames(encoder, frames, count, recorder)
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
-    with recorder.stage("selection") as stage:
-        with part_errors(label_of("selector", selector)):
-            selection = selector.select(embeddings, query_embedding, timestamps)
-        _check(selection, count, name)
-        stage.bytes += selection.keyframes.nbytes
-    return selection
+    selections = []
+    for query_embedding in query_embeddings:
+        with recorder.stage("selection") as stage:
+            with part_errors(label_of("selector", selector)):
+                selection = selector.select(embeddings, query_embedding, timestamps)
+            _check(selection, count, name)
+            stage.bytes += selection.keyframes.nbytes
+        selections.append(selection)
+    return selections
 
 
 @torch.no_grad()  # a choice has no gradient

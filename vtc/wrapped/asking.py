@@ -6,8 +6,8 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from vtc.interfaces.part import require
 from vtc.interfaces.prompts import check_text, needs_special_tokens
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NEW_TOKENS = 256
 """The longest answer of ``ask`` where neither the call nor the model's settings say otherwise."""
+_PATHS = (str, os.PathLike)
 _OPENED_AT_ONCE = 4
 """Videos of a batch."""
 
@@ -41,27 +42,51 @@ class Answer:
         return self.text
 
 
+@overload
+def ask(
+    model: Any, processor: Any, video: Any, question: str, *, fps: float | None = ..., **kwargs: Any
+) -> Answer: ...
+
+
+@overload
 def ask(
     model: Any,
     processor: Any,
     video: Any,
-    question: str,
+    question: Sequence[str],
+    *,
+    fps: float | None = ...,
+    **kwargs: Any,
+) -> list[Answer]: ...
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    video: Any,
+    question: str | Sequence[str],
     *,
     fps: float | None = 1.0,
     max_frames: int | None = None,
     **generate_kwargs: Any,
-) -> Answer:
-    """Ask a wrapped model about a video.
+) -> Answer | list[Answer]:
+    """Ask a wrapped model about a video, once or several times.
+
+    Several questions share one pass over the video: it is decoded, embedded and encoded once. They
+    are answered as one batch, so the prompt of each takes memory of its own.
 
     Args:
         model: A model that ``vtc.wrap`` returned.
         processor: Its stock processor.
         video: A file, an array ``[N, H, W, 3]`` uint8, a list of PIL images, or a ``VideoSource``.
-        question: What to ask.
+        question: What to ask, or a list of questions about the same video.
         fps: Frames to sample a second; None for every frame.
         max_frames: Where ``fps`` gives more frames, this many are spread evenly instead.
         **generate_kwargs: Passed to ``model.generate``; at most 256 new tokens unless they or
             the model's generation settings say otherwise.
+
+    Returns:
+        The answer, or a list of answers in the order of the questions.
 
     Raises:
         VideoError: The video cannot be read; the message names the file and the reason.
@@ -74,14 +99,17 @@ def ask(
     >>> answer.text, len(answer.report.keyframes), answer.report.tokens_after
     ('red', 8, 665)
     """
-    if not isinstance(question, str):
+    several = isinstance(question, (list, tuple))
+    if not several and not isinstance(question, str):
         raise TypeError(
-            f"ask takes one question, got {type(question).__name__}; for several write "
-            "model.generate(**vtc.prepare_inputs(model, processor, videos, questions))"
+            f"expected question to be a text or a list of texts, got {type(question).__name__}"
         )
     if "vtc_restore_prompt" in generate_kwargs:
         raise ValueError("vtc_restore_prompt is for model.generate; ask returns the answer alone")
-    inputs = prepare_inputs(model, processor, video, question, fps=fps, max_frames=max_frames)
+    if generate_kwargs.get("num_return_sequences", 1) != 1 and several:
+        raise ValueError("num_return_sequences > 1 needs one question at a time")
+    videos = [video] * len(question) if several else video
+    inputs = prepare_inputs(model, processor, videos, question, fps=fps, max_frames=max_frames)
     limits = ("max_new_tokens", "max_length")
     settings = (generate_kwargs.get("generation_config"), model.generation_config)
     limited = any(getattr(one, name, None) for one in settings for name in limits)
@@ -89,11 +117,16 @@ def ask(
         generate_kwargs["max_new_tokens"] = NEW_TOKENS
     result = model.generate(**inputs, **generate_kwargs)
     sequences = getattr(result, "sequences", result)
-    new = sequences[0, inputs["input_ids"].shape[1] :]
-    text = processor.decode(new, skip_special_tokens=True).strip()
     report = last_report(model)
-    report.answer = text
-    return Answer(text, report)
+    answers = []
+    for row, one in enumerate(report.videos):
+        new = sequences[row, inputs["input_ids"].shape[1] :]
+        text = processor.decode(new, skip_special_tokens=True).strip()
+        answers.append(Answer(text, replace(report, videos=[one], answer=text)))
+    if several:
+        return answers
+    report.answer = answers[0].text
+    return Answer(report.answer, report)
 
 
 def prepare_inputs(
@@ -185,7 +218,10 @@ def prepare_inputs(
 def _open_all(
     videos: Sequence[Any], fps: float | None, max_frames: int | None, keep_errors: bool
 ) -> list[VideoSource | VideoError]:
-    """Open videos, several at a time, as each file is read through for its index."""
+    """Open videos, several at a time, as each file is read through for its index.
+
+    A video that stands in the list twice is opened once.
+    """
 
     def open_one(video: Any) -> VideoSource | VideoError:
         try:
@@ -196,8 +232,11 @@ def _open_all(
                 return error
             raise
 
+    keys = [os.fspath(each) if isinstance(each, _PATHS) else id(each) for each in videos]
+    distinct = dict(zip(keys, videos, strict=True))
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        return list(pool.map(open_one, videos))
+        opened = dict(zip(distinct, pool.map(open_one, distinct.values()), strict=True))
+    return [opened[key] for key in keys]
 
 
 def _are_videos(items: Sequence[Any]) -> bool:
