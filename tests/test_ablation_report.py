@@ -49,7 +49,7 @@ def test_pairing_makes_a_difference_certain_that_is_the_same_for_all() -> None:
     assert interval([[1.0] * 30]) == (1.0, 1.0)
     with pytest.raises(ValueError, match="at least one seed"):
         interval([])
-    with pytest.raises(ValueError, match="one score of each"):
+    with pytest.raises(ValueError, match="at least one score"):
         interval([[1.0], []])
 
 

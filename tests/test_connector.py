@@ -216,3 +216,25 @@ def test_a_family_without_a_named_projector_is_refused(wrapped):
     wrapped.vtc.adapter = Nameless()
     with pytest.raises(ValueError, match="names no projector.*`projectors`"):
         wrapped.vtc.separate_connector()
+
+
+def test_a_separate_connector_is_used_where_the_tower_was_compiled_or_has_hooks():
+    """``compile()`` and accelerate's hooks bind functions to the original module."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    from vtc.pipeline.connector import model_with_projectors
+
+    for change in ("hook", "compiled"):
+        model, _ = vtc.testing.tiny("qwen2_vl")
+        vtc.wrap(model, "uniform", "mean_pool")
+        model.vtc.separate_connector()
+        if change == "hook":
+            add_hook_to_module(model.model.visual, ModelHook())
+        else:
+            model.model.visual._compiled_call_impl = model.model.visual._call_impl
+        view = model_with_projectors(model, model.vtc.connector)
+        assert view.model.visual.merger is not model.model.visual.merger
+        if change == "hook":
+            assert view.model.visual.forward.args[0] is view.model.visual
+        else:
+            assert view.model.visual._compiled_call_impl is None

@@ -178,7 +178,7 @@ def test_what_timm_cannot_load_is_explained(vit, tmp_path, monkeypatch):
         load_encoder(f"timm:{tmp_path}")
     vtc.testing.save_tiny_timm(tmp_path, dim=64)
     shutil.copy(vit / "config.json", tmp_path)
-    with pytest.raises(ValueError, match="cannot make a model"):
+    with pytest.raises(ValueError, match="cannot build the model"):
         load_encoder(f"timm:{tmp_path}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))

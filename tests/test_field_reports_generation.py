@@ -145,3 +145,83 @@ def test_tokens_that_are_no_numbers_are_reported_and_refused_if_all_are(wrapped,
             vtc.ask(model, processor, video, "What?", max_new_tokens=2)
     finally:
         model.vtc.adapter = adapter
+
+
+def test_a_callback_may_call_the_model_itself(wrapped):
+    """As a verifier does: its call is compressed as any other."""
+    model, processor = wrapped
+    inputs = eager(processor, 1)
+    with torch.no_grad():
+        expected = model(**inputs).logits.shape
+        text = model.generate(input_ids=inputs["input_ids"][:, -4:], max_new_tokens=2)
+    shapes, texts = [], []
+
+    def criterion(ids, scores, **kwargs):
+        shapes.append(model(**inputs).logits.shape)
+        texts.append(model.generate(input_ids=inputs["input_ids"][:, -4:], max_new_tokens=2))
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    for prompt in (lazy(model, processor, 1), {"input_ids": inputs["input_ids"][:, -4:]}):
+        model.generate(**prompt, max_new_tokens=2, stopping_criteria=[criterion])
+    assert shapes == [expected] * len(shapes) and len(shapes) == 4
+    assert all(torch.equal(written, text) for written in texts)
+
+
+def test_a_custom_processor_replaces_the_default_of_its_type(wrapped):
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    model, processor = wrapped
+    inputs = eager(processor, 1)
+    own = [RepetitionPenaltyLogitsProcessor(1.5)]
+    settings = {"max_new_tokens": 6, "do_sample": False, "logits_processor": own}
+    alone = model.generate(**inputs, **settings)
+    assert torch.equal(model.generate(**inputs, **settings, repetition_penalty=8.0), alone)
+
+
+def test_a_failed_forward_leaves_no_report_of_an_earlier_call(wrapped):
+    model, processor = wrapped
+    inputs = eager(processor, 1)
+    with torch.no_grad():
+        model(**inputs)
+        with pytest.raises(ValueError, match="placeholders"):
+            model(**{**inputs, "input_ids": inputs["input_ids"].clone().fill_(5)})
+    with pytest.raises(ValueError, match="there is no report"):
+        vtc.last_report(model)
+
+
+def test_new_videos_of_a_batched_second_turn_keep_the_cache_in_place(wrapped):
+    """The rows shorten to different lengths, so padding goes between the cache and the new turn."""
+    from vtc.pipeline.kv_cache import returned_cache
+
+    model, processor = wrapped
+    settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
+
+    def talk(videos, later, questions):
+        first = stock_inputs(processor, videos, questions)
+        turn = model.generate(**first, **settings, vtc_restore_prompt=False)
+        second = stock_inputs(processor, later, questions)
+        ids = torch.cat([turn.sequences, second["input_ids"]], dim=1)
+        used = torch.ones(len(ids), turn.sequences.shape[1], dtype=torch.long)
+        mask = torch.cat([used, second["attention_mask"]], dim=1)
+        return model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pixel_values_videos=second["pixel_values_videos"],
+            **vtc.testing.cache_argument(returned_cache(turn)),
+            **settings,
+        ).sequences[:, -3:]
+
+    one, two = drifting_video(8, 1), drifting_video(8, 2)
+    longer, question = drifting_video(8, 4), "What is red?"
+    model.vtc.selector = vtc.selector("dks", keyframes=4, similarity_threshold=0.2)
+    model.vtc.merger = vtc.merger("drop")
+    encoder, model.vtc.encoder = model.vtc.encoder, vtc.testing.tiny_encoder()
+    try:
+        together = talk([one, one], [longer, two], [question] * 2)
+        reports = vtc.last_report(model).videos
+        assert reports[0].tokens_after != reports[1].tokens_after  # or nothing is tested
+        assert together[0].tolist() == talk([one], [longer], [question])[0].tolist()
+        assert together[1].tolist() == talk([one], [two], [question])[0].tolist()
+    finally:
+        model.vtc.selector = vtc.selector("uniform", keyframes=2)
+        model.vtc.merger, model.vtc.encoder = vtc.merger("mean_pool"), encoder

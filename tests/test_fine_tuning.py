@@ -56,7 +56,7 @@ def test_what_was_tuned_is_asked_like_any_model(name, tmp_path, command):
     settings = ("optimisation.steps=1", "optimisation.batch_size=2", "optimisation.warmup=0")
     places = (f"data.sources.0.path={data}", f"output.folder={folder}")
     code, out, err = command("train", name, *settings, *places, "--json")
-    assert code == 0 and json.loads(out.splitlines()[-1]) == {"folder": str(folder)}, err
+    assert code == 0 and json.loads(out) == {"folder": str(folder)}, err
     before, after, moved = weights(WEIGHTS / "vlm"), weights(folder), set()
     model = vtc.from_pretrained(folder)
     for key, value in before.items():

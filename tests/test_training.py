@@ -219,3 +219,19 @@ def test_disabled_adapters_use_the_untrained_merger(model, processor, encoder, b
         assert (tuned(**batch).logits - before).abs().max() > 1e-2
         with tuned.disable_adapter():
             assert torch.equal(tuned(**batch).logits, before)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
+def test_an_adapter_that_saves_no_module_of_ours_uses_the_original(
+    model, processor, encoder, batch
+):
+    wrapped(model, processor, encoder)
+    with torch.no_grad():
+        expected = model(**batch).logits
+    own = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["merger"])
+    tuned = peft.get_peft_model(model, own)
+    tuned.add_adapter("plain", peft.LoraConfig(target_modules=["q_proj"]))
+    tuned.set_adapter("plain")
+    assert vtc.is_wrapped(tuned)
+    with torch.no_grad():
+        torch.testing.assert_close(tuned.eval()(**batch).logits, expected)

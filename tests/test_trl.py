@@ -15,6 +15,7 @@ trl = pytest.importorskip("trl", reason="trl is not installed (pip install 'vtc[
 datasets = pytest.importorskip("datasets")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # between trl and transformers
 @pytest.mark.parametrize("kind", ["eager", "lazy"])
 @pytest.mark.parametrize("setting", ["loss", "label smoothing", "LoRA"])
 def test_sft_trainer_trains_on_compressed_videos(tmp_path, kind, setting):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vtc.interfaces.renamed import warn_renamed
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MERGED = -1
@@ -99,6 +100,14 @@ class SliceFeatures:
     def patches(self) -> Tensor:
         """``[n, P, D]``, the features to merge."""
         return self.tokens if self.dense is None else self.dense
+
+    def to(self, device: torch.device) -> SliceFeatures:
+        """Return the features on a device; a model in parts may have its projector elsewhere."""
+        return SliceFeatures(
+            self.tokens.to(device),
+            None if self.dense is None else self.dense.to(device),
+            tuple(layer.to(device) for layer in self.extra),
+        )
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def assemble_video(
         relevance=numbers_of(selection.relevance),
         frames_per_slice=span.frames_per_slice,
         heat=tuple(heat),
-        pictures=_pictures(feed, is_keyframe, heat),
+        pictures=_pictures(call, feed, is_keyframe, heat),
     )
     call.report.videos.append(report)
     _warn_of_extremes(call, feed, report, is_keyframe)
@@ -108,13 +108,19 @@ def _check_finite(call: Call, feed: VideoFeed, features: Tensor) -> None:
     call.recorder.warn(message)
 
 
-def _pictures(feed: VideoFeed, is_keyframe: Tensor, heat: Sequence[Heat]) -> Pictures | None:
+def _pictures(
+    call: Call, feed: VideoFeed, is_keyframe: Tensor, heat: Sequence[Heat]
+) -> Pictures | None:
     """Return pictures of the keyframes and of the frames whose weights were kept."""
     if torch.is_grad_enabled():  # a training step shows nothing
         return None
     shown = is_keyframe.clone()
     shown[[item.index // feed.span.frames_per_slice for item in heat]] = True
-    return feed.pictures(shown.nonzero().flatten().tolist())
+    try:
+        return feed.pictures(shown.nonzero().flatten().tolist())
+    except Exception as error:  # of a third party's adapter: a picture is not worth the answer
+        call.recorder.warn(f"{feed.name}: its frames cannot be shown: {error}")
+        return None
 
 
 def _warn_of_extremes(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.query import Query
+
+C = TypeVar("C")
 
 
 @dataclass
@@ -225,7 +228,7 @@ def merge_frames(
         (slices, features.patches, *features.extra)
         for slices, features in encode_merged(call, feed, rest, patches, "other frames")
     )
-    streams = itertools.tee(encoded, len(readings))
+    streams = _fan_out(encoded, len(readings))
     steps = [_merge(call, one, stream) for one, stream in zip(readings, streams, strict=True)]
     for _ in itertools.zip_longest(*steps):  # in step, so that few chunks are alive
         pass
@@ -244,6 +247,28 @@ def _merge(call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]]) 
                 reading.tokens[index] = row
                 stage.bytes += row.nbytes
         yield
+
+
+def _fan_out(chunks: Iterator[C], count: int) -> list[Iterator[C]]:
+    """Give several readers the same chunks; a chunk that all have read is not kept.
+
+    `itertools.tee` keeps up to 57 items.
+    """
+    waiting: list[deque[C]] = [deque() for _ in range(count)]
+
+    def stream(own: deque[C]) -> Iterator[C]:
+        while True:
+            if not own:
+                try:
+                    chunk = next(chunks)
+                except StopIteration:
+                    return
+                for each in waiting:
+                    each.append(chunk)
+                del chunk
+            yield own.popleft()
+
+    return [stream(own) for own in waiting]
 
 
 def _only(chunk: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, ...]:

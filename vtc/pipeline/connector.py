@@ -6,6 +6,8 @@ It is either a copy of the stock projector, or a new one that reads the frame en
 from __future__ import annotations
 
 import copy
+import functools
+import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -75,5 +77,26 @@ def model_with_projectors(model: M, connector: Connector) -> M:
 def _shallow_copy(module: M) -> M:
     # copy.copy would go through __reduce_ex__, which a wrapped model overrides.
     view = object.__new__(type(module))
-    view.__dict__ = {**module.__dict__, "_modules": dict(module._modules)}
+    own = {**module.__dict__, "_modules": dict(module._modules)}
+    own.pop("_compiled_call_impl", None)  # of module.compile(): bound to the original
+    for name in ("forward", "_old_forward"):  # of accelerate's hooks: likewise
+        if name in own:
+            own[name] = _rebound(own[name], module, view)
+    view.__dict__ = own
     return view
+
+
+def _rebound(function: Any, module: nn.Module, view: nn.Module) -> Any:
+    """Return a function that is bound to a module, bound to its view.
+
+    Raises:
+        ValueError: It is bound in an unknown way.
+    """
+    if isinstance(function, functools.partial) and function.args[:1] == (module,):
+        return functools.partial(function.func, view, *function.args[1:], **function.keywords)
+    if getattr(function, "__self__", None) is module:
+        return types.MethodType(function.__func__, view)
+    raise ValueError(
+        f"the forward of {type(module).__name__} was replaced on the object, so a separate "
+        "connector cannot be used with it; restore the forward of its class"
+    )

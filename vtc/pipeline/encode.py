@@ -66,7 +66,7 @@ def _chunks(
             with call.recorder.stage(f"vision tower ({what})") as stage:
                 try:
                     on_device = {name: value.to(call.device) for name, value in pixels.items()}
-                    features = call.adapter.encode(model, on_device)
+                    features = call.adapter.encode(model, on_device).to(call.device)
                     stage.bytes += features.patches.nbytes
                 except torch.OutOfMemoryError:
                     if size == 1:

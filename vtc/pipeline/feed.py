@@ -51,8 +51,8 @@ class VideoFeed(ABC):
 
     @property
     def video(self) -> object:
-        """The same object for feeds that give the same frames to the same processor."""
-        return self
+        """A key that is equal for feeds that give the same frames to the same processor."""
+        return id(self)
 
     def decoding_ahead(self) -> AbstractContextManager[object]:
         """In it, a thread has begun to decode what `rgb` gives, a few chunks far."""
@@ -144,7 +144,7 @@ class SourceFeed(VideoFeed):
 
     @property
     def video(self) -> object:
-        return self._request.source
+        return id(self._request.source), id(self._request.processor)
 
     @contextmanager
     def decoding_ahead(self) -> Iterator[None]:

@@ -12,9 +12,10 @@ def active_module(module: Any) -> Any:
     copies = getattr(module, "modules_to_save", None)
     if copies is None:
         return module
-    if module.disable_adapters:
+    active = module.active_adapters  # empty for an adapter that leaves this module alone
+    if module.disable_adapters or not active or active[0] not in copies:
         return module.original_module
-    return copies[module.active_adapters[0]]
+    return copies[active[0]]
 
 
 def input_device(model: Any) -> torch.device:

@@ -100,9 +100,9 @@ def compress_videos(
     Returns:
         One for each feed, in their order; so are the videos of the report.
     """
-    groups: dict[int, list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for number, feed in enumerate(feeds):
-        groups.setdefault(id(feed.video), []).append(number)
+        groups.setdefault(feed.video, []).append(number)
     members = list(groups.values())
     videos: dict[int, CompressedVideo] = {}
     with ExitStack() as stack:
@@ -126,7 +126,9 @@ def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str,
     dropped = {*call.adapter.video_inputs, *OUR_INPUTS}
     kept = {name: value for name, value in call.inputs.items() if name not in dropped}
     media = [call.adapter.video_token_id(call.model), *image_tokens(call.model)]
-    inputs, rows, starts = shorten_rows(kept, videos, _padding_id(call.model), media)
+    inputs, rows, starts = shorten_rows(
+        kept, videos, _padding_id(call.model), media, cached=call.start
+    )
     if inputs.get("labels") is not None:
         if call.model.training and call.inputs.get("num_items_in_batch") is not None:
             _refuse_learned_placeholders(call)

@@ -53,6 +53,8 @@ class Query:
         key = (0 if source == "language_model" else id(encoder), source)
         if key not in self._embeddings:
             text = self.text or ""
+            if source != "language_model":
+                self._call.recorder.warn(*encoder.text_notes(text))
             if source == "frame_encoder":
                 self._embeddings[key] = encoder.encode_text(text)
             elif source == "frame_encoder_raw":

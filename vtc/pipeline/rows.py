@@ -11,7 +11,11 @@ from vtc.interfaces.video_span import CompressedVideo
 
 
 def shorten_rows(
-    inputs: dict[str, Any], videos: list[CompressedVideo], padding: int, media: list[int]
+    inputs: dict[str, Any],
+    videos: list[CompressedVideo],
+    padding: int,
+    media: list[int],
+    cached: int = 0,
 ) -> tuple[dict[str, Any], list[Tensor], list[int]]:
     """Apply one index list per row to everything that runs along the sequence.
 
@@ -21,6 +25,7 @@ def shorten_rows(
         padding: The id of the padding token.
         media: The ids of placeholders; the stock model gives them features even if they are
             masked, so they are no padding.
+        cached: Columns that a cache holds already; they stay where they are.
 
     Returns:
         The inputs with the shortened, padded rows ``[B, L']``; for each row ``[L_row]`` int64, the
@@ -32,13 +37,16 @@ def shorten_rows(
         mask = torch.ones_like(ids)
     used = mask.bool() | torch.isin(ids, ids.new_tensor(media)).to(mask.device)
     rows = [_row_index(row, used[row], videos) for row in range(len(ids))]
-    length = max(len(index) for index in rows)
-    on_the_right = bool((~used[:, -1]).any())  # without padding, pad on the left for generate
+    fresh = [index[index >= cached] for index in rows]
+    length = cached + max(len(index) for index in fresh)
+    on_the_right = not cached and bool((~used[:, -1]).any())  # else on the left, for generate
     starts = [0 if on_the_right else length - len(index) for index in rows]
 
     def regather(values: Tensor, fill: int) -> Tensor:
         out = values.new_full((len(rows), length), fill)
-        for row, (start, index) in enumerate(zip(starts, rows, strict=True)):
+        out[:, :cached] = values[:, :cached]
+        for row, index in enumerate(fresh):
+            start = 0 if on_the_right else length - len(index)
             out[row, start : start + len(index)] = values[row, index.to(values.device)]
         return out
 

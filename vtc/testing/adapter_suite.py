@@ -268,7 +268,11 @@ class AdapterContract(AdapterCase):
         with torch.no_grad():
             logits = wrapped(**inputs).logits
             assert torch.equal(twin(**inputs).logits, logits)
-            assert torch.equal(loaded(**inputs).logits, logits)
+            # Experts may be stored in another layout, so products may round in another way.
+            torch.testing.assert_close(loaded(**inputs).logits, logits, rtol=1e-5, atol=1e-4)
+        saved = loaded.state_dict()
+        for name, value in wrapped.state_dict().items():
+            assert torch.equal(saved[name], value), name
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
     def test_lora_on_top(self, wrapped: Any, processor: Any, tmp_path: Any) -> None:

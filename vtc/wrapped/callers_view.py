@@ -14,6 +14,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from vtc.wrapped.running import outside_generation
+
 
 class CallersView:
     """Turn sequences of the stock ``generate`` into those that the caller knows.
@@ -54,7 +56,8 @@ class CallersView:
     def _allowed_tokens(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def of_callers_sequence(row: int, sequence: Tensor) -> Any:
             prompt = self.prompt[row].to(sequence.device)
-            return function(row, torch.cat([prompt, sequence[self.shortened :]]))
+            with outside_generation():
+                return function(row, torch.cat([prompt, sequence[self.shortened :]]))
 
         return of_callers_sequence
 
@@ -65,7 +68,8 @@ class _Processor(LogitsProcessor):  # type: ignore[misc]
 
     # The stock code passes what the signature names and nothing else.
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
-        return self.inner(self.view(input_ids), scores)
+        with outside_generation():
+            return self.inner(self.view(input_ids), scores)
 
 
 class _Criterion(StoppingCriteria):  # type: ignore[misc]
@@ -73,7 +77,8 @@ class _Criterion(StoppingCriteria):  # type: ignore[misc]
         self.view, self.inner = view, inner
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        return self.inner(self.view(input_ids), scores, **kwargs)
+        with outside_generation():
+            return self.inner(self.view(input_ids), scores, **kwargs)
 
 
 class _Streamer:
@@ -84,8 +89,10 @@ class _Streamer:
         self.begun = False
 
     def put(self, value: Tensor) -> None:
-        self.inner.put(value if self.begun else self.view(value))
+        with outside_generation():
+            self.inner.put(value if self.begun else self.view(value))
         self.begun = True
 
     def end(self) -> None:
-        self.inner.end()
+        with outside_generation():
+            self.inner.end()

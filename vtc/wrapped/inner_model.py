@@ -73,6 +73,7 @@ class InnerModelHook:
 
 
 def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[str, Any]:
+    toolkit.note_report(None)
     with toolkit.gate.call():
         inputs, prepared = stock_inputs(Call(model, toolkit, inputs))
     toolkit.note_report(prepared.report)

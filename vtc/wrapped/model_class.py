@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,25 +21,15 @@ from vtc.pipeline.kv_cache import (
 from vtc.pipeline.locate import has_video
 from vtc.pipeline.prepare import OUR_INPUTS, packed
 from vtc.wrapped.access import is_enabled, own_toolkit, while_disabled
+from vtc.wrapped.callers_view import CallersView
 from vtc.wrapped.generation import generate_compressed
 from vtc.wrapped.guard import check_call
 from vtc.wrapped.inner_model import InnerModelHook, at_positions, note_shortened, stock_inputs
+from vtc.wrapped.running import generating, is_generating, running_generation
 from vtc.wrapped.saving import save_wrapped
 
 if TYPE_CHECKING:
     from vtc.pipeline.toolkit import Toolkit
-
-
-@dataclass
-class _Generation:
-    """A running ``generate``: the model, and the position offsets of its prompt if it has any."""
-
-    model: Any
-    offsets: Tensor | None = None
-
-
-_generation: ContextVar[_Generation | None] = ContextVar("vtc_generation", default=None)
-"""The stock ``generate`` that a wrapped one runs: encoded videos are then our own."""
 
 
 @functools.cache
@@ -69,7 +57,7 @@ def wrapped_class(base: Any) -> Any:
             if toolkit is None:
                 return base.forward(self, *args, **kwargs)
             inputs = _by_name("forward", forward_names, args, kwargs)
-            if _is_generating(self):
+            if is_generating(self):
                 return base.forward(self, **_packed_inputs(self, toolkit, inputs))
             with _counted(toolkit):
                 return _forward(self, base.forward, toolkit, inputs)
@@ -78,7 +66,7 @@ def wrapped_class(base: Any) -> Any:
         @torch.no_grad()
         def generate(self, *args: Any, **kwargs: Any) -> Any:
             toolkit = own_toolkit(self)
-            if toolkit is None or _is_generating(self):
+            if toolkit is None or is_generating(self):
                 return base.generate(self, *args, **kwargs)
             inputs = _by_name("generate", generate_names, args, kwargs)
             if inputs.get("inputs") is not None:
@@ -101,6 +89,12 @@ def wrapped_class(base: Any) -> Any:
             if toolkit is None or toolkit.adapter.position_state is None:
                 return stock(inputs_tensor, model_kwargs)
             return _stock_positions(self, toolkit, stock, inputs_tensor, model_kwargs)
+
+        def _merge_criteria_processor_list(self, default_list: Any, custom_list: Any) -> Any:
+            # A custom one replaces the default of its type, also inside `CallersView`.
+            custom = {type(getattr(one, "inner", one)) for one in custom_list}
+            kept = type(default_list)(one for one in default_list if type(one) not in custom)
+            return super()._merge_criteria_processor_list(kept, custom_list)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             # The class is created at runtime, so pickle and deepcopy create it again.
@@ -132,6 +126,7 @@ def _forward(
         if cache is None:
             toolkit.note_report(None)  # an earlier call's would be taken for this one's
         return _forward_without_video(model, stock, toolkit, _packed_inputs(model, toolkit, inputs))
+    toolkit.note_report(None)  # an earlier call's would be taken for this one's
     shortened, prepared = stock_inputs(Call(model, toolkit, inputs))
     toolkit.note_report(prepared.report)
     output = stock(model, **shortened)
@@ -185,10 +180,13 @@ def _generate(
     toolkit.note_report(None)  # an earlier call's would be taken for this one's
     enabled = is_enabled(model)
     # What held at the start holds to the end, in whatever thread the call runs.
-    with nullcontext() if enabled else while_disabled(model), _generating(model) as generation:
+    with nullcontext() if enabled else while_disabled(model), generating(model) as generation:
         if enabled and has_video(toolkit.adapter, inputs):
             return generate_compressed(model, stock, toolkit, inputs)
-        result = stock(model, **_without_ours(inputs))
+        arguments, ids = _without_ours(inputs), inputs.get("input_ids")
+        if isinstance(ids, Tensor):  # so that callbacks may call the model themselves
+            arguments = CallersView(ids, ids.shape[1]).of_arguments(arguments)
+        result = stock(model, **arguments)
     for cache in (given_cache(inputs), returned_cache(result)):
         note_offsets(cache, generation.offsets)
     return result
@@ -207,7 +205,7 @@ def _stock_positions(
         if offsets is not None:
             _write_state(model, name, offsets)
         positions = stock(ids, kwargs)
-        generation = _generation.get()
+        generation = running_generation()
         if generation is not None:
             generation.offsets = _read_state(model, name)
     return positions
@@ -221,21 +219,6 @@ def _read_state(model: Any, name: str) -> Tensor | None:
 def _write_state(model: Any, name: str, value: Tensor | None) -> None:
     *path, leaf = name.split(".")
     setattr(functools.reduce(getattr, path, model), leaf, value)
-
-
-def _is_generating(model: Any) -> bool:
-    generation = _generation.get()
-    return generation is not None and generation.model is model
-
-
-@contextmanager
-def _generating(model: Any) -> Iterator[_Generation]:
-    generation = _Generation(model)
-    token = _generation.set(generation)
-    try:
-        yield generation
-    finally:
-        _generation.reset(token)
 
 
 def _counted(toolkit: Toolkit) -> Any:

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 CONFIG_NAME = "vtc.json"
 WEIGHTS_NAME = "vtc.safetensors"
 FORMAT = 1
+_HUB_OPTIONS = (
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "max_shard_size",
+    "tags",
+)
 
 
 def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
@@ -122,7 +132,8 @@ def save_wrapped(
         _bring_encoder(toolkit.encoder, Path(folder), new)
         _write_config(settings_of_toolkit, new)
     if push:  # by way of this function, so that the toolkit goes along
-        model.push_to_hub(settings.get("repo_id") or Path(folder).name)
+        options = {name: settings[name] for name in _HUB_OPTIONS if name in settings}
+        model.push_to_hub(settings.get("repo_id") or Path(folder).name, **options)
 
 
 def _whole_tensors(tensors: dict[str, Any]) -> dict[str, Tensor]:
