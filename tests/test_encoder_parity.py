@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vtc.encoders.lazy import load_encoder
 from vtc.encoders.openclip import prepare_pixels
-from vtc.testing.encoders import tiny_encoder
+from vtc.encoders.tiny import tiny_encoder
 
 
 def hf_reference(folder, frames):

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from vtc.encoders.clip import split_text
 from vtc.encoders.lazy import LazyEncoder, load_encoder
-from vtc.testing.encoders import tiny_encoder
+from vtc.encoders.tiny import tiny_encoder
 
 
 @settings(max_examples=200, deadline=None)

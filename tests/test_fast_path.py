@@ -186,7 +186,7 @@ def test_the_tower_sees_keyframes_and_the_encoder_each_frame_once(
 def test_a_selector_that_looks_elsewhere_leaves_the_patches_to_the_encoder(
     model, processor, make_inputs, make_video, tmp_path
 ):
-    from vtc.testing.encoders import save_tiny_timm
+    from vtc.encoders.tiny import save_tiny_timm
 
     save_tiny_timm(tmp_path)
     encoder = Counting()

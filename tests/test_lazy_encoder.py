@@ -178,7 +178,8 @@ def test_threads_that_use_an_encoder_at_once_load_it_once(clip_folder, monkeypat
         embeddings = list(pool.map(lazy.encode_text, texts))
     assert len(loads) == 1
     for text, embedding in zip(texts, embeddings, strict=True):
-        assert torch.equal(embedding, lazy.encode_text(text))
+        # Equal but for rounding, which depends on where tensors lie in memory.
+        torch.testing.assert_close(embedding, lazy.encode_text(text), rtol=0, atol=1e-6)
 
 
 def test_an_encoder_is_copied_and_pickled_with_its_options(clip_folder):

@@ -9,10 +9,10 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vtc.encoders.tiny import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
 from vtc.interfaces.renamed import warn_renamed
 from vtc.profiler.counters import LiveBytes, LiveNumbers, MultiplyAccumulates
 from vtc.testing.embeddings import LargestTensor, scene_embeddings
-from vtc.testing.encoders import save_tiny_clip, save_tiny_siglip, save_tiny_timm, tiny_encoder
 from vtc.testing.inputs import cache_argument, drifting_video, stock_inputs
 from vtc.testing.models import redraw, tiny
 from vtc.testing.videos import moving_squares

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import __version__ as transformers_version
 
 import vtc
-from vtc.testing.encoders import tiny_encoder
+from vtc.encoders.tiny import tiny_encoder
 from vtc.testing.inputs import drifting_video, stock_inputs
 from vtc.testing.models import redraw, tiny
 

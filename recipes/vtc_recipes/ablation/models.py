@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import vtc
+from vtc.encoders.tiny import tiny_encoder
 from vtc.wrapped import opening
 from vtc.wrapped.access import toolkit_of
 from vtc.wrapped.loading import is_saved_by_vtc
@@ -63,7 +63,7 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
             source,
             selector=setting.selector,
             merger=setting.merger,
-            encoder=vtc.testing.tiny_encoder() if setting.encoder == "tiny" else setting.encoder,
+            encoder=tiny_encoder() if setting.encoder == "tiny" else setting.encoder,
             device=device,
             dtype=setting.dtype,
         )

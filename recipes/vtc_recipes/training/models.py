@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import vtc
+from vtc.encoders.tiny import tiny_encoder
 from vtc.plugins import registry
 from vtc.wrapped.access import toolkit_of
 from vtc.wrapped.opening import open_stock, saved_parts
@@ -65,7 +66,7 @@ def _load_trained(toolkit: Any, saved: Any, name: str) -> None:
 
 def _encoder(name: str) -> Any:
     if name == "tiny":
-        return vtc.testing.tiny_encoder()
+        return tiny_encoder()
     # The dual encoder belongs to the shipped model, whose vtc.json names it.
     return saved_parts("shipped")["encoder"] if name.startswith(SHIPPED) else name
 
