@@ -55,11 +55,22 @@ def models():
     return {family: _wrapped(family) for family in CONNECTORS}
 
 
+class Close(tuple):
+    """Numbers that count as equal within the rounding of float32."""
+
+    def __eq__(self, other):
+        return len(self) == len(other) and all(
+            abs(a - b) <= 1e-6 for a, b in zip(self, other, strict=True)
+        )
+
+    __hash__ = None
+
+
 def _facts(report):
-    """What a report says, but for relevance, which rounds in another way now and then."""
     return [
         (video.frames, video.query, video.tokens_before, video.tokens_after)
-        + tuple(frame.index for frame in video.keyframes)
+        + tuple((frame.index, frame.timestamp) for frame in video.keyframes)
+        + (Close(video.relevance), Close(frame.relevance for frame in video.keyframes))
         for video in report.videos
     ]
 

@@ -265,11 +265,14 @@ class AdapterContract(AdapterCase):
         twin = pickle.loads(pickle.dumps(wrapped))
         vtc.save_pretrained(wrapped, tmp_path)
         loaded = vtc.from_pretrained(tmp_path, encoder=encoder)
+        for parameter in loaded.parameters():
+            # Mapped files are not aligned as tensors in memory are, so products may round
+            # in another way.
+            parameter.data = parameter.data.clone()
         with torch.no_grad():
             logits = wrapped(**inputs).logits
             assert torch.equal(twin(**inputs).logits, logits)
-            # Experts may be stored in another layout, so products may round in another way.
-            torch.testing.assert_close(loaded(**inputs).logits, logits, rtol=1e-5, atol=1e-4)
+            assert torch.equal(loaded(**inputs).logits, logits)
         saved = loaded.state_dict()
         for name, value in wrapped.state_dict().items():
             assert torch.equal(saved[name], value), name
