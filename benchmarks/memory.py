@@ -76,7 +76,7 @@ def main() -> None:
             f"{row['frames']:6}  {row['tokens_after']:6}  {row['peak_mb']:7.0f}"
             f"  {row['seconds']:7.1f}"
         )
-    print(f"grown by {grown:.0f} MB; allowed are {allowed:.0f} MB")
+    print(f"grown by {grown:.0f} MB; the limit is {allowed:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -147,3 +147,19 @@ def even(install_plugin):
     mapping = {name: f"acme:{cls}" for name, cls in names.items()}
     install_plugin("acme-vtc", "acme", SELECTOR + registering(repr(mapping)))
     return Registry()
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory):
+    """The modules of a tiny release of ViLAMP, and its folder."""
+    from vilamp_release import Release
+
+    return Release(tmp_path_factory.mktemp("vilamp"))
+
+
+@pytest.fixture(scope="session")
+def converted(release, tmp_path_factory):
+    """The folder that `release` was converted to."""
+    target = tmp_path_factory.mktemp("out") / "converted"
+    release.convert(target)
+    return target

@@ -89,9 +89,12 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
     ("words", "message"),
     [
         (["llava-onevision-8b"], "Did you mean 'llava-onevision-7b'"),
-        (["llava-onevision-7b", "--frames", "ten"], "allowed are whole numbers with commas"),
+        (
+            ["llava-onevision-7b", "--frames", "ten"],
+            "expected --frames to be whole numbers with commas",
+        ),
         (["llava-onevision-7b", "--frames", "64,0"], "expected frames to be numbers >= 1"),
-        (["llava-onevision-7b", "--size", "640"], "allowed is WIDTHxHEIGHT"),
+        (["llava-onevision-7b", "--size", "640"], "expected --size to be WIDTHxHEIGHT"),
         (["llava-onevision-7b", "--video", "a.mp4"], "--video is read where the model runs"),
         (["llava-onevision-7b", "--selector", "dk"], "unknown selector 'dk'"),
         (["llava-onevision-7b", "--dtype", "int8"], "expected dtype to be auto, float32"),

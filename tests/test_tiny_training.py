@@ -72,7 +72,7 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
     encoder = clip_encoder()
     wrapped, patches, of_encoder, dialogues = [], [], [], []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nobody has trained them
+        warnings.simplefilter("ignore")  # they are untrained
         vtc.wrap(vlm, "uniform", merger, processor=processor, encoder=encoder)
     vlm.vtc.add_connector(connector)
     for weight in vlm.vtc.parameters():

@@ -18,18 +18,6 @@ from vtc_recipes.vilamp import convert as converting
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    return Release(tmp_path_factory.mktemp("vilamp"))
-
-
-@pytest.fixture(scope="module")
-def converted(release, tmp_path_factory):
-    target = tmp_path_factory.mktemp("out") / "converted"
-    release.convert(target)
-    return target
-
-
-@pytest.fixture(scope="module")
 def opened(converted):
     model = vtc.from_pretrained(converted, dtype=torch.float64)
     model.vtc.encoder.to(dtype=torch.float64)  # its rounding counts 1 / temperature times

@@ -17,18 +17,6 @@ from vtc_recipes.vilamp import convert as converting
 from vtc_recipes.vilamp.convert import convert
 
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    return Release(tmp_path_factory.mktemp("vilamp"))
-
-
-@pytest.fixture(scope="module")
-def converted(release, tmp_path_factory):
-    target = tmp_path_factory.mktemp("out") / "converted"
-    release.convert(target)
-    return target
-
-
 def spoil(release, tensors, name):
     """Make one thing wrong; returns what the error must say."""
     layer = "model.layers.1.mlp.up_proj.weight"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from math import isqrt
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from vtc.interfaces.costs import Sizes
+from vtc.interfaces.token_merger import TokenMerger
 from vtc_mergers._arithmetic import exact_dtype, weighted_sum
+from vtc_mergers._checks import check_patches
 
 
 def pool(weights: Tensor, patches: Tensor) -> Tensor:
@@ -55,3 +59,38 @@ def _bins(length: int, count: int) -> Tensor:
         start, end = i * length // count, -(-(i + 1) * length // count)
         bins[i, start:end] = 1 / (end - start)
     return bins
+
+
+class GridPool(TokenMerger):
+    """Average the patches of a frame over a grid of cells; a subclass gives name and grid."""
+
+    name: ClassVar[str]
+    query_source = None
+    config: Any
+    """With ``rows``, the number of rows of the grid of patches; None: it is square."""
+
+    def cells(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of the cells for a grid of patches."""
+        raise NotImplementedError
+
+    def macs(self, sizes: Sizes) -> float:
+        return self.tokens_per_frame * sizes.M * sizes.D
+
+    def extra_memory(self, sizes: Sizes) -> float:
+        return self.tokens_per_frame * sizes.M + sizes.n * self.tokens_per_frame * sizes.D
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | list[Tensor]:
+        return pool(self._weights(patches), patches)
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return self._weights(patches).repeat(len(patches), 1, 1)
+
+    def _weights(self, patches: Tensor) -> Tensor:
+        """Return the weights ``[T, M]`` of all frames."""
+        check_patches(self.name, patches)
+        grid = grid_of(self.name, patches.shape[1], self.config.rows)
+        return grid_weights(patches, grid, self.cells(*grid))

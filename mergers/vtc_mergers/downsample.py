@@ -7,14 +7,11 @@ from math import log
 
 from torch import Tensor
 
-from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_whole
-from vtc.interfaces.token_merger import TokenMerger
-from vtc_mergers._checks import check_patches
-from vtc_mergers._pooling import grid_of, grid_weights, pool
+from vtc_mergers._pooling import GridPool, pool
 
 
-class Downsample(TokenMerger):
+class Downsample(GridPool):
     """Averages the patches of a frame over a grid of at most T cells.
 
     A control: plain average pooling to the same number of tokens is better than many published
@@ -23,7 +20,7 @@ class Downsample(TokenMerger):
     """
 
     source = "control; VTC-Bench, ACL 2026"
-    query_source = None
+    name = "downsample"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -49,12 +46,6 @@ class Downsample(TokenMerger):
         super().__init__(config)
         self.tokens_per_frame = self.config.tokens
 
-    def macs(self, sizes: Sizes) -> float:
-        return self.tokens_per_frame * sizes.M * sizes.D
-
-    def extra_memory(self, sizes: Sizes) -> float:
-        return self.tokens_per_frame * sizes.M + sizes.n * self.tokens_per_frame * sizes.D
-
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor | list[Tensor]:
@@ -62,22 +53,11 @@ class Downsample(TokenMerger):
         count = min(self.config.tokens, patches.shape[1])
         return tokens if tokens.shape[1] == count else list(tokens)
 
-    def weights(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return self._weights(patches).repeat(len(patches), 1, 1)
-
-    def _weights(self, patches: Tensor) -> Tensor:
-        """Return the weights ``[T, M]`` of all frames."""
-        check_patches("downsample", patches)
-        grid = grid_of("downsample", patches.shape[1], self.config.rows)
-        return grid_weights(patches, grid, _cells(*grid, self.config.tokens))
-
-
-def _cells(height: int, width: int, tokens: int) -> tuple[int, int]:
-    """Return the rows and columns of the largest grid of at most ``tokens`` cells."""
-    grids = [(rows, min(tokens // rows, width)) for rows in range(1, min(tokens, height) + 1)]
-    return max(grids, key=lambda grid: (grid[0] * grid[1], _nearness(grid, height / width)))
+    def cells(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of the largest grid of at most T cells."""
+        tokens = self.config.tokens
+        grids = [(rows, min(tokens // rows, width)) for rows in range(1, min(tokens, height) + 1)]
+        return max(grids, key=lambda grid: (grid[0] * grid[1], _nearness(grid, height / width)))
 
 
 def _nearness(grid: tuple[int, int], shape: float) -> float:

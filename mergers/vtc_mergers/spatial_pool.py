@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_whole
-from vtc.interfaces.token_merger import TokenMerger
-from vtc_mergers._checks import check_patches
-from vtc_mergers._pooling import grid_of, grid_weights, pool
+from vtc_mergers._pooling import GridPool
 
 
-class SpatialPool(TokenMerger):
+class SpatialPool(GridPool):
     """Averages the patches of a frame over a coarse grid, row by row.
 
     Adaptive average pooling over space as in PLLaVA (Xu et al., 2024), which pools over time too,
@@ -26,7 +21,7 @@ class SpatialPool(TokenMerger):
     """
 
     source = "PLLaVA, arXiv 2024; SlowFast-LLaVA, arXiv 2024"
-    query_source = None
+    name = "spatial_pool"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -53,25 +48,5 @@ class SpatialPool(TokenMerger):
         super().__init__(config)
         self.tokens_per_frame = self.config.side**2
 
-    def macs(self, sizes: Sizes) -> float:
-        return self.tokens_per_frame * sizes.M * sizes.D
-
-    def extra_memory(self, sizes: Sizes) -> float:
-        return self.tokens_per_frame * sizes.M + sizes.n * self.tokens_per_frame * sizes.D
-
-    def forward(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return pool(self._weights(patches), patches)
-
-    def weights(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return self._weights(patches).repeat(len(patches), 1, 1)
-
-    def _weights(self, patches: Tensor) -> Tensor:
-        """Return the weights ``[T, M]`` of all frames."""
-        check_patches("spatial_pool", patches)
-        height, width = grid_of("spatial_pool", patches.shape[1], self.config.rows)
-        side = self.config.side
-        return grid_weights(patches, (height, width), (min(side, height), min(side, width)))
+    def cells(self, height: int, width: int) -> tuple[int, int]:
+        return min(self.config.side, height), min(self.config.side, width)

@@ -265,12 +265,14 @@ def _lengths(frames: str) -> list[int]:
         return [int(word) for word in frames.split(",")]
     except ValueError as error:
         raise ValueError(
-            f"--frames {frames!r}: allowed are whole numbers with commas, such as 64,1024"
+            f"expected --frames to be whole numbers with commas, such as 64,1024, got {frames!r}"
         ) from error
 
 
 def _size(size: str) -> tuple[int, int]:
     width, _, height = size.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError(f"--size {size!r}: allowed is WIDTHxHEIGHT in pixels, such as 640x360")
+        raise ValueError(
+            f"expected --size to be WIDTHxHEIGHT in pixels, such as 640x360, got {size!r}"
+        )
     return int(height), int(width)

@@ -137,10 +137,11 @@ class Toolkit(nn.Module):
         name = self.selector.encoder
         if name is None or name == self.encoder.name:
             return self.encoder
-        own = self._own_encoder
-        if own is None or own.name != name:
-            own = self._own_encoder = LazyEncoder(name)
-        return own
+        with self.gate.stock_state:  # two calls at once share one
+            own = self._own_encoder
+            if own is None or own.name != name:
+                own = self._own_encoder = LazyEncoder(name)
+            return own
 
     def encoders_on(self, device: torch.device) -> tuple[LazyEncoder, LazyEncoder]:
         """Return the mergers' and the selector's frame encoder, on a device unless theirs is set.

@@ -180,7 +180,7 @@ def prepare_inputs(
         )
     filled = all(isinstance(text, str) and text.strip() for text in questions)
     if not questions or not filled:
-        raise ValueError(f"question={question!r}: allowed is some text")
+        raise ValueError(f"expected question to be some text, got {question!r}")
     for text in questions:
         check_text(processor, text)
     opened = _open_all(videos, fps, max_frames, keep_errors=errors == "report")
