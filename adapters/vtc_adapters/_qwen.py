@@ -170,7 +170,7 @@ def packed_patches(settings: Any, frames: Tensor, size: tuple[int, int]) -> Any:
     if video.shape[-2:] != size:
         target = SizeDict(height=size[0], width=size[1])
         video = BaseVideoProcessor.resize(settings, video, target, resample=settings.resample)
-    # Newer processors warn if nobody says whether to cap sizes, which are not theirs to choose.
+    # Newer processors warn unless they are told whether to cap sizes, which are set already.
     known = {"cap_pixels_per_frame": False} if hasattr(settings, "cap_pixels_per_frame") else {}
     return settings(
         [video[0]], do_sample_frames=False, do_resize=False, return_tensors="pt", **known

@@ -158,7 +158,7 @@ class SourceFeed(VideoFeed):
         try:
             for chunk in self._begin():
                 yield torch.from_numpy(chunk.frames)
-        finally:  # whoever reads again begins anew
+        finally:  # a second reader starts from the first frame
             self._end()
 
     def _begin(self) -> Generator[Chunk, None, None]:

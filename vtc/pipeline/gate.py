@@ -1,4 +1,4 @@
-"""Let any number of calls use a model at once, and nobody change its toolkit meanwhile."""
+"""Let any number of calls use a model at once, and refuse changes of its toolkit meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Gate:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Run a call inside; waits while somebody changes the toolkit."""
+        """Run a call inside; waits while the toolkit is being changed."""
         with self._lock:
             self._calls += 1
         try:

@@ -16,28 +16,28 @@ transformers 5.24 calls it ``cache``, and still takes ``past_key_values``, with 
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:
-    """The cache among the arguments of ``forward`` or ``generate`` that the stock model will use.
+    """Return the cache among arguments of ``forward`` or ``generate`` that the stock model uses.
 
-    Of two, that is the one under the newer name. ``cache`` is not read where transformers does not
-    know it: there ``generate`` refuses it, and ``forward`` passes it over.
+    Of two, that is the one under the newer name. Where transformers does not know ``cache``, it is
+    not read: ``generate`` refuses it there, and ``forward`` ignores it.
     """
     return arguments.get(CACHE_NAME if CACHE_NAME in arguments else "past_key_values")
 
 
 def returned_cache(output: Any) -> Any:
-    """The cache in what ``forward`` or ``generate`` returned; None without one."""
+    """Return the cache of an output of ``forward`` or ``generate``; None without one."""
     return getattr(output, CACHE_NAME, None)
 
 
 def cached_length(cache: Any) -> int:
-    """The tokens that a cache holds; 0 without one."""
+    """Return the number of tokens that a cache holds; 0 without one."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
 def mark_shortened(cache: Any, restored_prompt: Tensor | None) -> None:
     """Note on a cache that it holds a shortened prompt, and which prompt the caller was given.
 
-    What goes on from that prompt, or with its mask, does not fit the cache.
+    A continuation of that prompt, or one with its mask, does not fit the cache.
     """
     if cache is not None and not isinstance(cache, tuple):
         cache.vtc_is_shortened = True

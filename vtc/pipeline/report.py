@@ -47,7 +47,7 @@ class Keyframe:
 def keyframes_of(
     selection: Selection, timestamps: Tensor | None, frames_per_slice: int = 1
 ) -> tuple[Keyframe, ...]:
-    """The keyframes of a selection with their times and what they were ranked by."""
+    """Return the keyframes of a selection with their times and what they were ranked by."""
     relevance = selection.relevance
     return tuple(
         Keyframe(
@@ -232,7 +232,7 @@ def watching(watch: Watch) -> Iterator[None]:
 
 
 class Recorder:
-    """Fills a report while the work goes on."""
+    """Fill a report during a call."""
 
     def __init__(self, report: Report, progress: Progress | None = None) -> None:
         self.report = report
@@ -268,6 +268,6 @@ class Recorder:
                 self.report.warnings.append(warning)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """Tell whoever watches how far a stage is."""
+        """Report the progress of a stage to the callback."""
         if self._progress is not None:
             self._progress(stage, done, total)

@@ -52,7 +52,7 @@ class Toolkit(nn.Module):
             speed, and results by rounding.
         heat_frames: Non-keyframes of a video whose merger weights the report keeps for its page.
         progress: Called with (stage, done, total) while frames are read; None for silence.
-        gate: Counts the running calls; whoever changes the toolkit asks it.
+        gate: Counts the running calls, and refuses changes of the toolkit meanwhile.
     """
 
     def __init__(

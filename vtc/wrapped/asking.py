@@ -240,5 +240,5 @@ def _open_all(
 
 
 def _are_videos(items: Sequence[Any]) -> bool:
-    """Whether a list holds videos; a list of pictures is one video."""
+    """Return whether a list holds videos; a list of pictures is one video."""
     return any(isinstance(item, (str, os.PathLike, VideoSource)) for item in items)

@@ -104,7 +104,7 @@ class SavedToolkit(Row):
 
 
 def saved_config(folder: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
-    """What ``vtc.json`` in a folder, or in a repository on the hub, says.
+    """Return the contents of ``vtc.json`` in a folder or in a repository on the hub.
 
     Raises:
         ValueError: It is of a later format, or damaged.
@@ -171,7 +171,7 @@ def find_encoder(name: str, folder: str | os.PathLike[str], **hub: Any) -> str:
 def _saved_encoder(
     saved: dict[str, Any], folder: str | os.PathLike[str], hub: dict[str, Any]
 ) -> Any:
-    """The frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
+    """Return the frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
     if saved["encoder"] is None:
         return MissingEncoder()
     name = find_encoder(saved["encoder"], folder, **hub)
@@ -251,7 +251,7 @@ def _ours(key: str) -> bool:
 
 
 def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> Path:
-    """A file of a local folder or of a repository on the hub."""
+    """Return a file of a local folder or of a repository on the hub."""
     from transformers.utils import cached_file
 
     if not is_hub_name(folder):
@@ -267,12 +267,12 @@ def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> 
 
 
 def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The options that say where on the hub to look."""
+    """Return the options that say where on the hub to look."""
     return {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
 
 
 def is_saved_by_vtc(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder, or a repository on the hub, holds a wrapped model."""
+    """Return whether a folder, or a repository on the hub, holds a wrapped model."""
     try:
         _file(folder, CONFIG_NAME, {})
     except OSError:  # how transformers says that a repository has no such file
@@ -281,7 +281,7 @@ def is_saved_by_vtc(folder: str | os.PathLike[str]) -> bool:
 
 
 def _processor(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
-    """The processor saved beside the model, or None where there is none."""
+    """Return the processor saved beside the model, or None where there is none."""
     trust = kwargs["trust_remote_code"]
     for name in ("processor_config.json", "preprocessor_config.json"):
         try:

@@ -148,7 +148,7 @@ def open_stock(
 
 
 def open_shape(name: str | os.PathLike[str], *, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """The configuration and the processor of a model, without its weights.
+    """Return the configuration and the processor of a model, without its weights.
 
     Of a tiny model, which has no weights to wait for, the model itself.
 
@@ -166,7 +166,7 @@ def open_shape(name: str | os.PathLike[str], *, trust_remote_code: bool = False)
 
 
 def find_model(name: str | os.PathLike[str]) -> str | None:
-    """The folder, or the name on the hub, that a model's name stands for.
+    """Return the folder, or the name on the hub, that a model's name stands for.
 
     Returns:
         None for a model that a plug-in makes in memory.
@@ -185,7 +185,7 @@ def find_model(name: str | os.PathLike[str]) -> str | None:
 
 
 def saved_parts(name: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``selector``, ``merger`` and ``encoder`` that a model was saved with.
+    """Return the ``selector``, ``merger`` and ``encoder`` that a model was saved with.
 
     Returns:
         The contents of ``vtc.json``; ``encoder`` is None where it was an object, which no file can
@@ -202,7 +202,7 @@ def saved_parts(name: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def pick_device(device: str | torch.device) -> str:
-    """The device of a name; ``auto`` is a GPU where there is one.
+    """Return the device of a name; ``auto`` is a GPU if there is one.
 
     Raises:
         ValueError: There is no such device.
@@ -219,7 +219,7 @@ def pick_device(device: str | torch.device) -> str:
 
 
 def read_dtype(dtype: str | torch.dtype) -> Any:
-    """A dtype by its name; ``auto`` stays what it is.
+    """Return the dtype of a name; ``auto`` stays as it is.
 
     Raises:
         ValueError: It is no floating-point dtype.

@@ -10,7 +10,7 @@ from vtc.plugins.sections import Row, load_json, read_json
 
 
 def is_hub_name(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of a repository on the hub, ``OWNER/NAME``, and of no folder here."""
+    """Return whether a name is a repository on the hub, ``OWNER/NAME``, and no folder here."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 

@@ -140,7 +140,7 @@ def unwrap(model: M) -> M:
 
 
 def _refuse_replaced_forward(model: Any) -> None:
-    """A forward put on the object itself would go on running the class that is left."""
+    """Refuse a model whose forward was replaced on the object: it would keep the old class."""
     if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
         raise ValueError(
             f"the forward of this {type(model).__name__} was replaced on the object, as "
