@@ -53,7 +53,8 @@ export NO_STRAYS
 # cache past_key_values, and on the newest.
 MATRIX_TESTS := test_adapters.py test_wrapped_model.py test_generation.py test_training.py \
 	test_checkpoint.py test_asking.py test_qwen2_vl.py test_llava_family.py \
-	test_family_options.py test_connector.py test_recipe_training.py
+	test_family_options.py test_still_frames.py test_part_results.py test_connector.py \
+	test_recipe_training.py
 test-matrix: $(VENV)/.installed
 	for version in ==5.18.0 ==5.23.0 ""; do \
 		site=$$PWD/build/transformers$$version && \
