@@ -86,7 +86,7 @@ def _print_version(show: bool) -> None:
 
 
 @app.callback()
-def options(
+def global_options(
     show_version: Annotated[
         bool,
         typer.Option(

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from vtc.cli import options
 from vtc.cli.models import part_choice
 from vtc.cli.output import print_json, print_result, terminal
 from vtc.cli.show import clock, progress_bars
@@ -19,9 +20,6 @@ from vtc.cli.show import clock, progress_bars
 if TYPE_CHECKING:
     from vtc.pipeline.report import Report
     from vtc.video import VideoSource
-
-Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
-Count = Optional[int]  # noqa: UP007, UP045
 
 
 class Form(str, Enum):
@@ -35,27 +33,21 @@ class Form(str, Enum):
 
 def select(
     video: Annotated[str, typer.Argument(help="A video file.")],
-    query: Annotated[Text, typer.Argument(help="What to look for.")] = None,
-    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")] = None,
-    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")] = None,
-    fps: Annotated[float, typer.Option(help="Frames to read a second.")] = 1.0,
-    max_frames: Annotated[
-        Count, typer.Option(help="Read at most this many frames, spread evenly.")
-    ] = None,
-    reader: Annotated[str, typer.Option(help="Decodes the video: pyav or decord.")] = "pyav",
+    query: Annotated[options.Text, typer.Argument(help="What to look for.")] = None,
+    selector: options.Selector = None,
+    keyframes: options.Keyframes = None,
+    fps: options.Fps = 1.0,
+    max_frames: options.MaxFrames = None,
+    reader: options.VideoReader = "pyav",
     encoder: Annotated[
         str, typer.Option(help="The frame encoder, unless the selector names its own.")
     ] = "open_clip:ViT-B-32/openai",
-    selector_option: Annotated[
-        list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
-    ] = [],  # noqa: B006 - typer copies it
+    selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
     sheet: Annotated[
-        Text, typer.Option(help="Write the keyframes as one picture (PNG) to this file.")
+        options.Text, typer.Option(help="Write the keyframes as one picture (PNG) to this file.")
     ] = None,
-    page: Annotated[
-        Text, typer.Option(help="Write a page (HTML) that shows when and why to this file.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    page: options.Page = None,
+    device: options.Device = "auto",
     form: Annotated[
         Form,
         typer.Option(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from vtc.cli.models import PartChoice, TrustRemoteCode, load_model, part_choice
+from vtc.cli import options
+from vtc.cli.models import PartChoice, load_model, part_choice
 from vtc.cli.output import print_json, terminal
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def profile(
     plots: Annotated[
         Text, typer.Option(help="Write plots to this folder (needs the extra \\[plots]).")
     ] = None,
-    trust_remote_code: TrustRemoteCode = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count, and measure, what each stage of reading a video costs."""

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from vtc.cli.models import TrustRemoteCode, load_model, part_choice
+from vtc.cli import options
+from vtc.cli.models import load_model, part_choice
 from vtc.cli.output import print_json, print_line
 
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
@@ -45,7 +46,7 @@ def niah(
     ] = "{question}",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer of the model.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    trust_remote_code: TrustRemoteCode = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Hide needles in long videos, and draw a heat map of the scores by length and depth."""
