@@ -31,14 +31,14 @@ class Form(str, Enum):
     vllm = "vllm"
 
 
+@options.grouped
 def select(
     video: Annotated[str, typer.Argument(help="A video file.")],
     query: Annotated[options.Text, typer.Argument(help="What to look for.")] = None,
+    *,
+    frames: options.FrameOptions,
     selector: options.Selector = None,
     keyframes: options.Keyframes = None,
-    fps: options.Fps = 1.0,
-    max_frames: options.MaxFrames = None,
-    reader: options.VideoReader = "pyav",
     encoder: Annotated[
         str, typer.Option(help="The frame encoder, unless the selector names its own.")
     ] = "open_clip:ViT-B-32/openai",
@@ -60,7 +60,6 @@ def select(
     """Print the keyframes of a video for a query; draw them, or write them for other programs."""
     from vtc.pages.contact_sheet import contact_sheet
     from vtc.pages.text import check_target
-    from vtc.video import VideoSource
 
     if as_json and form is not Form.table:
         raise ValueError(f"expected --json or --format {form.value}, got both")
@@ -69,7 +68,7 @@ def select(
         check_target(sheet, ".png", "the contact sheet")  # before the work, not after it
     if page is not None:
         check_target(page, ".html", "the page")
-    source = VideoSource(video, fps=fps, max_frames=max_frames, reader=reader)
+    source = frames.open(video)
 
     import transformers
 
@@ -86,8 +85,8 @@ def select(
         report = select_video(source, query, spec, lazy, show)
     written = []
     if sheet is not None and report.keyframes:
-        frames = source.frames([frame.index for frame in report.keyframes])
-        contact_sheet(frames, report.keyframes, title=[query or "", source.name]).save(sheet)
+        pictures = source.frames([frame.index for frame in report.keyframes])
+        contact_sheet(pictures, report.keyframes, title=[query or "", source.name]).save(sheet)
         written.append(f"contact sheet: {sheet}")
     if page is not None:
         report.save_page(page)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
+
+from vtc.cli import options
+from vtc.cli.show import loading_bars
 
 _EXPONENT = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
@@ -70,6 +74,106 @@ def read_options(options: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """A model, and the parts that it is wrapped with."""
+
+    model: options.Model = options.DEFAULT_MODEL
+    selector: options.Selector = None
+    merger: options.Merger = None
+    keyframes: options.Keyframes = None
+    encoder: options.Encoder = None
+    selector_option: options.SelectorOption = field(default_factory=list)
+    merger_option: options.MergerOption = field(default_factory=list)
+    adapter_option: options.AdapterOption = field(default_factory=list)
+    attn_implementation: options.AttnImplementation = None
+    device: options.Device = "auto"
+    device_map: options.DeviceMap = None
+    dtype: options.Dtype = "auto"
+    load_in_8bit: options.LoadIn8Bit = False
+    load_in_4bit: options.LoadIn4Bit = False
+    trust_remote_code: options.TrustRemoteCode = False
+
+    @property
+    def selector_choice(self) -> PartChoice:
+        """The selector, its options and ``--keyframes``."""
+        return part_choice("dks", self.selector, self.selector_option, self.keyframes)
+
+    @property
+    def merger_choice(self) -> PartChoice:
+        """The merger and its options."""
+        return part_choice("dfm", self.merger, self.merger_option)
+
+    def open(self, quiet: bool = False) -> tuple[Any, Any]:
+        """Open the model with its processor, wrapped; see `vtc.open_model`.
+
+        Parts that the command line leaves open are those that were saved with the model, else the
+        defaults of ``vtc.wrap``.
+
+        Args:
+            quiet: Show no progress while the weights are loaded.
+
+        Raises:
+            ValueError: Options contradict each other, or `vtc.open_model` refuses them.
+            ImportError: A package is missing.
+            OSError: The model cannot be read.
+        """
+        from vtc.wrapped.access import toolkit_of
+
+        family = read_options(self.adapter_option)
+        loading = self._loading_options()
+        model, processor = load_model(
+            self.model,
+            self.selector_choice,
+            self.merger_choice,
+            self.encoder,
+            "auto" if "device_map" in loading else self.device,
+            self.dtype,
+            self.trust_remote_code,
+            quiet=quiet,
+            **loading,
+        )
+        toolkit_of(model).configure(**family)
+        return model, processor
+
+    def _loading_options(self) -> dict[str, Any]:
+        """Return what the stock ``from_pretrained`` takes in addition."""
+        loading: dict[str, Any] = {}
+        if self.attn_implementation is not None:
+            loading["attn_implementation"] = self.attn_implementation
+        if self.device_map is not None:
+            if self.device != "auto":
+                raise ValueError("expected --device or --device-map, got both")
+            loading["device_map"] = self.device_map
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("expected --load-in-8bit or --load-in-4bit, got both")
+        if self.load_in_8bit or self.load_in_4bit:
+            loading["quantization_config"] = quantization(4 if self.load_in_4bit else 8)
+            if self.device != "auto":
+                loading["device_map"] = self.device  # such a model cannot be moved later
+        return loading
+
+
+def quantization(bits: int) -> Any:
+    """Return the configuration of bitsandbytes that quantizes weights to 4 or 8 bits.
+
+    Raises:
+        ImportError: bitsandbytes or accelerate is missing.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    for package in ("bitsandbytes", "accelerate"):
+        if find_spec(package) is None:
+            raise ImportError(
+                f"--load-in-{bits}bit needs {package}, which is not installed; "
+                f"pip install bitsandbytes accelerate"
+            )
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+
+
 def load_model(
     name: str,
     selector: PartChoice,
@@ -79,28 +183,30 @@ def load_model(
     dtype: str,
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    quiet: bool = False,
+    **loading: Any,
 ) -> tuple[Any, Any]:
-    """Open a model with its processor, wrapped; see `vtc.open_model`.
+    """Open a model with its processor, wrapped; see `ModelOptions.open`.
 
-    Parts that the command line leaves open are those that were saved with the model, else the
-    defaults of ``vtc.wrap``.
+    Args:
+        **loading: Passed to ``vtc.open_model``.
     """
     import transformers
 
     from vtc.wrapped.opening import open_model, saved_parts
 
-    transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    saved, options = saved_parts(name), dict[str, Any]()
+    saved = saved_parts(name)
     if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
-    return open_model(
-        name,
-        selector=selector.spec(saved["selector"]) if selector.given else None,
-        merger=merger.spec(saved["merger"]) if merger.given else None,
-        encoder=encoder,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        **options,
-    )
+        loading["attn_implementation"] = attn_implementation
+    with loading_bars(quiet):
+        return open_model(
+            name,
+            selector=selector.spec(saved["selector"]) if selector.given else None,
+            merger=merger.spec(saved["merger"]) if merger.given else None,
+            encoder=encoder,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            **loading,
+        )

@@ -1,11 +1,19 @@
-"""Options that several commands take, as typer reads them."""
+"""Options that several commands take, as typer reads them, one by one and in groups."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar, get_type_hints
 
 import typer
 
+if TYPE_CHECKING:
+    from vtc.video import VideoSource
+
+T = TypeVar("T")
 Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
 Count = Optional[int]  # noqa: UP007, UP045
 Number = Optional[float]  # noqa: UP007, UP045
@@ -41,11 +49,21 @@ TopP = Annotated[
     Number, typer.Option(min=0, max=1, help="Sample among the likeliest tokens of this share.")
 ]
 NumBeams = Annotated[Count, typer.Option(min=1, help="Search the answer in beams.")]
+System = Annotated[Text, typer.Option(help="Instructions that the model reads before the video.")]
 
 AttnImplementation = Annotated[
     Text, typer.Option(help="Of the model: sdpa, eager, flash_attention_2 ...")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+DeviceMap = Annotated[
+    Text, typer.Option(help="Spread the model over devices: auto, balanced, sequential ...")
+]
+LoadIn8Bit = Annotated[
+    bool, typer.Option("--load-in-8bit", help="Quantize the weights (needs bitsandbytes).")
+]
+LoadIn4Bit = Annotated[
+    bool, typer.Option("--load-in-4bit", help="Quantize the weights (needs bitsandbytes).")
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 TrustRemoteCode = Annotated[
     bool,
@@ -79,3 +97,90 @@ def generation_settings(
             raise ValueError("expected --top-p > 0, got 0")
         settings |= {"do_sample": True, "top_p": top_p}
     return settings
+
+
+def grouped(command: Callable[..., T]) -> Callable[..., T]:
+    """Replace each parameter of a command that is a dataclass by an option for each field.
+
+    >>> @grouped
+    ... def ask(video: str, frames: FrameOptions) -> None: ...  # has --fps, --max-frames, --reader
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind = hints[name]
+        if is_dataclass(kind):
+            groups[name] = kind
+            parameters += _options_of(kind)
+        else:
+            parameters.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> T:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        return command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def _options_of(kind: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(field),
+            annotation=hints[field.name],
+        )
+        for field in fields(kind)
+    ]
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is MISSING else field.default
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameOptions:
+    """The frames that are read of a video."""
+
+    fps: Fps = 1.0
+    max_frames: MaxFrames = None
+    reader: VideoReader = "pyav"
+
+    def open(self, video: str) -> VideoSource:
+        """Open a video file.
+
+        Raises:
+            VideoError: It cannot be read.
+        """
+        from vtc.video import VideoSource
+
+        return VideoSource(video, fps=self.fps, max_frames=self.max_frames, reader=self.reader)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How a model writes its answer."""
+
+    max_new_tokens: MaxNewTokens = 256
+    temperature: Temperature = None
+    top_p: TopP = None
+    num_beams: NumBeams = None
+    system: System = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return them as arguments of ``vtc.ask``.
+
+        Raises:
+            ValueError: They contradict each other.
+        """
+        settings = generation_settings(self.temperature, self.top_p, self.num_beams)
+        system = {} if self.system is None else {"system": self.system}
+        return {"max_new_tokens": self.max_new_tokens, **settings, **system}

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vtc.cli import options
-from vtc.cli.models import PartChoice, load_model, part_choice
+from vtc.cli.models import ModelOptions
 from vtc.cli.output import print_json, terminal
 
 if TYPE_CHECKING:
     from vtc.profiler.setup import Settings
     from vtc.profiler.stages import Profile
-
-Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
-Count = Optional[int]  # noqa: UP007, UP045
 
 
 def profile(
@@ -35,23 +32,17 @@ def profile(
     device: Annotated[
         str, typer.Option(help="meta counts, without weights; cpu, cuda, ... also measure.")
     ] = "meta",
-    selector: Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")] = None,
-    merger: Annotated[Text, typer.Option(help="Merges the other frames. (default: dfm)")] = None,
-    keyframes: Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")] = None,
-    selector_option: Annotated[
-        list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
-    ] = [],  # noqa: B006 - typer copies it
-    merger_option: Annotated[
-        list[str], typer.Option("--merger-option", "-m", help="NAME=VALUE; see vtc parts.")
-    ] = [],  # noqa: B006
-    encoder: Annotated[
-        Text, typer.Option(help="The frame encoder. (default: open_clip:ViT-B-32/openai)")
-    ] = None,
+    selector: options.Selector = None,
+    merger: options.Merger = None,
+    keyframes: options.Keyframes = None,
+    selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
+    merger_option: options.MergerOption = [],  # noqa: B006
+    encoder: options.Encoder = None,
     dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16; auto: float32 on the CPU.")
     ] = "auto",
     video: Annotated[
-        Text, typer.Option(help="A file to read frames from; without it they are drawn.")
+        options.Text, typer.Option(help="A file to read frames from; without it they are drawn.")
     ] = None,
     size: Annotated[str, typer.Option(help="Width x height of frames without a file.")] = "640x360",
     question: Annotated[
@@ -74,10 +65,10 @@ def profile(
         ),
     ] = False,
     plots: Annotated[
-        Text, typer.Option(help="Write plots to this folder (needs the extra \\[plots]).")
+        options.Text, typer.Option(help="Write plots to this folder (needs the extra \\[plots]).")
     ] = None,
     trust_remote_code: options.TrustRemoteCode = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Count, and measure, what each stage of reading a video costs."""
     lengths, height_width = _lengths(frames), _size(size)
@@ -101,28 +92,24 @@ def profile(
         prefill_chunk=prefill_chunk or None,
         fast_path=fast_path,
     )
-    choices = (
-        part_choice("dks", selector, selector_option, keyframes),
-        part_choice("dfm", merger, merger_option),
+    wrapped = ModelOptions(
+        model=model,
+        selector=selector,
+        merger=merger,
+        keyframes=keyframes,
+        selector_option=selector_option,
+        merger_option=merger_option,
+        encoder=encoder,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
     )
     console = terminal(stderr=True, quiet=as_json)
     with console.status("starting") as status:
         if device == "meta":
-            found = _count(
-                model, choices, encoder, dtype, trust_remote_code, settings, status.update
-            )
+            found = _count(wrapped, settings, status.update)
         else:
-            found = _measure(
-                model,
-                choices,
-                encoder,
-                device,
-                dtype,
-                video,
-                trust_remote_code,
-                settings,
-                status.update,
-            )
+            found = _measure(wrapped, video, settings, status.update)
     files = []
     if plots is not None:
         from vtc.profiler.plots import write_plots
@@ -134,27 +121,20 @@ def profile(
     _show(found, files)
 
 
-def _count(
-    name: str,
-    choices: tuple[PartChoice, PartChoice],
-    encoder: str | None,
-    dtype: str,
-    trust_remote_code: bool,
-    settings: Settings,
-    say: Any,
-) -> Profile:
+def _count(wrapped: ModelOptions, settings: Settings, say: Any) -> Profile:
     import torch
 
     from vtc.profiler import SHAPE_NAMES
     from vtc.profiler.setup import count_profile
     from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape, read_dtype, saved_parts
 
-    precision, saved = read_dtype(dtype), {}
+    precision, saved = read_dtype(wrapped.dtype), {}
+    name, encoder = wrapped.model, wrapped.encoder
     if name in SHAPE_NAMES:
         config, processor = open_shape(f"shape:{name}")
         usual, encoder = torch.bfloat16, encoder or DEFAULT_ENCODER
     else:
-        config, processor = open_shape(name, trust_remote_code=trust_remote_code)
+        config, processor = open_shape(name, trust_remote_code=wrapped.trust_remote_code)
         saved, usual = saved_parts(name), config.dtype or torch.float32
     if saved.get("connector") == "encoder_patches":
         settings = replace(settings, fast_path=True)
@@ -168,46 +148,36 @@ def _count(
         config,
         processor,
         settings,
-        selector=choices[0].spec(saved.get("selector")),
-        merger=choices[1].spec(saved.get("merger")),
+        selector=wrapped.selector_choice.spec(saved.get("selector")),
+        merger=wrapped.merger_choice.spec(saved.get("merger")),
         encoder=encoder,
         dtype=usual if precision == "auto" else precision,
         say=say,
     )
 
 
-def _measure(
-    name: str,
-    choices: tuple[PartChoice, PartChoice],
-    encoder: str | None,
-    device: str,
-    dtype: str,
-    video: str | None,
-    trust_remote_code: bool,
-    settings: Settings,
-    say: Any,
-) -> Profile:
+def _measure(wrapped: ModelOptions, video: str | None, settings: Settings, say: Any) -> Profile:
     from vtc.profiler import SHAPE_NAMES
     from vtc.profiler.setup import measure_profile
     from vtc.wrapped.opening import pick_device, read_dtype
 
-    place = pick_device(device)
-    chosen = ("float32" if place == "cpu" else "bfloat16") if dtype == "auto" else dtype
+    place, dtype = pick_device(wrapped.device), wrapped.dtype
+    if dtype == "auto":
+        dtype = "float32" if place == "cpu" else "bfloat16"
+    wrapped = replace(wrapped, device=place, dtype=dtype)
     if video is not None:
         from vtc.video import VideoSource
 
         VideoSource(video)  # a wrong file should not wait for a model to load
     say("loading the model")
-    if name in SHAPE_NAMES:
-        model, processor = _random(name, choices, encoder, place, read_dtype(chosen))
+    if wrapped.model in SHAPE_NAMES:
+        model, processor = _random(wrapped, read_dtype(dtype))
     else:
-        model, processor = load_model(name, *choices, encoder, place, chosen, trust_remote_code)
-    return measure_profile(name, model, processor, settings, video=video, say=say)
+        model, processor = wrapped.open(quiet=True)
+    return measure_profile(wrapped.model, model, processor, settings, video=video, say=say)
 
 
-def _random(
-    name: str, choices: tuple[PartChoice, PartChoice], encoder: str | None, place: str, dtype: Any
-) -> tuple[Any, Any]:
+def _random(wrapped: ModelOptions, dtype: Any) -> tuple[Any, Any]:
     """A wrapped full-size model with random weights, and a frame encoder with such."""
     import vtc
     from vtc.plugins.registry import build_part
@@ -215,14 +185,15 @@ def _random(
     from vtc.profiler.subject import encoder_without_weights
     from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape
 
+    name, place = wrapped.model, wrapped.device
     config, processor = open_shape(f"shape:{name}")
     check_room(name, config, dtype, place)
     model = random_model(config, dtype, place)
-    selector = build_part("selector", choices[0].spec())
-    looking: Any = encoder or DEFAULT_ENCODER
-    if encoder is None and selector.uses_embeddings and selector.encoder is None:
+    selector = build_part("selector", wrapped.selector_choice.spec())
+    looking: Any = wrapped.encoder or DEFAULT_ENCODER
+    if wrapped.encoder is None and selector.uses_embeddings and selector.encoder is None:
         looking = encoder_without_weights(DEFAULT_ENCODER, place)
-    vtc.wrap(model, selector, choices[1].spec(), processor=processor, encoder=looking)
+    vtc.wrap(model, selector, wrapped.merger_choice.spec(), processor=processor, encoder=looking)
     return model, processor
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -44,6 +46,44 @@ def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
             bars.update(tasks[stage], completed=done, total=total)
 
         yield show
+
+
+@contextmanager
+def loading_bars(quiet: bool = False) -> Iterator[None]:
+    """Show what transformers loads inside, such as the weights of a model, on the error stream.
+
+    Downloads have the bars of huggingface_hub.
+
+    Args:
+        quiet: Show nothing.
+    """
+    from tqdm.std import tqdm
+    from transformers.utils import logging
+
+    if quiet:
+        logging.disable_progress_bar()
+        yield
+        return
+    with ExitStack() as stack:  # entered at the first bar: downloads write to the same lines
+
+        @functools.cache
+        def start() -> Any:
+            return stack.enter_context(progress_bars())
+
+        class Bar(tqdm):  # type: ignore[type-arg]
+            def display(self, msg: str | None = None, pos: int | None = None) -> None:
+                if self.total:
+                    start()(self.desc.removesuffix(": ").lower(), self.n, self.total)
+
+        def make(factory: Any, args: Any, kwargs: Any) -> Any:
+            return Bar(*args, **{**kwargs, "file": io.StringIO(), "leave": False})
+
+        previous = logging.set_tqdm_hook(make)
+        try:
+            yield
+        finally:
+            logging.set_tqdm_hook(previous)
+            logging.disable_progress_bar()  # others would break the bars that follow
 
 
 def facts(report: Report, source: Any, seconds: str = "") -> Table:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from contextlib import suppress
 from typing import Any
 
 _MEDIA_TOKEN = re.compile(r"image|video|vision|audio|img|row_\d+_col_\d+", re.IGNORECASE)
@@ -50,6 +52,44 @@ def check_text(processor: Any, text: str, name: str = "question") -> None:
             f"expected {name} to be Unicode text, got {text!r} with a lone surrogate at character "
             f"{error.start}; decode the text with the encoding that it was written in"
         ) from error
+
+
+def with_system(processor: Any, text: str) -> Any:
+    """Return a copy of a processor whose chat template starts with a system turn.
+
+    Args:
+        text: The instructions for the model.
+
+    Raises:
+        TypeError: ``text`` is no text.
+        ValueError: It is empty or holds a media token, or there is no system turn: the chat
+            template drops or refuses it, or is missing.
+    """
+    from jinja2 import TemplateError
+
+    if not isinstance(text, str):
+        raise TypeError(f"expected system to be a text, got {type(text).__name__}")
+    if not text.strip():
+        raise ValueError(f"expected system to be some text, got {text!r}")
+    check_text(processor, text, "system")
+    turn = {"role": "system", "content": [{"type": "text", "text": text}]}
+    template = processor.apply_chat_template
+
+    def apply_chat_template(conversation: list[Any], **options: Any) -> Any:
+        return template([turn, *conversation], **options)
+
+    prompt = ""
+    if getattr(processor, "chat_template", None):
+        with suppress(TemplateError):  # how a template refuses a role
+            prompt = apply_chat_template([{"role": "user", "content": []}], tokenize=False)
+    if text.strip() not in prompt:
+        raise ValueError(
+            f"the prompts of this {type(processor).__name__} have no system turn; write the "
+            "instructions into the question instead"
+        )
+    processor = copy.copy(processor)
+    processor.apply_chat_template = apply_chat_template
+    return processor
 
 
 def needs_special_tokens(processor: Any, prompt: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from vtc.interfaces.part import require
-from vtc.interfaces.prompts import check_text, needs_special_tokens
+from vtc.interfaces.prompts import check_text, needs_special_tokens, with_system
 from vtc.pipeline.feed import VideoRequest
 from vtc.pipeline.modules import input_device
 from vtc.video import VideoError, VideoSource
@@ -68,6 +68,7 @@ def ask(
     *,
     fps: float | None = 1.0,
     max_frames: int | None = None,
+    system: str | None = None,
     **generate_kwargs: Any,
 ) -> Answer | list[Answer]:
     """Ask a wrapped model about a video, once or several times.
@@ -82,6 +83,7 @@ def ask(
         question: What to ask, or a list of questions about the same video.
         fps: Frames to sample a second; None for every frame.
         max_frames: Where ``fps`` gives more frames, this many are spread evenly instead.
+        system: Instructions for the model, the system turn of the processor's chat template.
         **generate_kwargs: Passed to ``model.generate``; at most 256 new tokens unless they or
             the model's generation settings say otherwise.
 
@@ -109,7 +111,9 @@ def ask(
     if generate_kwargs.get("num_return_sequences", 1) != 1 and several:
         raise ValueError("num_return_sequences > 1 needs one question at a time")
     videos = [video] * len(question) if several else video
-    inputs = prepare_inputs(model, processor, videos, question, fps=fps, max_frames=max_frames)
+    inputs = prepare_inputs(
+        model, processor, videos, question, fps=fps, max_frames=max_frames, system=system
+    )
     limits = ("max_new_tokens", "max_length")
     settings = (generate_kwargs.get("generation_config"), model.generation_config)
     limited = any(getattr(one, name, None) for one in settings for name in limits)
@@ -137,6 +141,7 @@ def prepare_inputs(
     *,
     fps: float | None = 1.0,
     max_frames: int | None = None,
+    system: str | None = None,
     errors: Literal["raise", "report"] = "raise",
 ) -> dict[str, Any]:
     """Return the arguments for ``model.generate(**inputs)`` or ``model(**inputs)``.
@@ -146,7 +151,7 @@ def prepare_inputs(
     reads them. A list of videos and a list of as many questions give a left-padded batch.
 
     Args:
-        model, processor, video, question, fps, max_frames: As for ``ask``.
+        model, processor, video, question, fps, max_frames, system: As for ``ask``.
         errors: What happens to a video of a list that cannot be opened: ``"raise"``, or
             ``"report"`` to leave its row out with a warning that names the row and the reason.
 
@@ -194,8 +199,9 @@ def prepare_inputs(
         text for text, each in zip(questions, opened, strict=True) if isinstance(each, VideoSource)
     ]
     sources = [each for each in opened if isinstance(each, VideoSource)]
+    writer = processor if system is None else with_system(processor, system)
     prompts = [
-        toolkit.adapter.prompt(processor, text, source)
+        toolkit.adapter.prompt(writer, text, source)
         for text, source in zip(questions, sources, strict=True)
     ]
     tokens = processor.tokenizer(

@@ -58,7 +58,8 @@ def open_model(
         dtype: Of the weights, a dtype or its name; ``"auto"`` keeps the one they were saved in.
         trust_remote_code: Run Python code that lies beside the weights.
         seed: Of random weights.
-        **options: Passed to the stock ``from_pretrained`` (``attn_implementation``, ...).
+        **options: Passed to the stock ``from_pretrained`` (``attn_implementation``, ...). With
+            ``device_map`` or ``quantization_config`` the model stays where that puts it.
 
     Returns:
         The wrapped model in evaluation mode, and its processor.
@@ -70,12 +71,17 @@ def open_model(
 
     >>> model, processor = open_model("shipped", selector=vtc.selector("dks", keyframes=8))
     """
+    placed = sorted(options.keys() & {"device_map", "quantization_config"})
+    if placed and device != "auto":
+        raise ValueError(f"expected device='auto' with {placed[0]}, got {str(device)!r}")
     dtype, device = read_dtype(dtype), pick_device(device)
     # A wrong part or family is reported before the weights are read.
     for kind, part in (("selector", selector), ("merger", merger)):
         if part is not None:
             registry.build_part(kind, part)
     place, trust = find_model(name), {"trust_remote_code": trust_remote_code}
+    if place is None and placed:
+        raise ValueError(f"{placed[0]} needs weights in files, which {name} has not")
     if place is not None:
         registry.adapter_for(open_config(place, **trust).model_type)
     if place is not None and is_saved_by_vtc(place):
@@ -90,12 +96,13 @@ def open_model(
             **trust,
             **options,
         )
-        return model.eval().to(device), processor
+        return model.eval() if placed else model.eval().to(device), processor
     model, processor, _ = open_stock(name, dtype=dtype, seed=seed, **trust, **options)
     defaults = saved_parts(name)
     parts = (selector or defaults["selector"], merger or defaults["merger"])
     encoder = encoder or defaults["encoder"]
-    return wrap(model.to(device), *parts, processor=processor, encoder=encoder), processor
+    model = model if placed else model.to(device)
+    return wrap(model, *parts, processor=processor, encoder=encoder), processor
 
 
 def open_stock(

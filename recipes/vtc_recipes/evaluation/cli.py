@@ -10,10 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vtc.cli import options
 from vtc.cli.models import part_choice
-
-Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
-Count = Optional[int]  # noqa: UP007, UP045
 
 
 def evaluate(
@@ -23,14 +21,14 @@ def evaluate(
     encoder: Annotated[
         str, typer.Option(help="The frame encoder, unless the selector names its own.")
     ] = "open_clip:ViT-B-32/openai",
-    selector: Annotated[Text, typer.Option(help="Selects the frames. (default: dks)")] = None,
-    selector_option: Annotated[
-        list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
-    ] = [],  # noqa: B006 - typer copies it
-    limit: Annotated[Count, typer.Option(min=1, help="Score only the first queries.")] = None,
+    selector: options.Selector = None,
+    selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
+    limit: Annotated[
+        options.Count, typer.Option(min=1, help="Score the first queries only.")
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Write the records to this file.")] = None,  # noqa: UP045
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Score a selector on QVHighlights: Hit@1, 5, 10 and 30, each beside its chance level.
 

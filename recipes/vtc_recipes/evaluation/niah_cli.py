@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from vtc.cli import options
-from vtc.cli.models import load_model, part_choice
+from vtc.cli.models import ModelOptions, part_choice
 from vtc.cli.output import print_json, print_line
-
-Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
-Count = Optional[int]  # noqa: UP007, UP045
 
 
 def niah(
@@ -27,27 +24,27 @@ def niah(
     needle_frames: Annotated[int, typer.Option(help="Frames of a needle.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the first case.")] = 0,
     size: Annotated[int, typer.Option(help="Height and width of synthetic frames.")] = 48,
-    haystack: Annotated[Text, typer.Option(help="A video file to hide the needles in.")] = None,
+    haystack: Annotated[options.Text, typer.Option(help="A video file to hide needles in.")] = None,
     case_file: Annotated[
-        Text, typer.Option(help="File of cases (JSON lines) to run in place of new ones.")
+        options.Text, typer.Option(help="File of cases (JSON lines) to run in place of new ones.")
     ] = None,
-    selector: Annotated[Text, typer.Option(help="Selects the keyframes. (default: dks)")] = None,
-    keyframes: Annotated[Count, typer.Option(help="Most keyframes. (default: 32)")] = None,
-    selector_option: Annotated[
-        list[str], typer.Option("--selector-option", "-s", help="NAME=VALUE; see vtc parts.")
-    ] = [],  # noqa: B006 - typer copies it
-    encoder: Annotated[Text, typer.Option(help="The frame encoder.")] = None,
+    selector: options.Selector = None,
+    keyframes: options.Keyframes = None,
+    selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
+    encoder: options.Encoder = None,
     model: Annotated[
-        Text, typer.Option(help="Score this model's answers, not the selector's keyframes.")
+        options.Text, typer.Option(help="Score this model's answers, not the selector's keyframes.")
     ] = None,
-    merger: Annotated[Text, typer.Option(help="Merger of the model. (default: dfm)")] = None,
+    merger: Annotated[
+        options.Text, typer.Option(help="Merger of the model. (default: dfm)")
+    ] = None,
     prompt: Annotated[
         str, typer.Option(help="Prompt for the model, with {question} and {choices}.")
     ] = "{question}",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer of the model.")] = 16,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Hide needles in long videos, and draw a heat map of the scores by length and depth."""
     from vtc.cli.show import progress_bars
@@ -81,10 +78,16 @@ def niah(
         score = scoring.coverage(settings["selector"], settings["encoder"], place)
         title = f"{settings['selector']['name']}: evidence among the keyframes, %"
     else:
-        merger_part = part_choice("dfm", merger, [])
-        loaded, processor = load_model(
-            model, part, merger_part, encoder, place, "auto", trust_remote_code
-        )
+        loaded, processor = ModelOptions(
+            model=model,
+            selector=selector,
+            merger=merger,
+            keyframes=keyframes,
+            encoder=encoder,
+            selector_option=selector_option,
+            device=place,
+            trust_remote_code=trust_remote_code,
+        ).open(quiet=as_json)
         score = scoring.accuracy(loaded, processor, prompt, max_new_tokens=max_new_tokens)
         settings = {
             "model": model,

@@ -109,7 +109,7 @@ def _summary(rows: list[tuple[bool, bool, float, float]]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate from the command line; print JSON."""
-    from vtc.cli.models import load_model, part_choice
+    from vtc.cli.models import ModelOptions
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -129,10 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = args.kinds.split(",")
     if unknown := [kind for kind in kinds if kind not in {**KINDS, **STORIES}]:
         parser.error(f"unknown kinds {', '.join(unknown)}; known: {', '.join([*KINDS, *STORIES])}")
-    selector = part_choice("dks", args.selector, [], args.keyframes)
-    merger = part_choice("dfm", args.merger, [])
+    names = ("model", "selector", "merger", "keyframes", "encoder")
+    wrapped = ModelOptions(device="cpu", **{name: getattr(args, name) for name in names})
     try:
-        model, processor = load_model(args.model, selector, merger, args.encoder, "cpu", "auto")
+        model, processor = wrapped.open(quiet=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     questions = examples(args.examples, args.frames, args.split, kinds=kinds)
