@@ -57,7 +57,7 @@ def loading_bars(quiet: bool = False) -> Iterator[None]:
     Args:
         quiet: Show nothing.
     """
-    from tqdm.std import tqdm
+    from tqdm.std import tqdm  # type: ignore[import-untyped]
     from transformers.utils import logging
 
     if quiet:
@@ -70,7 +70,7 @@ def loading_bars(quiet: bool = False) -> Iterator[None]:
         def start() -> Any:
             return stack.enter_context(progress_bars())
 
-        class Bar(tqdm):  # type: ignore[type-arg]
+        class Bar(tqdm):  # type: ignore[misc]
             def display(self, msg: str | None = None, pos: int | None = None) -> None:
                 if self.total:
                     start()(self.desc.removesuffix(": ").lower(), self.n, self.total)
