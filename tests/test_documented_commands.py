@@ -86,18 +86,28 @@ def parse(words: tuple[str, ...]) -> Any:
     """The context of a ``vtc`` command, which is not run."""
     if words[0].startswith("-"):
         return GROUP.make_context("vtc", list(words))
+    command, rest = find_command(words)
+    return command.make_context(words[0], rest)
+
+
+def find_command(words: tuple[str, ...]) -> tuple[Any, list[str]]:
+    """The command that the words start with, of ``vtc batch`` one of its own, and the others."""
     with GROUP.make_context("vtc", [words[0]]) as context:
         command = GROUP.get_command(context, words[0])
-        assert command is not None, f"there is no command {words[0]!r}"
-        return command.make_context(words[0], list(words[1:]), parent=context)
+    assert command is not None, f"there is no command {words[0]!r}"
+    rest = list(words[1:])
+    if hasattr(command, "commands"):
+        with command.make_context(words[0], rest) as context:
+            _, command, rest = command.resolve_command(
+                context, [*context._protected_args, *context.args]
+            )
+    return command, rest
 
 
 @cache
-def options(name: str) -> frozenset[str]:
+def options(words: tuple[str, ...]) -> frozenset[str]:
     """The options of a ``vtc`` command; ``--debug`` may follow any."""
-    with GROUP.make_context("vtc", [name]) as context:
-        command = GROUP.get_command(context, name)
-    assert command is not None, f"there is no command {name!r}"
+    command, _ = find_command(words)
     opts = [option for parameter in command.params for option in parameter.opts]
     return frozenset([*opts, "--help", "--debug"])
 
@@ -106,7 +116,7 @@ def check_names(words: tuple[str, ...]) -> None:
     """Check the command and the options of a mention that may lack arguments."""
     if not words or not re.fullmatch(r"[a-z][a-z-]*", words[0]):
         return  # ``vtc`` alone, ``vtc COMMAND``
-    unknown = {word for word in words if re.match(r"--?[a-z]", word)} - options(words[0])
+    unknown = {word for word in words if re.match(r"--?[a-z]", word)} - options(words[:2])
     assert not unknown, f"vtc {words[0]} has no {', '.join(sorted(unknown))}"
 
 
@@ -138,8 +148,11 @@ def helps() -> list[tuple[str, str]]:
     """The help texts of all commands and options, each with where it stands."""
     with GROUP.make_context("vtc", ["parts"]) as context:
         found = [(name, GROUP.get_command(context, name)) for name in GROUP.list_commands(context)]
+    for name, command in list(found):
+        inner = getattr(command, "commands", {}).items()
+        found += [(f"{name} {each}", one) for each, one in inner]
     return [
-        (f"{name} {' '.join(getattr(item, 'opts', []))}".strip(), text)
+        (f"{name}: {' '.join(getattr(item, 'opts', []))}", text)
         for name, command in found
         for item in (command, *command.params)
         if (text := getattr(item, "help", None))
@@ -150,7 +163,7 @@ def helps() -> list[tuple[str, str]]:
 def test_help_texts_name_commands_and_options_that_exist(place, text):
     for mention in re.findall(r"\bvtc ([a-z][a-z-]+(?: --[a-z-]+)*)", text):
         check_names(tuple(mention.split()))
-    own = options(place.split()[0])
+    own = options(tuple(place.partition(":")[0].split()))
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
         elsewhere = f"vtc [a-z-]+ (?:--[a-z-]+ )*{option}"
         assert option in own or re.search(elsewhere, text), f"{place}: there is no {option}"

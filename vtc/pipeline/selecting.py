@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 
 from vtc.pages.pictures import Pictures
 from vtc.pipeline.report import Progress, Recorder, Report, VideoReport, keyframes_of, numbers_of
-from vtc.pipeline.selection import embed_query, select_frames
+from vtc.pipeline.selection import embed_query, select_for_queries
 from vtc.plugins import registry
 
 if TYPE_CHECKING:
@@ -25,10 +26,23 @@ def select_video(
     encoder: FrameEncoder,
     progress: Progress | None = None,
 ) -> Report:
-    """Return a report of one video with its keyframes and the relevance of all its frames.
+    """Choose the keyframes of one video for one query; see `select_for_texts`."""
+    return select_for_texts(source, [query], spec, encoder, progress)[0]
+
+
+def select_for_texts(
+    source: VideoSource,
+    queries: Sequence[str | None],
+    spec: Mapping[str, Any],
+    encoder: FrameEncoder,
+    progress: Progress | None = None,
+) -> list[Report]:
+    """Return a report for each query: the keyframes, and the relevance of all frames.
+
+    The video is decoded and embedded once.
 
     Args:
-        query: What to look for; None only for selectors that take no query.
+        queries: What to look for; None only for selectors that take no query.
         spec: The selector, ``{"name": ..., **options}``.
         encoder: The frame encoder, whatever the selector names; it runs if the selector needs it.
         progress: Called with the stage, the frames done and the frames in all.
@@ -37,36 +51,44 @@ def select_video(
         ValueError: The selector is unknown or needs a query.
     """
     selector = registry.build_part("selector", spec)
-    if selector.uses_query and query is None:
+    if selector.uses_query and None in queries:
         raise ValueError(
             f"selector {spec['name']!r} needs a query: vtc select VIDEO 'what to find'"
         )
     timestamps = torch.as_tensor(source.timestamps)
-    report = Report(selector=registry.spec_of(selector), merger={})
-    recorder = Recorder(report, progress)
-    selection = select_frames(
+    shared = Report(selector=registry.spec_of(selector), merger={})
+    recorder = Recorder(shared, progress)
+    selections = select_for_queries(
         selector,
         encoder,
         (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
         len(source),
         timestamps,
-        None if query is None else partial(embed_query, encoder, query, recorder),
+        [
+            None if query is None else partial(embed_query, encoder, query, recorder)
+            for query in queries
+        ],
         recorder,
         spec["name"],
     )
-    video = VideoReport(
-        name=source.name,
-        frames=len(source),
-        keyframes=keyframes_of(selection, timestamps),
-        tokens_before=0,
-        tokens_after=0,
-        query=query,
-        timestamps=numbers_of(timestamps),
-        relevance=numbers_of(selection.relevance),
-        pictures=Pictures(source=source),
-    )
-    report.videos.append(video)
     recorder.warn(*source.warnings)
-    if not video.keyframes:
-        recorder.warn("no frame was good enough for a keyframe, so there are no pictures of any")
-    return report
+    reports = []
+    for query, selection in zip(queries, selections, strict=True):
+        video = VideoReport(
+            name=source.name,
+            frames=len(source),
+            keyframes=keyframes_of(selection, timestamps),
+            tokens_before=0,
+            tokens_after=0,
+            query=query,
+            timestamps=numbers_of(timestamps),
+            relevance=numbers_of(selection.relevance),
+            pictures=Pictures(source=source),
+        )
+        warnings = list(shared.warnings)
+        if not video.keyframes:
+            warnings.append(
+                "no frame was good enough for a keyframe, so there are no pictures of any"
+            )
+        reports.append(replace(shared, videos=[video], warnings=warnings))
+    return reports
