@@ -18,7 +18,7 @@ import typer
 from safetensors import SafetensorError
 from typer.core import TyperGroup
 
-from vtc.cli import ask, batch, keyframes, new_plugin, parts, profiler
+from vtc.cli import ask, batch, cache, keyframes, new_plugin, parts, profiler
 from vtc.cli.output import accept_any_text, close_stdout, printable, results_only
 from vtc.cli.plugin_commands import plugin_commands
 
@@ -131,6 +131,8 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 app.command()(ask.ask)
 app.command()(keyframes.select)
 app.add_typer(batch.app, name="batch")
+app.command()(cache.index)
+app.command()(cache.cache)
 app.command()(parts.parts)
 app.command()(profiler.profile)
 app.command()(new_plugin.new_plugin)

@@ -92,7 +92,8 @@ def select(
         report.save_page(page)
         written.append(f"page: {page}")
     if form is Form.table:
-        _print_table(report, [*(f"note: {warning}" for warning in report.warnings), *written])
+        cached = [f"cache: {line}" for line in report.cache_lines]
+        _print_table(report, [*cached, *(f"note: {note}" for note in report.warnings), *written])
         return
     if form is Form.json:
         print_json(_result(video, report))
@@ -117,6 +118,7 @@ def _result(video: str, report: Report) -> dict[str, Any]:
         "keyframes": [asdict(frame) for frame in seen.keyframes],
         "timestamps": seen.timestamps,
         "relevance": seen.relevance,
+        "cache": [asdict(use) for use in seen.cache],
         "warnings": report.warnings,
     }
 

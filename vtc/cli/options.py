@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar, get_type_hints
 
 import typer
@@ -40,6 +40,24 @@ AdapterOption = Annotated[
 Fps = Annotated[float, typer.Option(help="Frames to read a second.")]
 MaxFrames = Annotated[Count, typer.Option(help="Read at most this many frames, spread evenly.")]
 VideoReader = Annotated[str, typer.Option("--reader", help="Decodes the video: pyav or decord.")]
+Cache = Annotated[
+    Text,
+    typer.Option(
+        "--cache",
+        envvar="VTC_CACHE",
+        metavar="DIR",
+        help="Keep what is computed of the video in this folder, and read it from there.",
+    ),
+]
+CacheFolder = Annotated[
+    Text,
+    typer.Option(
+        "--cache",
+        envvar="VTC_CACHE",
+        metavar="DIR",
+        help="The folder of the cache. (default: ~/.cache/vtc)",
+    ),
+]
 
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="The longest answer in tokens.")]
 Temperature = Annotated[
@@ -103,7 +121,7 @@ def grouped(command: Callable[..., T]) -> Callable[..., T]:
     """Replace each parameter of a command that is a dataclass by an option for each field.
 
     >>> @grouped
-    ... def ask(video: str, frames: FrameOptions) -> None: ...  # has --fps, --max-frames, --reader
+    ... def ask(video: str, frames: FrameOptions) -> None: ...  # has --fps ...
     """
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -153,6 +171,7 @@ class FrameOptions:
     fps: Fps = 1.0
     max_frames: MaxFrames = None
     reader: VideoReader = "pyav"
+    cache: Cache = None
 
     def open(self, video: str) -> VideoSource:
         """Open a video file.
@@ -162,7 +181,7 @@ class FrameOptions:
         """
         from vtc.video import VideoSource
 
-        return VideoSource(video, fps=self.fps, max_frames=self.max_frames, reader=self.reader)
+        return VideoSource(video, **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,8 @@ def facts(report: Report, source: Any, seconds: str = "") -> Table:
             [*(f"{name} {stage.seconds:.2f}" for name, stage in report.stages.items()), seconds]
         ).removesuffix(", "),
     )
+    for line in report.cache_lines:
+        table.add_row("cache", escape(line))
     if peak_memory():
         table.add_row("memory", f"{peak_memory() / 2**20:.0f} MiB at most")
     for warning in report.warnings:

@@ -61,6 +61,14 @@ class FrameEncoder(ABC):
         """Return what `encode_text` drops or changes of a text, in sentences for the report."""
         return []
 
+    def fingerprint(self) -> dict[str, str] | None:
+        """Return what the embeddings depend on, besides the frames; None where that is unknown.
+
+        A cache of embeddings is used only where every value is the same: the weights, how frames
+        are prepared, the dtype, the kind of device.
+        """
+        return None
+
     def encode_patches(self, frames: Tensor | NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """Embed frames, and return the patches of the last layer as well.
 

@@ -37,6 +37,9 @@ class HFClipEncoder(ClipEncoder):
         self._image_processor = image_processor
         self._tokenizer = tokenizer
 
+    def _preparation(self) -> str:
+        return f"{type(self._image_processor).__name__} {self._image_processor.to_json_string()}"
+
     def _image_features(self, frames: Tensor) -> Tensor:
         # pooler_output is projected in get_*_features; last_hidden_state never is.
         features: Tensor = self._run(frames).pooler_output

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtc.cache.hashing import module_hash, text_hash
 from vtc.encoders.base import EncoderOptions, FrameEncoder
 
 if TYPE_CHECKING:
@@ -55,6 +56,22 @@ class ImageEncoder(FrameEncoder):
     @abstractmethod
     def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same features, and the patches ``[n, P, C]`` of the last layer."""
+
+    @abstractmethod
+    def _preparation(self) -> str:
+        """Describe how frames are resized and normalised."""
+
+    def fingerprint(self) -> dict[str, str] | None:
+        weights = module_hash(self._model)
+        if weights is None:
+            return None
+        return {
+            "encoder": self.name,
+            "weights": weights,
+            "preparation": text_hash(self._preparation()),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": self._device.type,
+        }
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> None:
         """Move and cast the weights. Embeddings are returned on ``device``, in float32."""

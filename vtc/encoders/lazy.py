@@ -210,6 +210,13 @@ class LazyEncoder(FrameEncoder):
             )
         return self._checked(embeddings, len(frames)), patches
 
+    def fingerprint(self) -> dict[str, str] | None:
+        fingerprint = getattr(self.load(), "fingerprint", None)  # an object needs no such method
+        values: dict[str, str] | None = None if fingerprint is None else fingerprint()
+        if values is None or not self.given_object:
+            return values
+        return {**values, "encoder": f"{self.name} (object)"}  # its embeddings are scaled here
+
     def text_notes(self, text: str) -> list[str]:
         notes = getattr(self.load(), "text_notes", None)  # an object needs no such method
         return [] if notes is None else notes(text)

@@ -37,6 +37,9 @@ class OpenClipEncoder(ClipEncoder):
         self._tokenizer = tokenizer
         self._preprocessing: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
 
+    def _preparation(self) -> str:
+        return repr(sorted(self._preprocessing.items()))
+
     def _image_features(self, frames: Tensor) -> Tensor:
         features: Tensor = self._model.encode_image(self._pixels(frames))
         return features

@@ -31,6 +31,9 @@ class TimmEncoder(ImageEncoder):
         preprocessing = resolve_data_config({}, model=model)
         self._transform = create_transform(**preprocessing, is_training=False)
 
+    def _preparation(self) -> str:
+        return repr(self._transform)
+
     def _image_features(self, frames: Tensor) -> Tensor:
         features: Tensor = self._model(self._pixels(frames))
         return features

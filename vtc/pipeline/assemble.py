@@ -72,6 +72,7 @@ def assemble_video(
         timestamps=numbers_of(feed.timestamps),
         relevance=numbers_of(selection.relevance),
         frames_per_slice=span.frames_per_slice,
+        cache=feed.cache_uses,
         heat=tuple(heat),
         pictures=_pictures(call, feed, is_keyframe, heat),
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
     from vtc.interfaces.frame_selector import Selection
     from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
+    from vtc.pipeline.caching import StoredEmbeddings
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.query import Query
@@ -88,7 +89,10 @@ class Reading:
 
 
 def compress_video(
-    call: Call, feeds: Sequence[VideoFeed], queries: Sequence[Query]
+    call: Call,
+    feeds: Sequence[VideoFeed],
+    queries: Sequence[Query],
+    stored: StoredEmbeddings | None = None,
 ) -> list[CompressedVideo]:
     """Turn one video into K*M + (N-K)*T + t token features for each query.
 
@@ -99,13 +103,17 @@ def compress_video(
     Args:
         feeds: The same video, once for each query's row.
         queries: One for each feed.
+        stored: The frame embeddings in the cache of the video.
     """
     feed = feeds[0]
     patches = None
     if call.merges_encoder_patches:
         dtype = call.model.get_input_embeddings().weight.dtype
         patches = PatchKeeper(call.encoder, len(feed.span), dtype)
-    selections = select_keyframes(call, feed, queries, patches)
+    selections = select_keyframes(call, feed, queries, patches, stored)
+    if stored is not None:
+        for each in feeds:
+            each.cache_uses = (stored.use,)
     readings = [_reading(call, *of_row) for of_row in zip(feeds, queries, selections, strict=True)]
     encode_keyframes(call, feed, readings, patches)
     merge_frames(call, feed, readings, patches)
@@ -138,7 +146,11 @@ def _reading(call: Call, feed: VideoFeed, query: Query, selection: Selection) ->
 
 
 def select_keyframes(
-    call: Call, feed: VideoFeed, queries: Sequence[Query], patches: PatchKeeper | None
+    call: Call,
+    feed: VideoFeed,
+    queries: Sequence[Query],
+    patches: PatchKeeper | None,
+    stored: StoredEmbeddings | None = None,
 ) -> list[Selection]:
     """Choose the keyframes of each query; fill ``patches`` with the frame encoder's patches."""
     encoder: FrameEncoder = call.selector_encoder
@@ -153,6 +165,7 @@ def select_keyframes(
         [query.for_selector if query.text is not None else None for query in queries],
         call.recorder,
         call.selector_name,
+        stored,
     )
     if patches is not None and not patches.done:  # the selector used another encoder, or none
         embed_frames(patches, feed.rgb(), len(feed.span), call.recorder)

@@ -16,6 +16,7 @@ from vtc.pages.pictures import Pictures
 if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.interfaces.video_span import VideoSpan
+    from vtc.pipeline.report import CacheUse
     from vtc.video import Chunk, VideoSource
 
 
@@ -48,6 +49,11 @@ class VideoFeed(ABC):
     """How many frames the video has; the last slice may hold fewer than the others."""
     timestamps: Tensor | None
     """``[N]`` float64 seconds of each slice's first frame; None where the input does not say."""
+
+    source: VideoSource | None = None
+    """The lazy source of the frames."""
+    cache_uses: tuple[CacheUse, ...] = ()
+    """What the cache did for this video, for the report."""
 
     @property
     def video(self) -> object:
@@ -139,6 +145,7 @@ class SourceFeed(VideoFeed):
         self.span = span
         self.frames = len(request.source)
         self.timestamps = torch.as_tensor(request.source.timestamps)[:: span.frames_per_slice]
+        self.source = request.source
         self._adapter, self._request = adapter, request
         self._begun: Generator[Chunk, None, None] | None = None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_span import CompressedVideo, Layout
+from vtc.pipeline.caching import StoredEmbeddings, needs_all_frames, stored_embeddings
 from vtc.pipeline.compress import compress_video
 from vtc.pipeline.locate import locate_videos
 from vtc.pipeline.query import embed_queries, image_tokens
@@ -105,14 +106,18 @@ def compress_videos(
         groups.setdefault(feed.video, []).append(number)
     members = list(groups.values())
     videos: dict[int, CompressedVideo] = {}
+    stored: dict[int, StoredEmbeddings | None] = {}
     with ExitStack() as stack:
         for number, group in enumerate(members):
-            near = members[number : number + 1 + VIDEOS_AHEAD] if call.reads_all_frames else ()
-            for soon in near:
-                stack.enter_context(feeds[soon[0]].decoding_ahead())
+            for soon, *_ in members[number : number + 1 + VIDEOS_AHEAD]:
+                if soon not in stored:
+                    stored[soon] = stored_embeddings(call, feeds[soon])
+                if needs_all_frames(call, stored[soon]):
+                    stack.enter_context(feeds[soon].decoding_ahead())
             shared = [feeds[member] for member in group]
             asked = [queries[feed.span.row] for feed in shared]
-            videos.update(zip(group, compress_video(call, shared, asked), strict=True))
+            compressed = compress_video(call, shared, asked, stored.pop(group[0]))
+            videos.update(zip(group, compressed, strict=True))
     reports = dict(zip(videos, call.report.videos, strict=True))
     call.report.videos[:] = [reports[number] for number in range(len(feeds))]
     return [videos[number] for number in range(len(feeds))]

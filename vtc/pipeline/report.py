@@ -80,6 +80,24 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class CacheUse:
+    """What a cache did for one video.
+
+    Attributes:
+        kind: What was looked for, such as ``"frame embeddings"``.
+        hit: Whether it was read from the cache.
+        note: Why it was not, and whether it is in the cache now.
+    """
+
+    kind: str
+    hit: bool
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'read from the cache' if self.hit else self.note}"
+
+
+@dataclass(frozen=True)
 class VideoReport:
     """What became of one video.
 
@@ -95,6 +113,7 @@ class VideoReport:
         timestamps: Seconds of each slice; None where the input does not say.
         relevance: What the selector ranked each slice by; None where it ranked nothing.
         frames_per_slice: How many frames a slice has.
+        cache: What was read from the cache, and what was not; empty without a cache.
         heat: What the merger weighed in a few frames, see ``model.vtc.heat_frames``.
         pictures: Small pictures of frames.
     """
@@ -110,6 +129,7 @@ class VideoReport:
     timestamps: tuple[float, ...] | None = field(default=None, repr=False)
     relevance: tuple[float, ...] | None = field(default=None, repr=False)
     frames_per_slice: int = 1
+    cache: tuple[CacheUse, ...] = ()
     heat: tuple[Heat, ...] = field(default=(), repr=False, compare=False)
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
 
@@ -175,6 +195,16 @@ class Report:
         """The tokens of text around slices that the wrapped model reads, over all videos."""
         return sum(video.text_after for video in self.videos)
 
+    @property
+    def cache_lines(self) -> list[str]:
+        """One line for each video that has a cache."""
+        several = len(self.videos) > 1
+        return [
+            (f"{video.name}: " if several else "") + "; ".join(map(str, video.cache))
+            for video in self.videos
+            if video.cache
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, with the totals, without pictures."""
         names = ("frames", "tokens_before", "tokens_after", "text_before", "text_after")
@@ -216,6 +246,7 @@ class Report:
             f"{sum(len(video.keyframes) for video in self.videos)} keyframes, "
             f"{self.tokens_before} -> {self.tokens_after} visual tokens{self._text()}",
             f"seconds: {seconds}",
+            *self.cache_lines,
             *self.warnings,
         ]
         return "\n".join(lines)

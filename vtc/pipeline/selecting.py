@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from vtc.pages.pictures import Pictures
+from vtc.pipeline.caching import StoredEmbeddings
 from vtc.pipeline.report import Progress, Recorder, Report, VideoReport, keyframes_of, numbers_of
 from vtc.pipeline.selection import embed_query, select_for_queries
 from vtc.plugins import registry
@@ -58,10 +60,13 @@ def select_for_texts(
     timestamps = torch.as_tensor(source.timestamps)
     shared = Report(selector=registry.spec_of(selector), merger={})
     recorder = Recorder(shared, progress)
+    stored = None
+    if source.cache is not None and selector.uses_embeddings:
+        stored = StoredEmbeddings(source, encoder, 1, recorder)
     selections = select_for_queries(
         selector,
         encoder,
-        (torch.from_numpy(chunk.frames) for chunk in source.chunks()),
+        _rgb(source),
         len(source),
         timestamps,
         [
@@ -70,6 +75,7 @@ def select_for_texts(
         ],
         recorder,
         spec["name"],
+        stored,
     )
     recorder.warn(*source.warnings)
     reports = []
@@ -83,6 +89,7 @@ def select_for_texts(
             query=query,
             timestamps=numbers_of(timestamps),
             relevance=numbers_of(selection.relevance),
+            cache=() if stored is None else (stored.use,),
             pictures=Pictures(source=source),
         )
         warnings = list(shared.warnings)
@@ -92,3 +99,8 @@ def select_for_texts(
             )
         reports.append(replace(shared, videos=[video], warnings=warnings))
     return reports
+
+
+def _rgb(source: VideoSource) -> Iterator[Tensor]:
+    for chunk in source.chunks():  # decoding begins when the first one is taken
+        yield torch.from_numpy(chunk.frames)

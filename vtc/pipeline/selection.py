@@ -15,6 +15,7 @@ from vtc.plugins.registry import label_of
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
     from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.pipeline.caching import StoredEmbeddings
     from vtc.pipeline.report import Recorder
 
 
@@ -27,10 +28,11 @@ def select_frames(
     query: Callable[[], Tensor] | None,
     recorder: Recorder,
     name: str,
+    stored: StoredEmbeddings | None = None,
 ) -> Selection:
     """Choose the keyframes of one video for one query; see `select_for_queries`."""
     return select_for_queries(
-        selector, encoder, frames, count, timestamps, [query], recorder, name
+        selector, encoder, frames, count, timestamps, [query], recorder, name, stored
     )[0]
 
 
@@ -43,6 +45,7 @@ def select_for_queries(
     queries: Sequence[Callable[[], Tensor] | None],
     recorder: Recorder,
     name: str,
+    stored: StoredEmbeddings | None = None,
 ) -> list[Selection]:
     """Choose the keyframes of one video for each query; the frames are embedded once.
 
@@ -56,6 +59,7 @@ def select_for_queries(
             it; None without a query.
         recorder: Takes the times of the stages.
         name: The selector's name, for messages.
+        stored: The embeddings in the cache of the video; they are stored in it if they are missing.
 
     Raises:
         ValueError: The selector needs a query, or returned frames that are not in the video.
@@ -72,7 +76,12 @@ def select_for_queries(
     if selector.uses_embeddings:
         if selector.uses_query:
             query_embeddings = [None if query is None else query() for query in queries]
-        embeddings = embed_frames(encoder, frames, count, recorder)
+        if stored is not None and stored.embeddings is not None:
+            embeddings = stored.embeddings
+        else:
+            embeddings = embed_frames(encoder, frames, count, recorder)
+            if stored is not None:
+                stored.store(embeddings)
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     selections = []

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vtc.cache.entry import Key
+from vtc.cache.hashing import bytes_hash
+from vtc.cache.video import VideoCache, cache_folder
 from vtc.video.decord_reader import DecordReader
 from vtc.video.files import as_path
 from vtc.video.keeping_reader import KeepingReader
@@ -72,6 +75,8 @@ class VideoSource:
         keep: The most bytes of decoded frames to keep in memory. A model reads a file twice, for
             the selection and for the vision tower; the second pass does not decode kept frames.
             Arrays and lists are in memory anyway.
+        cache: A folder in which a model keeps what it computes of a file, so that the next question
+            about it need not compute it again; True for the user's own (``~/.cache/vtc``).
 
     Raises:
         VideoError: The file cannot be read; the message says why in one line.
@@ -94,30 +99,40 @@ class VideoSource:
         max_frames: int | None = None,
         reader: str = "pyav",
         keep: int = 0,
+        cache: str | os.PathLike[str] | bool | None = None,
     ) -> None:
         _check_options(fps, frames, max_frames, reader)
         _check_count("keep", keep, 0, _MAX_BYTES)
         self._reader: Reader
         self._rereader: Reader
         self._samples: Samples
+        self._cache: VideoCache | None = None
+        folder = None if cache is None or cache is False else cache_folder(cache)
         if isinstance(video, VideoSource):
             is_sampled_again = (fps, frames, max_frames) not in (
                 (_DEFAULT_FPS, None, None),
                 (None, None, None),
             )
-            if is_sampled_again or keep:
+            if is_sampled_again or keep or folder:
                 raise ValueError(
-                    "a VideoSource is sampled already; give fps, frames, max_frames and keep to it"
+                    "a VideoSource is sampled already; give fps, frames, max_frames, keep and "
+                    "cache to it"
                 )
             # Shared, so that both report the same warnings.
             self._reader, self._samples = video._reader, video._samples
             self._rereader = video._rereader
+            self._cache = video._cache
             return
         if isinstance(video, (str, os.PathLike)):
             if frames is not None and fps not in (None, _DEFAULT_FPS):
                 raise ValueError(f"expected either fps or frames, got fps={fps}, frames={frames}")
             self._reader = _READERS[reader](as_path(video))
         else:
+            if folder:
+                raise ValueError(
+                    f"expected a file with cache={cache!r}, got {type(video).__name__}: what is "
+                    "cached is found by the content of the file"
+                )
             kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
             self._reader = kind(video, fps)
             fps = None
@@ -132,6 +147,11 @@ class VideoSource:
             max_frames=max_frames,
         )
         self._samples = Samples(self._reader, positions)
+        if folder:
+            sampling = {"fps": fps, "frames": frames, "max_frames": max_frames}
+            timestamps = bytes_hash(self.timestamps.tobytes())
+            key: Key = {"reader": reader, "timestamps": timestamps}
+            self._cache = VideoCache(folder, as_path(video).absolute(), key, sampling)
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -176,6 +196,11 @@ class VideoSource:
     def in_memory(self) -> bool:
         """Whether the frames are an array or a list, so that reading them costs nothing."""
         return self._reader.in_memory
+
+    @property
+    def cache(self) -> VideoCache | None:
+        """What is cached of this video, sampled in this way; None without a cache."""
+        return self._cache
 
     def without_kept_frames(self) -> VideoSource:
         """Return a source of the same samples that holds none of the frames that this one keeps."""

@@ -1,0 +1,1 @@
+"""What was computed of a video, on disk, so that the next question need not compute it again."""

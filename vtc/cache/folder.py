@@ -1,0 +1,437 @@
+"""The folder of a cache, which any number of processes share.
+
+``entries/CONTENT/KIND-KEY/`` holds one entry each, CONTENT and KEY being hashes; ``files/`` the
+hashes of files that were read before; ``cache.json`` the limit. An entry is written beside, in
+``unfinished/``, and then renamed, so that a reader sees a whole entry or none. Only renaming and
+removing take the lock. The kernel releases it when a process dies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtc.cache.entry import FORMAT, Entry, Key, differences, entry_name
+from vtc.cache.hashing import bytes_hash, file_hash, text_hash
+from vtc.plugins.sections import Section, load_json, parse, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_LIMIT = 20 * 10**9
+"""Bytes that a cache holds at most, unless its ``cache.json`` says otherwise."""
+_DATA, _ENTRY = "data.safetensors", "entry.json"
+_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of vtc; see https://bford.info/cachedir/\n"
+_LOCK_SECONDS = 60.0
+_ABANDONED_SECONDS = 24 * 3600.0
+_SETTLED_NS = 2 * 10**9
+"""A file that was written to less long ago may change again within one tick of its clock."""
+
+
+class CacheError(OSError):
+    """A cache cannot be written; the message says why."""
+
+
+class Settings(Section):
+    """``cache.json``."""
+
+    limit: int = DEFAULT_LIMIT
+
+
+class FileNote(Section):
+    """The hash of a file as it was, and of what stood at its path before."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+    content: str
+    earlier: str | None = None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a cache says when it is asked for an entry.
+
+    Attributes:
+        tensors: The tensors of the entry, on the CPU; None where there is no such entry.
+        reason: Why there is none.
+        is_damaged: Whether there was one that could not be read.
+        warnings: What was lost while the video was read for the entry.
+    """
+
+    tensors: dict[str, Tensor] | None
+    reason: str = ""
+    is_damaged: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """An entry on disk.
+
+    Attributes:
+        folder: Its folder.
+        entry: Its description; None where it cannot be read.
+        bytes: What it takes on disk.
+        used: When it was last read or written, in seconds since 1970.
+    """
+
+    folder: Path
+    entry: Entry | None
+    bytes: int
+    used: float
+
+
+def user_folder() -> Path:
+    """Return the user's own cache folder: ``$XDG_CACHE_HOME/vtc``, else ``~/.cache/vtc``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "vtc"
+
+
+@dataclass(frozen=True)
+class CacheFolder:
+    """A folder with entries; it is made when the first entry is written.
+
+    Raises:
+        ValueError: There is something else than a folder at the path.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"expected cache to be a folder, got the file {str(self.path)!r}")
+
+    # --- entries
+
+    def find(self, path: Path, kind: str, key: Key, sampling: Key) -> Lookup:
+        """Return the tensors of an entry, or why there are none.
+
+        An entry that is damaged is removed with a warning.
+
+        Args:
+            path: The video file.
+            kind, key, sampling: As `Entry` has them.
+
+        Raises:
+            OSError: The video file cannot be read.
+        """
+        content = self.content_of(path)
+        folder = self._entries / content[:32] / entry_name(kind, key)
+        if not folder.is_dir():
+            return Lookup(None, self._why_not(path, content, kind, key, sampling))
+        try:
+            try:
+                tensors, warned = _read(folder, content, key)
+            except _DamagedError:  # or another process has just replaced it
+                tensors, warned = _read(folder, content, key)
+        except _DamagedError as error:
+            if not folder.is_dir():
+                return Lookup(None, "another process has removed them from the cache")
+            self._remove(folder)
+            reason = f"its entry in the cache was damaged and thrown away ({error})"
+            warnings.warn(f"{path.name}: {reason}", RuntimeWarning, stacklevel=2)
+            return Lookup(None, reason, is_damaged=True)
+        try:
+            os.utime(folder / _ENTRY)  # the oldest entries go first
+        except OSError:  # a cache that others may only read
+            pass
+        return Lookup(tensors, warnings=warned)
+
+    def store(
+        self,
+        tensors: dict[str, Tensor],
+        *,
+        path: Path,
+        kind: str,
+        key: Key,
+        sampling: Key,
+        warned: Sequence[str] = (),
+    ) -> int:
+        """Write an entry, and remove the oldest ones beyond the limit; return its bytes.
+
+        Args:
+            path, kind, key, sampling: As `find` takes them.
+            warned: What was lost while the video was read.
+
+        Raises:
+            CacheError: It cannot be written, or is larger than the whole cache may be.
+            OSError: The video file cannot be read.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        content = self.content_of(path)
+        self._check_size(sum(tensor.nbytes for tensor in tensors.values()))
+        with self._beside() as unfinished:
+            try:
+                save_file(tensors, unfinished / _DATA)
+            except SafetensorError as error:  # what it raises where the disk is full
+                raise OSError(str(error)) from error
+            size = (unfinished / _DATA).stat().st_size
+            entry = Entry(
+                format=FORMAT,
+                kind=kind,
+                video=path.name,
+                content=content,
+                key=key,
+                sampling=sampling,
+                warnings=list(warned),
+                bytes=size,
+                sha256=file_hash(unfinished / _DATA),
+                created=time.time(),
+            )
+            (unfinished / _ENTRY).write_text(entry.model_dump_json(indent=1), encoding="utf-8")
+            for name in (_DATA, _ENTRY):
+                _flush(unfinished / name)
+            with self._lock():
+                self._make_room(size)
+                target = self._entries / content[:32] / entry_name(kind, key)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.exists():  # another process may have been faster
+                    unfinished.rename(target)
+        return size
+
+    def entries(self) -> list[StoredEntry]:
+        """Return all entries, the one that was used last at the end."""
+        stored = []
+        for folder in self._entries.glob("*/*-*"):
+            try:
+                used = max(file.stat().st_mtime for file in (folder, *folder.glob(_ENTRY)))
+                size = sum(file.stat().st_size for file in folder.iterdir())
+            except FileNotFoundError:  # another process has just removed it
+                continue
+            try:
+                entry = _read_entry(folder)
+            except _DamagedError:
+                entry = None
+            stored.append(StoredEntry(folder, entry, size, used))
+        return sorted(stored, key=lambda one: one.used)
+
+    def clear(self) -> tuple[int, int]:
+        """Remove all entries; return how many there were, and their bytes.
+
+        Raises:
+            CacheError: The folder cannot be written.
+        """
+        entries = self.entries()
+        if self.path.is_dir():
+            with self._lock():
+                for one in entries:
+                    self._remove(one.folder)
+                self._remove_abandoned()
+            for note in (self.path / "files").glob("*.json"):
+                note.unlink(missing_ok=True)
+        return len(entries), sum(one.bytes for one in entries)
+
+    @property
+    def limit(self) -> int:
+        """Bytes that the cache holds at most."""
+        try:
+            return read_json(self.path / "cache.json", Settings).limit
+        except ValueError:  # none was set
+            return DEFAULT_LIMIT
+
+    def set_limit(self, limit: int) -> None:
+        """Set the limit for all who use the cache, and remove the oldest entries beyond it.
+
+        Raises:
+            CacheError: The folder cannot be written.
+        """
+        with self._beside() as unfinished:
+            new = unfinished / "cache.json"
+            new.write_text(Settings(limit=limit).model_dump_json(), encoding="utf-8")
+            with self._lock():
+                new.replace(self.path / "cache.json")
+                self._make_room(0)
+
+    # --- the content of files
+
+    def content_of(self, path: Path) -> str:
+        """Return the SHA-256 of a file; it is read again only where it was changed.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        path, note_file = path.absolute(), self._note_file(path)
+        state, old = os.stat(path), _read_note(note_file)
+        fields = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "inode": state.st_ino}
+        if old is not None and old.path == str(path):
+            if fields == {name: getattr(old, name) for name in fields}:
+                return old.content
+        content = file_hash(path)
+        if time.time_ns() - state.st_mtime_ns > _SETTLED_NS:
+            earlier = old.content if old is not None and old.content != content else None
+            note = FileNote(path=str(path), content=content, earlier=earlier, **fields)
+            try:
+                with self._beside() as unfinished:
+                    (unfinished / "note.json").write_text(note.model_dump_json(), encoding="utf-8")
+                    note_file.parent.mkdir(exist_ok=True)
+                    (unfinished / "note.json").replace(note_file)
+            except CacheError:  # then it is hashed the next time too
+                pass
+        return content
+
+    # --- inside
+
+    @property
+    def _entries(self) -> Path:
+        return self.path / "entries"
+
+    def _why_not(self, path: Path, content: str, kind: str, key: Key, sampling: Key) -> str:
+        """Return in what the most similar entry differs."""
+        others = []
+        for folder in (self._entries / content[:32]).glob(f"{kind.replace(' ', '-')}-*"):
+            try:
+                entry = _read_entry(folder)
+            except _OtherFormatError as error:
+                others.append([str(error)])
+            except _DamagedError:
+                continue
+            else:
+                others.append(differences(entry, key, sampling))
+        if others:
+            return f"the cache has them for {', '.join(min(others, key=len))}"
+        note = _read_note(self._note_file(path))
+        if note is not None and note.earlier and (self._entries / note.earlier[:32]).is_dir():
+            return "the file was changed since it was cached"
+        return "they were not in the cache"
+
+    def _note_file(self, path: Path) -> Path:
+        return self.path / "files" / f"{text_hash(str(path.absolute()))[:32]}.json"
+
+    def _check_size(self, size: int) -> None:
+        if size > (limit := self.limit):
+            raise CacheError(
+                f"{size / 1e9:.2f} GB are more than the cache {str(self.path)!r} may hold "
+                f"({limit / 1e9:.2f} GB); set its limit with vtc cache --limit"
+            )
+
+    @contextmanager
+    def _beside(self) -> Iterator[Path]:
+        """Make a folder for what is being written; what is left in it is removed."""
+        unfinished = self.path / "unfinished" / uuid.uuid4().hex
+        try:
+            unfinished.mkdir(parents=True)
+            tag = self.path / "CACHEDIR.TAG"
+            if not tag.exists():
+                tag.write_text(_TAG, encoding="utf-8")
+            yield unfinished
+        except OSError as error:
+            if isinstance(error, CacheError):
+                raise
+            raise CacheError(f"cannot write to the cache {str(self.path)!r}: {error}") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        import filelock
+
+        lock = filelock.FileLock(self.path / "lock", timeout=_LOCK_SECONDS)
+        try:
+            with lock:
+                yield
+        except filelock.Timeout as error:
+            raise CacheError(
+                f"cannot write to the cache {str(self.path)!r}: another process has held its lock "
+                f"for {_LOCK_SECONDS:.0f} s"
+            ) from error
+
+    def _make_room(self, size: int) -> None:
+        """Remove the oldest entries until ``size`` more bytes fit; the lock is held."""
+        self._remove_abandoned()
+        limit, entries = self.limit, self.entries()
+        total = size + sum(one.bytes for one in entries)
+        for one in entries:
+            if total <= limit:
+                break
+            self._remove(one.folder)
+            total -= one.bytes
+
+    def _remove(self, folder: Path) -> None:
+        """Remove an entry at once for all others; one that is being read stays readable."""
+        target = self.path / "unfinished" / uuid.uuid4().hex
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(target)
+            shutil.rmtree(target, ignore_errors=True)
+        except OSError:  # another process was faster
+            pass
+
+    def _remove_abandoned(self) -> None:
+        """Remove what writers that died have left, and folders without entries."""
+        for folder in self._entries.glob("*"):
+            try:
+                folder.rmdir()
+            except OSError:  # it has entries
+                continue
+        for folder in (self.path / "unfinished").glob("*"):
+            try:
+                newest = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
+            except OSError:
+                continue
+            if time.time() - newest > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class _DamagedError(Exception):
+    """An entry cannot be read."""
+
+
+class _OtherFormatError(_DamagedError):
+    """An entry was written by another version."""
+
+
+def _read_entry(folder: Path) -> Entry:
+    path = folder / _ENTRY
+    try:
+        values: Any = load_json(path)
+        version = values.get("format") if isinstance(values, dict) else None
+        if version is not None and version != FORMAT:
+            raise _OtherFormatError(f"format={version!r} instead of {FORMAT!r}")
+        return parse(Entry, values, str(path))
+    except ValueError as error:
+        raise _DamagedError(str(error)) from error
+
+
+def _read(folder: Path, content: str, key: Key) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors of an entry, and what was lost while the video was read for it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    entry = _read_entry(folder)
+    if (entry.content, entry.key) != (content, key):
+        raise _DamagedError(f"{folder.name} describes something else")
+    try:
+        data = (folder / _DATA).read_bytes()
+    except OSError as error:
+        raise _DamagedError(str(error)) from error
+    if len(data) != entry.bytes or bytes_hash(data) != entry.sha256:
+        raise _DamagedError(f"{folder.name}/{_DATA} is not what was written")
+    try:
+        return load(data), tuple(entry.warnings)
+    except SafetensorError as error:
+        raise _DamagedError(f"{folder.name}/{_DATA}: {error}") from error
+
+
+def _read_note(path: Path) -> FileNote | None:
+    try:
+        return read_json(path, FileNote)
+    except ValueError:  # there is none, or it is torn
+        return None
+
+
+def _flush(path: Path) -> None:
+    """Write a file to the disk, so that a rename never survives a power cut without it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

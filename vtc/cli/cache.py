@@ -1,0 +1,180 @@
+"""``vtc index`` and ``vtc cache``: what is kept of videos, so that questions need not wait."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vtc.cli import options
+from vtc.cli.output import print_json, print_line, printable, terminal
+
+if TYPE_CHECKING:
+    from vtc.cache.folder import StoredEntry
+
+_SIZE = re.compile(r"([0-9]*\.?[0-9]+) ?(B|kB|MB|GB|TB)")
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@options.grouped
+def index(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    frames: options.FrameOptions,
+    model: Annotated[
+        options.Text,
+        typer.Option(help="Index for this model: with its frame encoder, the frames it reads."),
+    ] = None,
+    encoder: Annotated[
+        options.Text,
+        typer.Option(
+            help="The frame encoder. (default: the model's, else open_clip:ViT-B-32/openai)"
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
+) -> None:
+    """Decode and embed videos once, so that later questions about them need not.
+
+    A video that cannot be read is reported, the others are indexed, and the exit code is 1.
+    """
+    import transformers
+
+    from vtc.cache.video import cache_folder
+    from vtc.cli.show import progress_bars
+    from vtc.encoders.lazy import LazyEncoder
+    from vtc.pipeline.caching import index_video
+    from vtc.video import VideoError
+    from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
+
+    folder = cache_folder(frames.cache if frames.cache is not None else True)
+    frames = replace(frames, cache=str(folder.path))
+    own, every = (None, 1) if model is None else _of_model(model)
+    transformers.utils.logging.disable_progress_bar()
+    lazy = LazyEncoder(encoder or own or DEFAULT_ENCODER, device=pick_device(device))
+    rows: list[dict[str, Any]] = []
+    for video in videos:
+        began = time.perf_counter()
+        row: dict[str, Any] = {"video": video, "frames": 0, "cache": None, "error": None}
+        try:
+            source = frames.open(video)
+            with progress_bars(quiet=as_json) as show:
+                use = index_video(source, lazy, every, show)
+            row |= {"frames": len(source), "cache": asdict(use)}
+        except VideoError as error:
+            row["error"] = str(error)
+        row["seconds"] = time.perf_counter() - began
+        rows.append(row)
+        if not as_json:
+            _print_row(row)
+    if as_json:
+        print_json({"cache": str(folder.path), "videos": rows})
+    if any(row["error"] for row in rows):
+        raise typer.Exit(1)
+
+
+def cache(
+    cache: options.CacheFolder = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the entries, the latest at the end (default).")
+    ] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
+    limit: Annotated[
+        options.Text,
+        typer.Option(
+            metavar="SIZE", help="Let it hold at most so much, such as 50GB; the oldest go first."
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List or clear what is kept of videos on disk."""
+    from vtc.cache.video import cache_folder
+
+    if clear and (show_list or limit is not None):
+        raise ValueError("expected --clear alone, got it with --list or --limit")
+    folder = cache_folder(cache if cache is not None else True)
+    if limit is not None:
+        folder.set_limit(read_size(limit))
+    if clear:
+        count, size = folder.clear()
+        if as_json:
+            print_json({"cache": str(folder.path), "removed": count, "bytes": size})
+        else:
+            print_line(f"{folder.path}: removed {count} entries, {size_text(size)}")
+        return
+    entries = folder.entries()
+    total, most = sum(one.bytes for one in entries), folder.limit
+    if as_json:
+        rows = [_entry_row(one) for one in entries]
+        print_json({"cache": str(folder.path), "bytes": total, "limit": most, "entries": rows})
+        return
+    if entries:
+        _print_entries(entries)
+    print_line(
+        f"{folder.path}: {len(entries)} entries, {size_text(total)} of at most {size_text(most)}"
+    )
+
+
+def read_size(text: str) -> int:
+    """Read ``50GB``, ``0.5 TB``.
+
+    Raises:
+        ValueError: It is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"expected --limit to be a size such as 500MB or 50GB, got {text!r}")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def size_text(size: int) -> str:
+    """``1234567`` as ``1.2 MB``."""
+    unit = max((name for name in _UNITS if size >= _UNITS[name]), key=_UNITS.get, default="B")
+    return f"{size / _UNITS[unit]:.3g} {unit}"
+
+
+def _of_model(name: str) -> tuple[str, int]:
+    """Return the frame encoder of a model, and how many frames make one of its slices."""
+    from vtc.plugins import registry
+    from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape, saved_parts
+
+    shape, _ = open_shape(name)
+    config = getattr(shape, "config", shape)
+    adapter = registry.adapter_for(config.model_type)
+    return saved_parts(name)["encoder"] or DEFAULT_ENCODER, adapter.frames_per_slice
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    if row["error"] is not None:
+        print(f"vtc: error: {printable(row['error'])}", file=sys.stderr)
+        return
+    use = row["cache"]
+    done = "already in the cache" if use["hit"] else use["note"]
+    print_line(f"{row['video']}: {row['frames']} frames, {done} ({row['seconds']:.1f} s)")
+
+
+def _entry_row(one: StoredEntry) -> dict[str, Any]:
+    row = {"folder": os.fspath(one.folder), "bytes": one.bytes, "used": one.used}
+    return {**row, **({} if one.entry is None else one.entry.plain())}
+
+
+def _print_entries(entries: list[StoredEntry]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("video", "what", "sampled", "made by", "size", "last used"):
+        table.add_column(title, justify="right" if title == "size" else "left")
+    for one in entries:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used))
+        if one.entry is None:
+            words = [one.folder.name, "cannot be read", "", ""]
+        else:
+            given = one.entry.sampling.items()
+            sampled = ", ".join(f"{name}={value}" for name, value in given if value is not None)
+            maker = str(one.entry.key.get("encoder", one.entry.key.get("tower", "")))
+            words = [one.entry.video, one.entry.kind, sampled or "every frame", maker]
+        table.add_row(*map(printable, words), size_text(one.bytes), when)
+    terminal().print(table)
