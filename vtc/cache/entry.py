@@ -58,7 +58,7 @@ def entry_name(kind: str, key: Key) -> str:
 def differences(entry: Entry, key: Key, sampling: Key) -> list[str]:
     """Return in what an entry differs from what is needed, in words."""
     options = _changes(entry.sampling, sampling)
-    lines = []
+    lines: list[str] = []
     for name, change in _changes(entry.key, key).items():
         if name == "timestamps" and options:
             lines += options.values()

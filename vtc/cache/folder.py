@@ -289,7 +289,7 @@ class CacheFolder:
 
     def _why_not(self, path: Path, content: str, kind: str, key: Key, sampling: Key) -> str:
         """Return in what the most similar entry differs."""
-        others = []
+        others: list[list[str]] = []
         for folder in (self._entries / content[:32]).glob(f"{kind.replace(' ', '-')}-*"):
             try:
                 entry = _read_entry(folder)

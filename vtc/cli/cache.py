@@ -105,7 +105,7 @@ def cache(
         if as_json:
             print_json({"cache": str(folder.path), "removed": count, "bytes": size})
         else:
-            print_line(f"{folder.path}: removed {count} entries, {size_text(size)}")
+            print_line(f"{folder.path}: removed {_entries(count)}, {size_text(size)}")
         return
     entries = folder.entries()
     total, most = sum(one.bytes for one in entries), folder.limit
@@ -116,7 +116,7 @@ def cache(
     if entries:
         _print_entries(entries)
     print_line(
-        f"{folder.path}: {len(entries)} entries, {size_text(total)} of at most {size_text(most)}"
+        f"{folder.path}: {_entries(len(entries))}, {size_text(total)} of at most {size_text(most)}"
     )
 
 
@@ -134,7 +134,7 @@ def read_size(text: str) -> int:
 
 def size_text(size: int) -> str:
     """``1234567`` as ``1.2 MB``."""
-    unit = max((name for name in _UNITS if size >= _UNITS[name]), key=_UNITS.get, default="B")
+    unit = [name for name in _UNITS if size >= _UNITS[name] or name == "B"][-1]
     return f"{size / _UNITS[unit]:.3g} {unit}"
 
 
@@ -178,3 +178,7 @@ def _print_entries(entries: list[StoredEntry]) -> None:
             words = [one.entry.video, one.entry.kind, sampled or "every frame", maker]
         table.add_row(*map(printable, words), size_text(one.bytes), when)
     terminal().print(table)
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"

@@ -148,7 +148,7 @@ class VideoSource:
         )
         self._samples = Samples(self._reader, positions)
         if folder:
-            sampling = {"fps": fps, "frames": frames, "max_frames": max_frames}
+            sampling: Key = {"fps": fps, "frames": frames, "max_frames": max_frames}
             timestamps = bytes_hash(self.timestamps.tobytes())
             key: Key = {"reader": reader, "timestamps": timestamps}
             self._cache = VideoCache(folder, as_path(video).absolute(), key, sampling)
