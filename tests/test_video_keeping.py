@@ -101,5 +101,5 @@ def test_an_impossible_amount_is_refused(file, keep):
 def test_frames_in_memory_need_no_room():
     source = vtc.VideoSource(np.zeros((4, 2, 2, 3), np.uint8), keep=10)
     assert len(source.frames()) == 4
-    with pytest.raises(ValueError, match="max_frames and keep to it"):
+    with pytest.raises(ValueError, match="max_frames, keep and cache to it"):
         vtc.VideoSource(source, keep=10)

@@ -300,7 +300,8 @@ class CacheFolder:
             else:
                 others.append(differences(entry, key, sampling))
         if others:
-            return f"the cache has them for {', '.join(min(others, key=lambda lines: len(lines)))}"
+            nearest = min(others, key=len)
+            return f"the cache has them for {', '.join(nearest)}"
         note = _read_note(self._note_file(path))
         if note is not None and note.earlier and (self._entries / note.earlier[:32]).is_dir():
             return "the file was changed since it was cached"
