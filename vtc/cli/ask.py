@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from time import perf_counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -11,6 +13,9 @@ from vtc.cli import options
 from vtc.cli.models import ModelOptions
 from vtc.cli.output import print_json, terminal
 from vtc.cli.show import ask_result, facts, progress_bars
+
+if TYPE_CHECKING:
+    from vtc.video import VideoSource
 
 
 @options.grouped
@@ -26,6 +31,14 @@ def ask(
     heat: Annotated[
         int, typer.Option(min=0, help="Frames on the page whose weights are shown.")
     ] = 4,
+    stream: Annotated[
+        Optional[bool],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
+        typer.Option(
+            "--stream/--no-stream",
+            help="Print the answer while it is written. (default: on a terminal)",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Ask a model about a video, reading it with few tokens.
@@ -39,6 +52,8 @@ def ask(
         check_target(page, ".html", "the page")
         if len(questions) > 1:
             raise ValueError(f"--page shows one question, got {len(questions)}; ask one at a time")
+    if stream and (as_json or len(questions) > 1):
+        raise ValueError("expected --stream with one question and without --json")
     source = frames.open(video)
     settings = answering.arguments()
     began = perf_counter()
@@ -49,7 +64,14 @@ def ask(
     from vtc.wrapped.access import toolkit_of
 
     toolkit_of(model).heat_frames = heat
-    with progress_bars(quiet=as_json) as toolkit_of(model).progress:
+    if stream is None:
+        stream = sys.stdout.isatty() and len(questions) == 1 and not as_json
+    beams = answering.num_beams or model.generation_config.num_beams or 1
+    with ExitStack() as bars:
+        toolkit_of(model).progress = bars.enter_context(progress_bars(quiet=as_json))
+        if stream and beams == 1:
+            _ask_and_stream(model, processor, source, questions[0], settings, loading, bars, page)
+            return
         answers = vtc.ask(model, processor, source, questions, **settings)
     total = perf_counter() - began
     if page is not None:
@@ -69,3 +91,43 @@ def ask(
         console.print(answer.text or "(nothing)", style="bold", markup=False)
         if answer is not answers[-1]:
             console.print()
+
+
+def _ask_and_stream(
+    model: Any,
+    processor: Any,
+    source: VideoSource,
+    question: str,
+    settings: dict[str, Any],
+    loading: float,
+    bars: ExitStack,
+    page: str | None,
+) -> None:
+    """Print the report when the video is read, and the answer while it is written.
+
+    What is known later, such as the seconds of the answer, follows on the error stream.
+    """
+    import vtc
+    from vtc.cli.streaming import AnswerStream
+
+    shown: list[str] = []
+
+    def show_report() -> None:
+        bars.close()  # they would be drawn over the answer
+        report = vtc.last_report(model)
+        shown.extend(report.warnings)
+        terminal().print(facts(report, source, f"loading {loading:.2f}"))
+        terminal().print()
+
+    answer_stream = AnswerStream(processor.tokenizer, show_report)
+    answer = vtc.ask(model, processor, source, question, streamer=answer_stream, **settings)
+    print("(nothing)" if answer_stream.is_empty else "")
+    report, notes = answer.report, terminal(stderr=True)
+    writing, total = report.stages["language model"].seconds, loading + report.total_seconds
+    notes.print(f"seconds: language model {writing:.2f}, total {total:.2f}", style="dim")
+    for warning in report.warnings:
+        if warning not in shown:
+            notes.print(f"note: {warning}", markup=False)
+    if page is not None:
+        report.save_page(page)
+        notes.print(f"page: {page}", markup=False)

@@ -119,6 +119,7 @@ def _result(video: str, report: Report) -> dict[str, Any]:
         "timestamps": seen.timestamps,
         "relevance": seen.relevance,
         "cache": [asdict(use) for use in seen.cache],
+        "uncovered": seen.uncovered,
         "warnings": report.warnings,
     }
 

@@ -100,6 +100,10 @@ def facts(report: Report, source: Any, seconds: str = "") -> Table:
     )
     table.add_row("frames", f"{report.frames} read, {len(report.keyframes)} keyframes")
     table.add_row("keyframes", keyframe_line(report.keyframes))
+    [video] = report.videos
+    if video.uncovered is not None:
+        share = f"{video.uncovered:.0%} of the video"
+        table.add_row("far", f"{share} is more than {video.near:.0f} s from every keyframe")
     table.add_row("tokens", f"{before} -> {after} ({before / max(after, 1):.1f} times fewer)")
     if report.text_before:
         table.add_row("text", f"{report.text_before} -> {report.text_after} tokens around frames")
@@ -107,10 +111,11 @@ def facts(report: Report, source: Any, seconds: str = "") -> Table:
         "parts",
         escape(f"selector {part_line(report.selector)}; merger {part_line(report.merger)}"),
     )
+    done = {name: stage for name, stage in report.stages.items() if stage.seconds}
     table.add_row(
         "seconds",
         ", ".join(
-            [*(f"{name} {stage.seconds:.2f}" for name, stage in report.stages.items()), seconds]
+            [*(f"{name} {stage.seconds:.2f}" for name, stage in done.items()), seconds]
         ).removesuffix(", "),
     )
     for line in report.cache_lines:

@@ -144,7 +144,7 @@ def _video(report: Report, video: VideoReport, number: int, marks: Sequence[Mark
     )
     parts = [
         f'<h2 id="timeline-{number}">Timeline {name}</h2>',
-        f"<p>{escape(_caption(line))}</p>",
+        f"<p>{escape(_caption(line, video))}</p>",
         f'<div class="scroll" tabindex="0" role="region" aria-label="Timeline {name}">',
         timeline_svg(line, number),
         "</div>",
@@ -160,7 +160,7 @@ def _thumbnail(picture: Image.Image) -> Image.Image:
     return picture.resize((width, max(1, round(width * picture.height / picture.width))))
 
 
-def _caption(line: Timeline) -> str:
+def _caption(line: Timeline, video: VideoReport) -> str:
     curve = "The curve is the relevance of every frame for the question"
     if line.relevance is None:
         curve = "The selector does not rank frames"
@@ -171,6 +171,9 @@ def _caption(line: Timeline) -> str:
             f" The longest time without a keyframe is {clock(gap[1] - gap[0], line.decimals)}, "
             f"from {line.label(gap[0])} to {line.label(gap[1])}."
         )
+    if video.uncovered is not None:
+        share = f"{video.uncovered:.0%} of the video"
+        words.append(f" {share} is more than {video.near:.0f} s from every keyframe.")
     return "".join(words)
 
 
@@ -273,4 +276,9 @@ def _stages(report: Report) -> Iterator[str]:
             f"<tr><td>{escape(name)}</td><td>{stage.seconds:.2f}</td>"
             f'<td><meter value="{share:.3f}">{share:.0%}</meter></td></tr>'
         )
-    yield f"<tr><th>all stages</th><td>{total:.2f}</td><td></td></tr></tbody></table>"
+    sums = {"all stages": total}
+    if report.total_seconds:
+        sums["whole call"] = report.total_seconds
+    for name, seconds in sums.items():
+        yield f"<tr><th>{name}</th><td>{seconds:.2f}</td><td></td></tr>"
+    yield "</tbody></table>"

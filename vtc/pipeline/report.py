@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,8 +116,10 @@ class VideoReport:
         cache: What was read from the cache, and what was not; empty without a cache.
         heat: What the merger weighed in a few frames, see ``model.vtc.heat_frames``.
         pictures: Small pictures of frames.
+        near: The seconds up to which a keyframe is near, for `uncovered`.
     """
 
+    near: ClassVar[float] = 10.0
     name: str
     frames: int
     keyframes: tuple[Keyframe, ...]
@@ -132,6 +134,26 @@ class VideoReport:
     cache: tuple[CacheUse, ...] = ()
     heat: tuple[Heat, ...] = field(default=(), repr=False, compare=False)
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def uncovered(self) -> float | None:
+        """The share of the video, 0 to 1, that is more than ``near`` seconds from every keyframe.
+
+        The video is the time from its first sampled frame to the end of the last one, which lasts
+        as long as the mean step between frames. None where the input has no times.
+        """
+        if not self.timestamps:
+            return None
+        times = [k.timestamp for k in self.keyframes if k.timestamp is not None]
+        first, last = self.timestamps[0], self.timestamps[-1]
+        end = last + (last - first) / max(len(self.timestamps) - 1, 1)
+        if end <= first:
+            return float(not times)
+        covered, edge = 0.0, first
+        for time in times:
+            start, edge = max(edge, time - self.near), max(edge, min(end, time + self.near))
+            covered += max(0.0, edge - start)
+        return 1.0 - covered / (end - first)
 
 
 @dataclass
@@ -152,6 +174,8 @@ class Report:
         stages: Seconds and bytes by stage. On a GPU, work is counted where it is waited for.
         warnings: What was lost, shortened or replaced on the way.
         answer: What the model answered; None where ``vtc.ask`` did not make the call.
+        total_seconds: From the start of ``vtc.ask`` to the answer; 0 where it did not make the
+            call. Opening the model is not part of it.
     """
 
     selector: dict[str, Any]
@@ -160,6 +184,7 @@ class Report:
     stages: dict[str, Stage] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     answer: str | None = None
+    total_seconds: float = 0.0
 
     @property
     def frames(self) -> int:
@@ -211,8 +236,9 @@ class Report:
         totals = {name: getattr(self, name) for name in names}
         videos = [replace(video, heat=(), pictures=None) for video in self.videos]
         plain = asdict(replace(self, videos=videos))
-        for video in plain["videos"]:
-            del video["heat"], video["pictures"]
+        for video, plain_video in zip(self.videos, plain["videos"], strict=True):
+            del plain_video["heat"], plain_video["pictures"]
+            plain_video["uncovered"] = video.uncovered
         return totals | plain
 
     def save_page(self, path: str | os.PathLike[str], marks: Sequence[Mark] = ()) -> None:

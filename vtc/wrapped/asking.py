@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from vtc.interfaces.part import require
@@ -101,6 +102,7 @@ def ask(
     >>> answer.text, len(answer.report.keyframes), answer.report.tokens_after
     ('red', 8, 665)
     """
+    began = perf_counter()
     several = isinstance(question, (list, tuple))
     if not several and not isinstance(question, str):
         raise TypeError(
@@ -122,6 +124,7 @@ def ask(
     result = model.generate(**inputs, **generate_kwargs)
     sequences = getattr(result, "sequences", result)
     report = last_report(model)
+    report.total_seconds = perf_counter() - began
     answers = []
     for row, one in enumerate(report.videos):
         new = sequences[row, inputs["input_ids"].shape[1] :]
