@@ -10,7 +10,7 @@ from transformers import TextStreamer
 from vtc.cli.output import printable
 
 
-class AnswerStream(TextStreamer):
+class AnswerStream(TextStreamer):  # type: ignore[misc]
     """A streamer of ``generate`` that prints the words of one answer to stdout.
 
     Args:
