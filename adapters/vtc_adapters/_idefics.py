@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.interfaces.video_span import SliceFeatures
+from vtc.interfaces.video_span import EncodedInput, SliceFeatures
 from vtc_adapters._pixels import to_rgb
 from vtc_adapters._stills import FrameTextStillsAdapter
 
@@ -61,12 +61,17 @@ class IdeficsAdapter(FrameTextStillsAdapter):
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
         """Return tokens ``[n, M, D]`` after the connector."""
-        encoded = model.get_image_features(**pixels, return_dict=True).pooler_output
+        encoded = model.get_image_features(**pixels, return_dict=True)
         height, width = self.slice_grid(model, pixels)
-        features = torch.cat([picture.flatten(0, -2) for picture in encoded])
-        return SliceFeatures(rearrange(features, "(n m) d -> n m d", m=height * width))
+        features = torch.cat([picture.flatten(0, -2) for picture in encoded.pooler_output])
+        tokens = rearrange(features, "(n m) d -> n m d", m=height * width)
+        return SliceFeatures(tokens, hidden=encoded.last_hidden_state)
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         """Pack the features ``[F, D]`` of each row as one tensor ``[sum of F, 1, D]``."""
         # One token a block: older transformers count a picture's tokens by the first block.
         return BaseModelOutputWithPooling(pooler_output=torch.cat(rows)[:, None])
+
+    def pooled(self, encoded: Sequence[EncodedInput]) -> list[Tensor]:
+        """Return the tokens of each video or image."""
+        return [one.features for one in encoded]

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_adapter import VideoAdapter
-from vtc.interfaces.video_span import VideoSpan
-from vtc_adapters._pixels import pack_tensor, to_rgb
+from vtc.interfaces.video_span import EncodedInput, VideoSpan
+from vtc_adapters._pixels import pack_tensor, stacked_if_equal, to_rgb
 
 
 class LlavaAdapter(VideoAdapter):
@@ -72,3 +72,7 @@ class LlavaAdapter(VideoAdapter):
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         """Pack the features ``[F, D]`` of each row as one tensor ``[1, sum of F, D]``."""
         return pack_tensor(rows)
+
+    def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor]:
+        """Return the tokens of each video; one tensor if all have as many."""
+        return stacked_if_equal([one.features for one in encoded])

@@ -32,3 +32,8 @@ def to_rgb(settings: Any, pixels: Tensor) -> Tensor:
 def pack_tensor(rows: list[Tensor]) -> BaseModelOutputWithPooling:
     """Pack the features ``[F, D]`` of each row as one tensor ``[1, sum of F, D]``."""
     return BaseModelOutputWithPooling(pooler_output=torch.cat(rows)[None])
+
+
+def stacked_if_equal(features: list[Tensor]) -> Tensor | list[Tensor]:
+    """Stack features ``[F_i, D]`` to ``[n, F, D]``; a list of them where they differ in length."""
+    return torch.stack(features) if len({len(one) for one in features}) == 1 else features

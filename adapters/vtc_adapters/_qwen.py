@@ -10,10 +10,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from transformers.image_utils import SizeDict
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from vtc.interfaces.video_adapter import VideoAdapter
-from vtc.interfaces.video_span import CompressedVideo, Layout, VideoSpan
+from vtc.interfaces.video_span import CompressedVideo, EncodedInput, Layout, VideoSpan
 from vtc_adapters._frame_text import without_missing_marks
 from vtc_adapters._mrope import Slices, mrope_after, mrope_offsets, mrope_positions
 
@@ -30,6 +31,15 @@ class QwenAdapter(VideoAdapter):
     def slice_grid(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[int, int]:
         """Return the grid of ``video_grid_thw``, in blocks of ``spatial_merge_size`` patches."""
         return self._grid(model, pixels["video_grid_thw"][0])
+
+    def encoder_outputs(
+        self, model: Any, encoded: Sequence[EncodedInput]
+    ) -> BaseModelOutputWithPooling:
+        """Return the last states as rows ``[patches, Dv]``; see `VideoAdapter.encoder_outputs`."""
+        outputs = super().encoder_outputs(model, encoded)
+        if outputs.last_hidden_state is not None:
+            outputs["last_hidden_state"] = outputs.last_hidden_state.flatten(0, 1)
+        return outputs
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
         """Find videos of the slices in ``video_grid_thw`` ``[V, 3]``; see `VideoAdapter.spans`.
@@ -162,6 +172,11 @@ def size_of_frames(
         cap_pixels_per_frame=cap,
     )
     return int(resized.shape[-2]), int(resized.shape[-1])
+
+
+def per_slice(rows: Tensor, grid: Tensor) -> Tensor:
+    """Return the rows ``[n * m, d]`` of a video with the grid ``[1, 3]`` as ``[n, m, d]``."""
+    return rearrange(rows, "(n m) d -> n m d", n=int(grid[0, 0]))
 
 
 def packed_patches(settings: Any, frames: Tensor, size: tuple[int, int]) -> Any:

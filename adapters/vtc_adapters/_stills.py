@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_adapter import VideoAdapter
-from vtc.interfaces.video_span import Layout, SliceFeatures, VideoSpan
+from vtc.interfaces.video_span import EncodedInput, Layout, SliceFeatures, VideoSpan
 from vtc.pipeline.modules import input_device
 from vtc_adapters._declared import declared_videos
 from vtc_adapters._frame_text import (
@@ -23,7 +23,7 @@ from vtc_adapters._frame_text import (
     text_around,
     without_missing_marks,
 )
-from vtc_adapters._pixels import pack_tensor, to_rgb
+from vtc_adapters._pixels import pack_tensor, stacked_if_equal, to_rgb
 
 
 class StillsAdapter(VideoAdapter):
@@ -147,7 +147,8 @@ class StillsAdapter(VideoAdapter):
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
         """Return tokens ``[n, M, D]`` after the projector."""
         encoded = model.get_image_features(pixels["pixel_values"], return_dict=True)
-        return SliceFeatures(torch.stack(list(encoded.pooler_output)))
+        tokens = torch.stack(list(encoded.pooler_output))
+        return SliceFeatures(tokens, hidden=encoded.last_hidden_state)
 
     def frames(self, processor: Any, pixels: Mapping[str, Tensor]) -> Tensor:
         """Return ``[n, H, W, 3]`` uint8 RGB of ``pixel_values`` ``[n, 3, H, W]``."""
@@ -181,6 +182,10 @@ class StillsAdapter(VideoAdapter):
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         """Pack the features ``[F, D]`` of each row as one tensor ``[1, sum of F, D]``."""
         return pack_tensor(rows)
+
+    def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor]:
+        """Return the tokens of each frame; one tensor if all have as many."""
+        return stacked_if_equal([frame for one in encoded for frame in one.slices])
 
     def could_be_frames(self, model: Any, inputs: Mapping[str, Any]) -> bool:
         """Return whether there are more pictures than rows."""

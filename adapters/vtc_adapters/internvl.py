@@ -50,7 +50,7 @@ class InternVLAdapter(FrameTextStillsAdapter):
             vision_feature_select_strategy=config.vision_feature_select_strategy,
             return_dict=True,
         )
-        return SliceFeatures(encoded.pooler_output)
+        return SliceFeatures(encoded.pooler_output, hidden=encoded.last_hidden_state)
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         """Write a turn with "Frame1: ..." for each frame; see `VideoAdapter.prompt`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_adapter import chat_prompt
+from vtc.interfaces.video_span import EncodedInput
 from vtc.video import VideoSource
 from vtc_adapters._stills import StillsAdapter
 
@@ -29,6 +30,10 @@ class LlavaImageAdapter(StillsAdapter):
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         """Pack the features ``[F, D]`` of each row as a list."""
         return BaseModelOutputWithPooling(pooler_output=rows)
+
+    def pooled(self, encoded: Sequence[EncodedInput]) -> list[Tensor]:
+        """Return the tokens of each frame."""
+        return [frame for one in encoded for frame in one.slices]
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         """Write a turn with one placeholder of an image; see `VideoAdapter.prompt`."""

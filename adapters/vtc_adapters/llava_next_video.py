@@ -28,9 +28,9 @@ class LlavaNextVideoAdapter(LlavaAdapter):
         """Return tokens ``[n, M, D]`` after pooling and the projector."""
         # Videos of one frame, of which transformers 5.18 and 5.23 return the same features.
         frames = pixels["pixel_values_videos"][:, None]
-        encoded = model.model.get_video_features(frames, return_dict=True).pooler_output
-        tokens = [frame.reshape(-1, frame.shape[-1]) for frame in encoded]
-        return SliceFeatures(tokens=torch.stack(tokens))
+        encoded = model.model.get_video_features(frames, return_dict=True)
+        tokens = [frame.reshape(-1, frame.shape[-1]) for frame in encoded.pooler_output]
+        return SliceFeatures(torch.stack(tokens), hidden=encoded.last_hidden_state)
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         """Pack the features ``[F, D]`` of each row as a list."""

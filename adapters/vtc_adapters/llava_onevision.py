@@ -38,11 +38,12 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         inner, config = model.model, model.config
         layers = config.vision_feature_layer
         # An index or a list of them keeps the states of these layers only.
-        states = inner.vision_tower(
+        encoded = inner.vision_tower(
             pixels["pixel_values_videos"],
             output_hidden_states=layers if _KEEPS_LAYERS else True,
             return_dict=True,
-        ).hidden_states
+        )
+        states = encoded.hidden_states
         patches = (
             states[layers]
             if isinstance(layers, int)
@@ -51,7 +52,8 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         if config.vision_feature_select_strategy == "default":
             patches = patches[:, 1:]
         dense = inner.multi_modal_projector(patches)
-        return SliceFeatures(tokens=inner.apply_pooling(dense), dense=dense)
+        tokens = inner.apply_pooling(dense)
+        return SliceFeatures(tokens, dense, hidden=encoded.last_hidden_state)
 
     def tail(self, model: Any) -> Tensor:
         """Return ``image_newline`` ``[1, D]``."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -15,7 +14,7 @@ from vtc.interfaces.part import require
 from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
 from vtc.video import VideoSource
 from vtc_adapters._mrope import Slices
-from vtc_adapters._qwen import QwenAdapter, packed_patches, size_of_frames
+from vtc_adapters._qwen import QwenAdapter, packed_patches, per_slice, size_of_frames
 
 _SLICE_TOKENS = 768
 """``VIDEO_MAX_PIXELS`` of qwen_vl_utils, in tokens."""
@@ -77,13 +76,13 @@ class Qwen2VLAdapter(QwenAdapter):
         grid = pixels["video_grid_thw"]
         encoded = model.model.get_video_features(
             pixels["pixel_values_videos"], video_grid_thw=grid, return_dict=True
-        ).pooler_output
-        features = torch.cat(list(encoded))
-        return SliceFeatures(rearrange(features, "(n m) d -> n m d", n=int(grid[0, 0])))
+        )
+        tokens = per_slice(torch.cat(list(encoded.pooler_output)), grid)
+        return SliceFeatures(tokens, hidden=per_slice(encoded.last_hidden_state, grid))
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
-        """Pack the features ``[F, D]`` of each row as a list."""
-        return BaseModelOutputWithPooling(pooler_output=rows)
+        """Pack the features ``[F, D]`` of each row as a tuple."""
+        return BaseModelOutputWithPooling(pooler_output=tuple(rows))
 
     def _slices(
         self,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.video_utils import VideoMetadata
 
@@ -18,7 +18,7 @@ from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
 from vtc.video import VideoSource
 from vtc_adapters._frame_text import keeps_text, require_frame_text, text_around, written_out
 from vtc_adapters._mrope import Slices, wrapped_slices
-from vtc_adapters._qwen import QwenAdapter, packed_patches, size_of_frames
+from vtc_adapters._qwen import QwenAdapter, packed_patches, per_slice, size_of_frames
 
 
 class Qwen3VLAdapter(QwenAdapter):
@@ -69,22 +69,20 @@ class Qwen3VLAdapter(QwenAdapter):
         encoded = model.model.get_video_features(
             pixels["pixel_values_videos"], video_grid_thw=grid, return_dict=True
         )
+        layers = getattr(encoded, "deepstack_features", None) or ()
         tokens, *extra = (
-            rearrange(torch.cat(list(part)), "(n m) d -> n m d", n=int(grid[0, 0]))
-            for part in (
-                encoded.pooler_output,
-                *(getattr(encoded, "deepstack_features", None) or ()),
-            )
+            per_slice(torch.cat(list(part)), grid) for part in (encoded.pooler_output, *layers)
         )
-        return SliceFeatures(tokens, extra=tuple(extra))
+        hidden = per_slice(encoded.last_hidden_state, grid)
+        return SliceFeatures(tokens, extra=tuple(extra), hidden=hidden)
 
-    def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithDeepstackFeatures:
+    def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         """Split rows ``[F, (1 + layers) * D]`` into features and those of deepstack's layers."""
         width = model.config.text_config.hidden_size
         tokens, *extra = zip(*(torch.split(row, width, dim=-1) for row in rows), strict=True)
-        return BaseModelOutputWithDeepstackFeatures(
-            pooler_output=list(tokens), deepstack_features=[list(layer) for layer in extra]
-        )
+        if not extra:
+            return BaseModelOutputWithPooling(pooler_output=tokens)
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=extra)
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
         """Make ``pixel_values_videos`` ``[patches, d]``, with ``video_grid_thw`` ``[1, 3]``."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.interfaces.video_span import SliceFeatures
+from vtc.interfaces.video_span import EncodedInput, SliceFeatures
 from vtc_adapters._llava import LlavaAdapter
+from vtc_adapters._pixels import stacked_if_equal
 
 
 class VideoLlavaAdapter(LlavaAdapter):
@@ -28,8 +29,13 @@ class VideoLlavaAdapter(LlavaAdapter):
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
         """Return tokens ``[n, 1 + P, D]`` and, to merge, the patches ``[n, P, D]``."""
         video = pixels["pixel_values_videos"][None]
-        tokens = model.model.get_video_features(video, return_dict=True).pooler_output
-        return SliceFeatures(tokens=tokens, dense=tokens[:, 1:])
+        encoded = model.model.get_video_features(video, return_dict=True)
+        tokens = encoded.pooler_output
+        return SliceFeatures(tokens, dense=tokens[:, 1:], hidden=encoded.last_hidden_state)
+
+    def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor]:
+        """Return the tokens of each frame; one tensor if all have as many."""
+        return stacked_if_equal([frame for one in encoded for frame in one.slices])
 
     def encode_images(
         self, model: Any, inputs: dict[str, Any]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    from vtc.interfaces.video_span import Layout, SliceFeatures, VideoSpan
+    from vtc.interfaces.video_span import EncodedInput, Layout, SliceFeatures, VideoSpan
     from vtc.video import VideoSource
 
 
@@ -268,6 +268,30 @@ class VideoAdapter(Part, ABC):
         Args:
             rows: ``[F, D]`` for each row that has a video: the features of all its videos.
         """
+
+    def encoder_outputs(
+        self, model: PreTrainedModel, encoded: Sequence[EncodedInput]
+    ) -> BaseModelOutputWithPooling:
+        """Return what the stock ``forward`` returns as ``video_outputs`` or ``image_outputs``.
+
+        Args:
+            encoded: The videos and images in the order of their placeholders.
+
+        Returns:
+            ``pooler_output`` in the container of the stock model, see `pooled`, and
+            ``last_hidden_state`` of the keyframes; None beside images or where it was not kept.
+        """
+        outputs = self.pack(model, [one.features for one in encoded])
+        pooled = self.pooled(encoded)
+        if pooled is not None:
+            outputs["pooler_output"] = pooled
+        hidden = [one.hidden for one in encoded if one.hidden is not None]
+        whole = torch.cat(hidden) if len(hidden) == len(encoded) else None
+        return type(outputs)(**{**outputs, "last_hidden_state": whole})
+
+    def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor] | None:
+        """Return ``pooler_output`` in the container of the stock model; None: as packed."""
+        return None
 
     def could_be_frames(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
         """Return whether still images of a call may be frames that the caller did not declare.

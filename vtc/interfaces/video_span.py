@@ -90,11 +90,14 @@ class SliceFeatures:
         dense: ``[n, P, D]``, the patches to merge; None if they are ``tokens``.
         extra: Further features ``[n, M, D]`` of the same tokens for later layers of the language
             model (deepstack); merged with the weights of the tokens.
+        hidden: ``[n, P', Dv]``, the ``last_hidden_state`` of the vision tower, which the stock
+            model returns with its result; None if the family returns none.
     """
 
     tokens: Tensor
     dense: Tensor | None = None
     extra: tuple[Tensor, ...] = ()
+    hidden: Tensor | None = None
 
     @property
     def patches(self) -> Tensor:
@@ -107,6 +110,7 @@ class SliceFeatures:
             self.tokens.to(device),
             None if self.dense is None else self.dense.to(device),
             tuple(layer.to(device) for layer in self.extra),
+            None if self.hidden is None else self.hidden.to(device),
         )
 
 
@@ -124,6 +128,7 @@ class CompressedVideo:
         cells: ``[L - t]`` int64, its cell in the slice's grid; `MERGED` for a merged token, `TEXT`
             for text around the slice.
         seconds_per_slice: The time from slice to slice; None if it is unknown.
+        hidden: ``[K, P', Dv]``, `SliceFeatures.hidden` of the keyframes; None if it was not kept.
     """
 
     span: VideoSpan
@@ -132,6 +137,34 @@ class CompressedVideo:
     slices: Tensor
     cells: Tensor
     seconds_per_slice: float | None = None
+    hidden: Tensor | None = None
+
+    @property
+    def by_slice(self) -> tuple[Tensor, ...]:
+        """The tokens ``[T_i, D]`` of each of the N slices; T_i is 0 for a dropped one."""
+        import torch
+
+        lengths = torch.bincount(self.slices[self.cells != TEXT], minlength=len(self.span))
+        return torch.split(self.features[: int(lengths.sum())], lengths.tolist())
+
+
+@dataclass(frozen=True)
+class EncodedInput:
+    """A video or a still image as the language model reads it.
+
+    Attributes:
+        row: Its row of the batch.
+        first: The position of its first placeholder in the caller's row.
+        features: ``[F, D]``.
+        slices: The tokens ``[T_i, D]`` of each slice; those of an image are one slice.
+        hidden: See `CompressedVideo.hidden`.
+    """
+
+    row: int
+    first: int
+    features: Tensor
+    slices: tuple[Tensor, ...]
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)

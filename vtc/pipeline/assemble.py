@@ -29,6 +29,7 @@ def assemble_video(
     is_keyframe: Tensor,
     selection: Selection,
     heat: Sequence[Heat] = (),
+    hidden: Sequence[Tensor] = (),
 ) -> CompressedVideo:
     """Order the tokens by time, choose the placeholders they take, and report the video.
 
@@ -36,6 +37,7 @@ def assemble_video(
         tokens: The tokens ``[T_i, D]`` of each of the N slices.
         is_keyframe: ``[N]`` bool.
         heat: What the merger weighed in some frames.
+        hidden: The vision tower's last states ``[P', Dv]`` of the keyframes.
 
     Raises:
         ValueError: No token is left, or none is finite.
@@ -85,6 +87,7 @@ def assemble_video(
         slices=slices,
         cells=cells,
         seconds_per_slice=feed.seconds_per_slice,
+        hidden=torch.stack(list(hidden)) if hidden else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -76,6 +76,8 @@ class Reading:
         rest: ``[n]`` int64, the frames to merge, ascending.
         references: The frames that they are compared with.
         tokens: ``[T_i, D]`` of each of the N slices, once they are known.
+        hidden: The vision tower's last states ``[P', Dv]`` of the keyframes, for the result of
+            ``forward``.
     """
 
     feed: VideoFeed
@@ -86,6 +88,7 @@ class Reading:
     references: References
     tokens: list[Tensor]
     heat: HeatKeeper
+    hidden: list[Tensor] = field(default_factory=list)
 
 
 def compress_video(
@@ -119,7 +122,14 @@ def compress_video(
     merge_frames(call, feed, readings, patches)
     return [
         assemble_video(
-            call, one.feed, one.query, one.tokens, one.is_keyframe, one.selection, one.heat.frames
+            call,
+            one.feed,
+            one.query,
+            one.tokens,
+            one.is_keyframe,
+            one.selection,
+            one.heat.frames,
+            one.hidden,
         )
         for one in readings
     ]
@@ -213,6 +223,11 @@ def encode_keyframes(
             for one in readings:
                 if one.is_keyframe[index]:
                     one.tokens[index] = row
+        if features.hidden is not None and not call.generating:
+            for index, state in zip(slices.tolist(), features.hidden, strict=True):
+                for one in readings:
+                    if one.is_keyframe[index]:
+                        one.hidden.append(state)
     missing = [number for number in references.tolist() if number not in by_slice]
     numbers = torch.tensor(missing, dtype=torch.int64)
     for slices, features in encode_merged(call, feed, numbers, patches, "references"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.interfaces.video_span import CompressedVideo, Layout
+from vtc.interfaces.video_span import CompressedVideo, EncodedInput, Layout
 from vtc.pipeline.caching import StoredEmbeddings, needs_all_frames, stored_embeddings
 from vtc.pipeline.compress import compress_video
 from vtc.pipeline.locate import locate_videos
@@ -43,12 +43,14 @@ class Prepared:
             of the caller's row, see `vtc.pipeline.rows.caller_index`.
         offsets: ``[B, 1]`` int64, how far the positions of new tokens differ from the count of
             tokens; None where positions count tokens.
+        encoded: The videos (and the images of ``modality``) in the order of their placeholders.
     """
 
     inputs: dict[str, Any]
     report: Report
     caller_index: Tensor
     offsets: Tensor | None = None
+    encoded: tuple[EncodedInput, ...] = ()
 
 
 @dataclass
@@ -79,13 +81,13 @@ def prepare(call: Call) -> Prepared:
     offsets = place_positions(call, inputs, layout)
     if call.cached_mask is not None:
         inputs["attention_mask"] = torch.cat([call.cached_mask, inputs["attention_mask"]], dim=1)
-    features = _by_row(videos, call.adapter.stills(call.model, call.inputs, layout))
+    encoded = _in_order(videos, call.adapter.stills(call.model, call.inputs, layout))
     inputs["mm_encoder_outputs"] = {
         **(inputs.get("mm_encoder_outputs") or {}),
-        call.adapter.modality: RowFeatures(pooler_output=features),
+        call.adapter.modality: RowFeatures(pooler_output=_by_row(encoded)),
     }
     index = caller_index(layout.rows, call.inputs["input_ids"].shape[1], layout.row_starts)
-    return Prepared(inputs, call.report, index, offsets)
+    return Prepared(inputs, call.report, index, offsets, tuple(encoded))
 
 
 def compress_videos(
@@ -173,12 +175,22 @@ def packed(model: Any, adapter: VideoAdapter, encoded: Any) -> Any:
     return {**encoded, adapter.modality: adapter.pack(model, list(rows.pooler_output))}
 
 
-def _by_row(videos: list[CompressedVideo], stills: list[tuple[int, int, Tensor]]) -> list[Tensor]:
+def _in_order(
+    videos: list[CompressedVideo], stills: list[tuple[int, int, Tensor]]
+) -> list[EncodedInput]:
+    """Return videos and still images in the order of their placeholders."""
+    encoded = [
+        EncodedInput(one.span.row, one.span.first, one.features, one.by_slice, one.hidden)
+        for one in videos
+    ]
+    encoded += [EncodedInput(row, first, image, (image,)) for row, first, image in stills]
+    return sorted(encoded, key=lambda one: (one.row, one.first))
+
+
+def _by_row(encoded: list[EncodedInput]) -> list[Tensor]:
     """Return the features of each row's placeholders, in their order."""
-    pieces = [(video.span.row, video.span.first, video.features) for video in videos] + stills
-    pieces.sort(key=lambda piece: piece[:2])
-    rows = sorted({row for row, _, _ in pieces})
-    return [torch.cat([features for at, _, features in pieces if at == row]) for row in rows]
+    rows = sorted({one.row for one in encoded})
+    return [torch.cat([one.features for one in encoded if one.row == row]) for row in rows]
 
 
 def _refuse_what_cannot_be_shortened(call: Call) -> None:

@@ -7,9 +7,11 @@ compresses such a call, and returns the hidden states at the caller's positions.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +26,9 @@ from vtc.wrapped.access import is_enabled, own_toolkit
 from vtc.wrapped.guard import check_call
 
 if TYPE_CHECKING:
+    from vtc.interfaces.video_adapter import VideoAdapter
+
+if TYPE_CHECKING:
     from vtc.pipeline.toolkit import Toolkit
 
 
@@ -31,6 +36,7 @@ class _Encoded(dict[str, Any]):
     """``mm_encoder_outputs`` of a call of the inner model, and how its prompt was shortened."""
 
     prepared: Prepared
+    adapter: VideoAdapter
 
 
 class InnerModelHook:
@@ -79,6 +85,7 @@ def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[st
     toolkit.note_report(prepared.report)
     encoded = _Encoded(inputs["mm_encoder_outputs"])
     encoded.prepared = prepared
+    encoded.adapter = toolkit.adapter
     return {**inputs, "mm_encoder_outputs": encoded}
 
 
@@ -106,11 +113,37 @@ def restore_hidden_states(module: nn.Module, args: Any, kwargs: dict[str, Any], 
         return output
     index = encoded.prepared.caller_index
     note_shortened(returned_cache(output), encoded.prepared)
+    output = with_encoder_outputs(module, encoded.adapter, output, encoded, encoded.prepared)
     if isinstance(output, tuple):
         return (at_positions(output[0], index), *output[1:])
     output["last_hidden_state"] = at_positions(output.last_hidden_state, index)
     if getattr(output, "hidden_states", None) is not None:
         output["hidden_states"] = tuple(at_positions(h, index) for h in output.hidden_states)
+    return output
+
+
+def with_encoder_outputs(
+    model: Any, adapter: VideoAdapter, output: Any, given: Mapping[str, Any], prepared: Prepared
+) -> Any:
+    """Return the result of a stock ``forward`` with the encoder's outputs in the stock form.
+
+    Args:
+        output: A mapping or a tuple, which holds the packed features that it was given.
+        given: ``mm_encoder_outputs`` as ``forward`` took it.
+    """
+    features = given[adapter.modality]
+
+    def is_given(value: Any) -> bool:
+        if not isinstance(value, tuple):
+            return value is features
+        parts = features.to_tuple()
+        return len(value) == len(parts) and all(map(operator.is_, value, parts))
+
+    stock_form = functools.partial(adapter.encoder_outputs, model, prepared.encoded)
+    if isinstance(output, tuple):
+        return tuple(stock_form().to_tuple() if is_given(one) else one for one in output)
+    for name in [name for name, value in output.items() if is_given(value)]:
+        output[name] = stock_form()
     return output
 
 

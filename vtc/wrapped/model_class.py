@@ -24,7 +24,13 @@ from vtc.wrapped.access import is_enabled, own_toolkit, while_disabled
 from vtc.wrapped.callers_view import CallersView
 from vtc.wrapped.generation import generate_compressed
 from vtc.wrapped.guard import check_call
-from vtc.wrapped.inner_model import InnerModelHook, at_positions, note_shortened, stock_inputs
+from vtc.wrapped.inner_model import (
+    InnerModelHook,
+    at_positions,
+    note_shortened,
+    stock_inputs,
+    with_encoder_outputs,
+)
 from vtc.wrapped.running import generating, is_generating, running_generation
 from vtc.wrapped.saving import save_wrapped
 
@@ -130,6 +136,8 @@ def _forward(
     shortened, prepared = stock_inputs(Call(model, toolkit, inputs))
     toolkit.note_report(prepared.report)
     output = stock(model, **shortened)
+    encoded = shortened["mm_encoder_outputs"]
+    output = with_encoder_outputs(model, toolkit.adapter, output, encoded, prepared)
     note_shortened(returned_cache(output), prepared)
     if _compares_with_labels(model, inputs) and not isinstance(output, tuple):
         output["logits"] = at_positions(output.logits, prepared.caller_index)
