@@ -43,7 +43,8 @@ class Prepared:
             of the caller's row, see `vtc.pipeline.rows.caller_index`.
         offsets: ``[B, 1]`` int64, how far the positions of new tokens differ from the count of
             tokens; None where positions count tokens.
-        encoded: The videos (and the images of ``modality``) in the order of their placeholders.
+        encoded: The videos (and the images of ``modality``) in the order of their placeholders,
+            for the result of ``forward``; empty for ``generate``, which returns none of them.
     """
 
     inputs: dict[str, Any]
@@ -87,7 +88,8 @@ def prepare(call: Call) -> Prepared:
         call.adapter.modality: RowFeatures(pooler_output=_by_row(encoded)),
     }
     index = caller_index(layout.rows, call.inputs["input_ids"].shape[1], layout.row_starts)
-    return Prepared(inputs, call.report, index, offsets, tuple(encoded))
+    kept = () if call.generating else tuple(encoded)
+    return Prepared(inputs, call.report, index, offsets, kept)
 
 
 def compress_videos(
@@ -189,8 +191,10 @@ def _in_order(
 
 def _by_row(encoded: list[EncodedInput]) -> list[Tensor]:
     """Return the features of each row's placeholders, in their order."""
-    rows = sorted({one.row for one in encoded})
-    return [torch.cat([one.features for one in encoded if one.row == row]) for row in rows]
+    rows: dict[int, list[Tensor]] = {}
+    for one in encoded:
+        rows.setdefault(one.row, []).append(one.features)
+    return [row[0] if len(row) == 1 else torch.cat(row) for row in rows.values()]  # no copy of one
 
 
 def _refuse_what_cannot_be_shortened(call: Call) -> None:
