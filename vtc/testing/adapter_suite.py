@@ -253,7 +253,9 @@ class AdapterContract(AdapterCase):
             gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
         assert gradients[0].keys() == gradients[1].keys()
         for name, plain in gradients[0].items():
-            assert torch.allclose(plain, gradients[1][name], atol=1e-5), name
+            # float32's rounding grows with the gradient: up to 140 in hybrid models.
+            bound = 1e-5 * max(1.0, float(plain.abs().max()))
+            assert torch.allclose(plain, gradients[1][name], atol=bound), name
         words = ("vision", "visual", "tower")
         tower = [name for name in gradients[0] if any(word in name for word in words)]
         assert tower, "no gradient reaches the vision tower"
