@@ -18,7 +18,7 @@ import typer
 from safetensors import SafetensorError
 from typer.core import TyperGroup
 
-from vtc.cli import ask, batch, cache, keyframes, new_plugin, parts, profiler
+from vtc.cli import ask, batch, cache, keyframes, new_plugin, parts, profiler, serve
 from vtc.cli.output import accept_any_text, close_stdout, printable, results_only
 from vtc.cli.plugin_commands import plugin_commands
 
@@ -133,6 +133,7 @@ app.command()(keyframes.select)
 app.add_typer(batch.app, name="batch")
 app.command()(cache.index)
 app.command()(cache.cache)
+app.command()(serve.serve)
 app.command()(parts.parts)
 app.command()(profiler.profile)
 app.command()(new_plugin.new_plugin)

@@ -28,6 +28,7 @@ from vtc.video.run_ahead import run_ahead
 from vtc.video.samples import Samples
 from vtc.video.sampling import sample
 from vtc.video.sequence_reader import FrameSequence, SequenceReader
+from vtc.video.watched_reader import WatchedReader
 
 _READERS: dict[str, Callable[[Path], Reader]] = {"decord": DecordReader, "pyav": PyAVReader}
 _CHUNK_BYTES = 64 * 2**20
@@ -207,6 +208,16 @@ class VideoSource:
         source = copy.copy(self)
         source._reader = self._rereader
         source._samples = Samples(self._rereader, self._samples.positions)
+        return source
+
+    def watched(self, check: Callable[[], None]) -> VideoSource:
+        """Return a source of the same samples that calls ``check`` before it decodes a frame.
+
+        What ``check`` raises ends the pass. It is called from the thread that decodes.
+        """
+        source = copy.copy(self)
+        source._reader = WatchedReader(self._reader, check)
+        source._samples = Samples(source._reader, self._samples.positions)
         return source
 
     @property
