@@ -80,18 +80,16 @@ class Media:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 picture = Image.open(content, formats=_PICTURES)
             if picture.width * picture.height > _MOST_PIXELS:
-                size = f"{picture.width}x{picture.height}"
-                raise ApiError(
-                    400,
-                    f"{param}: expected at most {_MOST_PIXELS:,} pixels, got {size}",
-                    param=param,
-                )
+                raise Image.DecompressionBombError
             return ImageOps.exif_transpose(picture).convert("RGB")
         except UnidentifiedImageError as error:
             allowed = ", ".join(_PICTURES)
             raise ApiError(400, f"{param}: expected a picture: {allowed}", param=param) from error
+        except Image.DecompressionBombError as error:
+            problem = f"expected a picture of at most {_MOST_PIXELS:,} pixels"
+            raise ApiError(400, f"{param}: {problem}", param=param) from error
         # Decoders of Pillow raise whatever a broken file makes them meet.
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise ApiError(400, f"{param}: the picture is broken ({error})", param=param) from error
 
     def _file(self, url: str, param: str) -> Path:

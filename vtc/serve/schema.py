@@ -176,6 +176,7 @@ def _in_words(error: ValidationError, body: Any) -> ApiError:
             path, at = f"{path}[{step}]", at[step] if step < len(at) else None
         elif isinstance(at, dict) and (step in at or step == first["loc"][-1]):
             path, at = f"{path}.{step}".lstrip("."), at.get(step)
+    path = path if len(path) <= 100 else f"{path[:100]}..."
     problem = first["msg"].removeprefix("Value error, ")
     problem = problem[:1].lower() + problem[1:]
     if first["type"] == "extra_forbidden":
@@ -184,7 +185,9 @@ def _in_words(error: ValidationError, body: Any) -> ApiError:
         problem = "is missing"
     elif first["type"] == "literal_error":
         problem = f"expected {first['ctx']['expected']}, got {_brief(at)}"
-    return ApiError(400, f"{path}: {problem}", param=path.partition("[")[0].partition(".")[0])
+    return ApiError(
+        400, f"{path or 'body'}: {problem}", param=path.partition("[")[0].partition(".")[0]
+    )
 
 
 def _brief(value: Any) -> str:
