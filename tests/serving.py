@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import threading
 import time
 from contextlib import contextmanager
@@ -55,9 +56,13 @@ class Running:
 
 
 @contextmanager
-def serving(model, processor, root, folder, *, queue=4, timeout=60, grace=5, limits=None, **more):
+def serving(
+    model, processor, root, folder, *, queue=4, timeout=60, grace=5, limits=None, cache=None, **more
+):
     worker = Worker(queue, timeout)
-    answerer = Answerer(model, processor, limits or Limits(max_new_tokens=512), worker.check)
+    opener = functools.partial(vtc.VideoSource, cache=cache)
+    limits = limits or Limits(max_new_tokens=512)
+    answerer = Answerer(model, processor, limits, worker.check, opener)
     server = Server(answerer, worker, Media([root], folder), Settings(model="tiny", **more))
     bound = bind("127.0.0.1", 0)
     graceful = GracefulServer(uvicorn.Config(server.app(), log_level="error"), worker, grace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -110,6 +111,19 @@ def test_several_turns_videos_and_pictures(server, root, png):
         assert reply.usage.completion_tokens == 4 and "vtc" not in reply.model_extra
 
 
+def test_a_second_question_reads_the_cache(root, tmp_path):
+    model, processor = vtc.testing.tiny("llava_onevision")
+    clip, uploads = tmp_path / "clip", tmp_path / "uploads"
+    vtc.testing.save_tiny_clip(clip)
+    uploads.mkdir()
+    vtc.wrap(model, processor=processor, encoder=str(clip))
+    with serving(model, processor, root, uploads, cache=tmp_path / "cache") as server:
+        file = root / "a.mp4"
+        first = server.ask(video(file), text(QUESTION)).vtc["videos"][0]["cache"]
+        second = server.ask(video(file.read_bytes()), text("Where?")).vtc["videos"][0]["cache"]
+    assert [use["hit"] for use in first + second] == [False, True]
+
+
 def test_a_request_sets_how_its_video_is_read(server, root):
     parts = video(root / "a.mp4"), text(QUESTION)
     reading = {"fps": 4, "max_frames": 10, "query": "a circle", "report": "full"}
@@ -185,3 +199,29 @@ def test_models_health_and_metrics(server, root):
     assert after["process_resident_memory_bytes"] > 0 and after["vtc_running"] == 0
     health = json.loads(client.get("/../health", cast_to=str))
     assert health == {"status": "ok", "waiting": 0, "running": 0}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--api-key-env", "VTC_NO_KEY"), "the key in the environment variable VTC_NO_KEY"),
+        (("--video-root", "nowhere"), "expected --video-root to be a folder, got 'nowhere'"),
+        (("--host", "203.0.113.1"), "cannot serve on 203.0.113.1:0: "),
+        (("--max-frames", "0"), "expected max_frames to be a whole number of at least 1, got 0"),
+        (("--reader", "vlc"), "expected reader to be 'pyav' or 'decord', got 'vlc'"),
+        (("--model", "nothing"), "nothing"),
+    ],
+)
+def test_the_command_reports_wrong_options_at_once(command, words, message):
+    code, _, err = command("serve", "--model", "shipped", "--port", 0, *words)
+    assert code == 1 and message in " ".join(err.split()) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
+def test_a_missing_extra_is_one_line_with_the_command(command, monkeypatch, package):
+    for name in [name for name in sys.modules if name.startswith("vtc.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = command("serve", "--model", "shipped")
+    wanted = f"vtc serve needs {package}: pip install 'video-token-compression[serve]'"
+    assert code == 1 and err == f"vtc: error: {wanted}\n"

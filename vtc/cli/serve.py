@@ -7,18 +7,21 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from vtc.cli import options
-from vtc.cli.models import load_model, part_choice, read_options
+from vtc.cli.models import ModelOptions
 
-Folder = Optional[Path]  # noqa: UP007, UP045 - typer evaluates it
+MAX_FRAMES = 10_000
+"""Frames of a video, where ``--max-frames`` does not say."""
 
 
+@options.grouped
 def serve(
-    model: options.Model,
+    wrapped: ModelOptions,
+    frames: options.FrameOptions,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     video_root: Annotated[
@@ -41,20 +44,6 @@ def serve(
     ] = 30,
     max_upload: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = 64,
     max_new_tokens: options.MaxNewTokens = 1024,
-    selector: options.Selector = None,
-    merger: options.Merger = None,
-    keyframes: options.Keyframes = None,
-    fps: options.Fps = 1.0,
-    max_frames: Annotated[int, typer.Option(min=1, help="The most frames of a video.")] = 10_000,
-    reader: options.VideoReader = "pyav",
-    encoder: options.Encoder = None,
-    selector_option: options.SelectorOption = [],  # noqa: B006
-    merger_option: options.MergerOption = [],  # noqa: B006
-    adapter_option: options.AdapterOption = [],  # noqa: B006
-    attn_implementation: options.AttnImplementation = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Serve a model to programs that speak the OpenAI protocol.
 
@@ -71,34 +60,31 @@ def serve(
         raise ImportError(
             f"vtc serve needs {error.name}: pip install 'video-token-compression[serve]'"
         ) from error
+    import numpy as np
+
+    from vtc.video import VideoSource
+
     key = _key(api_key_env)
+    most = MAX_FRAMES if frames.max_frames is None else frames.max_frames
+    # Wrong options are reported now, not with the first request.
+    blank = np.zeros((1, 1, 1, 3), dtype=np.uint8)
+    VideoSource(blank, fps=frames.fps, max_frames=most, reader=frames.reader)
     folder = tempfile.TemporaryDirectory(prefix="vtc-serve-", ignore_cleanup_errors=True)
     media = Media(video_root, Path(folder.name))
     bound = bind(host, port)  # before the model, which takes long to load
     if key is None and not is_loopback(host):
         print(f"vtc: warning: all who reach {host} may ask: no --api-key-env", file=sys.stderr)
-    loaded, processor = load_model(
-        model,
-        part_choice("dks", selector, selector_option, keyframes),
-        part_choice("dfm", merger, merger_option),
-        encoder,
-        device,
-        dtype,
-        trust_remote_code,
-        attn_implementation,
-    )
+    model, processor = wrapped.open()
 
     from vtc.serve.answer import Answerer, Limits
-    from vtc.video import VideoSource
-    from vtc.wrapped.access import toolkit_of
 
-    toolkit_of(loaded).configure(**read_options(adapter_option))
     worker = Worker(queue, timeout)
-    limits = Limits(fps, max_frames, max_new_tokens)
-    opener = functools.partial(VideoSource, reader=reader)
-    answerer = Answerer(loaded, processor, limits, worker.check, opener)
+    limits = Limits(frames.fps, most, max_new_tokens)
+    cache = frames.cache or Path(folder.name) / "cache"
+    opener = functools.partial(VideoSource, reader=frames.reader, cache=cache)
+    answerer = Answerer(model, processor, limits, worker.check, opener)
     settings = Settings(
-        model=served_name or _name(model),
+        model=served_name or _name(wrapped.model),
         max_upload=max_upload * MEBIBYTE,
         hosts=[host, *allowed_host],
         key=key,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from vtc.pipeline.modules import input_device
 from vtc.serve.errors import ApiError
 from vtc.serve.prompt import Turn, conversation_inputs
 from vtc.serve.stream import StopsAtText, TextStream
@@ -73,8 +74,11 @@ class Answerer:
     ) -> None:
         self.model, self.processor, self.limits = model, processor, limits
         self._check, self._open = check, open_source
-        toolkit_of(model).progress = lambda *_: check()
-        toolkit_of(model).heat_frames = 0
+        toolkit = toolkit_of(model)
+        toolkit.progress = lambda *_: check()
+        toolkit.heat_frames = 0
+        if toolkit.selector.uses_embeddings:  # the first request should not wait for it
+            toolkit.encoders_on(input_device(model))[1].load()
         for layer in _layers(model):
             layer.register_forward_pre_hook(lambda *_: check())
 
