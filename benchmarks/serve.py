@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=8)
-    parser.add_argument("--seconds", type=int, default=60, help="of each video")
+    parser.add_argument("--seconds", type=int, default=20, help="of each video")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -175,6 +175,7 @@ def run(load: Load, requests: int, at_once: int) -> None:
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(load.one, range(first, min(first + tenth, requests))))
         memory.append(load.metric(resident))
+        print(f"{first + tenth} requests, {memory[-1] / 2**20:.0f} MiB", file=sys.stderr)
     took = time.perf_counter() - began
     for outcome, count in sorted(load.outcomes.items()):
         print(f"{count:5d}  {outcome}")
