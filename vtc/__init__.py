@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from vtc import testing
     from vtc.encoders.lazy import LazyEncoder, load_encoder
     from vtc.interfaces.frame_selector import FrameSelector, Selection
+    from vtc.interfaces.token_budget import FrameStatistics, TokenBudget
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.interfaces.video_span import SliceFeatures, VideoSpan
     from vtc.pipeline.report import Report
     from vtc.plugins.hookspecs import hookimpl
-    from vtc.plugins.registry import PartInfo, merger, parts, selector
+    from vtc.plugins.registry import PartInfo, budget, merger, parts, selector
     from vtc.video import VideoError, VideoSource
     from vtc.wrapped.access import disabled, is_wrapped, last_report
     from vtc.wrapped.asking import Answer, ask, prepare_inputs
@@ -32,17 +33,20 @@ if TYPE_CHECKING:
 _HOME = {
     "Answer": "vtc.wrapped.asking",
     "FrameSelector": "vtc.interfaces.frame_selector",
+    "FrameStatistics": "vtc.interfaces.token_budget",
     "LazyEncoder": "vtc.encoders.lazy",
     "PartInfo": "vtc.plugins.registry",
     "Report": "vtc.pipeline.report",
     "Selection": "vtc.interfaces.frame_selector",
     "SliceFeatures": "vtc.interfaces.video_span",
+    "TokenBudget": "vtc.interfaces.token_budget",
     "TokenMerger": "vtc.interfaces.token_merger",
     "VideoAdapter": "vtc.interfaces.video_adapter",
     "VideoError": "vtc.video",
     "VideoSource": "vtc.video",
     "VideoSpan": "vtc.interfaces.video_span",
     "ask": "vtc.wrapped.asking",
+    "budget": "vtc.plugins.registry",
     "disabled": "vtc.wrapped.access",
     "from_pretrained": "vtc.wrapped.loading",
     "hookimpl": "vtc.plugins.hookspecs",
@@ -62,17 +66,20 @@ _HOME = {
 __all__ = [
     "Answer",
     "FrameSelector",
+    "FrameStatistics",
     "LazyEncoder",
     "PartInfo",
     "Report",
     "Selection",
     "SliceFeatures",
+    "TokenBudget",
     "TokenMerger",
     "VideoAdapter",
     "VideoError",
     "VideoSource",
     "VideoSpan",
     "ask",
+    "budget",
     "disabled",
     "from_pretrained",
     "hookimpl",

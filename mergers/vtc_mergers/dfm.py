@@ -170,6 +170,15 @@ class DFM(TokenMerger):
         weighed = self._weighed(patches, reference, has_reference, query)
         return torch.cat([weights for weights, _ in weighed])
 
+    def log_mass(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        direction = self._check(patches, reference, has_reference, query)
+        size = frames_at_once(patches.device)
+        parts = (torch.split(x, size) for x in (patches, reference, has_reference))
+        scores = [self._scores(*part, direction) for part in zip(*parts, strict=True)]
+        return torch.cat(scores).float().logsumexp(dim=-1)
+
     def _weighed(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -199,7 +208,13 @@ class DFM(TokenMerger):
     def _weigh(
         self, frames: Tensor, keyframes: Tensor, has_keyframe: Tensor, query: Tensor
     ) -> Tensor:
-        """Return weights ``[..., M]`` of patches.
+        """Return weights ``[..., M]`` of patches: the softmax of their `_scores`."""
+        return torch.softmax(self._scores(frames, keyframes, has_keyframe, query), dim=-1)
+
+    def _scores(
+        self, frames: Tensor, keyframes: Tensor, has_keyframe: Tensor, query: Tensor
+    ) -> Tensor:
+        """Return the saliency ``[..., M]`` of patches over the temperature (Eq. 9 of ViLAMP).
 
         Args:
             frames: ``[..., M, D]``, the patches.
@@ -222,4 +237,4 @@ class DFM(TokenMerger):
         relevance = cosines(relevance_view, query)
         redundancy = torch.where(has_keyframe | itself, cosines(redundancy_view, keyframes), 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
-        return torch.softmax(saliency / self.config.temperature, dim=-1)
+        return saliency / self.config.temperature

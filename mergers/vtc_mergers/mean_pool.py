@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
@@ -31,6 +34,12 @@ class MeanPool(TokenMerger):
     ) -> Tensor:
         check_patches("mean_pool", patches)
         return patches.mean(dim=1, keepdim=True, dtype=exact_dtype(patches)).to(patches.dtype)
+
+    def log_mass(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        n, count, _ = patches.shape
+        return patches.new_full((n,), math.log(count), dtype=torch.float32)
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None

@@ -1,4 +1,4 @@
-"""Register the shipped token mergers, as strings so that torch is not imported."""
+"""Register the shipped token mergers and budgets, as strings so that torch is not imported."""
 
 import vtc
 
@@ -21,4 +21,12 @@ def vtc_register_mergers() -> dict[str, str]:
         "similarity_prune": "vtc_mergers.similarity_prune:SimilarityPrune",
         "spatial_pool": "vtc_mergers.spatial_pool:SpatialPool",
         "tome": "vtc_mergers.tome:ToMe",
+    }
+
+
+@vtc.hookimpl
+def vtc_register_budgets() -> dict[str, str]:
+    return {
+        "even": "vtc_mergers.budgets:Even",
+        "foveated": "vtc_mergers.budgets:Foveated",
     }

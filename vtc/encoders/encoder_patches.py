@@ -49,6 +49,11 @@ class PatchKeeper(FrameEncoder):
     def encode_text(self, text: str) -> Tensor:
         return self.inner.encode_text(text)
 
+    @property
+    def count(self) -> int:
+        """P, the patches of a frame; known once frames were encoded."""
+        return 0 if self._patches is None else int(self._patches.shape[1])
+
     def of(self, numbers: Tensor) -> Tensor:
         """Return the patches ``[n, P, C]`` of the frames ``numbers``, ``[n]`` int64.
 

@@ -103,6 +103,30 @@ class TokenMerger(Part, nn.Module, ABC):
         """
         return None
 
+    @property
+    def takes_budget(self) -> bool:
+        """Whether the merger works with a `vtc.TokenBudget`: it defines `log_mass`."""
+        return type(self).log_mass is not TokenMerger.log_mass
+
+    def log_mass(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        """Return how much each frame counts where several frames share one token.
+
+        A merger that defines this takes any part of the patches of a frame, and is a weighted mean:
+        of the tokens of two sets of patches, weighted by their masses, comes the token of their
+        union. A budget then gives a frame several tokens, one for each part of its patches, or
+        several frames one token.
+
+        Args:
+            patches, reference, has_reference, query: As for ``forward``.
+
+        Returns:
+            ``[n]`` float32, the natural logarithm of the mass; for a softmax the logarithm of the
+            sum of its exponentials.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define log_mass")
+
 
 def takes_text_embedding(merger: TokenMerger) -> bool:
     """Return whether the query of a merger is the frame encoder's text embedding."""

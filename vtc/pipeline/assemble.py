@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import Selection
     from vtc.interfaces.video_span import VideoSpan
     from vtc.pages.pictures import Pictures
+    from vtc.pipeline.budget import Allocation
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.query import Query
@@ -30,6 +31,7 @@ def assemble_video(
     selection: Selection,
     heat: Sequence[Heat] = (),
     hidden: Sequence[Tensor] = (),
+    allocation: Allocation | None = None,
 ) -> CompressedVideo:
     """Order the tokens by time, choose the placeholders they take, and report the video.
 
@@ -38,6 +40,7 @@ def assemble_video(
         is_keyframe: ``[N]`` bool.
         heat: What the merger weighed in some frames.
         hidden: The vision tower's last states ``[P', Dv]`` of the keyframes.
+        allocation: What a budget gave each slice; None without one.
 
     Raises:
         ValueError: No token is left, or none is finite.
@@ -74,6 +77,7 @@ def assemble_video(
         timestamps=numbers_of(feed.timestamps),
         relevance=numbers_of(selection.relevance),
         frames_per_slice=span.frames_per_slice,
+        budget=None if allocation is None else allocation.summary(),
         cache=feed.cache_uses,
         heat=tuple(heat),
         pictures=_pictures(call, feed, is_keyframe, heat),
@@ -132,15 +136,19 @@ def _warn_of_extremes(
 ) -> None:
     """Warn of what was lost while reading, and where nothing was kept or nothing compressed."""
     call.recorder.warn(*feed.warnings)
-    if not bool(is_keyframe.any()):
+    if not bool(is_keyframe.any()) and report.budget is None:
         call.recorder.warn(
             f"{feed.name}: the selector chose no keyframe, so no frame keeps all its tokens; "
             "loosen the selector's options"
         )
     if bool(is_keyframe.all()):
         call.recorder.warn(
-            f"{feed.name}: every frame is a keyframe, so nothing was compressed; set keyframes "
-            "below the number of frames"
+            f"{feed.name}: every frame keeps all its tokens, so nothing was compressed; "
+            + (
+                "set keyframes below the number of frames"
+                if report.budget is None
+                else "the budget holds them all"
+            )
         )
     elif report.tokens_after >= report.tokens_before:
         call.recorder.warn(

@@ -14,6 +14,7 @@ from vtc.pipeline.modules import active_module, input_device
 from vtc.pipeline.report import Recorder, Report
 
 if TYPE_CHECKING:
+    from vtc.interfaces.video_span import VideoSpan
     from vtc.pipeline.toolkit import Toolkit
 
 
@@ -30,21 +31,30 @@ class Call:
         cached_mask: ``[B, cached]``, the columns of the mask that belong to the cache; None where
             nothing is cached or ``generate`` counts the cached tokens among ``input_ids``.
         generating: Whether ``generate`` takes the result, or ``forward``.
+        new_tokens: The most tokens of the answer.
+        spans: The videos of all rows, once they are located.
         start: The number of ``input_ids`` columns that the cache holds.
         cached: The number of tokens that the cache holds.
         cached_offsets: ``[B, 1]`` int64, what the cache says of positions after it, see
             `vtc.pipeline.kv_cache.note_offsets`; None where it says nothing.
-        adapter, selector, merger, connector: The parts and the connector of this call.
+        adapter, selector, merger, budget, connector: The parts and the connector of this call.
         encoder, selector_encoder: The frame encoders that mergers and selectors use.
         merged_model: The model whose projectors are the connector's; ``model`` without one.
         report, recorder: What the call did so far.
     """
 
     def __init__(
-        self, model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], generating: bool = False
+        self,
+        model: Any,
+        toolkit: Toolkit,
+        inputs: Mapping[str, Any],
+        generating: bool = False,
+        new_tokens: int = 0,
     ) -> None:
         self.model = model
         self.generating = generating
+        self.new_tokens = new_tokens
+        self.spans: list[VideoSpan] = []
         cache = given_cache(inputs)
         self.cached = cached_length(cache)
         self.start = self.cached if generating else 0  # forward takes the new ids only
@@ -55,6 +65,7 @@ class Call:
         self.selector = toolkit.selector
         self.merger: Any = active_module(toolkit.merger)
         self.connector: Any = active_module(toolkit.connector)
+        self.budget = toolkit.budget
         self.processor = toolkit.processor
         self.chunk_slices = toolkit.chunk_slices
         self.prefill_chunk = toolkit.prefill_chunk
@@ -67,7 +78,8 @@ class Call:
 
         selector, merger = toolkit.describe(self.selector), toolkit.describe(self.merger)
         self.selector_name, self.merger_name = str(selector["name"]), str(merger["name"])
-        self.report = Report(selector=selector, merger=merger)
+        budget = None if self.budget is None else toolkit.describe(self.budget)
+        self.report = Report(selector=selector, merger=merger, budget=budget)
         self.recorder = Recorder(self.report, toolkit.progress)
         self._toolkit = toolkit
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from vtc.encoders.encoder_patches import PatchKeeper
 from vtc.interfaces.part import part_errors
 from vtc.pipeline.assemble import assemble_video
+from vtc.pipeline.budget import Allocation, BudgetMerging, allocate
 from vtc.pipeline.encode import encode_slices, project_encoder_patches
 from vtc.pipeline.heat import HeatKeeper
 from vtc.pipeline.merge import merge_slices, whole_groups
@@ -78,6 +79,7 @@ class Reading:
         tokens: ``[T_i, D]`` of each of the N slices, once they are known.
         hidden: The vision tower's last states ``[P', Dv]`` of the keyframes, for the result of
             ``forward``.
+        allocation: The tokens of each slice; None without a budget.
     """
 
     feed: VideoFeed
@@ -89,6 +91,7 @@ class Reading:
     tokens: list[Tensor]
     heat: HeatKeeper
     hidden: list[Tensor] = field(default_factory=list)
+    allocation: Allocation | None = None
 
 
 def compress_video(
@@ -113,11 +116,16 @@ def compress_video(
     if call.merges_encoder_patches:
         dtype = call.model.get_input_embeddings().weight.dtype
         patches = PatchKeeper(call.encoder, len(feed.span), dtype)
-    selections = select_keyframes(call, feed, queries, patches, stored)
+    selections, embeddings = select_keyframes(call, feed, queries, patches, stored)
     if stored is not None:
         for each in feeds:
             each.cache_uses = (stored.use,)
-    readings = [_reading(call, *of_row) for of_row in zip(feeds, queries, selections, strict=True)]
+    most = None if patches is None else patches.count
+    readings = [
+        _reading(call, own, query, chosen, allocate(call, own, chosen, embeddings, most))
+        for own, query, chosen in zip(feeds, queries, selections, strict=True)
+    ]
+    del embeddings
     encode_keyframes(call, feed, readings, patches)
     merge_frames(call, feed, readings, patches)
     return [
@@ -130,17 +138,24 @@ def compress_video(
             one.selection,
             one.heat.frames,
             one.hidden,
+            one.allocation,
         )
         for one in readings
     ]
 
 
-def _reading(call: Call, feed: VideoFeed, query: Query, selection: Selection) -> Reading:
+def _reading(
+    call: Call, feed: VideoFeed, query: Query, selection: Selection, allocation: Allocation | None
+) -> Reading:
+    selection = selection if allocation is None else allocation.selection
     keyframes = selection.keyframes.cpu()
     is_keyframe = torch.zeros(len(feed.span), dtype=torch.bool)
     is_keyframe[keyframes] = True
     rest = (~is_keyframe).nonzero().flatten()
-    if call.merger.tokens_per_frame == 0:
+    if allocation is not None:
+        is_keyframe = allocation.is_whole
+        rest = (~is_keyframe & (allocation.tokens != 0)).nonzero().flatten()
+    elif call.merger.tokens_per_frame == 0:
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
     numbers = reference_frames(call, feed, rest, keyframes)
     return Reading(
@@ -152,6 +167,7 @@ def _reading(call: Call, feed: VideoFeed, query: Query, selection: Selection) ->
         references=References(numbers, torch.unique(numbers[numbers >= 0])),
         tokens=[torch.empty(0)] * len(feed.span),
         heat=HeatKeeper(call, feed.span, rest, selection),
+        allocation=allocation,
     )
 
 
@@ -161,12 +177,16 @@ def select_keyframes(
     queries: Sequence[Query],
     patches: PatchKeeper | None,
     stored: StoredEmbeddings | None = None,
-) -> list[Selection]:
-    """Choose the keyframes of each query; fill ``patches`` with the frame encoder's patches."""
+) -> tuple[list[Selection], Tensor]:
+    """Choose the keyframes of each query; fill ``patches`` with the frame encoder's patches.
+
+    Returns:
+        The selections, and the embeddings ``[N, d]``; ``[N, 0]`` if the selector uses none.
+    """
     encoder: FrameEncoder = call.selector_encoder
     if patches is not None and encoder is call.encoder:
         encoder = patches
-    selections = select_for_queries(
+    selections, embeddings = select_for_queries(
         call.selector,
         encoder,
         feed.rgb(),
@@ -179,7 +199,7 @@ def select_keyframes(
     )
     if patches is not None and not patches.done:  # the selector used another encoder, or none
         embed_frames(patches, feed.rgb(), len(feed.span), call.recorder)
-    return selections
+    return selections, embeddings
 
 
 def reference_frames(call: Call, feed: VideoFeed, rest: Tensor, keyframes: Tensor) -> Tensor:
@@ -265,15 +285,23 @@ def merge_frames(
 def _merge(call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]]) -> Iterator[None]:
     """Merge the frames of a reading, chunk by chunk of all that is encoded."""
     own = (_only(chunk, reading.rest) for chunk in encoded)
+    within = None
+    if reading.allocation is not None:
+        tokens = reading.allocation.tokens
+        within = BudgetMerging(call, reading.feed.span, tokens, reading.tokens.__setitem__)
     for slices, frames, *extra in whole_groups(own, call.merger.frames_together):
         with call.recorder.stage("merging") as stage:
             at = torch.searchsorted(reading.rest, slices)
             reference, has_reference = reading.references.of(at, frames)
-            merged = merge_slices(call, frames, reference, has_reference, reading.query, extra)
-            reading.heat.keep(slices, frames, reference, has_reference, reading.query)
-            for index, row in zip(slices.tolist(), merged, strict=True):
-                reading.tokens[index] = row
-                stage.bytes += row.nbytes
+            given = (frames, reference, has_reference, reading.query, extra)
+            reading.heat.keep(slices, *given[:-1])
+            if within is not None:
+                stage.bytes += within.merge(slices, *given)
+            else:
+                merged = merge_slices(call, *given)
+                for index, row in zip(slices.tolist(), merged, strict=True):
+                    reading.tokens[index] = row
+                    stage.bytes += row.nbytes
         yield
 
 

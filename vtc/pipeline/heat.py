@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from vtc.pipeline.budget import grid_of
 from vtc.pipeline.report import Heat
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class HeatKeeper:
             patches, reference, has_reference: As `vtc.TokenMerger.forward` takes them.
         """
         rows = torch.isin(slices, self._slices).nonzero().flatten()
-        grid = _grid(self._span, patches.shape[1])
+        grid = grid_of(self._span, patches.shape[1])
         if not len(rows) or grid is None or patches.is_meta:
             return
         at = rows.to(patches.device)
@@ -75,11 +75,3 @@ class HeatKeeper:
         for number, weight in zip(slices[rows].tolist(), maps, strict=True):
             rank = None if self._relevance is None else float(self._relevance[number])
             self.frames.append(Heat(number * self._span.frames_per_slice, rank, weight))
-
-
-def _grid(span: VideoSpan, patches: int) -> tuple[int, int] | None:
-    """Return rows and columns of the patches of a frame; None where they are unknown."""
-    if span.grid is not None and math.prod(span.grid) == patches:
-        return span.grid
-    side = math.isqrt(patches)
-    return (side, side) if side * side == patches else None

@@ -75,6 +75,7 @@ def prepare(call: Call) -> Prepared:
     """
     _refuse_what_cannot_be_shortened(call)
     feeds, processors = locate_videos(call)
+    call.spans = [feed.span for feed in feeds]
     call.warn_of_untrained()
     queries = embed_queries(call, processors)
     videos = compress_videos(call, feeds, queries)

@@ -113,6 +113,9 @@ class VideoReport:
         timestamps: Seconds of each slice; None where the input does not say.
         relevance: What the selector ranked each slice by; None where it ranked nothing.
         frames_per_slice: How many frames a slice has.
+        budget: The ``limit`` of visual tokens, and how many slices are ``whole``, have ``several``
+            tokens, ``one``, or ``none``, or share one (``shared``, in so many ``groups``); None
+            without a budget.
         cache: What was read from the cache, and what was not; empty without a cache.
         heat: What the merger weighed in a few frames, see ``model.vtc.heat_frames``.
         pictures: Small pictures of frames.
@@ -131,6 +134,7 @@ class VideoReport:
     timestamps: tuple[float, ...] | None = field(default=None, repr=False)
     relevance: tuple[float, ...] | None = field(default=None, repr=False)
     frames_per_slice: int = 1
+    budget: dict[str, int] | None = None
     cache: tuple[CacheUse, ...] = ()
     heat: tuple[Heat, ...] = field(default=(), repr=False, compare=False)
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
@@ -169,7 +173,7 @@ class Report:
     """What the last call of a wrapped model did.
 
     Attributes:
-        selector, merger: The parts and their options, as ``vtc.wrap`` takes them.
+        selector, merger, budget: The parts and their options, as ``vtc.wrap`` takes them.
         videos: One report a video.
         stages: Seconds and bytes by stage. On a GPU, work is counted where it is waited for.
         warnings: What was lost, shortened or replaced on the way.
@@ -180,6 +184,7 @@ class Report:
 
     selector: dict[str, Any]
     merger: dict[str, Any]
+    budget: dict[str, Any] | None = None
     videos: list[VideoReport] = field(default_factory=list)
     stages: dict[str, Stage] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -230,6 +235,19 @@ class Report:
             if video.cache
         ]
 
+    @property
+    def budget_lines(self) -> list[str]:
+        """One line for each video that was read within a budget."""
+        several = len(self.videos) > 1
+        return [
+            (f"{video.name}: " if several else "")
+            + "budget {limit:,} tokens: {whole:,} frames whole, {several:,} with several tokens, "
+            "{one:,} with one, {shared:,} in {groups:,} groups that share one, {none:,} without"
+            "".format(**video.budget)
+            for video in self.videos
+            if video.budget is not None
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, with the totals, without pictures."""
         names = ("frames", "tokens_before", "tokens_after", "text_before", "text_after")
@@ -272,6 +290,7 @@ class Report:
             f"{sum(len(video.keyframes) for video in self.videos)} keyframes, "
             f"{self.tokens_before} -> {self.tokens_after} visual tokens{self._text()}",
             f"seconds: {seconds}",
+            *self.budget_lines,
             *self.cache_lines,
             *self.warnings,
         ]

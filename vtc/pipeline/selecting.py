@@ -63,7 +63,7 @@ def select_for_texts(
     stored = None
     if source.cache is not None and selector.uses_embeddings:
         stored = StoredEmbeddings(source, encoder, 1, recorder)
-    selections = select_for_queries(
+    selections, _ = select_for_queries(
         selector,
         encoder,
         _rgb(source),

@@ -31,9 +31,10 @@ def select_frames(
     stored: StoredEmbeddings | None = None,
 ) -> Selection:
     """Choose the keyframes of one video for one query; see `select_for_queries`."""
-    return select_for_queries(
+    selections, _ = select_for_queries(
         selector, encoder, frames, count, timestamps, [query], recorder, name, stored
-    )[0]
+    )
+    return selections[0]
 
 
 def select_for_queries(
@@ -46,7 +47,7 @@ def select_for_queries(
     recorder: Recorder,
     name: str,
     stored: StoredEmbeddings | None = None,
-) -> list[Selection]:
+) -> tuple[list[Selection], Tensor]:
     """Choose the keyframes of one video for each query; the frames are embedded once.
 
     Args:
@@ -60,6 +61,9 @@ def select_for_queries(
         recorder: Takes the times of the stages.
         name: The selector's name, for messages.
         stored: The embeddings in the cache of the video; they are stored in it if they are missing.
+
+    Returns:
+        The selections, and the embeddings ``[N, d]``; ``[N, 0]`` if the selector uses none.
 
     Raises:
         ValueError: The selector needs a query, or returned frames that are not in the video.
@@ -92,7 +96,7 @@ def select_for_queries(
             _check(selection, count, name)
             stage.bytes += selection.keyframes.nbytes
         selections.append(selection)
-    return selections
+    return selections, embeddings
 
 
 @torch.no_grad()  # a choice has no gradient

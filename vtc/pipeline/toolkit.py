@@ -15,6 +15,7 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.interfaces.part import require
 from vtc.interfaces.renamed import warn_renamed
 from vtc.interfaces.token_merger import takes_text_embedding
+from vtc.pipeline.budget import require_mergeable
 from vtc.pipeline.connector import Connector, PatchConnector
 from vtc.pipeline.gate import Gate
 from vtc.pipeline.modules import active_module, input_device
@@ -23,6 +24,7 @@ from vtc.plugins.options import config_values, make, with_new_names
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.interfaces.token_budget import TokenBudget
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.pipeline.report import Progress, Report
@@ -43,7 +45,7 @@ class Toolkit(nn.Module):
         connector: The projector of merged frames, see `separate_connector` and
             `merge_encoder_patches`; None where they go through the stock one. It trains and is
             saved with the model.
-        selector, adapter, encoder, processor: The other parts. Mergers take the query from
+        selector, budget, adapter, encoder, processor: The other parts. Mergers take the query from
             ``encoder``; a selector may have another, `selector_encoder`.
         chunk_slices: Slices that the vision tower encodes at a time. It changes memory and speed,
             never the result.
@@ -67,6 +69,7 @@ class Toolkit(nn.Module):
         self.selector = selector
         self.merger = merger
         self.connector: nn.Module | None = None
+        self._budget: TokenBudget | None = None
         self._model: Callable[[], Any] = _no_model
         self.adapter = adapter
         self.encoder = encoder
@@ -81,6 +84,21 @@ class Toolkit(nn.Module):
         self.progress: Progress | None = None
         self._own_encoder: LazyEncoder | None = None
         self.gate = Gate()
+
+    @property
+    def budget(self) -> TokenBudget | None:
+        """How many tokens each frame gets, see ``vtc.wrap``; None without a limit.
+
+        Set it as ``vtc.wrap`` takes it.
+        """
+        return self._budget
+
+    @budget.setter
+    def budget(self, spec: object) -> None:
+        budget = registry.build_budget(spec)
+        if budget is not None:
+            require_mergeable(active_module(self.merger), f"merger {self.name_of(self.merger)!r}")
+        self._budget = budget
 
     @property
     def chunk_slices(self) -> int:
@@ -268,7 +286,7 @@ class Toolkit(nn.Module):
             f"prefill_chunk={self.prefill_chunk}"
         )
 
-    def describe(self, part: FrameSelector | TokenMerger) -> dict[str, Any]:
+    def describe(self, part: FrameSelector | TokenMerger | TokenBudget) -> dict[str, Any]:
         """Return a part's name and options, or the name of its class if it is not registered."""
         part = active_module(part)
         if registry.is_registered(part):

@@ -10,6 +10,7 @@ from vtc.plugins.discovery import Claim, cause
 
 INTERFACES = {
     "adapter": "vtc.interfaces.video_adapter:VideoAdapter",
+    "budget": "vtc.interfaces.token_budget:TokenBudget",
     "merger": "vtc.interfaces.token_merger:TokenMerger",
     "selector": "vtc.interfaces.frame_selector:FrameSelector",
 }

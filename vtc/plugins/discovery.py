@@ -27,6 +27,7 @@ DISABLED_VARIABLE = "VTC_DISABLED_PLUGINS"
 _HOOKS = {
     "vtc_register_selectors": "selector",
     "vtc_register_mergers": "merger",
+    "vtc_register_budgets": "budget",
     "vtc_register_adapters": "adapter",
     "vtc_register_commands": "command",
     "vtc_register_models": "model",

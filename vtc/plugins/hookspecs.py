@@ -15,6 +15,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.interfaces.token_budget import TokenBudget
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_adapter import VideoAdapter
 
@@ -30,6 +31,11 @@ def vtc_register_selectors() -> Mapping[str, type[FrameSelector] | str]:  # type
 @hookspec
 def vtc_register_mergers() -> Mapping[str, type[TokenMerger] | str]:  # type: ignore[empty-body]
     """Return token mergers by name: ``{"dfm": "vtc_mergers.dfm:DFM"}``."""
+
+
+@hookspec
+def vtc_register_budgets() -> Mapping[str, type[TokenBudget] | str]:  # type: ignore[empty-body]
+    """Return token budgets by name: ``{"even": "vtc_mergers.budgets:Even"}``."""
 
 
 @hookspec

@@ -24,6 +24,7 @@ from vtc.plugins.options import config_values, make, options_of
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import FrameSelector
+    from vtc.interfaces.token_budget import TokenBudget
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_adapter import VideoAdapter
 
@@ -35,7 +36,8 @@ class PartInfo:
     """A part as `parts` lists it.
 
     Attributes:
-        kind: ``"selector"``, ``"merger"``, ``"adapter"``, or ``"plug-in"`` for a skipped plug-in.
+        kind: ``"selector"``, ``"merger"``, ``"budget"``, ``"adapter"``, or ``"plug-in"`` for a
+            skipped plug-in.
         name: The name that users type; an adapter's is its ``config.model_type``.
         plugin: The name of the plug-in's entry point.
         distribution: The name for ``pip install`` and ``pip uninstall``.
@@ -243,11 +245,37 @@ def merger(name: str, /, **options: Any) -> TokenMerger:
     return cast("TokenMerger", _registry.make("merger", name, options))
 
 
+def budget(name: str, /, **options: Any) -> TokenBudget:
+    """Make a token budget by its registered name; same errors as `selector`.
+
+    >>> vtc.budget("even", max_tokens=8192).max_tokens
+    8192
+    """
+    return cast("TokenBudget", _registry.make("budget", name, options))
+
+
+def build_budget(spec: object) -> TokenBudget | None:
+    """Make a token budget from what ``vtc.wrap`` takes.
+
+    Args:
+        spec: None; a number of tokens or ``"auto"``, for ``even``; or as `build_part` takes it.
+
+    Raises:
+        ValueError, TypeError, ImportError, RuntimeError: As for `selector`.
+    """
+    if spec is None:
+        return None
+    if type(spec) is int or spec == "auto":
+        return budget("even", max_tokens=spec)
+    return cast("TokenBudget", build_part("budget", spec))
+
+
 def parts(kind: str | None = None) -> list[PartInfo]:
     """List the parts of all installed plug-ins, including broken parts and skipped plug-ins.
 
     Args:
-        kind: ``"selector"``, ``"merger"``, ``"adapter"`` or ``"plug-in"``; None for all.
+        kind: ``"selector"``, ``"merger"``, ``"budget"``, ``"adapter"`` or ``"plug-in"``; None for
+            all.
 
     Returns:
         The parts, sorted by kind and name. This imports them all, which takes a few seconds.
@@ -277,7 +305,7 @@ def build_part(kind: str, spec: object) -> Any:
     """Make a part from a name, a mapping or an instance.
 
     Args:
-        kind: ``"selector"`` or ``"merger"``.
+        kind: ``"selector"``, ``"merger"`` or ``"budget"``.
         spec: A name; a mapping ``{"name": "dks", "keyframes": 16}``; or an instance, which is
             returned unchanged.
 

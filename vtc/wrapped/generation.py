@@ -52,7 +52,8 @@ def generate_compressed(
     prompt: Any = arguments.get("input_ids")
     if prompt is not None and arguments.get("attention_mask") is None:
         arguments["attention_mask"] = _usual_mask(model, arguments, prompt)
-    call = Call(model, toolkit, arguments, generating=True)
+    answer = 0 if prompt is None else _most_new_tokens(model, arguments, prompt.shape[1])
+    call = Call(model, toolkit, arguments, generating=True, new_tokens=answer)
     prepared = prepare(call)
     arguments = prepared.inputs
     shortened = arguments["input_ids"]

@@ -36,6 +36,7 @@ def from_pretrained(
     *,
     selector: Any = None,
     merger: Any = None,
+    budget: Any = None,
     processor: Any = None,
     encoder: Any = None,
     **kwargs: Any,
@@ -47,6 +48,7 @@ def from_pretrained(
         selector: Takes the place of the saved one, as ``vtc.wrap`` takes it.
         merger: Likewise. With other options of the saved merger its weights are kept; those of
             another merger are new.
+        budget: Takes the place of the saved one, as ``vtc.wrap`` takes it.
         processor: Takes the place of the one in the folder.
         encoder: Takes the place of the saved frame encoder; needed where that was an object.
         **kwargs: Passed to the stock ``from_pretrained`` (``dtype``, ``device_map``, ...). Python
@@ -73,6 +75,7 @@ def from_pretrained(
             merger or saved["merger"],
             processor if processor is not None else _processor(folder, trust | kwargs),
             encoder or _saved_encoder(saved, folder, _hub(kwargs)),
+            budget or saved["budget"],
         )
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
@@ -94,6 +97,7 @@ class SavedToolkit(Row):
     format: int
     selector: dict[str, Any]
     merger: dict[str, Any]
+    budget: dict[str, Any] | None = None
     connector: Literal["stock", "separate", "encoder_patches"]
     untrained: list[str] = []
     encoder: str | None

@@ -39,6 +39,7 @@ def open_model(
     *,
     selector: Any = None,
     merger: Any = None,
+    budget: Any = None,
     encoder: Any = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
@@ -52,8 +53,8 @@ def open_model(
         name: A folder with a stock model or one that vtc saved; ``OWNER/NAME`` on the hub;
             ``shipped``, the trained tiny model that comes with vtc; ``tiny:FAMILY``, a tiny model
             with random weights; or another name that a plug-in registers.
-        selector, merger, encoder: As ``vtc.wrap`` takes them; None for what was saved with the
-            model, else the defaults of ``vtc.wrap``.
+        selector, merger, budget, encoder: As ``vtc.wrap`` takes them; None for what was saved with
+            the model, else the defaults of ``vtc.wrap``.
         device: Where the model runs; ``"auto"`` is a GPU where there is one.
         dtype: Of the weights, a dtype or its name; ``"auto"`` keeps the one they were saved in.
         trust_remote_code: Run Python code that lies beside the weights.
@@ -79,6 +80,7 @@ def open_model(
     for kind, part in (("selector", selector), ("merger", merger)):
         if part is not None:
             registry.build_part(kind, part)
+    registry.build_budget(budget)
     place, trust = find_model(name), {"trust_remote_code": trust_remote_code}
     if place is None and placed:
         raise ValueError(f"{placed[0]} needs weights in files, which {name} has not")
@@ -90,6 +92,7 @@ def open_model(
             place,
             selector=selector,
             merger=merger,
+            budget=budget,
             processor=processor,
             encoder=encoder,
             dtype=dtype,
@@ -102,7 +105,7 @@ def open_model(
     parts = (selector or defaults["selector"], merger or defaults["merger"])
     encoder = encoder or defaults["encoder"]
     model = model if placed else model.to(device)
-    return wrap(model, *parts, processor=processor, encoder=encoder), processor
+    return wrap(model, *parts, budget=budget, processor=processor, encoder=encoder), processor
 
 
 def open_stock(

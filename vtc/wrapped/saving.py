@@ -72,6 +72,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
         "format": FORMAT,
         "selector": registry.spec_of(toolkit.selector),
         "merger": registry.spec_of(active_module(toolkit.merger)),
+        "budget": None if toolkit.budget is None else registry.spec_of(toolkit.budget),
         "connector": toolkit.connector_kind,
         "untrained": toolkit.untrained(),
         "encoder": None if toolkit.encoder.given_object else _place(toolkit.encoder.name, folder),

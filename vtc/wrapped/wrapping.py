@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from vtc.encoders.lazy import LazyEncoder
 from vtc.interfaces.frame_selector import FrameSelector
+from vtc.interfaces.token_budget import TokenBudget
 from vtc.interfaces.token_merger import TokenMerger
 from vtc.pipeline.modules import input_device
 from vtc.pipeline.toolkit import Toolkit
@@ -30,6 +31,7 @@ def wrap(
     selector: str | Mapping[str, Any] | FrameSelector = "dks",
     merger: str | Mapping[str, Any] | TokenMerger = "dfm",
     *,
+    budget: int | str | Mapping[str, Any] | TokenBudget | None = None,
     processor: Any = None,
     encoder: Any = "open_clip:ViT-B-32/openai",
 ) -> M:
@@ -40,6 +42,10 @@ def wrap(
         selector: Which frames keep all their tokens: a name, ``vtc.selector(name, **options)``,
             a mapping ``{"name": ..., option: ...}`` or an instance.
         merger: What each other frame becomes; given likewise.
+        budget: The most visual tokens of a video, keyframes included: a number or ``"auto"`` for
+            what fits the model's context, shared evenly by the other frames;
+            ``vtc.budget(name, max_tokens=..., **options)`` shares them otherwise. None: as many as
+            selector and merger make.
         processor: The model's own processor. Needed when videos come through it, to read the
             question and the frames; ``vtc.ask`` and ``vtc.prepare_inputs`` bring their own.
         encoder: The frame encoder that selectors look through, where they name none of their own:
@@ -59,9 +65,9 @@ def wrap(
     >>> vtc.is_wrapped(model), type(model).__name__
     (True, 'LlavaOnevisionForConditionalGeneration')
     """
-    toolkit = splice(stock_model(model), selector, merger, processor, encoder)
-    for part in (toolkit.selector, toolkit.merger):
-        if not registry.is_registered(part):
+    toolkit = splice(stock_model(model), selector, merger, processor, encoder, budget)
+    for part in (toolkit.selector, toolkit.merger, toolkit.budget):
+        if part is not None and not registry.is_registered(part):
             warnings.warn(
                 f"{type(part).__name__} is not registered by a plug-in, so the wrapped model "
                 "cannot be saved, nor a Trainer's checkpoint; register it with vtc.hookimpl",
@@ -77,7 +83,9 @@ def warn_of_untrained(toolkit: Toolkit, stacklevel: int) -> None:
         warnings.warn(warning, stacklevel=stacklevel)
 
 
-def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any) -> Toolkit:
+def splice(
+    model: Any, selector: Any, merger: Any, processor: Any, encoder: Any, budget: Any = None
+) -> Toolkit:
     """Check everything, then change the model: ``wrap`` without its warning.
 
     Returns:
@@ -100,6 +108,7 @@ def splice(model: Any, selector: Any, merger: Any, processor: Any, encoder: Any)
             "(...ForConditionalGeneration) of transformers 5.18 or newer"
         )
     toolkit = Toolkit(chosen_selector, chosen_merger, adapter, lazy, processor)
+    toolkit.budget = registry.build_budget(budget)
     toolkit.encoders_on(input_device(model))
     toolkit.build_merger(model)
     toolkit.train(model.training)

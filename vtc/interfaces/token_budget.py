@@ -1,0 +1,70 @@
+"""The interface of token budgets, which share a number of tokens among the frames of a video."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vtc.interfaces.part import Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARED = -1
+"""The value of `Allocation.tokens` for a frame that continues the group of the frame before it."""
+
+
+@dataclass(frozen=True)
+class FrameStatistics:
+    """What a budget knows of the N slices of a video. All tensors are on the CPU.
+
+    Attributes:
+        keyframes: ``[K]`` int64, ascending; each keeps its M tokens.
+        tokens_per_frame: M.
+        count: N.
+        relevance: ``[N]`` float32, what the selector ranked frames by; None if it ranks nothing.
+        previous_similarity: ``[N]`` float32 in [-1, 1], the cosine of a frame's embedding with that
+            of the frame before it, 0 for the first; None if the selector uses no embeddings.
+        keyframe_similarity: ``[N]`` float32 in [-1, 1], the cosine with the nearest keyframe before
+            the frame, 0 where there is none; None likewise.
+        timestamps: ``[N]`` float64 seconds; None if they are unknown.
+    """
+
+    keyframes: Tensor
+    tokens_per_frame: int
+    count: int
+    relevance: Tensor | None = None
+    previous_similarity: Tensor | None = None
+    keyframe_similarity: Tensor | None = None
+    timestamps: Tensor | None = None
+
+
+class TokenBudget(Part, ABC):
+    """Decides how many tokens each frame between the keyframes gets.
+
+    Budgets are pure: no state between calls. ``Config`` may have an option ``max_tokens``, the
+    visual tokens of one video with its keyframes, a number or ``"auto"``, which fits the context of
+    the model; `max_tokens` returns it.
+    """
+
+    @property
+    def max_tokens(self) -> int | str:
+        """The most visual tokens of a video; ``"auto"``: as many as the context allows."""
+        limit: int | str = getattr(self.config, "max_tokens", "auto")
+        return limit
+
+    @abstractmethod
+    def allocate(self, statistics: FrameStatistics, total: int) -> Tensor:
+        """Share tokens among the frames that are no keyframes.
+
+        Args:
+            statistics: What is known of the frames. The keyframes fit: K * M <= the limit.
+            total: The tokens left for the other N - K frames, at least 0.
+
+        Returns:
+            ``[N]`` int64, for each frame the number of its tokens, from 0 (it vanishes) to M (it
+            keeps all of them); `SHARED` if it shares the single token of the frame before it, which
+            has 1 token or is `SHARED` itself. The entries of keyframes are ignored, and no group
+            reaches across one. The positive entries of the other frames sum to at most ``total``.
+        """
