@@ -82,9 +82,12 @@ class ModelOptions:
     selector: options.Selector = None
     merger: options.Merger = None
     keyframes: options.Keyframes = None
+    max_tokens: options.MaxTokens = None
+    budget: options.Budget = None
     encoder: options.Encoder = None
     selector_option: options.SelectorOption = field(default_factory=list)
     merger_option: options.MergerOption = field(default_factory=list)
+    budget_option: options.BudgetOption = field(default_factory=list)
     adapter_option: options.AdapterOption = field(default_factory=list)
     attn_implementation: options.AttnImplementation = None
     device: options.Device = "auto"
@@ -103,6 +106,23 @@ class ModelOptions:
     def merger_choice(self) -> PartChoice:
         """The merger and its options."""
         return part_choice("dfm", self.merger, self.merger_option)
+
+    @property
+    def budget_spec(self) -> dict[str, Any] | None:
+        """The budget as ``vtc.wrap`` takes it; None for what is saved with the model.
+
+        Raises:
+            ValueError: The number of tokens is neither a whole number nor ``auto``.
+        """
+        chosen = part_choice("even", self.budget, self.budget_option)
+        if self.max_tokens is None:
+            return chosen.spec() if chosen.given else None
+        if not self.max_tokens.isdecimal() and self.max_tokens != "auto":
+            raise ValueError(
+                f"expected --max-tokens to be a whole number or auto, got {self.max_tokens!r}"
+            )
+        most = self.max_tokens if self.max_tokens == "auto" else int(self.max_tokens)
+        return {**chosen.spec(), "max_tokens": most}
 
     def open(self, quiet: bool = False) -> tuple[Any, Any]:
         """Open the model with its processor, wrapped; see `vtc.open_model`.
@@ -138,7 +158,7 @@ class ModelOptions:
 
     def _loading_options(self) -> dict[str, Any]:
         """Return what the stock ``from_pretrained`` takes in addition."""
-        loading: dict[str, Any] = {}
+        loading: dict[str, Any] = {"budget": self.budget_spec}
         if self.attn_implementation is not None:
             loading["attn_implementation"] = self.attn_implementation
         if self.device_map is not None:

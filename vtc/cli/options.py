@@ -23,6 +23,15 @@ DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
 Model = Annotated[str, typer.Option(help="A folder, or the name of a model on the hub.")]
 Selector = Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")]
 Merger = Annotated[Text, typer.Option(help="Merges the other frames. (default: dfm)")]
+MaxTokens = Annotated[
+    Text,
+    typer.Option(
+        metavar="N|auto",
+        help="Visual tokens of a video at most; auto: what fits the model's context.",
+    ),
+]
+Budget = Annotated[Text, typer.Option(help="Shares --max-tokens among the frames. (default: even)")]
+BudgetOption = Annotated[list[str], typer.Option("--budget-option", help="NAME=VALUE.")]
 Keyframes = Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")]
 Encoder = Annotated[
     Text, typer.Option(help="The frame encoder. (default: open_clip:ViT-B-32/openai)")

@@ -27,6 +27,7 @@ class Kind(str, Enum):
 
     selector = "selector"
     merger = "merger"
+    budget = "budget"
     adapter = "adapter"
     plugin = "plug-in"
 
@@ -45,7 +46,7 @@ def parts(
         str, typer.Option(help="Sizes for the costs of --markdown, such as M=196,n=32.")
     ] = "",
 ) -> None:
-    """List selectors, mergers and adapters, their options, and the plug-ins they come from."""
+    """List selectors, mergers, budgets and adapters, their options, and their plug-ins."""
     if as_markdown:
         _check_markdown(kind, as_json)
     elif at:

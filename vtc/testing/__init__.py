@@ -20,17 +20,20 @@ from vtc.video.writing import write_video
 
 if TYPE_CHECKING:
     from vtc.testing.adapter_suite import AdapterContract
+    from vtc.testing.budget_suite import BudgetContract
     from vtc.testing.merger_suite import MergerContract
     from vtc.testing.selector_suite import SelectorContract
 
 _CONTRACTS = {
     "AdapterContract": "vtc.testing.adapter_suite",
+    "BudgetContract": "vtc.testing.budget_suite",
     "MergerContract": "vtc.testing.merger_suite",
     "SelectorContract": "vtc.testing.selector_suite",
 }
 
 __all__ = [
     "AdapterContract",
+    "BudgetContract",
     "LargestTensor",
     "LiveBytes",
     "LiveNumbers",

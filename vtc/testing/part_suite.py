@@ -27,7 +27,7 @@ class PartContract:
     If a check in ``basics`` fails, the checks that follow it are skipped and name it.
 
     Attributes:
-        kind: ``"selector"`` or ``"merger"``.
+        kind: ``"selector"``, ``"merger"`` or ``"budget"``.
         part: The part, as `vtc.wrap` takes it: a name, a mapping ``{"name": ..., **options}``, or
             an instance. Every check makes a new part of its class and options. One check demands
             that the class is registered.

@@ -1,0 +1,99 @@
+"""The contract that every token budget passes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from vtc.interfaces.token_budget import SHARED, FrameStatistics, TokenBudget
+from vtc.testing._demands import PURITY, demand
+from vtc.testing.part_suite import PartContract, needs_basics
+
+_LAYOUTS = [
+    (1, []),
+    (1, [0]),
+    (7, [3]),
+    (60, []),
+    (60, [0, 1, 30, 59]),
+    (200, [199]),
+]
+"""Numbers of frames, and the keyframes among them."""
+
+
+def statistics_of(
+    count: int, keyframes: list[int], tokens_per_frame: int = 9, known: bool = True
+) -> FrameStatistics:
+    """Return made-up statistics; with ``known=False`` those of a selector without embeddings."""
+    generator = torch.Generator().manual_seed(count)
+    numbers = torch.rand(3, count, generator=generator)
+    return FrameStatistics(
+        torch.tensor(keyframes, dtype=torch.int64),
+        tokens_per_frame,
+        count,
+        relevance=numbers[0] if known else None,
+        previous_similarity=numbers[1] if known else None,
+        keyframe_similarity=numbers[2] if known else None,
+        timestamps=torch.arange(count, dtype=torch.float64) if known else None,
+    )
+
+
+class BudgetContract(PartContract):
+    """The checks of a token budget; set ``part`` in a subclass.
+
+    >>> class TestMine(vtc.testing.BudgetContract):
+    ...     part = vtc.budget("even", max_tokens=512)
+    """
+
+    kind = "budget"
+    basics: ClassVar[tuple[str, ...]] = ("test_part_can_be_made", "test_shape_and_dtype")
+
+    def shared(self, statistics: FrameStatistics, total: int) -> Tensor:
+        """Return what a new part gives the frames."""
+        budget: TokenBudget = self.make()
+        return budget.allocate(statistics, total)
+
+    def test_shape_and_dtype(self) -> None:
+        tokens = self.shared(statistics_of(7, [3]), 5)
+        demand(
+            isinstance(tokens, Tensor) and tokens.dtype == torch.int64 and tokens.shape == (7,),
+            f"expected allocate to return [7] int64, got {tokens!r} (Budgets, docs/plugins.md)",
+        )
+
+    @needs_basics
+    @pytest.mark.parametrize("known", [True, False], ids=["statistics", "no statistics"])
+    @pytest.mark.parametrize(("count", "keyframes"), _LAYOUTS)
+    def test_total_is_kept_and_groups_are_runs(
+        self, count: int, keyframes: list[int], known: bool
+    ) -> None:
+        statistics = statistics_of(count, keyframes, known=known)
+        others = [number for number in range(count) if number not in keyframes]
+        for total in (0, 1, 5, count, 3 * count, 9 * count, 100 * count):
+            tokens = self.shared(statistics, total).tolist()
+            used = sum(max(tokens[number], 0) for number in others)
+            demand(used <= total, f"expected at most {total} tokens, got {used} for {count} frames")
+            for number in others:
+                demand(
+                    SHARED <= tokens[number] <= 9,
+                    f"expected from -1 to 9 tokens of a frame, got {tokens[number]}",
+                )
+                before = tokens[number - 1] if number and number - 1 in others else 0
+                demand(
+                    tokens[number] != SHARED or before in (1, SHARED),
+                    f"frame {number} shares the token of a frame that has {before} tokens "
+                    "(Budgets, docs/plugins.md)",
+                )
+
+    @needs_basics
+    def test_same_arguments_give_the_same_tokens(self) -> None:
+        statistics = statistics_of(60, [0, 30])
+        copies = [statistics.relevance, statistics.previous_similarity, statistics.keyframes]
+        before = [None if one is None else one.clone() for one in copies]
+        budget: TokenBudget = self.make()
+        first, second = (budget.allocate(statistics, 70) for _ in range(2))
+        demand(torch.equal(first, second), f"two equal calls differ {PURITY}")
+        for one, copy in zip(copies, before, strict=True):
+            same = one is None or (copy is not None and torch.equal(one, copy))
+            demand(same, f"allocate changed its arguments {PURITY}")
