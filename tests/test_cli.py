@@ -52,6 +52,16 @@ def test_ask_json_holds_the_whole_report(command, folders):
     assert result["peak_memory_bytes"] > 2**20
 
 
+def test_a_budget_is_kept(command, folders):
+    more = ("--max-tokens", 30, "--budget", "foveated", "--budget-option", "reach=2")
+    code, out, _ = command(*ask(folders, "--keyframes", 2, "--json", *more))
+    report = json.loads(out)["report"]
+    assert (code, report["tokens_after"]) == (0, 30)
+    assert report["budget"]["name"] == "foveated" and report["budget"]["reach"] == 2
+    code, _, error = command(*ask(folders, "--max-tokens", "many"))
+    assert code == 1 and "expected --max-tokens to be a whole number or auto" in error
+
+
 def test_part_options_reach_the_parts(command, folders):
     options = ("-s", "similarity_threshold=0.5", "-m", "temperature=1e-1", "--json")
     _, out, _ = command(*ask(folders, *options))

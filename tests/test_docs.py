@@ -170,7 +170,8 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize("part", vtc.parts(), ids=lambda part: f"{part.kind}-{part.name}")
 def test_every_part_and_option_is_documented(part):
-    page = PAGES["docs/models.md" if part.kind == "adapter" else "docs/methods.md"]
+    pages = {"adapter": "docs/models.md", "budget": "docs/budgets.md"}
+    page = PAGES[pages.get(part.kind, "docs/methods.md")]
     assert f"`{part.name}`" in page
     for option in part.options:
         assert f"`{option}=" in page, option

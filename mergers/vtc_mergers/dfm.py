@@ -176,7 +176,10 @@ class DFM(TokenMerger):
         direction = self._check(patches, reference, has_reference, query)
         size = frames_at_once(patches.device)
         parts = (torch.split(x, size) for x in (patches, reference, has_reference))
-        scores = [self._scores(*part, direction) for part in zip(*parts, strict=True)]
+        scores = [
+            self._scores(frames, keyframes, has_keyframe, direction)
+            for frames, keyframes, has_keyframe in zip(*parts, strict=True)
+        ]
         return torch.cat(scores).float().logsumexp(dim=-1)
 
     def _weighed(

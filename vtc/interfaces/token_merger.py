@@ -103,11 +103,6 @@ class TokenMerger(Part, nn.Module, ABC):
         """
         return None
 
-    @property
-    def takes_budget(self) -> bool:
-        """Whether the merger works with a `vtc.TokenBudget`: it defines `log_mass`."""
-        return type(self).log_mass is not TokenMerger.log_mass
-
     def log_mass(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
@@ -126,6 +121,11 @@ class TokenMerger(Part, nn.Module, ABC):
             sum of its exponentials.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define log_mass")
+
+
+def takes_budget(merger: TokenMerger) -> bool:
+    """Return whether a merger works with a `vtc.TokenBudget`: whether it defines `log_mass`."""
+    return type(merger).log_mass is not TokenMerger.log_mass
 
 
 def takes_text_embedding(merger: TokenMerger) -> bool:

@@ -1,10 +1,8 @@
-"""A token budget: how many tokens each slice of a video gets, and merging to that many."""
+"""A token budget: how many tokens each slice of a video gets."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,15 +11,16 @@ from torch import Tensor
 
 from vtc.interfaces.part import part_errors
 from vtc.interfaces.token_budget import SHARED, FrameStatistics
-from vtc.pipeline.merge import merge_slices
+from vtc.interfaces.token_merger import takes_budget
 from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import Selection
+    from vtc.interfaces.token_budget import TokenBudget
+    from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_span import VideoSpan
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
-    from vtc.pipeline.query import Query
 
 _BLOCK = 4096
 """Frames whose embeddings are compared at a time."""
@@ -63,9 +62,9 @@ class Allocation:
         return {"limit": self.limit} | {name: int(each.sum()) for name, each in counts.items()}
 
 
-def require_mergeable(merger: object, label: str) -> None:
+def require_mergeable(merger: TokenMerger, label: str) -> None:
     """Raise a ValueError unless a merger can make any number of tokens."""
-    if not getattr(merger, "takes_budget", False):
+    if not takes_budget(merger):
         raise ValueError(
             f"{label} cannot work with a budget, as it makes neither several tokens of a frame nor "
             "one of several frames; choose dfm or mean_pool, or leave out the budget"
@@ -85,19 +84,18 @@ def allocate(
         ValueError: The merger cannot work with a budget, not even one token fits, or the budget
             returned something else than `vtc.TokenBudget.allocate` says.
     """
-    if call.budget is None:
+    budget = call.budget
+    if budget is None:
         return None
     require_mergeable(call.merger, label_of("merger", call.merger))
-    span = feed.span
-    whole, tail = int(span.slots.shape[1]), len(span.tail)
-    limit = call.budget.max_tokens
-    if limit != "auto":
-        return _allocate(call, feed, selection, embeddings, int(limit), whole, tail, most)
-    room = limit_of_context(call, span)
+    share = functools.partial(_allocate, call, budget, feed, selection, embeddings, most)
+    if budget.max_tokens != "auto":
+        return share(int(budget.max_tokens))
+    room = limit_of_context(call, feed.span)
     text = 0
     for _ in range(4):  # the text around the frames depends on which of them have tokens
-        allocation = _allocate(call, feed, selection, embeddings, room - text, whole, tail, most)
-        excess = _frame_text(call, span, allocation) - text
+        allocation = share(room - text)
+        excess = _frame_text(call, feed.span, allocation) - text
         if excess <= 0:
             break
         text += excess
@@ -149,14 +147,14 @@ def _frame_text(call: Call, span: VideoSpan, allocation: Allocation) -> int:
 
 def _allocate(
     call: Call,
+    budget: TokenBudget,
     feed: VideoFeed,
     selection: Selection,
     embeddings: Tensor,
-    limit: int,
-    whole: int,
-    tail: int,
     most: int | None,
+    limit: int,
 ) -> Allocation:
+    whole, tail = int(feed.span.slots.shape[1]), len(feed.span.tail)
     room = limit - tail
     if room < 1:
         raise ValueError(
@@ -173,14 +171,14 @@ def _allocate(
         timestamps=None if feed.timestamps is None else feed.timestamps.cpu(),
         **_similarities(embeddings, keyframes),
     )
-    label = label_of("budget", call.budget)
+    label = label_of("budget", budget)
     left = room - whole * len(keyframes)
     with part_errors(label):
-        tokens = call.budget.allocate(statistics, left)
-    tokens = _checked(tokens, statistics, left, label)
+        tokens: object = budget.allocate(statistics, left)
+    given = _checked(tokens, statistics, left, label)
     if most is not None:
-        tokens = torch.where(tokens < whole, tokens.clamp(max=most), tokens)
-    return Allocation(selection, tokens, limit, whole)
+        given = torch.where(given < whole, given.clamp(max=most), given)
+    return Allocation(selection, given, limit, whole)
 
 
 def _fitting(
@@ -250,115 +248,3 @@ def _checked(tokens: object, statistics: FrameStatistics, total: int, label: str
         )
     tokens[statistics.keyframes] = most
     return tokens
-
-
-class BudgetMerging:
-    """Merge the frames of one video to the tokens that a budget gave them, chunk by chunk.
-
-    A frame with T tokens is cut into T parts, which are merged one by one. Frames that share a
-    token are merged as one: the mean of their tokens, weighted by the mass of each, is the softmax
-    of Eq. 10 of ViLAMP over the patches of all of them, and needs no more memory than one frame.
-
-    Args:
-        keep: Takes the number of a slice and its tokens ``[T, D]``.
-    """
-
-    def __init__(
-        self, call: Call, span: VideoSpan, tokens: Tensor, keep: Callable[[int, Tensor], None]
-    ) -> None:
-        self._call, self._span, self._tokens, self._keep = call, span, tokens, keep
-        follows = torch.cat([tokens[1:] == SHARED, torch.zeros(1, dtype=torch.bool)])
-        self._in_group = follows | (tokens == SHARED)
-        self._first = 0
-        self._token = self._mass = torch.empty(0)
-
-    def merge(
-        self,
-        slices: Tensor,
-        patches: Tensor,
-        reference: Tensor,
-        has_reference: Tensor,
-        query: Query,
-        extra: Sequence[Tensor],
-    ) -> int:
-        """Merge the next slices ``[n]`` int64; the others are as `merge_slices` takes them.
-
-        Returns:
-            The bytes of the tokens.
-        """
-        rows: dict[int, Tensor] = {}
-        masses: dict[int, Tensor] = {}
-        tokens = self._tokens[slices]
-        for count in torch.unique(tokens.clamp(min=1)).tolist():
-            at = (tokens.clamp(min=1) == count).nonzero().flatten()
-            here = at.to(patches.device)
-            frames = (patches[here], reference[here], has_reference[here])
-            layers = [layer[here] for layer in extra]
-            parts = []
-            for part in cells(self._span, patches.shape[1], count):
-                part = part.to(patches.device)
-                merged = merge_slices(
-                    self._call,
-                    frames[0][:, part],
-                    frames[1][:, part],
-                    frames[2],
-                    query,
-                    [layer[:, part] for layer in layers],
-                )
-                parts.append(merged)
-            tokens_of = map(torch.cat, zip(*parts, strict=True))
-            rows.update(zip(slices[at].tolist(), tokens_of, strict=True))
-            if count == 1 and bool(self._in_group[slices[at]].any()):
-                mass = self._call.merger.log_mass(*frames, query.for_merger(patches))
-                masses.update(zip(slices[at].tolist(), mass, strict=True))
-        size = 0
-        for number in slices.tolist():
-            size += self._add(number, rows[number], masses.get(number))
-        return size
-
-    def _add(self, number: int, token: Tensor, mass: Tensor | None) -> int:
-        if mass is None or int(self._tokens[number]) != SHARED:
-            if mass is not None:
-                self._first, self._token, self._mass = number, token.float(), mass
-            self._keep(number, token)
-            return token.nbytes
-        total = torch.logaddexp(self._mass, mass)
-        before, now = (self._mass - total).exp(), (mass - total).exp()
-        self._token, self._mass = before * self._token + now * token.float(), total
-        self._keep(self._first, self._token.to(token.dtype))
-        return 0
-
-
-def cells(span: VideoSpan, patches: int, count: int) -> list[Tensor]:
-    """Cut the patches of a frame into ``count`` parts: cells of its grid, as square as possible.
-
-    Where the number of cells does not fit the grid, or there is no grid, the parts are runs of
-    patches in their order.
-    """
-    places = torch.arange(patches)
-    if count == 1:
-        return [places]
-    grid = grid_of(span, patches)
-    if grid is not None:
-        height, width = grid
-        fitting = [
-            (rows, count // rows)
-            for rows in range(1, height + 1)
-            if count % rows == 0 and count // rows <= width
-        ]
-        if fitting:
-            rows, columns = min(
-                fitting, key=lambda cut: abs(math.log(height * cut[1] / (width * cut[0])))
-            )
-            bands = torch.tensor_split(places.view(height, width), rows, dim=0)
-            split = (torch.tensor_split(band, columns, dim=1) for band in bands)
-            return [cell.flatten() for cell in itertools.chain.from_iterable(split)]
-    return list(torch.tensor_split(places, count))
-
-
-def grid_of(span: VideoSpan, patches: int) -> tuple[int, int] | None:
-    """Return rows and columns of the patches of a frame; None where they are unknown."""
-    if span.grid is not None and math.prod(span.grid) == patches:
-        return span.grid
-    side = math.isqrt(patches)
-    return (side, side) if side * side == patches else None

@@ -14,7 +14,8 @@ from torch import Tensor
 from vtc.encoders.encoder_patches import PatchKeeper
 from vtc.interfaces.part import part_errors
 from vtc.pipeline.assemble import assemble_video
-from vtc.pipeline.budget import Allocation, BudgetMerging, allocate
+from vtc.pipeline.budget import Allocation, allocate
+from vtc.pipeline.budget_merging import BudgetMerging
 from vtc.pipeline.encode import encode_slices, project_encoder_patches
 from vtc.pipeline.heat import HeatKeeper
 from vtc.pipeline.merge import merge_slices, whole_groups

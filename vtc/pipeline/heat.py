@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vtc.pipeline.budget import grid_of
+from vtc.pipeline.budget_merging import grid_of
 from vtc.pipeline.report import Heat
 
 if TYPE_CHECKING:
