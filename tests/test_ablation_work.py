@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from quick_training import examine_little
 
 import vtc
 from vtc.encoders.lazy import LazyEncoder
@@ -340,7 +341,10 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
     assert "merger=llama_vid, selector=uniform: merger 'llama_vid' has parameters" in err
 
 
-def test_mergers_of_a_seed_share_the_stages_that_know_none(tmp_path: Path, command: Any) -> None:
+def test_mergers_of_a_seed_share_the_stages_that_know_none(
+    tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examine_little(monkeypatch)
     stages = [
         f"stages.{number}.{what}"
         for number, batch in enumerate((4, 8, 100, 100, 100))

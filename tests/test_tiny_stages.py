@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick_training import examine_little
 from safetensors.torch import load_file
 from torch import nn
 
@@ -22,7 +23,6 @@ from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.schema import RecipeError
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import make_example
-from vtc_recipes.tiny import dual_encoder, pretext, vlm
 from vtc_recipes.tiny.config import TinyRecipe
 from vtc_recipes.tiny.models import build_vlm
 from vtc_recipes.tiny.optimiser import AdamWAndMuon, Muon
@@ -38,6 +38,8 @@ BASICS = [
 ]
 KILLED_IN_THE_LAST_STAGE = """
 import os, signal, sys
+import pytest
+from quick_training import examine_little
 from transformers import TrainerCallback
 from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
@@ -49,6 +51,7 @@ class Kill(TrainerCallback):
         if args.output_dir.endswith("/answers") and state.global_step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
+examine_little(pytest.MonkeyPatch())
 values = apply_overrides(load_yaml(find_config("tiny_vlm", "training")), sys.argv[1:])
 train(parse_tiny(values, "killed"), resume=True, callbacks=[Kill()])
 """
@@ -68,18 +71,14 @@ def recipe(*settings: str, name: str = "tiny_vlm") -> TinyRecipe:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Examine on few scenes."""
-    for module in (pretext, dual_encoder):
-        monkeypatch.setattr(module, "UNSEEN", 40)
-    monkeypatch.setattr(vlm, "EXAMINED", 16)
+    examine_little(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of four steps a stage."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (pretext, dual_encoder):
-            patch.setattr(module, "UNSEEN", 40)
-        patch.setattr(vlm, "EXAMINED", 16)
+        examine_little(patch)
         folder = tmp_path_factory.mktemp("tiny") / "run"
         assert train(recipe(f"output.folder={folder}")) == folder / "long_answers"
     return folder
@@ -131,7 +130,11 @@ def test_a_killed_run_goes_on_with_the_bits_of_an_unbroken_one(whole: Path, tmp_
     settings = [*BASICS, f"output.folder={folder}"]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_IN_THE_LAST_STAGE, *settings],
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
     )
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in (folder / "answers").glob("checkpoint-*")] == ["checkpoint-2"]

@@ -105,6 +105,8 @@ def _facts(report: Report) -> list[str]:
     facts["selector"] = _part(report.selector)
     if report.merger:
         facts["merger"] = _part(report.merger)
+    if report.budget:
+        facts["budget"] = _part(report.budget)
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return [f"<dl>{rows}</dl>"]
 

@@ -134,10 +134,10 @@ class VideoReport:
     timestamps: tuple[float, ...] | None = field(default=None, repr=False)
     relevance: tuple[float, ...] | None = field(default=None, repr=False)
     frames_per_slice: int = 1
-    budget: dict[str, int] | None = None
     cache: tuple[CacheUse, ...] = ()
     heat: tuple[Heat, ...] = field(default=(), repr=False, compare=False)
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
+    budget: dict[str, int] | None = None
 
     @property
     def uncovered(self) -> float | None:
@@ -184,12 +184,12 @@ class Report:
 
     selector: dict[str, Any]
     merger: dict[str, Any]
-    budget: dict[str, Any] | None = None
     videos: list[VideoReport] = field(default_factory=list)
     stages: dict[str, Stage] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     answer: str | None = None
     total_seconds: float = 0.0
+    budget: dict[str, Any] | None = None
 
     @property
     def frames(self) -> int:
