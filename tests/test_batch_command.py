@@ -236,3 +236,15 @@ def test_a_file_takes_a_line_of_progress_a_minute(capsys, monkeypatch):
             show(done)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("40 of 100 rows, 30 rows/min, ends about ")
+
+
+def test_shards_fill_their_files_and_the_joined_file_is_complete(batch):
+    for number in (1, 2):
+        words = ("--out", f"out-{number}.jsonl", "--shard", f"{number}/2", "--selector", "uniform")
+        code, _, err = batch(*words, kind="select")
+        assert code == 0, err
+    one, two = (batch.out.with_name(f"out-{number}.jsonl").read_text() for number in (1, 2))
+    assert len(one.splitlines()) == 5 and len(two.splitlines()) == 3
+    batch.out.write_text(one + two)
+    summary = json.loads(batch("--selector", "uniform", "--json", kind="select")[1])
+    assert (summary["rows"], summary["new"], summary["missing"]) == (8, 0, 0)

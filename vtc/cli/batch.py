@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -20,9 +20,12 @@ from vtc.cli.row_progress import row_progress
 
 if TYPE_CHECKING:
     from vtc.batch.answering import Job
-    from vtc.batch.running import Summary
+    from vtc.batch.running import Run, Summary
 
 DEFAULT = "ask"
+Lines = Generator[list[Any], None, None]
+Engine = Callable[..., Lines]
+"""Called with groups and a job, yields the lines of each group."""
 
 
 class _AskByDefault(TyperGroup):
@@ -64,10 +67,25 @@ AtOnce = Annotated[
     ),
 ]
 Workers = Annotated[
-    Optional[int],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
+    options.Count,
     typer.Option(
         min=1, help="Answer in this many processes, each with its own model. (default: in this one)"
     ),
+]
+Ray = Annotated[
+    options.Text,
+    typer.Option(
+        metavar="ADDRESS", help="Answer in tasks of Ray: local, auto, or a cluster's address."
+    ),
+]
+RayCpus = Annotated[float, typer.Option(min=0, help="Processors of a task of Ray.")]
+RayGpus = Annotated[
+    options.Number,
+    typer.Option(min=0, help="GPUs of a task of Ray. (default: 1 where the cluster has any)"),
+]
+ShardOption = Annotated[
+    options.Text,
+    typer.Option("--shard", metavar="I/N", help="Take the i-th of n parts of the rows: 2/8."),
 ]
 RetryErrors = Annotated[
     bool, typer.Option("--retry-errors", help="Ask again the rows whose line holds an error.")
@@ -83,6 +101,10 @@ def ask(
     out: Out,
     model: options.Model = options.DEFAULT_MODEL,
     workers: Workers = None,
+    ray: Ray = None,
+    ray_cpus: RayCpus = 1.0,
+    ray_gpus: RayGpus = None,
+    shard: ShardOption = None,
     video_root: VideoRoot = Path("."),
     questions_at_once: AtOnce = 4,
     retry_errors: RetryErrors = False,
@@ -142,7 +164,8 @@ def ask(
         "attn_implementation": attn_implementation,
         "dtype": dtype,
     }
-    _run(rows, out, job, settings, questions_at_once, workers, retry_errors, as_json)
+    engine = _engine(workers, ray, ray_cpus, ray_gpus)
+    _run(rows, out, job, settings, questions_at_once, engine, shard, retry_errors, as_json)
 
 
 @app.command()
@@ -150,6 +173,10 @@ def select(
     rows: Rows,
     out: Out,
     workers: Workers = None,
+    ray: Ray = None,
+    ray_cpus: RayCpus = 1.0,
+    ray_gpus: RayGpus = None,
+    shard: ShardOption = None,
     video_root: VideoRoot = Path("."),
     questions_at_once: AtOnce = 64,
     retry_errors: RetryErrors = False,
@@ -184,7 +211,28 @@ def select(
         device=device,
     )
     settings = {"command": "batch select", "selector": spec, "encoder": encoder, **video}
-    _run(rows, out, job, settings, questions_at_once, workers, retry_errors, as_json)
+    engine = _engine(workers, ray, ray_cpus, ray_gpus)
+    _run(rows, out, job, settings, questions_at_once, engine, shard, retry_errors, as_json)
+
+
+def _engine(
+    workers: int | None, ray: str | None, ray_cpus: float, ray_gpus: float | None
+) -> Engine:
+    """Return what answers groups with a job: this process, workers, or tasks of Ray."""
+    if workers is not None and ray is not None:
+        raise ValueError(f"expected --workers or --ray, got both: {workers} and {ray}")
+    if ray is not None:
+        from vtc.batch.cluster import Resources, answer_on_cluster
+
+        resources = Resources(ray_cpus, ray_gpus)
+        return partial(answer_on_cluster, address=ray, resources=resources)
+    if workers is not None:
+        from vtc.batch.workers import answer_in_workers
+
+        return partial(answer_in_workers, count=workers)
+    from vtc.batch.running import answer_here
+
+    return answer_here
 
 
 def _run(
@@ -193,17 +241,19 @@ def _run(
     job: Job,
     settings: Mapping[str, Any],
     at_once: int,
-    workers: int | None,
+    engine: Engine,
+    shard: str | None,
     retry_errors: bool,
     as_json: bool,
 ) -> None:
     from vtc.batch.answering import check_videos
     from vtc.batch.results import open_results
-    from vtc.batch.rows import group_rows, read_rows
-    from vtc.batch.running import Run, answer_here
+    from vtc.batch.rows import Shard, group_rows, read_rows
+    from vtc.batch.running import Run
 
     if out.resolve() == rows_file.resolve():
         raise ValueError(f"expected --out to be another file than the rows, got {out} for both")
+    part = None if shard is None else Shard.read(shard)
     rows = read_rows(rows_file)
     code = 0
     with open_results(out) as results:
@@ -211,45 +261,39 @@ def _run(
         results.check_settings(settings)
         if retry_errors:
             results.remove_errors()
-        run = Run(rows, results)
+        run = Run(rows if part is None else part.rows(rows), results)
         groups = group_rows(run.missing, at_once)
         if groups:
             check_videos(groups, job.root)
-            if workers is None:
-                answered = partial(answer_here, groups, job)
-            else:
-                from vtc.batch.workers import answer_in_workers
-
-                answered = partial(answer_in_workers, groups, job, workers)
-            code = _write(run, answered, as_json)
+            code = _write(run, partial(engine, groups, job), as_json)
     _print_summary(run.summary(), code, as_json)
     if code:
         raise typer.Exit(code)
 
 
-def _write(run: Any, answered: Callable[[], Generator[list[Any], None, None]], quiet: bool) -> int:
+def _write(run: Run, answered: Callable[[], Lines], quiet: bool) -> int:
     """Write the lines until all are there or the user ends the command; return the exit code."""
-    with _ended_like_ctrl_c(), row_progress(len(run.rows), quiet) as show:
+    with _ended_like_ctrl_c() as signals, row_progress(len(run.rows), quiet) as show:
         try:
             with closing(answered()) as lines:  # which ends the workers
                 run.write(lines, show)
-        except KeyboardInterrupt as stop:
-            return 143 if isinstance(stop, _Terminated) else 130
+        except KeyboardInterrupt:
+            return 128 + (signals or [signal.SIGINT])[0]
     return 0
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, by which Slurm and others end a job."""
-
-
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise _Terminated
+def _ended_like_ctrl_c() -> Iterator[list[int]]:
+    """End on SIGTERM as on Ctrl-C, since Slurm and others end jobs by it; yield its number."""
+    signals: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield signals
     finally:
         signal.signal(signal.SIGTERM, before)
 
