@@ -69,8 +69,9 @@ def connect(address: str) -> Any:
     stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**settings)
-    except (ConnectionError, RuntimeError) as error:
-        raise OSError(f"cannot join a cluster of Ray at {address}: {error}") from error
+    # Ray raises errors of many kinds, a bare Exception for a slow start among them.
+    except Exception as error:
+        raise OSError(f"cannot join a cluster of Ray at {address}: {cause(error)}") from error
     finally:
         signal.signal(signal.SIGTERM, stop)  # Ray sets its own
     return ray
