@@ -96,12 +96,10 @@ class AskJob(Job):
 
     Attributes:
         open_model: Returns a wrapped model and its processor.
-        family: Options of the model family's adapter.
         generation: Arguments of ``generate``.
     """
 
     open_model: Callable[[], tuple[Any, Any]]
-    family: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     empty = {"answer": None}
 
@@ -110,9 +108,7 @@ class AskJob(Job):
         from vtc.wrapped.access import toolkit_of
 
         model, processor = self.open_model()
-        toolkit = toolkit_of(model)
-        toolkit.configure(**self.family)
-        toolkit.heat_frames = 0
+        toolkit_of(model).heat_frames = 0  # weights are for pages
 
         def ask(source: Any, questions: list[str]) -> list[Mapping[str, Any]]:
             answers = vtc.ask(model, processor, source, questions, **self.generation)

@@ -106,7 +106,7 @@ def answer_on_cluster(
     ray = connect(address)
     options = task_options(ray, resources)
     task = ray.remote(**options)(_work)
-    run, job_ref = uuid4().hex, ray.put(job)
+    shared = (uuid4().hex, os.getcwd(), ray.put(job))
     waiting = deque((group, options["max_retries"]) for group in groups)
     most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: dict[Any, Group] = {}
@@ -115,7 +115,8 @@ def answer_on_cluster(
         while waiting or running:
             while waiting and len(running) < most:
                 group, retries = waiting.popleft()
-                running[task.options(max_retries=retries).remote(run, job_ref, group)] = group
+                ref = task.options(max_retries=retries).remote(*shared, group)
+                running[ref] = group
             [ref], _ = ray.wait(list(running), num_returns=1)
             group = running.pop(ref)
             try:
@@ -143,8 +144,11 @@ def answer_on_cluster(
             ray.shutdown()
 
 
-def _work(run: str, job: Job, group: Group) -> list[Line] | str:
+def _work(run: str, folder: str, job: Job, group: Group) -> list[Line] | str:
     """Answer a group in a process of Ray, which keeps its model for the next.
+
+    Args:
+        folder: The folder that paths in the job are relative to.
 
     Returns:
         The lines; or why the model cannot be loaded.
@@ -152,6 +156,7 @@ def _work(run: str, job: Job, group: Group) -> list[Line] | str:
     if run not in _answers:
         _answers.clear()
         try:
+            os.chdir(folder)
             _answers[run] = job.open()
         # A model, a part or a library may raise anything, also what cannot be sent.
         except Exception as error:

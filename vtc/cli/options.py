@@ -98,6 +98,15 @@ TrustRemoteCode = Annotated[
         "--trust-remote-code", help="Run the Python code that the model's folder or repository has."
     ),
 ]
+Ray = Annotated[
+    Text,
+    typer.Option(metavar="ADDRESS", help="Work in tasks of Ray: local, auto, or an address."),
+]
+RayCpus = Annotated[float, typer.Option(min=0, help="Processors of a task of Ray.")]
+RayGpus = Annotated[
+    Number,
+    typer.Option(min=0, help="GPUs of a task of Ray. (default: 1 where the cluster has any)"),
+]
 Page = Annotated[
     Text, typer.Option(help="Write a page (HTML) that shows when and why to this file.")
 ]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -14,6 +15,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from vtc.cli import options
 from vtc.cli.output import print_json, print_line, printable, terminal
 from vtc_recipes.shipped import find_config
 
@@ -38,6 +40,9 @@ def ablate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and the work left.")
     ] = False,
+    ray: options.Ray = None,
+    ray_cpus: options.RayCpus = 1.0,
+    ray_gpus: options.RayGpus = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -55,21 +60,30 @@ def ablate(
     from vtc_recipes.reading import apply_overrides, load_yaml
 
     path = find_config(grid, "ablation")
-    grid_ = parse_grid(apply_overrides(load_yaml(path), settings or ()), path.stem)
-    runs, place = out or Path("runs") / path.stem, pick_device(device)
+    values = apply_overrides(load_yaml(path), settings or ())
+    grid_ = parse_grid(values, path.stem)
+    runs = out or Path("runs") / path.stem
     if dry_run:
         _print_plan(grid_, runs, as_json)
         return
     prepare(grid_, runs)
     transformers.utils.logging.disable_progress_bar()
     with _ended_as_by_ctrl_c(), progress_bars(quiet=as_json, window=3600.0) as show:
-        work(
-            jobs_of(grid_, runs, place, show),
-            runs / "locks",
-            runs / "working",
-            lambda done, total: show("cells and trainings", done, total),
-            lambda text: print(printable(text), file=sys.stderr, flush=True),
-        )
+        progress = partial(show, "cells and trainings")
+        if ray is not None:
+            from vtc.batch.cluster import Resources
+            from vtc_recipes.ablation.cluster import work_on_cluster
+
+            resources = Resources(ray_cpus, ray_gpus)
+            work_on_cluster(grid_, values, runs, device, ray, resources, progress)
+        else:
+            work(
+                jobs_of(grid_, runs, pick_device(device), show),
+                runs / "locks",
+                runs / "working",
+                progress,
+                lambda text: print(printable(text), file=sys.stderr, flush=True),
+            )
     if worker:
         if as_json:
             print_json({"folder": str(runs)})

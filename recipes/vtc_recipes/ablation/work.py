@@ -45,6 +45,27 @@ class Job:
         return self.target.is_dir()
 
 
+class JobsError(RuntimeError):
+    """Some jobs failed.
+
+    Attributes:
+        failed: Title and reason of each.
+    """
+
+    def __init__(self, failed: Sequence[tuple[str, str]], left: int) -> None:
+        self.failed = failed
+        titles: dict[str, list[str]] = {}
+        for title, reason in failed:
+            titles.setdefault(reason, []).append(title)
+        lines = (f"{names[0]}{_more(names)}: {reason}" for reason, names in titles.items())
+        lost = f"; {left} more need them" if left else ""
+        super().__init__(f"{len(failed)} failed{lost}: " + "; ".join(lines))
+
+
+def _more(titles: Sequence[str]) -> str:
+    return f" and {len(titles) - 1} more" if len(titles) > 1 else ""
+
+
 def work(
     jobs: Sequence[Job],
     locks: Path,
@@ -65,7 +86,7 @@ def work(
         report: Called with lines for the worker's log.
 
     Raises:
-        RuntimeError: Jobs failed here; all jobs that do not need them are done.
+        JobsError: Jobs failed here; all jobs that do not need them are done.
     """
     failed: dict[Path, tuple[str, str]] = {}
     while True:
@@ -81,17 +102,7 @@ def work(
         if not any(_try(job, locks, working, failed, report) for job in open_jobs):
             sleep(POLL_SECONDS)
     if failed:
-        left = len(pending) - len(failed)
-        lost = f"; {left} more need them" if left else ""
-        titles: dict[str, list[str]] = {}
-        for title, reason in failed.values():
-            titles.setdefault(reason, []).append(title)
-        lines = (f"{names[0]}{_more(names)}: {reason}" for reason, names in titles.items())
-        raise RuntimeError(f"{len(failed)} failed{lost}: " + "; ".join(lines))
-
-
-def _more(titles: Sequence[str]) -> str:
-    return f" and {len(titles) - 1} more" if len(titles) > 1 else ""
+        raise JobsError([*failed.values()], len(pending) - len(failed))
 
 
 def _try(
