@@ -79,14 +79,15 @@ def test_mergers_cost_what_they_say(spec, patches, dim):
 def video(name: str, keyframes: int, frames: int, dim: int) -> tuple[Tensor, Tensor]:
     """Embeddings and a query; for ``dks`` the worst case, in which no frame is the last to take.
 
-    The most relevant frames differ from one another and are one too few; all others are copies
-    of the last of them, so each is compared with them all.
+    The most relevant frames differ from one another and are one too few; all others are like the
+    most relevant one only, with which they are compared last.
     """
     if name != "dks":
         return torch.randn(frames, dim), torch.randn(dim)
-    scenes = torch.eye(dim)[: keyframes - 1]
-    relevance = torch.linspace(1, 0.1, keyframes - 1)
-    return torch.cat([scenes, scenes[-1:].repeat(frames - keyframes + 1, 1)]), relevance @ scenes
+    scenes = torch.eye(dim)[:keyframes]
+    relevance = torch.cat([torch.tensor([1.0]), torch.linspace(0.95, 0.9, keyframes - 2)])
+    like = 0.87 * scenes[:1] + 0.49 * scenes[-1:]
+    return torch.cat([scenes[:-1], like.repeat(frames - keyframes + 1, 1)]), relevance @ scenes[:-1]
 
 
 @pytest.mark.parametrize(("frames", "dim"), FRAMES)

@@ -10,6 +10,31 @@ from vtc_selectors._checks import check_embeddings
 
 CHUNK = 256
 """Frames in double precision at a time: 1 MiB at d = 512."""
+_LEAST = 1e-12
+"""The smallest length that a vector is divided by, as in `F.normalize`."""
+ONE_THREAD = 2**15
+"""From this many numbers on, an operation of torch on the CPU starts threads."""
+
+
+def rows_of_piece(rows: Tensor) -> int:
+    """Return how many rows of ``[N, d]`` to compute at a time.
+
+    On the CPU they are so few that torch computes them in the calling thread. The threads of an
+    operation that takes microseconds wait for one another, on a busy machine for milliseconds.
+    """
+    if rows.device.type != "cpu":
+        return CHUNK
+    return min(CHUNK, max(1, (ONE_THREAD - 1) // max(1, rows.shape[1])))
+
+
+def piece_memory(dim: int) -> int:
+    """Return how many numbers a piece of frames takes in float64, with a copy."""
+    return 2 * min(CHUNK * dim, ONE_THREAD)
+
+
+def pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    """Split ``[N, d]`` into pieces of `rows_of_piece` rows."""
+    return torch.split(rows, rows_of_piece(rows))
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -20,6 +45,18 @@ def unit(vectors: Tensor) -> Tensor:
     """
     exact = torch.float32 if vectors.device.type == "mps" else torch.float64
     return F.normalize(vectors.to(exact), dim=-1)
+
+
+def unit_rows(embeddings: Tensor, frames: Tensor) -> Tensor:
+    """Return the unit vectors ``[n, d]`` of frames ``[n]``, in float64; see `unit`."""
+    if embeddings.device.type != "cpu":
+        return unit(embeddings.index_select(0, frames))
+    vectors = unit(embeddings[:0]).new_empty(len(frames), embeddings.shape[1])
+    start = 0
+    for piece in torch.split(frames, rows_of_piece(embeddings)):
+        vectors[start : start + len(piece)] = unit(embeddings.index_select(0, piece))
+        start += len(piece)
+    return vectors
 
 
 def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> Tensor:
@@ -67,8 +104,12 @@ def cosines(embeddings: Tensor, vector: Tensor) -> Tensor:
     direction = unit(vector)
     # A matrix-vector product may round equal rows differently and so break ties at random; a sum
     # along each row does not.
-    rows = [(unit(chunk) * direction).sum(-1) for chunk in torch.split(embeddings, CHUNK)]
-    return torch.cat(rows).float()
+    rows = []
+    for piece in pieces(embeddings):
+        vectors = piece.to(direction.dtype, copy=True)
+        lengths = torch.linalg.vector_norm(vectors, dim=-1).clamp(min=_LEAST)
+        rows.append((vectors.mul_(direction).sum(-1) / lengths).float())
+    return torch.cat(rows)
 
 
 def check_frames(selector: str, embeddings: Tensor) -> None:
@@ -88,7 +129,7 @@ def check_frames(selector: str, embeddings: Tensor) -> None:
             f"selector '{selector}': expected embeddings [N, d] of a frame encoder, d >= 1, got "
             f"{list(embeddings.shape)}"
         )
-    rows = [chunk.isfinite().all(-1) for chunk in torch.split(embeddings, CHUNK)]
+    rows = [piece.isfinite().all(-1) for piece in pieces(embeddings)]
     finite = torch.cat(rows)
     if not finite.all():
         raise _not_finite(selector, f"the embedding of frame {int(finite.int().argmin())}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require_number, require_whole
-from vtc_selectors._cosine import min_max, most_relevant_first, query_relevance
+from vtc_selectors._cosine import min_max, most_relevant_first, piece_memory, query_relevance
 
 _ROUNDING = 1e-6
 """Means this close to the threshold count as equal to it: the rounding of float32 scores."""
@@ -62,7 +62,7 @@ class AKS(FrameSelector):
         return 2.5 * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 512 * sizes.d + 3 * sizes.N
+        return piece_memory(sizes.d) + 3 * sizes.N
 
     @torch.no_grad()
     def select(

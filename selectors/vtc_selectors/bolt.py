@@ -10,7 +10,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require_number, require_whole
-from vtc_selectors._cosine import min_max, query_relevance
+from vtc_selectors._cosine import min_max, piece_memory, query_relevance
 
 
 class Bolt(FrameSelector):
@@ -54,7 +54,7 @@ class Bolt(FrameSelector):
         return 2.5 * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 512 * sizes.d + 4 * sizes.N
+        return piece_memory(sizes.d) + 4 * sizes.N
 
     @torch.no_grad()
     def select(

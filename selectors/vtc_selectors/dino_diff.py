@@ -11,7 +11,13 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require, require_whole
-from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
+from vtc_selectors._cosine import (
+    check_frames,
+    most_relevant_first,
+    piece_memory,
+    rows_of_piece,
+    unit,
+)
 
 _ROUNDING = 1e-6
 """Cosines this close are equal: the rounding of float32 embeddings."""
@@ -70,7 +76,7 @@ class DinoDiff(FrameSelector):
         return (self.config.window + 2) * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 1024 * sizes.d + 2 * sizes.N
+        return 2 * piece_memory(sizes.d) + 2 * sizes.N
 
     @torch.no_grad()
     def select(
@@ -88,7 +94,7 @@ class DinoDiff(FrameSelector):
         window = min(self.config.window, frames)
         rest = frames % window
         whole = embeddings[: frames - rest]
-        blocks = torch.split(whole, max(CHUNK // window, 1) * window)
+        blocks = torch.split(whole, max(rows_of_piece(whole) // window, 1) * window)
         shape = (-1, window, embeddings.shape[1])
         windows = [_judge_windows(unit(block).reshape(shape)) for block in blocks]
         redundancy = torch.cat([block.flatten() for block, _ in windows])

@@ -11,7 +11,15 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require, require_number, require_whole
-from vtc_selectors._cosine import CHUNK, most_relevant_first, query_relevance, unit
+from vtc_selectors._cosine import (
+    CHUNK,
+    most_relevant_first,
+    piece_memory,
+    query_relevance,
+    rows_of_piece,
+    unit,
+    unit_rows,
+)
 from vtc_selectors._gaps import fill_gaps
 
 _ROUNDING = 1e-6
@@ -67,7 +75,7 @@ class DKS(FrameSelector):
         return (self.config.keyframes + 4) * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return (768 + 2 * self.config.keyframes) * sizes.d + 4 * sizes.N
+        return (CHUNK + self.config.keyframes) * sizes.d + piece_memory(sizes.d) + 4 * sizes.N
 
     @torch.no_grad()
     def select(
@@ -90,20 +98,25 @@ class DKS(FrameSelector):
         A frame is compared when it is visited, not each time that a keyframe is added, so most
         videos need the first block only.
         """
-        taken: list[Tensor] = []
+        taken: list[int] = []
         vectors: list[Tensor] = []
         for frames in torch.split(order, CHUNK):
-            block = unit(embeddings[frames])
-            if vectors:
-                frames, block = self._unlike(torch.cat(vectors), frames, block)
-            while len(frames) and len(taken) < self.config.keyframes:
-                taken.append(frames[:1])
+            block = unit_rows(embeddings, frames)
+            free = torch.ones_like(frames, dtype=torch.bool)
+            for vector in reversed(vectors):  # frames are like those of similar relevance
+                free &= self._unlike(block, vector)
+                frames, block, free = _compact(frames, block, free)
+            while len(taken) < self.config.keyframes and free.any():
+                first = int(free.int().argmax())
+                free[first] = False
+                taken.append(int(frames[first]))
                 # A view would keep the whole block in memory, K blocks in the end.
-                vectors.append(block[:1].clone())
-                frames, block = self._unlike(block[:1], frames[1:], block[1:])
+                vectors.append(block[first].clone())
+                free &= self._unlike(block, vectors[-1])
+                frames, block, free = _compact(frames, block, free)
             if len(taken) == self.config.keyframes:
                 break
-        return torch.cat([order[:0], *taken])
+        return torch.tensor(taken, dtype=order.dtype)
 
     def _visit_without_waiting(self, embeddings: Tensor, order: Tensor) -> Tensor:
         """Do the same on a GPU, without waiting for it at each keyframe."""
@@ -123,13 +136,22 @@ class DKS(FrameSelector):
         for _ in range(min(self.config.keyframes, count)):
             place = torch.where(free, places, count).amin(dim=0, keepdim=True)
             taken.append(place)
-            like = vectors @ vectors.index_select(0, place.clamp(max=count - 1)).T
-            free &= like[:, 0] < self.config.similarity_threshold - _ROUNDING
+            free &= self._unlike(vectors, vectors.index_select(0, place.clamp(max=count - 1))[0])
             free &= places != place
         return torch.cat(taken)
 
-    def _unlike(self, taken: Tensor, frames: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the frames of a block whose redundancy (Eq. 4) is below the threshold."""
-        redundancy = (block @ taken.T).amax(dim=1)
-        keep = redundancy < self.config.similarity_threshold - _ROUNDING
-        return frames[keep], block[keep]
+    def _unlike(self, vectors: Tensor, keyframe: Tensor) -> Tensor:
+        """Return which vectors ``[n, d]`` have a cosine with a keyframe below the threshold.
+
+        A matrix-vector product: torch computes it in the calling thread, see `rows_of_piece`.
+        """
+        return vectors @ keyframe < self.config.similarity_threshold - _ROUNDING
+
+
+def _compact(frames: Tensor, block: Tensor, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Drop the frames ``[n]`` of a block ``[n, d]`` not ``free`` ``[n]``, if most are not."""
+    if 2 * int(free.sum()) > len(free):
+        return frames, block, free
+    left = free.nonzero()[:, 0]
+    rows = [block.index_select(0, piece) for piece in torch.split(left, rows_of_piece(block))]
+    return frames[left], torch.cat(rows), free[left]

@@ -87,9 +87,9 @@ def _assign(embeddings: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     for chunk in torch.split(embeddings, CHUNK):
         points = unit(chunk)
         # In float32, because equal centroids differ by the rounding of the product.
-        best = (points @ centroids.T - lengths).float().max(dim=1)
-        labels.append(best.indices)
-        nearness.append(best.values - points.square().sum(-1).float() / 2)
+        closeness = (points @ centroids.T - lengths).float()
+        labels.append(closeness.argmax(dim=1))  # max(dim=1) starts threads for any size
+        nearness.append(closeness.amax(dim=1) - points.square().sum(-1).float() / 2)
     return torch.cat(labels), torch.cat(nearness)
 
 

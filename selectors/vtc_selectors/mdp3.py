@@ -11,10 +11,12 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require, require_number, require_whole
-from vtc_selectors._cosine import query_relevance, unit
+from vtc_selectors._cosine import ONE_THREAD, piece_memory, query_relevance, unit, unit_rows
 
 _BANDWIDTHS = tuple(2.0**n for n in range(-3, 2))
 _LEAST = 1e-10
+_MOST_GROUPS = 4
+"""Groups of states that a long segment is computed in, for as many operations more."""
 """The smallest conditional variance, that of a copy of a frame: its logarithm stays finite."""
 
 
@@ -67,7 +69,7 @@ class MDP3(FrameSelector):
         return (3.5 + segment + keyframes) * sizes.d + (keyframes + 1) * steps * (steps + 5) / 2
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 512 * sizes.d + 4 * sizes.N
+        return piece_memory(sizes.d) + 4 * sizes.N
 
     @torch.no_grad()
     def select(
@@ -93,11 +95,18 @@ class MDP3(FrameSelector):
             frames = unit(embeddings[start : start + self.config.segment]).cpu().double()
             states = [k for k in range(count + 1) if scores[k] > -inf]
             lasts = [sets[k][-1] if sets[k] else -1 for k in states]
-            last = unit(embeddings[[max(n, 0) for n in lasts]]).cpu().double()
-            similarity = _kernel(last @ frames.T)
+            place = torch.tensor(lasts, device=embeddings.device)
+            last = unit_rows(embeddings, place.clamp(min=0)).cpu().double()
+            similarity = _kernel(_products(last, frames))
             similarity[[n < 0 for n in lasts]] = 0.0
             part = reward[start : start + len(frames)]
-            gains, picks = _greedy(frames, similarity, part, min(len(frames), count))
+            kernel, steps = _kernel(_products(frames, frames)), min(len(frames), count)
+            groups = -(-similarity.numel() * steps // ONE_THREAD)
+            added = [
+                _greedy(kernel, states_of_group, part, steps)
+                for states_of_group in similarity.chunk(min(groups, _MOST_GROUPS))
+            ]
+            gains, picks = map(torch.cat, zip(*added, strict=True))
             scores, sets = _best_of(scores, sets, states, gains.tolist(), (picks + start).tolist())
         return sets[count]
 
@@ -134,11 +143,16 @@ def _kernel(cosines: Tensor) -> Tensor:
     return torch.stack([(-distances / (2 * a)).exp() for a in _BANDWIDTHS]).sum(0)
 
 
-def _greedy(frames: Tensor, last: Tensor, reward: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b.T`` by matrix-vector products, in the calling thread; see `rows_of_piece`."""
+    return torch.stack([b @ vector for vector in a])
+
+
+def _greedy(kernel: Tensor, last: Tensor, reward: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Add frames of a segment greedily, for several states at once.
 
     Args:
-        frames: ``[m, d]`` of length one.
+        kernel: ``[m, m]`` of the frames.
         last: ``[s, m]``, the kernel of each state's last keyframe and the frames; 0 for none.
         reward: ``[m]``.
         steps: How many frames to add, at most m.
@@ -146,7 +160,6 @@ def _greedy(frames: Tensor, last: Tensor, reward: Tensor, steps: int) -> tuple[T
     Returns:
         The total gain ``[s, steps]`` after each step and the frames added ``[s, steps]``.
     """
-    kernel = _kernel(frames @ frames.T)
     variance_of_one = float(len(_BANDWIDTHS))
     rows = torch.arange(len(last))
     factor = last.new_zeros(steps + 1, *last.shape)  # rows of the Cholesky factors of the frames
@@ -156,12 +169,12 @@ def _greedy(frames: Tensor, last: Tensor, reward: Tensor, steps: int) -> tuple[T
     gains, picks = [], []
     for step in range(1, steps + 1):
         gain = (variance.log() + reward).masked_fill(~free, -inf)
-        best, pick = gain.max(dim=1)
-        gains.append(best)
+        pick = gain.argmax(dim=1)  # max(dim=1) starts threads for any size
+        gains.append(gain[rows, pick])
         picks.append(pick)
         free[rows, pick] = False
         done = factor[:step]
-        projection = torch.einsum("ts,tsm->sm", done[:, rows, pick], done)
+        projection = (done[:, rows, pick, None] * done).sum(0)
         column = (kernel[pick] - projection) / variance[rows, pick].sqrt()[:, None]
         factor[step] = column
         variance = (variance - column.square()).clamp(min=_LEAST)

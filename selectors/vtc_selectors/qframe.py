@@ -10,7 +10,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require_number, require_whole
-from vtc_selectors._cosine import most_relevant_first, query_relevance
+from vtc_selectors._cosine import most_relevant_first, piece_memory, query_relevance
 
 
 class QFrame(FrameSelector):
@@ -59,7 +59,7 @@ class QFrame(FrameSelector):
         return 2.5 * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 512 * sizes.d + 5 * sizes.N
+        return piece_memory(sizes.d) + 5 * sizes.N
 
     @torch.no_grad()
     def select(

@@ -10,7 +10,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require_whole
-from vtc_selectors._cosine import most_relevant_first, query_relevance
+from vtc_selectors._cosine import most_relevant_first, piece_memory, query_relevance
 
 
 class QueryGuided(FrameSelector):
@@ -42,7 +42,7 @@ class QueryGuided(FrameSelector):
         return 2.5 * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 512 * sizes.d + 3 * sizes.N
+        return piece_memory(sizes.d) + 3 * sizes.N
 
     @torch.no_grad()
     def select(

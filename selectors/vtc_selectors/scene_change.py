@@ -11,7 +11,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require_number, require_whole
-from vtc_selectors._cosine import CHUNK, check_frames, most_relevant_first, unit
+from vtc_selectors._cosine import check_frames, most_relevant_first, piece_memory, pieces, unit
 
 
 class SceneChange(FrameSelector):
@@ -54,7 +54,7 @@ class SceneChange(FrameSelector):
         return 4.5 * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 1024 * sizes.d + sizes.N
+        return 2 * piece_memory(sizes.d) + sizes.N
 
     @torch.no_grad()
     def select(
@@ -72,9 +72,7 @@ def _changes(embeddings: Tensor) -> Tensor:
     """Return the cosine distance ``[N - 1]`` float32 of each frame to the next; 0 for copies."""
     blocks = [
         (unit(before) * unit(after)).sum(-1)
-        for before, after in zip(
-            torch.split(embeddings[:-1], CHUNK), torch.split(embeddings[1:], CHUNK), strict=True
-        )
+        for before, after in zip(pieces(embeddings[:-1]), pieces(embeddings[1:]), strict=True)
     ]
     # Round to float32 first: in float64 the cosine of two copies may differ from 1.
     return 1 - torch.cat(blocks).float()
