@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -186,3 +189,28 @@ def test_mergers_compile_without_a_graph_break(name):
     compiled = torch.compile(merger, fullgraph=True, backend="eager")(*arguments)
     for tokens, expected in zip(compiled, merger(*arguments), strict=True):
         torch.testing.assert_close(tokens, expected)
+
+
+@torch.no_grad()
+def test_dfm_compiles_one_frame_for_any_number_of_frames():
+    torch.manual_seed(0)
+    patches, reference, query = torch.randn(5, 16, 8), torch.randn(5, 16, 8), torch.randn(8)
+    has_reference = torch.tensor([False, True, True, True, True])
+    programs = []
+
+    def note(graph, inputs):
+        programs.append(graph)
+        return graph.forward
+
+    eager = build_part("merger", "dfm")
+    merger = copy.deepcopy(eager)
+    torch.compiler.reset()
+    merger.compile(fullgraph=True, backend=note)
+    for count in (5, 3, 1):
+        arguments = patches[:count], reference[:count], has_reference[:count], query
+        assert torch.equal(merger(*arguments), eager(*arguments))
+        assert torch.equal(merger.weights(*arguments), eager.weights(*arguments))
+    assert len(programs) == 1
+    for twin in (copy.deepcopy(merger), pickle.loads(pickle.dumps(merger))):
+        assert torch.equal(twin(*arguments), eager(*arguments))
+    assert len(programs) == 1

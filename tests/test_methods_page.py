@@ -137,7 +137,7 @@ def test_numbers_have_three_digits(command):
     assert (code, err) == (0, "")
     by_name = {row.split("`")[1]: row.split(" | ")[-2:] for row in out.splitlines()[2:]}
     assert by_name["uniform"] == ["0", "0 |"]
-    assert by_name["dks"] == ["288", "10.7 k |"]  # 36 x 8; 832 x 8 + 4000
+    assert by_name["dks"] == ["288", "10.4 k |"]  # 36 x 8; 288 x 8 + 4096 + 4000
 
 
 @pytest.mark.parametrize(

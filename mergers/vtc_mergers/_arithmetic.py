@@ -7,6 +7,7 @@ vision tower depends on the chunk in any case, and each kernel launch takes time
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 
@@ -45,21 +46,36 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
         ``[..., M]`` in at least float32; 0 for zero vectors. The CPU takes a few rows at a time,
         so that products and copies fit its cache.
     """
+    return cosines_with_each(a, [b])[0]
+
+
+def cosines_with_each(a: Tensor, others: Sequence[Tensor]) -> list[Tensor]:
+    """Return the `cosines` of ``a`` with each of ``others``, reading and converting ``a`` once."""
     rows = _ROWS_IN_CACHE if a.device.type == "cpu" else a.shape[-2]
     blocks = torch.split(a, rows, dim=-2)
-    one = b.ndim == 1 or b.shape[-2] == 1
-    others = repeat(b, len(blocks)) if one else torch.split(b, rows, dim=-2)
-    return torch.cat([_cosines(*pair) for pair in zip(blocks, others, strict=True)], dim=-1)
+    parts = []
+    for b in others:
+        one = b.ndim == 1 or b.shape[-2] == 1
+        parts.append(repeat(b, len(blocks)) if one else torch.split(b, rows, dim=-2))
+    columns = [_cosines(*block) for block in zip(blocks, *parts, strict=False)]
+    return [torch.cat(column, dim=-1) for column in zip(*columns, strict=True)]
 
 
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    exact = exact_dtype(a, b)
-    a, b = a.to(exact), b.to(exact)
-    with without_autocast(a.device):
-        dots = a @ b if b.ndim == 1 else (a * b).sum(dim=-1)
-    lengths = [torch.linalg.vector_norm(x, dim=-1).clamp(min=_LEAST) for x in (a, b)]
-    result: Tensor = dots / (lengths[0] * lengths[1])
-    return result
+def _cosines(a: Tensor, *others: Tensor) -> list[Tensor]:
+    exact = exact_dtype(a, *others)
+    a = a.to(exact)
+    lengths = _lengths(a)
+    cosines = []
+    for b in others:
+        b = b.to(exact)
+        with without_autocast(a.device):
+            dots = a @ b if b.ndim == 1 else (a * b).sum(dim=-1)
+        cosines.append(dots / (lengths * _lengths(b)))
+    return cosines
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=-1).clamp(min=_LEAST)
 
 
 def apply(linear: nn.Linear, x: Tensor) -> Tensor:

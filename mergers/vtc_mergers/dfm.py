@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require, require_number
 from vtc.interfaces.token_merger import TokenMerger
-from vtc_mergers._arithmetic import apply, cosines, frames_at_once, weighted_sum
+from vtc_mergers._arithmetic import (
+    apply,
+    cosines,
+    cosines_with_each,
+    frames_at_once,
+    weighted_sum,
+)
 from vtc_mergers._checks import (
     check_patches,
     check_query,
@@ -86,6 +92,7 @@ class DFM(TokenMerger):
             )
 
     config: Config
+    _compiled_merge: Callable[..., Tensor] | None = None
     linear_q: nn.Linear
     linear_iq: nn.Linear
     linear_ik: nn.Linear
@@ -97,6 +104,10 @@ class DFM(TokenMerger):
         if self._learned:
             normalised = self.config.normalise_query
             self.query_source = "frame_encoder" if normalised else "frame_encoder_raw"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the compiled function out of copies and pickles, which cannot hold it."""
+        return {**super().__getstate__(), "_compiled_merge": None}
 
     def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
         if self.config.reference == "preceding":
@@ -123,17 +134,26 @@ class DFM(TokenMerger):
         return 3 * sizes.M * sizes.D**2 if self._learned else 6 * sizes.M * sizes.D
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return (4 * sizes.M if self._learned else min(sizes.M, 128)) * sizes.D
+        return (3 * sizes.M if self._learned else min(sizes.M, 128)) * sizes.D
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        return torch.cat(
-            [
-                weighted_sum(weights, frames)
-                for weights, frames in self._weighed(patches, reference, has_reference, query)
-            ]
-        )
+        direction = self._check(patches, reference, has_reference, query)
+        merge = self._compiled_merge or self._merge
+        groups = _groups(patches, reference, has_reference)
+        return torch.cat([merge(*group, direction) for group in groups])
+
+    def compile(self, **options: Any) -> None:
+        """Compile the merging of one frame with ``torch.compile`` (a few on a GPU).
+
+        On a CPU this takes a C++ compiler and some seconds at the first call, and merges several
+        times faster. Frames of another size are compiled again; another number of them is not.
+
+        Args:
+            **options: As ``torch.compile`` takes them.
+        """
+        self._compiled_merge = torch.compile(self._merge, **options)
 
     def merge_batch(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor
@@ -167,30 +187,24 @@ class DFM(TokenMerger):
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        weighed = self._weighed(patches, reference, has_reference, query)
-        return torch.cat([weights for weights, _ in weighed])
+        direction = self._check(patches, reference, has_reference, query)
+        groups = _groups(patches, reference, has_reference)
+        return torch.cat([self._weigh(*group, direction)[:, None] for group in groups])
 
     def log_mass(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
         direction = self._check(patches, reference, has_reference, query)
-        size = frames_at_once(patches.device)
-        parts = (torch.split(x, size) for x in (patches, reference, has_reference))
-        scores = [
-            self._scores(frames, keyframes, has_keyframe, direction)
-            for frames, keyframes, has_keyframe in zip(*parts, strict=True)
-        ]
+        groups = _groups(patches, reference, has_reference)
+        scores = [self._scores(*group, direction) for group in groups]
         return torch.cat(scores).float().logsumexp(dim=-1)
 
-    def _weighed(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield weights ``[g, 1, M]`` and patches ``[g, M, D]`` of a few frames at a time."""
-        direction = self._check(patches, reference, has_reference, query)
-        size = frames_at_once(patches.device)
-        parts = (torch.split(x, size) for x in (patches, reference, has_reference))
-        for frames, keyframes, has_keyframe in zip(*parts, strict=True):
-            yield self._weigh(frames, keyframes, has_keyframe, direction)[:, None], frames
+    def _merge(
+        self, frames: Tensor, keyframes: Tensor, has_keyframe: Tensor, query: Tensor
+    ) -> Tensor:
+        """Return the tokens ``[g, 1, D]`` of frames ``[g, M, D]``; see `_weigh`."""
+        weights = self._weigh(frames, keyframes, has_keyframe, query)
+        return weighted_sum(weights[:, None], frames)
 
     def _check(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
@@ -232,12 +246,18 @@ class DFM(TokenMerger):
             # torch.where below keeps it out of the scores, so without gradients no copy is needed.
             replacement = frames if itself else 0.0
             keyframes = torch.where(has_keyframe[..., None], keyframes, replacement)
-        relevance_view = redundancy_view = frames
         if self._learned:
-            relevance_view = apply(self.linear_iq, frames)
-            redundancy_view = apply(self.linear_ik, frames)
-            keyframes = apply(self.linear_k, keyframes)
-        relevance = cosines(relevance_view, query)
-        redundancy = torch.where(has_keyframe | itself, cosines(redundancy_view, keyframes), 0.0)
+            relevance = cosines(apply(self.linear_iq, frames), query)
+            mapped = apply(self.linear_k, keyframes)
+            redundancy = cosines(apply(self.linear_ik, frames), mapped)
+        else:
+            relevance, redundancy = cosines_with_each(frames, [query, keyframes])
+        redundancy = torch.where(has_keyframe | itself, redundancy, 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
         return saliency / self.config.temperature
+
+
+def _groups(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same few frames of each tensor, until all are merged."""
+    size = frames_at_once(tensors[0].device)
+    return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
