@@ -44,7 +44,7 @@ def _merge_pairs(members: Tensor, patches: Tensor, pairs: int) -> Tensor:
     with without_autocast(patches.device):
         features = F.normalize(_shares(members) @ patches, dim=1)
         similarity = features[::2] @ features[1::2].T
-    best, partners = similarity.max(dim=1)
+    best, partners = similarity.amax(dim=1), similarity.argmax(dim=1)
     order = best.argsort(descending=True, stable=True)
     merge, keep = order[:pairs], order[pairs:].sort().values
     a, b = members[::2], members[1::2]
