@@ -75,7 +75,8 @@ def _cosines(a: Tensor, *others: Tensor) -> list[Tensor]:
 
 
 def _lengths(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=-1).clamp(min=_LEAST)
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1).clamp(min=_LEAST)
+    return lengths
 
 
 def apply(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ class DFM(TokenMerger):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the compiled function out of copies and pickles, which cannot hold it."""
-        return {**super().__getstate__(), "_compiled_merge": None}
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, "_compiled_merge": None}
 
     def reference_frames(self, frames: Tensor, keyframes: Tensor) -> Tensor:
         if self.config.reference == "preceding":
@@ -257,7 +258,10 @@ class DFM(TokenMerger):
         return saliency / self.config.temperature
 
 
-def _groups(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same few frames of each tensor, until all are merged."""
-    size = frames_at_once(tensors[0].device)
-    return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
+def _groups(
+    patches: Tensor, reference: Tensor, has_reference: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the arguments of a merger for a few frames at a time."""
+    size = frames_at_once(patches.device)
+    frames, keyframes = torch.split(patches, size), torch.split(reference, size)
+    return zip(frames, keyframes, torch.split(has_reference, size), strict=True)

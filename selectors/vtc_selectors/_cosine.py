@@ -27,7 +27,7 @@ def rows_of_piece(rows: Tensor) -> int:
     return min(CHUNK, max(1, (ONE_THREAD - 1) // max(1, rows.shape[1])))
 
 
-def piece_memory(dim: int) -> int:
+def piece_memory(dim: float) -> float:
     """Return how many numbers a piece of frames takes in float64, with a copy."""
     return 2 * min(CHUNK * dim, ONE_THREAD)
 
