@@ -15,6 +15,7 @@ import anyio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from vtc.serve.answer import Answerer, check_length
 from vtc.serve.errors import ApiError
@@ -166,6 +167,8 @@ class Server:
                 body.seek(0)
                 stack.pop_all()
                 return body
+        except ClientDisconnect as error:
+            raise _GONE from error
         except TimeoutError as error:
             raise ApiError(408, f"the body took more than {_BODY_SECONDS} seconds") from error
         finally:
