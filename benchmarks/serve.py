@@ -67,7 +67,7 @@ class Load:
         place, began = self.videos[video].as_uri(), time.perf_counter()
         try:
             if kind == "killed":
-                outcome = self.killed(place, question, rng.uniform(0.05, 1.0))
+                outcome = self.killed(place, question, rng.uniform(0.1, 4.0))
             elif kind == "key":
                 outcome = self.ask(place, question, key="a wrong key")
             elif kind == "broken":

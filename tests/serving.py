@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import functools
 import threading
 import time
@@ -99,9 +100,12 @@ def image(content: bytes) -> dict:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
+_stock = functools.cache(lambda: vtc.testing.tiny("llava_onevision"))
+
+
 def tiny_model():
     """A wrapped model that writes until it is stopped."""
-    model, processor = vtc.testing.tiny("llava_onevision")
+    model, processor = copy.deepcopy(_stock()[0]), _stock()[1]
     selector = vtc.selector("dks", keyframes=3)
     vtc.wrap(model, selector, "dfm", processor=processor, encoder=vtc.testing.tiny_encoder())
     model.generation_config.eos_token_id = None

@@ -78,15 +78,6 @@ def test_the_model_stops_soon_after_its_client_has_left(slow, root, tmp_path, st
         assert "vtc_disconnects_total 1.0" in server.server.metrics.text().decode()
 
 
-def test_a_request_whose_time_is_over_ends_with_an_error(slow, root, tmp_path):
-    model, processor, _ = slow
-    with serving(model, processor, root, tmp_path, timeout=1) as server:
-        began = time.monotonic()
-        with pytest.raises(openai.InternalServerError, match="longer than this server allows"):
-            server.ask(video(root / "a.mp4"), text("What?"), max_tokens=400)
-        assert 1 < time.monotonic() - began < 4
-
-
 @pytest.fixture
 def writes_slowly():
     """A model that writes a token each 0.05 seconds."""
@@ -107,6 +98,14 @@ def in_thread(function):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, results
+
+
+def test_a_request_whose_time_is_over_ends_with_an_error(writes_slowly, root, tmp_path):
+    with serving(*writes_slowly, root, tmp_path, timeout=1) as server:
+        began = time.monotonic()
+        with pytest.raises(openai.InternalServerError, match="longer than this server allows"):
+            server.ask(video(root / "a.mp4"), text("What?"), max_tokens=400)
+        assert 1 < time.monotonic() - began < 4
 
 
 def test_an_error_in_the_middle_of_a_stream_reaches_the_client(writes_slowly, root, tmp_path):
