@@ -17,6 +17,7 @@ import vtc
 from vtc.pages.contact_sheet import contact_sheet
 from vtc.pages.page import page_html
 from vtc.pages.timeline import Mark
+from vtc.pipeline.heat import first_apart
 from vtc.pipeline.report import Keyframe
 
 
@@ -121,6 +122,22 @@ def test_reports_keep_no_frames_of_a_file_and_can_be_pickled(film, encoder):
     plain = json.loads(json.dumps(said.to_dict()))
     assert plain["answer"] == said.answer and len(plain["videos"][0]["relevance"]) == 12
     assert not plain["videos"][0].keys() & {"heat", "pictures"}
+
+
+@pytest.mark.parametrize(
+    ("frames", "count", "expected"),
+    [
+        ([50, 51, 52, 10, 90], 3, [50, 10, 90]),  # by relevance; neighbours of 50 are left out
+        ([50, 51, 52, 10], 3, [50, 10, 51]),  # unless there are too few others
+        ([5, 6, 7], 2, [5, 6]),
+        ([5], 4, [5]),
+        ([], 4, []),
+        ([5, 9], 0, []),
+    ],
+)
+def test_frames_with_weights_lie_apart(frames, count, expected):
+    numbers = torch.tensor(frames, dtype=torch.int64)
+    assert first_apart(numbers, min(count, len(frames))).tolist() == expected
 
 
 def test_training_keeps_no_weights_and_heat_frames_sets_their_number(film, encoder):

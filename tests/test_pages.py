@@ -35,7 +35,8 @@ def test_each_keyframe_has_a_picture_a_circle_and_a_link_and_gaps_stand_between(
     assert len(page.all("circle", "dot")) == len(page.all("image")) == 3
     links = [link["href"] for link in page.all("a") if "frame" in link["href"]]
     assert links == [f"#{name}" for name in figures]
-    assert "39 frames between0:39" in page.text and "58 frames after0:58" in page.text
+    # From keyframe to keyframe, as the longest time without one.
+    assert "39 frames between0:40" in page.text and "58 frames after0:59" in page.text
     assert len(page.all("li", "gap")) == 2  # none before frame 0, none between 40 and 41
 
 

@@ -126,8 +126,9 @@ def demo(
     console.print(table)
     console.print()
     console.print(facts(answer.report, source))
-    console.print(f"\nThe video is {path}, its keyframes are in {sheet}.", markup=False)
-    console.print(f"Open {page} in a browser to see when and why.", markup=False)
+    files = f"\nThe video is {path}, its keyframes are in {sheet}."
+    console.print(files, markup=False, soft_wrap=True)
+    console.print(f"Open {page} in a browser to see when and why.", markup=False, soft_wrap=True)
     note = "This was a tiny model on synthetic video."
     if video is not None:
         note = (

@@ -138,21 +138,26 @@ class ModelOptions:
             ImportError: A package is missing.
             OSError: The model cannot be read.
         """
-        from vtc.wrapped.access import toolkit_of
+        import transformers
 
-        family = read_options(self.adapter_option)
-        loading = self._loading_options()
-        model, processor = load_model(
-            self.model,
-            self.selector_choice,
-            self.merger_choice,
-            self.encoder,
-            "auto" if "device_map" in loading else self.device,
-            self.dtype,
-            self.trust_remote_code,
-            quiet=quiet,
-            **loading,
-        )
+        from vtc.wrapped.access import toolkit_of
+        from vtc.wrapped.opening import open_model, saved_parts
+
+        family, loading = read_options(self.adapter_option), self._loading_options()
+        selector, merger = self.selector_choice, self.merger_choice
+        transformers.utils.logging.set_verbosity_error()
+        saved = saved_parts(self.model)
+        with loading_bars(quiet):
+            model, processor = open_model(
+                self.model,
+                selector=selector.spec(saved["selector"]) if selector.given else None,
+                merger=merger.spec(saved["merger"]) if merger.given else None,
+                encoder=self.encoder,
+                device="auto" if "device_map" in loading else self.device,
+                dtype=self.dtype,
+                trust_remote_code=self.trust_remote_code,
+                **loading,
+            )
         toolkit_of(model).configure(**family)
         return model, processor
 
@@ -192,41 +197,3 @@ def quantization(bits: int) -> Any:
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
-
-
-def load_model(
-    name: str,
-    selector: PartChoice,
-    merger: PartChoice,
-    encoder: str | None,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool = False,
-    attn_implementation: str | None = None,
-    quiet: bool = False,
-    **loading: Any,
-) -> tuple[Any, Any]:
-    """Open a model with its processor, wrapped; see `ModelOptions.open`.
-
-    Args:
-        **loading: Passed to ``vtc.open_model``.
-    """
-    import transformers
-
-    from vtc.wrapped.opening import open_model, saved_parts
-
-    transformers.utils.logging.set_verbosity_error()
-    saved = saved_parts(name)
-    if attn_implementation is not None:
-        loading["attn_implementation"] = attn_implementation
-    with loading_bars(quiet):
-        return open_model(
-            name,
-            selector=selector.spec(saved["selector"]) if selector.given else None,
-            merger=merger.spec(saved["merger"]) if merger.given else None,
-            encoder=encoder,
-            device=device,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            **loading,
-        )

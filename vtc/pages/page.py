@@ -205,7 +205,7 @@ def _gap(line: Timeline, last: int, k: int) -> Iterator[str]:
     frames = k - last - 1
     if frames <= 0:
         return
-    start = line.times[last + 1]
+    start = line.times[max(last, 0)]
     end = line.times[k] if k < len(line.times) else line.end
     wide = " wide" if end - start >= _WIDE_GAP * (line.end - line.times[0]) else ""
     length = f"<span>{clock(end - start, line.decimals)}</span>" if line.seconds else ""
@@ -246,8 +246,9 @@ def _heat(
         return
     yield f"<h2>What the merger weighs {name}</h2>"
     yield (
-        "<p>The most relevant frames that are no keyframes: the frame, and the weight of each of "
-        "its patches. Bright patches make up the merged token; dark ones hardly count.</p>"
+        "<p>Relevant frames that are no keyframes, from different parts of the video: the frame, "
+        "and the weight of each of its patches. Bright patches make up the merged token; dark ones "
+        "hardly count.</p>"
     )
     yield '<ul class="heat">'
     for item in shown:

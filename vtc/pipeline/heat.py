@@ -17,8 +17,23 @@ if TYPE_CHECKING:
     from vtc.pipeline.query import Query
 
 
+def first_apart(frames: Tensor, count: int) -> Tensor:
+    """Return the first ``count`` of some frames that lie apart, filled up with the first others.
+
+    Neighbours look alike, so one of them is enough.
+    """
+    numbers = frames.tolist()
+    least = (max(numbers, default=0) - min(numbers, default=0) + 1) / (4 * max(count, 1))
+    taken: list[int] = []
+    for number in numbers:
+        if len(taken) < count and all(abs(number - other) >= least for other in taken):
+            taken.append(number)
+    others = [number for number in numbers if number not in taken]
+    return frames.new_tensor(taken + others[: count - len(taken)])
+
+
 class HeatKeeper:
-    """The weights of the most relevant non-keyframes of one video.
+    """The weights of the most relevant non-keyframes of one video, not of neighbours.
 
     Nothing is kept where gradients are computed, as in training, and for mergers that have no
     weights or merge several frames together.
@@ -38,8 +53,8 @@ class HeatKeeper:
             places = (torch.arange(count) + 0.5) * (len(rest) / max(count, 1))
             self._slices = rest[places.long()]
         else:
-            top = self._relevance[rest].argsort(descending=True, stable=True)[:count]
-            self._slices = rest[top].sort().values
+            order = self._relevance[rest].argsort(descending=True, stable=True)
+            self._slices = first_apart(rest[order], count).sort().values
 
     def keep(
         self,
