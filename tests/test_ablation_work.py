@@ -341,6 +341,7 @@ def test_a_grid_trains_its_mergers_once_and_answers_with_them(tmp_path: Path, co
     assert "merger=llama_vid, selector=uniform: merger 'llama_vid' has parameters" in err
 
 
+@pytest.mark.slow
 def test_mergers_of_a_seed_share_the_stages_that_know_none(
     tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_the_result_opens_with_the_dual_encoder_beside_it(whole: Path, tmp_path:
     vtc.ask(model, model.vtc.processor, example.video, example.question.text, max_new_tokens=1)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_bits_of_an_unbroken_one(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
