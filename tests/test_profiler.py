@@ -293,3 +293,18 @@ def test_attention_is_one_operation():
     assert cost.peak_memory == query.nbytes
     with pytest.raises(RuntimeError, match="counts on the meta device only"):
         torch.ops.vtc.counted_attention(*(torch.zeros(1, 1, 1, 1) for _ in range(3)))
+
+
+def test_a_budget_bounds_tokens_and_memory():
+    """Ten times the frames need no more memory within the same budget."""
+    model, processor = vtc.testing.tiny()
+    spec = {"name": "uniform", "keyframes": 4}
+    whole = subject(model.config, processor, spec, size=(42, 42))
+    within = replace(whole, max_tokens=60, chunks={})
+    short, long = (count(within, frames) for frames in (300, 3000))
+    tokens = [next(s.tokens for s in one.stages if s.name == PREFILL) for one in (short, long)]
+    assert tokens == [60 + within.text_tokens] * 2
+    assert long.first_token.peak_memory == pytest.approx(short.first_token.peak_memory, rel=0.01)
+    assert count(whole, 3000).first_token.peak_memory > 1.5 * long.first_token.peak_memory
+    with pytest.raises(ValueError, match="cannot work with a budget"):
+        count(replace(within, merger=vtc.merger("tome"), chunks={}), 30)

@@ -35,6 +35,9 @@ def profile(
     selector: options.Selector = None,
     merger: options.Merger = None,
     keyframes: options.Keyframes = None,
+    max_tokens: Annotated[
+        options.Count, typer.Option(help="A budget of visual tokens for each video.")
+    ] = None,
     selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
     merger_option: options.MergerOption = [],  # noqa: B006
     encoder: options.Encoder = None,
@@ -60,9 +63,7 @@ def profile(
     ] = 4096,
     fast_path: Annotated[
         bool,
-        typer.Option(
-            "--fast-path", help="Merge other frames from the frame encoder's patches; see README."
-        ),
+        typer.Option("--fast-path", help="Merge other frames from the frame encoder's patches."),
     ] = False,
     plots: Annotated[
         options.Text, typer.Option(help="Write plots to this folder (needs the extra \\[plots]).")
@@ -91,6 +92,7 @@ def profile(
         chunk=chunk_frames,
         prefill_chunk=prefill_chunk or None,
         fast_path=fast_path,
+        max_tokens=max_tokens,
     )
     wrapped = ModelOptions(
         model=model,

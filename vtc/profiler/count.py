@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from vtc.interfaces.video_span import SliceFeatures
+from vtc.pipeline.budget import require_mergeable
 from vtc.pipeline.connector import PatchConnector
 from vtc.pipeline.feed import ENCODER_CHUNK
 from vtc.pipeline.kv_cache import CACHE_NAME, returned_cache
+from vtc.plugins.registry import label_of
 from vtc.profiler.counters import MultiplyAccumulates
 from vtc.profiler.counting import Cost, counting
 from vtc.profiler.stages import (
@@ -169,6 +171,8 @@ class _Counting:
         """Count the vision tower on keyframes and other frames, and the merger."""
         subject, rest = self.subject, self.slices - keys
         merger = subject.merger
+        if subject.max_tokens is not None:
+            require_mergeable(merger, label_of("merger", merger))
         seen = rest if merger.tokens_per_frame else 0  # dropped frames are not encoded
         key_cost, (one, _) = self._tower(keys)
         if subject.fast_path:
@@ -184,11 +188,16 @@ class _Counting:
         before = keys * kept + reference + self.patches_kept
         # The chunks of patches become one tensor at the end, so they exist twice.
         key_cost = replace(key_cost, peak_memory=max(key_cost.peak_memory, reference))
+        slots = one.tokens.shape[1]
+        if subject.max_tokens is not None and seen:
+            left = max(0, subject.max_tokens - subject.adapter.tail_length() - keys * slots)
+            given = min(left / seen, slots)
+            merged *= given / tokens
+            tokens = given
         chunk = min(subject.chunk, seen)
         # While a chunk is merged, its pixels, its features and its keyframes' patches are alive.
         features = chunk * (own if other.dense is None else own + dense)
         at_hand = before + seen * merged + (pixels + features + chunk * dense if seen else 0.0)
-        slots = one.tokens.shape[1]
         total = int(keys * slots + round(seen * tokens))
         return [
             stage(KEYFRAMES, keys * slots, key_cost, held=before, in_table_5=True),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _WARM_UP = 4
 """Frames of the run before the measured ones."""
-_READ = ("size", "text_tokens", "new_tokens", "chunk", "prefill_chunk", "fast_path")
+_READ = ("size", "text_tokens", "new_tokens", "chunk", "prefill_chunk", "fast_path", "max_tokens")
 _LIBRARIES = ("video-token-compression", "torch", "transformers")
 Say = Callable[[str], None]
 
@@ -46,6 +46,7 @@ class Settings:
         prefill_chunk: Prompt tokens that the language model reads at a time, where that is
             possible and saves memory; None for all.
         fast_path: Merge other frames from the frame encoder's patches.
+        max_tokens: A budget of visual tokens; None: as many as selector and merger make.
     """
 
     frames: Sequence[int]
@@ -56,6 +57,7 @@ class Settings:
     chunk: int = 16
     prefill_chunk: int | None = 4096
     fast_path: bool = False
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not self.frames or min(self.frames) < 1:
@@ -133,6 +135,8 @@ def measure_profile(
     """
     toolkit = toolkit_of(model)
     toolkit.chunk_slices, toolkit.prefill_chunk = settings.chunk, settings.prefill_chunk
+    if settings.max_tokens is not None:
+        toolkit.budget = settings.max_tokens
     if settings.fast_path and toolkit.connector_kind != "encoder_patches":
         toolkit.add_connector("encoder_patches")
     settings = replace(settings, fast_path=toolkit.connector_kind == "encoder_patches")
@@ -208,6 +212,7 @@ def _subject(
         chunk=settings.chunk,
         prefill_chunk=size if in_chunks else None,
         fast_path=settings.fast_path,
+        max_tokens=settings.max_tokens,
     )
 
 

@@ -36,6 +36,7 @@ class Subject:
             (``prefill_chunk_size`` of ``generate``); None for all of them.
         fast_path: Whether other frames are merged from the patches of ``encoder``
             (``model.vtc.merge_encoder_patches()``).
+        max_tokens: The visual tokens of a video that a budget gives; None without one.
     """
 
     model: Any
@@ -51,6 +52,7 @@ class Subject:
     chunk: int = 16
     prefill_chunk: int | None = None
     fast_path: bool = False
+    max_tokens: int | None = None
     chunks: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Cached costs of chunks."""
 
