@@ -58,6 +58,8 @@ def test_a_budget_is_kept(command, folders):
     report = json.loads(out)["report"]
     assert (code, report["tokens_after"]) == (0, 30)
     assert report["budget"]["name"] == "foveated" and report["budget"]["reach"] == 2
+    code, out, _ = command(*ask(folders, "--keyframes", 2, "--max-tokens", 30))
+    assert code == 0 and "30 tokens: 2 frames whole" in out
     code, _, error = command(*ask(folders, "--max-tokens", "many"))
     assert code == 1 and "expected --max-tokens to be a whole number or auto" in error
 

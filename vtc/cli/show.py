@@ -118,6 +118,8 @@ def facts(report: Report, source: Any, seconds: str = "") -> Table:
             [*(f"{name} {stage.seconds:.2f}" for name, stage in done.items()), seconds]
         ).removesuffix(", "),
     )
+    for line in report.budget_lines:
+        table.add_row("budget", escape(line.replace("budget ", "", 1)))
     for line in report.cache_lines:
         table.add_row("cache", escape(line))
     if peak_memory():
