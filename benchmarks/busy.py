@@ -6,7 +6,7 @@
 Selectors see 10,000 frames (64 if they take time for each pair), mergers 16 frames of 196 patches.
 Two other processes multiply matrices with torch's default threads. In each round a part is timed
 while they are stopped and while they run, in turn; medians. Run it with OMP_NUM_THREADS unset:
-threads that wait for one another are what this measures.
+threads that wait for one another are what this measures. With OMP_NUM_THREADS=1 there are none.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ SETTLE = 0.05
 @contextmanager
 def busy_processes(count: int) -> Iterator[Callable[[bool], None]]:
     """Start processes that keep the CPU busy; yields what lets them run or stops them."""
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in limits}
+    command = [sys.executable, "-c", LOAD]
     loads = [
-        subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE) for _ in range(count)
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(count)
     ]
 
     def run(go: bool) -> None:
