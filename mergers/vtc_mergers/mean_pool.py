@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.token_merger import TokenMerger
-from vtc_mergers._arithmetic import exact_dtype
+from vtc_mergers._arithmetic import exact_dtype, frames_at_once
 from vtc_mergers._checks import check_patches
 
 
@@ -33,7 +33,11 @@ class MeanPool(TokenMerger):
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
         check_patches("mean_pool", patches)
-        return patches.mean(dim=1, keepdim=True, dtype=exact_dtype(patches)).to(patches.dtype)
+        # A wider copy of all frames is slow to write on a CPU, and more memory.
+        parts = torch.split(patches, frames_at_once(patches.device))
+        exact = exact_dtype(patches)
+        means = [frames.mean(dim=1, keepdim=True, dtype=exact) for frames in parts]
+        return torch.cat(means).to(patches.dtype)
 
     def log_mass(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
