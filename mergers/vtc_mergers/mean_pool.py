@@ -27,7 +27,7 @@ class MeanPool(TokenMerger):
         return sizes.M * sizes.D / 2
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return 0
+        return sizes.n * sizes.D
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
