@@ -95,6 +95,7 @@ def install(install_plugin, monkeypatch):
         ("import pytest; pytest.skip('no GPU', allow_module_level=True)", "Skipped: no GPU"),
         ("raise Silent()", "Silent: its message raised Own"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise GeneratorExit", "GeneratorExit"),
     ],
 )
 def test_a_plug_in_that_raises_any_exception_is_skipped(install, module, error):

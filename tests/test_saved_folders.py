@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import vtc
 
@@ -110,12 +111,19 @@ def test_an_encoder_inside_a_repository_on_the_hub_is_downloaded(
         ("tokenizer.json", "{", "tokenizer.json is not valid JSON"),
         ("tokenizer_config.json", "\x00", "tokenizer_config.json is not valid JSON"),
         ("model.safetensors.index.json", "{}", "weight_map is missing"),
+        ("model.safetensors.index.json", '{"weight_map": {}}', "metadata is missing"),
+        ("vtc.json", "9" * 5000, "vtc.json is not valid JSON: Exceeds the limit"),
+        ("generation_config.json", "[]", "generation_config.json: expected a mapping, got list"),
+        ("tokenizer.json", "[]", "tokenizer.json: expected a mapping, got list"),
+        ("tokenizer.json", '{"version": "1.0", "model": 3}', "processor in .* cannot be opened"),
+        ("model.safetensors", "version https://git-lfs", "model.safetensors is cut off or no safe"),
+        ("vtc.safetensors", "", "vtc.safetensors is cut off or no safetensors file"),
     ],
 )
 def test_damaged_json_is_named_with_its_path_and_the_error(
     saved: Path, name: str, content: str, message: str
 ) -> None:
-    assert (saved / name).exists() or "index" in name
+    assert (saved / name).exists() or "index" in name or name == "vtc.safetensors"
     (saved / name).write_text(content)
     with pytest.raises((ValueError, OSError), match=f"(?s){message}") as caught:
         vtc.open_model(saved)
@@ -140,3 +148,49 @@ def test_a_config_without_architectures_is_named(saved: Path) -> None:
     (saved / "config.json").write_text(json.dumps({**config, "architectures": None}))
     with pytest.raises(ValueError, match="expected architectures to name a class of transformers"):
         vtc.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"adapter": {"zzz": 1}}, r"vtc.json in .*takes no options, got 'zzz'"),
+        ({"untrained": ["zzz"]}, r"vtc.json has 1 error:\s+- untrained.0: expected 'merger' or"),
+    ],
+)
+def test_a_setting_of_another_version_is_named_with_its_file(
+    saved: Path, settings: dict[str, Any], message: str
+) -> None:
+    config = json.loads((saved / "vtc.json").read_text())
+    (saved / "vtc.json").write_text(json.dumps({**config, **settings}))
+    with pytest.raises(ValueError, match=message):
+        vtc.from_pretrained(saved)
+
+
+def test_weights_of_integers_without_a_quantization_are_refused(saved: Path) -> None:
+    """They were taken as they are: every answer was garbage."""
+    weights = load_file(saved / "model.safetensors")
+    integers = {key: (value * 100).to(torch.int8) for key, value in weights.items()}
+    save_file(integers, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model.safetensors: .*weight holds integers \(I8\)"):
+        vtc.from_pretrained(saved)
+
+
+def test_tensors_of_a_merger_that_are_integers_are_refused(
+    model: Any, processor: Any, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="untrained"):
+        vtc.wrap(model, vtc.selector("uniform", keyframes=2), "q_former", processor=processor)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "vtc.safetensors")
+    integers = {k: v if k.endswith("weight") else v.int() for k, v in tensors.items()}
+    save_file(integers, tmp_path / "vtc.safetensors")
+    with pytest.raises(ValueError, match=r"expected a tensor of torch.float32, got torch.int32"):
+        vtc.from_pretrained(tmp_path)
+
+
+def test_an_empty_name_is_no_folder(model: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    vtc.wrap(model, "uniform", "mean_pool")
+    with pytest.raises(ValueError, match="expected a folder to save into, got ''"):
+        vtc.save_pretrained(model, "")
+    assert not list(tmp_path.iterdir())

@@ -237,6 +237,41 @@ def test_a_tensor_is_an_array() -> None:
     np.testing.assert_array_equal(VideoSource(torch.from_numpy(FRAMES)).frames(), FRAMES)
 
 
+def test_a_tensor_that_numpy_cannot_hold_is_named() -> None:
+    torch = pytest.importorskip("torch")
+    for video in (torch.zeros(4, 8, 8, 3).bfloat16(), torch.zeros(4, 8, 8, 3, device="meta")):
+        with pytest.raises(TypeError, match=f"uint8, got Tensor of dtype .* on {video.device}"):
+            VideoSource(video)
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "gif", "png", "webp"])
+def test_pictures_of_several_frames_are_read_whole_or_said(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"frames.{suffix}"
+    first, *others = [Image.fromarray(frame) for frame in FRAMES]
+    first.save(file, save_all=True, append_images=others, duration=100)
+    if suffix == "webp":
+        with pytest.raises(VideoError, match="FFmpeg reads no animated WebP: save it as GIF"):
+            VideoSource(file, fps=None)
+        return
+    source = VideoSource(file, fps=None)
+    warning = "frames.tiff: holds 10 pictures; only the first is read"
+    assert (len(source), source.warnings) == ((1, [warning]) if suffix == "tiff" else (10, []))
+
+
+def test_a_video_that_starts_late_ends_when_it_should(tmp_path: Path) -> None:
+    """Matroska counts its duration from 0; the rest looked lost."""
+    with av.open(str(tmp_path / "late.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 8, 6, "bgr0"
+        for number, pixels in enumerate(FRAMES):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = 10_000 + number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    source = VideoSource(tmp_path / "late.mkv", fps=None)
+    assert source.warnings == [] and source.duration == pytest.approx(1.0)
+
+
 def test_a_source_of_a_source_shares_it() -> None:
     source = VideoSource(FRAMES, fps=4.0)
     again = VideoSource(source)

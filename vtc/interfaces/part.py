@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FLOAT32_TINY, FLOAT32_MAX = 1.1754943508222875e-38, 3.4028234663852886e38
 """The smallest normal and the largest float32, between which positive options must lie."""
 
-PASS = (KeyboardInterrupt, GeneratorExit, MemoryError)
+PASS = (KeyboardInterrupt, MemoryError)
 """Exceptions that always propagate, even from third-party code."""
 
 
@@ -64,7 +64,7 @@ def part_errors(label: str, plugin: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (SystemExit, *PASS):
+    except (SystemExit, GeneratorExit, *PASS):  # GeneratorExit: of a generator that is closed
         raise
     except (ValueError, TypeError) as error:
         if label.partition(" of ")[0] in str(error):

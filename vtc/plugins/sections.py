@@ -44,7 +44,7 @@ def parse_json(text: str, label: str) -> Any:
     """
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
         raise ValueError(f"{label} is not valid JSON: {error}") from error
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vtc.video.container import open_video
 from vtc.video.errors import VideoError
 from vtc.video.files import FileIdentity
-from vtc.video.oddities import oddities, picture_turn, square_pixel_size
+from vtc.video.oddities import more_pictures, oddities, picture_turn, square_pixel_size
 from vtc.video.reader import VideoInfo
 from vtc.video.scan import Presentation, presentation, scan
 from vtc.video.timestamps import gap_warnings
@@ -93,7 +93,9 @@ def read_index(path: Path) -> Index:
     with open_video(file) as (container, stream):
         packets = scan(container, stream, warnings)
         if packets.first is None:
-            raise VideoError(f"{path.name}: no frame of its video stream can be decoded")
+            animated = "webp" in container.format.name
+            hint = "; FFmpeg reads no animated WebP: save it as GIF or MP4" if animated else ""
+            raise VideoError(f"{path.name}: no frame of its video stream can be decoded{hint}")
         shown = presentation(file, container.format.name, packets, warnings)
         times = _seconds(shown, stream, warnings)
         duration = float(times[-1] + _frame_interval(times, stream))
@@ -102,6 +104,7 @@ def read_index(path: Path) -> Index:
         warnings += gap_warnings(times)
         first = packets.first
         warnings += oddities(container, stream, first)
+        warnings += more_pictures(path, container.format.name)
         turn = picture_turn(path, container.format.name) or (_rotation(first, warnings), False)
         rotation, is_mirrored = turn
         size, has_square_pixels = square_pixel_size(first, stream, warnings)
@@ -169,6 +172,8 @@ def _losses(
 ) -> list[str]:
     """Warn where the file holds less than it declares."""
     declared = (container.duration or 0) / 1e6
+    if "matroska" in container.format.name:  # which counts from 0, and not from the first frame
+        declared -= max(0, container.start_time or 0) / 1e6
     if stream.frames > count:
         missing = stream.frames - count
         return [

@@ -84,7 +84,14 @@ class MemoryReader:
 
 
 def _as_array(video: Any) -> NDArray[np.uint8]:
-    array = np.asarray(video)
+    try:
+        array = np.asarray(video)
+    except (TypeError, RuntimeError) as error:  # tensors of a GPU, or of another dtype than numpy's
+        dtype, device = getattr(video, "dtype", "?"), getattr(video, "device", "cpu")
+        raise TypeError(
+            "expected a video to be an array or a CPU tensor [N, H, W, 3] uint8, got "
+            f"{type(video).__name__} of dtype {dtype} on {device}"
+        ) from error
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or 0 in array.shape[1:]:
         raise ValueError(
             "expected a video to be an array [N, H, W, 3] uint8, RGB values from 0 to 255, got the "

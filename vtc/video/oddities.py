@@ -67,10 +67,27 @@ def picture_turn(path: Path, container: str) -> tuple[int, bool] | None:
 
     FFmpeg's versions differ in it.
     """
-    if container != "image2" and not container.endswith("_pipe"):
+    if not _is_picture(container):
         return None
     try:
         with Image.open(path) as picture:
             return _TURNS.get(picture.getexif().get(_ORIENTATION, 1), (0, False))
     except (UnidentifiedImageError, OSError, SyntaxError):  # formats that only FFmpeg reads
         return None
+
+
+def more_pictures(path: Path, container: str) -> list[str]:
+    """Warn where a file holds several pictures, of which FFmpeg reads the first."""
+    if not _is_picture(container):
+        return []
+    try:
+        with Image.open(path) as picture:
+            is_photo = picture.format == "MPO"  # and its previews
+            count = 1 if is_photo else getattr(picture, "n_frames", 1)
+    except (UnidentifiedImageError, OSError, SyntaxError):  # formats that only FFmpeg reads
+        return []
+    return [f"holds {count} pictures; only the first is read"] if count > 1 else []
+
+
+def _is_picture(container: str) -> bool:
+    return container == "image2" or container.endswith("_pipe")

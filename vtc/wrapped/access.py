@@ -39,10 +39,10 @@ def stock_model(model: Any) -> Any:
         TypeError: It is no Hugging Face model.
     """
     model = getattr(model, "_orig_mod", model)  # of torch.compile
-    inside = getattr(model, "get_base_model", None)  # of a peft model
-    if inside is not None:
-        return inside()
-    if not hasattr(model, "config") or not isinstance(model, nn.Module):
+    if hasattr(type(model), "get_base_model"):  # a peft model
+        return model.get_base_model()
+    # By its class: FSDP and DeepSpeed lend the attributes of the model inside.
+    if not hasattr(type(model), "config_class") or not isinstance(model, nn.Module):
         inside = "; pass its .module" if hasattr(model, "module") else ""
         raise TypeError(f"expected a Hugging Face model, got {type(model).__name__}{inside}")
     return model

@@ -43,8 +43,13 @@ def check_call(model: Any, toolkit: Toolkit, inputs: Mapping[str, Any], start: i
             "compressed; give the video itself, or use `with vtc.disabled(model):`"
         )
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if not isinstance(ids, Tensor):
+    if ids is None:
         return
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        shape = f"[{', '.join(map(str, ids.shape))}]" if hasattr(ids, "shape") else ""
+        raise TypeError(
+            f"expected input_ids to be a tensor [B, L], got {type(ids).__name__}{shape}"
+        )
     cache = given_cache(inputs)
     cached = cached_length(cache)
     if torch.compiler.is_compiling():

@@ -81,7 +81,7 @@ class InnerModelHook:
 def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[str, Any]:
     toolkit.note_report(None)
     with toolkit.gate.call():
-        inputs, prepared = stock_inputs(Call(model, toolkit, inputs))
+        inputs, prepared = stock_inputs(Call(model, toolkit, inputs), model.base_model.forward)
     toolkit.note_report(prepared.report)
     encoded = _Encoded(inputs["mm_encoder_outputs"])
     encoded.prepared = prepared
@@ -89,8 +89,27 @@ def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[st
     return {**inputs, "mm_encoder_outputs": encoded}
 
 
-def stock_inputs(call: Call) -> tuple[dict[str, Any], Prepared]:
-    """Compress the videos of a call, and return the inputs of the stock ``forward``."""
+def require_features(forward: Callable[..., Any]) -> None:
+    """Refuse a ``forward`` that would drop the encoded videos, which is none of transformers' own.
+
+    Raises:
+        ValueError: It does not name ``mm_encoder_outputs``.
+    """
+    if "mm_encoder_outputs" not in inspect.signature(forward).parameters:
+        raise ValueError(
+            f"{getattr(forward, '__qualname__', forward)} takes no mm_encoder_outputs, through "
+            "which videos enter: it needs transformers 5.18 or newer, and its own forward on the "
+            "class; where a library such as Liger replaced that, replace it on the wrapped model"
+        )
+
+
+@torch.compiler.disable
+def stock_inputs(call: Call, forward: Callable[..., Any]) -> tuple[dict[str, Any], Prepared]:
+    """Compress the videos of a call, and return the inputs of a stock ``forward``.
+
+    It is not compiled: the number of tokens depends on the video.
+    """
+    require_features(forward)
     prepared = prepare(call)
     warn_beyond_context(call, prepared.inputs["attention_mask"], prepared.offsets)
     encoded = packed(call.model, call.adapter, prepared.inputs["mm_encoder_outputs"])

@@ -14,6 +14,7 @@ from vtc.wrapped.model_class import wrapped_class
 from vtc.wrapped.saving import CONFIG_NAME, FORMAT, WEIGHTS_NAME
 from vtc.wrapped.staging import finish
 from vtc.wrapped.stock import (
+    check_weights,
     is_hub_name,
     load_weights,
     open_config,
@@ -77,11 +78,11 @@ def from_pretrained(
             encoder or _saved_encoder(saved, folder, _hub(kwargs)),
             budget or saved["budget"],
         )
+        toolkit.configure(**saved["adapter"])
     except (ValueError, TypeError, ImportError) as error:
         raise type(error)(f"{CONFIG_NAME} in {folder}: {error}") from error
     toolkit.chunk_slices = saved["chunk_slices"]
     toolkit.prefill_chunk = saved["prefill_chunk"]
-    toolkit.configure(**saved["adapter"])
     toolkit.add_connector(saved["connector"])
     _load_toolkit(toolkit, folder, kwargs, saved["merger"]["name"])
     for name in saved["untrained"]:
@@ -99,7 +100,7 @@ class SavedToolkit(Row):
     merger: dict[str, Any]
     budget: dict[str, Any] | None = None
     connector: Literal["stock", "separate", "encoder_patches"]
-    untrained: list[str] = []
+    untrained: list[Literal["merger", "connector"]] = []
     encoder: str | None
     long_text: Literal["split", "truncate"] = "split"
     chunk_slices: PositiveInt
@@ -215,6 +216,10 @@ def _load_toolkit(
             f"{missing}, unexpected: {extra}"
         )
     for key, value in found.items():
+        if value.is_floating_point() != wanted[key].is_floating_point():
+            raise ValueError(
+                f"{key} in {folder}: expected a tensor of {wanted[key].dtype}, got {value.dtype}"
+            )
         if value.shape != wanted[key].shape:
             raise ValueError(
                 f"{key} is {list(value.shape)} in {folder} and {list(wanted[key].shape)} here: a "
@@ -230,9 +235,12 @@ def _saved_tensors(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> di
     from safetensors.torch import load_file
 
     try:
-        return dict(load_file(_file(folder, WEIGHTS_NAME, kwargs)))
+        file = _file(folder, WEIGHTS_NAME, kwargs)
     except OSError:
-        pass
+        file = None
+    if file is not None:
+        check_weights(file)
+        return dict(load_file(file))
     try:
         index = read_index(_file(folder, f"{_WEIGHTS}.index.json", kwargs))
         shards = sorted({name for key, name in index.items() if _ours(key)})

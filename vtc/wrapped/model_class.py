@@ -28,6 +28,7 @@ from vtc.wrapped.inner_model import (
     InnerModelHook,
     at_positions,
     note_shortened,
+    require_features,
     stock_inputs,
     with_encoder_outputs,
 )
@@ -133,7 +134,7 @@ def _forward(
             toolkit.note_report(None)  # an earlier call's would be taken for this one's
         return _forward_without_video(model, stock, toolkit, _packed_inputs(model, toolkit, inputs))
     toolkit.note_report(None)  # an earlier call's would be taken for this one's
-    shortened, prepared = stock_inputs(Call(model, toolkit, inputs))
+    shortened, prepared = stock_inputs(Call(model, toolkit, inputs), stock)
     toolkit.note_report(prepared.report)
     output = stock(model, **shortened)
     encoded = shortened["mm_encoder_outputs"]
@@ -190,6 +191,7 @@ def _generate(
     # What held at the start holds to the end, in whatever thread the call runs.
     with nullcontext() if enabled else while_disabled(model), generating(model) as generation:
         if enabled and has_video(toolkit.adapter, inputs):
+            require_features(type(model).vtc_stock_class.forward)
             return generate_compressed(model, stock, toolkit, inputs)
         arguments, ids = _without_ours(inputs), inputs.get("input_ids")
         if isinstance(ids, Tensor):  # so that callbacks may call the model themselves

@@ -109,11 +109,19 @@ def save_wrapped(
         stock: ``save_pretrained`` of the stock class.
         **settings: Its settings.
     """
+    if not os.fspath(folder):
+        raise ValueError("expected a folder to save into, got ''")
     toolkit = toolkit_of(model)
     settings_of_toolkit = described(toolkit, folder)  # raises before anything is written
     push = settings.pop("push_to_hub", False)
     state = settings.pop("state_dict", None)
     state = model.state_dict() if state is None else state
+    offloaded = next((name for name, value in state.items() if value.is_meta), None)
+    if offloaded is not None and not hasattr(model, "hf_device_map"):
+        raise ValueError(
+            f"{offloaded} is offloaded, so it cannot be saved; take the hooks off first: "
+            "accelerate.hooks.remove_hook_from_module(model, recurse=True)"
+        )
     ours = {}
     if re.fullmatch(r"checkpoint-\d+", Path(folder).name):
         settings.setdefault("save_original_format", False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PureWindowsPath
+from types import UnionType
 from typing import Any
 
+from vtc.plugins.discovery import cause
 from vtc.plugins.sections import Row, load_json, read_json
 
 
@@ -71,7 +73,14 @@ def open_processor(
 
     check_json(name, "*.json")
     processor = transformers.AutoProcessor
-    return processor.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    try:
+        return processor.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    except (OSError, ValueError, ImportError):
+        raise
+    # tokenizers raises bare Exceptions; JSON of another form than expected ends in any error.
+    except Exception as error:
+        message = f"the processor in {os.fspath(name)} cannot be opened: {cause(error)}"
+        raise ValueError(message) from error
 
 
 def check_json(folder: str | os.PathLike[str], *patterns: str) -> None:
@@ -83,12 +92,17 @@ def check_json(folder: str | os.PathLike[str], *patterns: str) -> None:
     for file in sorted({file for pattern in patterns for file in Path(folder).glob(pattern)}):
         if file.name.endswith(".index.json"):
             read_index(file)
-        elif not isinstance(values := load_json(file), dict | list):
+        elif not isinstance(values := load_json(file), _json_kinds(file)):
             raise ValueError(f"{file}: expected a mapping, got {type(values).__name__}")
+
+
+def _json_kinds(file: Path) -> type | UnionType:
+    return dict if file.name.endswith(("config.json", "tokenizer.json")) else dict | list
 
 
 class _Index(Row):
     weight_map: dict[str, str]
+    metadata: dict[str, Any]
 
 
 def read_index(file: Path) -> dict[str, str]:
@@ -108,6 +122,34 @@ def read_index(file: Path) -> dict[str, str]:
                 f"{file}: weight_map of {key}: expected a file in this folder, got {name!r}"
             )
     return files
+
+
+def check_weights(*files: Path, are_quantized: bool = False) -> None:
+    """Check files of weights, which safetensors reads without naming damaged ones.
+
+    Args:
+        are_quantized: Whether weights may be integers; otherwise these would be taken as they are.
+
+    Raises:
+        ValueError: A file is cut off or no safetensors file, or holds weights that are integers.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                weights = [key for key in tensors.keys() if key.endswith("weight")]
+                types = {key: tensors.get_slice(key).get_dtype() for key in weights}
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file} is cut off or no safetensors file ({error}); download or save it again"
+            ) from error
+        integer = next((key for key in weights if types[key].lstrip("U")[0] == "I"), None)
+        if integer is not None and not are_quantized:
+            raise ValueError(
+                f"{file}: {integer} holds integers ({types[integer]}), but config.json has no "
+                "quantization_config that says how to read them"
+            )
 
 
 def load_weights(
@@ -134,6 +176,10 @@ def load_weights(
         ValueError: Weights are missing, or have another shape.
     """
     check_json(name, "*config.json", "*.index.json")
+    check_weights(
+        *(file for file in sorted(Path(name).glob("*.safetensors")) if file.is_file()),
+        are_quantized=_are_quantized(Path(name, "config.json")),
+    )
     model, loading = model_class.from_pretrained(
         name,
         trust_remote_code=trust_remote_code,
@@ -155,3 +201,7 @@ def load_weights(
             f"{key}: expected {list(expected)}, got {list(saved)}"
         )
     return model
+
+
+def _are_quantized(config: Path) -> bool:
+    return config.is_file() and "quantization_config" in load_json(config)

@@ -20,7 +20,7 @@ from vtc.pipeline.modules import input_device
 from vtc.pipeline.toolkit import Toolkit
 from vtc.plugins import registry
 from vtc.wrapped.access import is_wrapped, stock_model, toolkit_of
-from vtc.wrapped.inner_model import InnerModelHook, restore_hidden_states
+from vtc.wrapped.inner_model import InnerModelHook, require_features, restore_hidden_states
 from vtc.wrapped.model_class import wrapped_class
 
 M = TypeVar("M")
@@ -100,13 +100,12 @@ def splice(
     chosen_selector = registry.build_part("selector", selector)
     chosen_merger = registry.build_part("merger", merger)
     lazy = encoder if isinstance(encoder, LazyEncoder) else LazyEncoder(encoder)
-    takes_features = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
-    if not takes_features or not hasattr(model, "generate"):
+    if not hasattr(model, "generate"):
         raise ValueError(
-            f"{type(model).__name__} has no generate, or its forward takes no mm_encoder_outputs, "
-            "through which videos enter; vtc needs a model with a language head "
-            "(...ForConditionalGeneration) of transformers 5.18 or newer"
+            f"{type(model).__name__} has no generate; vtc needs a model with a language head "
+            "(...ForConditionalGeneration)"
         )
+    require_features(model.forward)
     toolkit = Toolkit(chosen_selector, chosen_merger, adapter, lazy, processor)
     toolkit.budget = registry.build_budget(budget)
     toolkit.encoders_on(input_device(model))
@@ -117,6 +116,7 @@ def splice(
 
     model.vtc = toolkit
     toolkit.attach(model)
+    _remove_own_forward(model)
     model.__class__ = wrapped
     _rebind_old_forward(model)
     inner = model.base_model
@@ -142,6 +142,7 @@ def unwrap(model: M) -> M:
     with toolkit.gate.change("unwrap the model"):
         for hook in target.vtc_hooks:
             hook.remove()
+        _remove_own_forward(target)
         target.__class__ = type(target).vtc_stock_class
         del target.vtc, target.vtc_hooks
         _rebind_old_forward(target)
@@ -150,12 +151,28 @@ def unwrap(model: M) -> M:
 
 def _refuse_replaced_forward(model: Any) -> None:
     """Refuse a model whose forward was replaced on the object: it would keep the old class."""
-    if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
+    is_replaced = "forward" in vars(model) and not _has_own_forward(model)
+    if is_replaced and not hasattr(model, "_hf_hook"):
         raise ValueError(
             f"the forward of this {type(model).__name__} was replaced on the object, as "
             "accelerate does for mixed precision; take it off first: "
             "model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
         )
+
+
+def _has_own_forward(model: Any) -> bool:
+    """Return whether the forward on the object is that of its class.
+
+    ``accelerator.unwrap_model`` puts it there, without the decorators that the class has around it.
+    """
+    function = getattr(vars(model).get("forward"), "__func__", None)
+    return function in (type(model).forward, inspect.unwrap(type(model).forward))
+
+
+def _remove_own_forward(model: Any) -> None:
+    """Let a model take the forward of its class, also once that changes."""
+    if _has_own_forward(model):
+        del model.forward
 
 
 def _rebind_old_forward(model: Any) -> None:
