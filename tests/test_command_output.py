@@ -119,6 +119,23 @@ def test_a_narrow_encoding_loses_no_result(site, tmp_path, locale):
     assert ended.returncode == 1 and b"there is no such file" in ended.stderr
 
 
+@pytest.mark.parametrize("closed", [1, 2])
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_closed_stream_is_no_error(site, closed, more):
+    """Python has None in its place."""
+    words = ["parts", "selector", *more]
+    command = [sys.executable, "-c", "import vtc.cli; vtc.cli.main()", *words]
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+    script = f'exec "$@" {closed}>&-'
+    ended = subprocess.run(
+        ["sh", "-c", script, "sh", *command],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+    )
+    assert ended.returncode == 0 and b"Traceback" not in ended.stderr
+    assert bool(ended.stdout) == (closed == 2)
+
+
 def test_a_file_name_that_is_no_text_is_read(site, tmp_path):
     video = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
     with open(video, "wb") as file:

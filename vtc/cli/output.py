@@ -108,7 +108,13 @@ def close_stdout() -> None:
 
 
 def accept_any_text() -> None:
-    """Escape what the encoding of stdout and stderr lacks, instead of losing the output."""
+    """Escape what the encoding of stdout and stderr lacks, instead of losing the output.
+
+    Where one of them is closed (``vtc parts >&-``), nothing is written to it.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
