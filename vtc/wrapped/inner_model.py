@@ -81,7 +81,7 @@ class InnerModelHook:
 def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[str, Any]:
     toolkit.note_report(None)
     with toolkit.gate.call():
-        inputs, prepared = stock_inputs(Call(model, toolkit, inputs), model.base_model.forward)
+        inputs, prepared = stock_inputs(Call(model, toolkit, inputs))
     toolkit.note_report(prepared.report)
     encoded = _Encoded(inputs["mm_encoder_outputs"])
     encoded.prepared = prepared
@@ -104,12 +104,11 @@ def require_features(forward: Callable[..., Any]) -> None:
 
 
 @torch.compiler.disable
-def stock_inputs(call: Call, forward: Callable[..., Any]) -> tuple[dict[str, Any], Prepared]:
+def stock_inputs(call: Call) -> tuple[dict[str, Any], Prepared]:
     """Compress the videos of a call, and return the inputs of a stock ``forward``.
 
     It is not compiled: the number of tokens depends on the video.
     """
-    require_features(forward)
     prepared = prepare(call)
     warn_beyond_context(call, prepared.inputs["attention_mask"], prepared.offsets)
     encoded = packed(call.model, call.adapter, prepared.inputs["mm_encoder_outputs"])

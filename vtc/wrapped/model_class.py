@@ -133,8 +133,10 @@ def _forward(
         if cache is None:
             toolkit.note_report(None)  # an earlier call's would be taken for this one's
         return _forward_without_video(model, stock, toolkit, _packed_inputs(model, toolkit, inputs))
+    if not torch.compiler.is_compiling():
+        require_features(stock)
     toolkit.note_report(None)  # an earlier call's would be taken for this one's
-    shortened, prepared = stock_inputs(Call(model, toolkit, inputs), stock)
+    shortened, prepared = stock_inputs(Call(model, toolkit, inputs))
     toolkit.note_report(prepared.report)
     output = stock(model, **shortened)
     encoded = shortened["mm_encoder_outputs"]
