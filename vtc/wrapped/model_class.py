@@ -77,6 +77,8 @@ def wrapped_class(base: Any) -> Any:
                 return base.generate(self, *args, **kwargs)
             inputs = _by_name("generate", generate_names, args, kwargs)
             if inputs.get("inputs") is not None:
+                if inputs.get("input_ids") is not None:
+                    raise ValueError("expected either inputs or input_ids, got both")
                 inputs["input_ids"] = inputs.pop("inputs")
             with _counted(toolkit):
                 return _generate(self, base.generate, toolkit, inputs)
@@ -252,7 +254,10 @@ def _by_name(
 ) -> dict[str, Any]:
     if len(args) > len(names):
         raise TypeError(f"{function} takes at most {len(names)} positional arguments")
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    by_place = dict(zip(names, args, strict=False))
+    if twice := by_place.keys() & kwargs:
+        raise TypeError(f"{function} got {', '.join(sorted(twice))} twice, by place and by name")
+    return {**by_place, **kwargs}
 
 
 def _with_our_inputs(forward: Callable[..., Any]) -> inspect.Signature:

@@ -177,7 +177,7 @@ def load_weights(
     """
     check_json(name, "*config.json", "*.index.json")
     check_weights(
-        *(file for file in sorted(Path(name).glob("*.safetensors")) if file.is_file()),
+        *(file for file in sorted(Path(name).glob("model*.safetensors")) if file.is_file()),
         are_quantized=_are_quantized(Path(name, "config.json")),
     )
     model, loading = model_class.from_pretrained(
