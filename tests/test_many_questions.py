@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import vtc
 from vtc.pipeline.call import Call
@@ -106,3 +107,16 @@ def test_bad_questions_are_refused(wrapped):
         vtc.ask(
             model, processor, drifting_video(4), ["a", "b"], num_beams=2, num_return_sequences=2
         )
+
+
+@pytest.mark.parametrize("wrapped", ["stock"], indirect=True)
+def test_each_question_gets_its_own_answer_where_settings_return_several(wrapped):
+    """The second answer to the first question was given as that to the second question."""
+    model, processor = wrapped
+    settings = {"num_beams": 2, "max_new_tokens": 4, "do_sample": False}
+    several = GenerationConfig(num_return_sequences=2, **settings)
+    texts = []
+    for more in (settings, {"generation_config": several}):
+        answers = vtc.ask(model, processor, drifting_video(4), QUESTIONS, **more)
+        texts.append([answer.text for answer in answers])
+    assert texts[0] == texts[1] and len(set(texts[0])) > 1

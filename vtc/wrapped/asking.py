@@ -125,9 +125,10 @@ def ask(
     sequences = getattr(result, "sequences", result)
     report = last_report(model)
     report.total_seconds = perf_counter() - began
+    copies = len(sequences) // len(report.videos)  # the settings may return several of each
     answers = []
     for row, one in enumerate(report.videos):
-        new = sequences[row, inputs["input_ids"].shape[1] :]
+        new = sequences[row * copies, inputs["input_ids"].shape[1] :]
         text = processor.decode(new, skip_special_tokens=True).strip()
         answers.append(Answer(text, replace(report, videos=[one], answer=text)))
     if several:
