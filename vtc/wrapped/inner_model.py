@@ -103,7 +103,7 @@ def require_features(forward: Callable[..., Any]) -> None:
         )
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def stock_inputs(call: Call) -> tuple[dict[str, Any], Prepared]:
     """Compress the videos of a call, and return the inputs of a stock ``forward``.
 
