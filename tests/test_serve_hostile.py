@@ -134,12 +134,12 @@ def test_files_below_the_roots_are_read_through_links_and_escapes(server, place)
     ],
 )
 def test_broken_files_are_refused_in_words(server, place, name, message):
-    status, told = ask(server, video(place / "root" / name))
-    assert status == 400 and message in told
+    status, answer = ask(server, video(place / "root" / name))
+    assert status == 400 and message in answer
     path = place / "root" / name
     if path.is_file():
-        status, told = ask(server, video(path.read_bytes()))
-        assert status == 400 and (message in told or "mp4" in name)
+        status, answer = ask(server, video(path.read_bytes()))
+        assert status == 400 and (message in answer or "mp4" in name)
 
 
 def picture(width: int, height: int) -> str:
@@ -172,8 +172,8 @@ def picture(width: int, height: int) -> str:
     ],
 )
 def test_broken_pictures_are_refused_in_words(server, url, message):
-    status, told = ask(server, {"type": "image_url", "image_url": {"url": url}})
-    assert status == 400 and message in told
+    status, answer = ask(server, {"type": "image_url", "image_url": {"url": url}})
+    assert status == 400 and message in answer
 
 
 @pytest.mark.parametrize(
@@ -220,8 +220,10 @@ def test_broken_pictures_are_refused_in_words(server, url, message):
 )
 def test_wrong_fields_are_refused_in_words(server, fields, message):
     body = {"model": "tiny", "messages": [QUESTION], **fields}
-    status, told = post(server, body)
-    assert status == (404 if "model" in fields else 400) and message in told and len(told) < 2100
+    status, answer = post(server, body)
+    assert (
+        status == (404 if "model" in fields else 400) and message in answer and len(answer) < 2100
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,8 +240,8 @@ def test_wrong_fields_are_refused_in_words(server, fields, message):
     ],
 )
 def test_bodies_that_are_no_request_are_refused(server, body, message):
-    status, told = post(server, body)
-    assert status == 400 and message in told
+    status, answer = post(server, body)
+    assert status == 400 and message in answer
 
 
 def test_null_stands_for_a_field_that_is_left_out(server):
@@ -263,8 +265,8 @@ def test_any_text_can_be_asked(server):
 def test_wrong_keys_are_refused(server, key):
     for path in ("/v1/chat/completions", "/metrics", "/v1/models", "/nowhere"):
         headers = {"authorization": key.encode()}
-        status, told = post(server, {}, headers, path)
-        assert status == 401 and "Authorization: Bearer KEY" in told and "s3cret" not in told
+        status, answer = post(server, {}, headers, path)
+        assert status == 401 and "Authorization: Bearer KEY" in answer and "s3cret" not in answer
     with pytest.raises(openai.AuthenticationError):
         server.client(key="wrong").models.list()
     assert httpx.get(f"{server.url}/health").status_code == 200
@@ -293,8 +295,8 @@ def test_foreign_hosts_are_refused(server, host, status):
 
 def test_pages_of_other_origins_cannot_ask(server):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
-        status, told = post(server, {}, {"content-type": kind})
-        assert status == 415 and "Content-Type: application/json" in told
+        status, answer = post(server, {}, {"content-type": kind})
+        assert status == 415 and "Content-Type: application/json" in answer
     preflight = httpx.options(f"{server.url}/v1/chat/completions", headers=server.headers)
     assert "access-control-allow-origin" not in preflight.headers
     assert preflight.json()["error"]["message"] == "Method Not Allowed"

@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,10 @@ def serve(
     media = Media(video_root, Path(folder.name))
     bound = bind(host, port)  # before the model, which takes long to load
     if key is None and not is_loopback(host):
-        print(f"vtc: warning: all who reach {host} may ask: no --api-key-env", file=sys.stderr)
+        warnings.warn(
+            f"everyone who reaches {host} can send requests; set a key with --api-key-env VAR",
+            stacklevel=2,
+        )
     model, processor = wrapped.open()
 
     from vtc.serve.answer import Answerer, Limits

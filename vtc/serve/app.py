@@ -95,7 +95,7 @@ class Server:
         return JSONResponse(self._card())
 
     async def health(self) -> JSONResponse:
-        """Say whether requests are taken."""
+        """Return whether the server takes requests."""
         try:
             self.worker.require_room()
         except ApiError as error:
@@ -145,7 +145,7 @@ class Server:
         return exchange
 
     async def _read_body(self, request: Request) -> IO[bytes]:
-        """Write the body to a file; what is too large is read to its end and dropped."""
+        """Write the body to a file; read one that is too large to its end, and drop it."""
         if self._bodies >= _BODIES:
             raise ApiError(429, f"{_BODIES} requests are being sent, which is the most")
         self._bodies += 1

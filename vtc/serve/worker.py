@@ -34,7 +34,7 @@ class Job:
         self.deadline: float | None = None
 
     def check(self) -> None:
-        """Raise `Stopped` once the request has been stopped or its time is over."""
+        """Raise `Stopped` once the request was stopped, or has run for too long."""
         if self.reason is None and self.deadline is not None and monotonic() > self.deadline:
             self.reason = ApiError(
                 504, "the request took longer than this server allows", code="timeout"
@@ -109,7 +109,7 @@ class Worker:
         job.emit("error", job.reason)
 
     def close(self, reason: ApiError) -> None:
-        """Refuse new jobs and stop those that wait; the one that runs goes on."""
+        """Refuse new jobs and stop those that wait; the one that runs continues."""
         self._closed = reason
         for job in list(self._jobs):
             if job is not self._current:

@@ -1,4 +1,4 @@
-"""A reader that asks before each frame whether to go on."""
+"""A reader that calls a function before each frame, which may end the pass."""
 
 from __future__ import annotations
 
