@@ -15,11 +15,13 @@ def to_rgb(settings: Any, pixels: Tensor) -> Tensor:
 
     Args:
         settings: The image or video processor that made the pixels.
-        pixels: ``[n, 3, H, W]``, floating point.
+        pixels: ``[n, 3, H, W]``, floating point, or uint8 where the processor does neither.
 
     Returns:
         ``[n, H, W, 3]`` uint8.
     """
+    if pixels.dtype == torch.uint8:
+        return rearrange(pixels, "n c h w -> n h w c")
     frames = pixels.float()
     if settings.do_normalize:
         mean, std = (frames.new_tensor(v) for v in (settings.image_mean, settings.image_std))

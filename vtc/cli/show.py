@@ -120,6 +120,8 @@ def facts(report: Report, source: Any, seconds: str = "") -> Table:
     )
     for line in report.budget_lines:
         table.add_row("budget", escape(line.replace("budget ", "", 1)))
+    if report.decoding_line:
+        table.add_row("decoding", report.decoding_line)
     for line in report.cache_lines:
         table.add_row("cache", escape(line))
     if peak_memory():

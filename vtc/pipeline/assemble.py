@@ -78,6 +78,8 @@ def assemble_video(
         relevance=numbers_of(selection.relevance),
         frames_per_slice=span.frames_per_slice,
         budget=None if allocation is None else allocation.summary(),
+        decoded=feed.decoded,
+        kept=feed.kept,
         cache=feed.cache_uses,
         heat=tuple(heat),
         pictures=_pictures(call, feed, is_keyframe, heat),

@@ -112,7 +112,9 @@ def compress_video(
         queries: One for each feed.
         stored: The frame embeddings in the cache of the video.
     """
-    feed = feeds[0]
+    feed, *others = feeds
+    for other in others:
+        other.decoded = None  # counted once
     patches = None
     if call.merges_encoder_patches:
         dtype = call.model.get_input_embeddings().weight.dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from vtc.pages.pictures import Pictures
+from vtc.pipeline.keeping import FrameKeeper, default_limit
+from vtc.video.run_ahead import run_ahead
 
 if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 ENCODER_CHUNK = 32
 """Frames decoded and given to the frame encoder at a time."""
+
+CHUNKS_AHEAD = 2
+"""Chunks that a thread decodes ahead."""
 
 Pixels = dict[str, Tensor]
 """What one family's vision tower takes for some slices."""
@@ -59,6 +64,17 @@ class VideoFeed(ABC):
     def video(self) -> object:
         """A key that is equal for feeds that give the same frames to the same processor."""
         return id(self)
+
+    decoded: int | None = None
+    """Frames that were decoded so far, over all passes; None where nothing is decoded."""
+
+    @property
+    def kept(self) -> int:
+        """How many frames of the first pass are kept in memory."""
+        return 0
+
+    def release(self) -> None:  # noqa: B027 - optional
+        """Free the frames that are kept."""
 
     def decoding_ahead(self) -> AbstractContextManager[object]:
         """In it, a thread has begun to decode what `rgb` gives, a few chunks far."""
@@ -145,9 +161,11 @@ class SourceFeed(VideoFeed):
         self.span = span
         self.frames = len(request.source)
         self.timestamps = torch.as_tensor(request.source.timestamps)[:: span.frames_per_slice]
-        self.source = request.source
+        self.source: VideoSource = request.source
         self._adapter, self._request = adapter, request
-        self._begun: Generator[Chunk, None, None] | None = None
+        self._begun: Generator[Tensor, None, None] | None = None
+        self._keeper: FrameKeeper | None = None
+        self.decoded = None if self.source.info.container == "memory" else 0
 
     @property
     def video(self) -> object:
@@ -163,21 +181,55 @@ class SourceFeed(VideoFeed):
 
     def rgb(self) -> Iterator[Tensor]:
         try:
-            for chunk in self._begin():
-                yield torch.from_numpy(chunk.frames)
+            yield from self._begin()
         finally:  # a second reader starts from the first frame
             self._end()
 
-    def _begin(self) -> Generator[Chunk, None, None]:
+    def _begin(self) -> Generator[Tensor, None, None]:
         if self._begun is None:
-            firsts = range(0, self.frames, self.span.frames_per_slice)
-            self._begun = self._request.source.chunks(firsts, size=ENCODER_CHUNK)
+            depth = 0 if self.source.in_memory else CHUNKS_AHEAD
+            self._begun = run_ahead(self._first_pass(), depth)
         return self._begun
 
     def _end(self) -> None:
         if self._begun is not None:
             self._begun.close()
             self._begun = None
+
+    def _first_pass(self) -> Generator[Tensor, None, None]:
+        """Yield the first frame of each slice, in chunks; keep what the vision tower will need."""
+        source, each = self.source, self.span.frames_per_slice
+        size, kept = source.frames_per_chunk(ENCODER_CHUNK), self._keeper
+        if kept is None and not source.in_memory:
+            limit = default_limit() if source.keep is None else source.keep
+            kept = FrameKeeper(self._adapter, self._request.processor, source, limit)
+            self._keeper = kept
+        room = 0 if kept is None or len(kept) else kept.room
+        numbers = [*range(room), *range(-(-room // each) * each, self.frames, each)]
+        waiting: list[Tensor] = []
+        with closing(self._decode(numbers, size, prefetch=0)) as chunks:
+            for chunk in chunks:
+                frames = torch.from_numpy(chunk.frames)
+                if room and kept is not None:
+                    kept.keep(frames)
+                if each == 1:
+                    yield frames
+                    continue
+                waiting += frames[torch.from_numpy(chunk.indices) % each == 0]
+                if len(waiting) >= size:
+                    yield torch.stack(waiting[:size])
+                    del waiting[:size]
+        if waiting:
+            yield torch.stack(waiting)
+
+    def _decode(
+        self, numbers: Sequence[int], size: int, prefetch: int
+    ) -> Generator[Chunk, None, None]:
+        with closing(self.source.chunks(numbers, size=size, prefetch=prefetch)) as chunks:
+            for chunk in chunks:
+                if self.decoded is not None:
+                    self.decoded += len(chunk.frames)
+                yield chunk
 
     def pixels(
         self, slices: Sequence[int], size: int
@@ -189,17 +241,41 @@ class SourceFeed(VideoFeed):
             for frame in range(number * each, min((number + 1) * each, self.frames))
         ]
         done = 0
-        for frames in _regroup(self._request.source.chunks(wanted, size=size * each), each):
-            count = -(-len(frames) // each)
-            numbers = torch.as_tensor(list(slices[done : done + count]))
-            done += count
-            processor = self._request.processor
-            yield numbers, self._adapter.preprocess(processor, frames, self.frames)
+        with closing(self._second_pass(wanted, size * each)) as chunks:
+            for frames in _regroup(chunks, each):
+                count = -(-len(frames) // each)
+                numbers = torch.as_tensor(list(slices[done : done + count]))
+                done += count
+                processor = self._request.processor
+                yield numbers, self._adapter.preprocess(processor, frames, self.frames)
+
+    def _second_pass(self, wanted: Sequence[int], size: int) -> Generator[Tensor, None, None]:
+        """Yield frames in chunks: those that were kept, and others decoded."""
+        count = 0 if self._keeper is None else len(self._keeper)
+        missing = [number for number in wanted if number >= count]
+        if self._keeper is None or len(missing) == len(wanted):
+            with closing(self._decode(wanted, size, CHUNKS_AHEAD)) as chunks:
+                for chunk in chunks:
+                    yield torch.from_numpy(chunk.frames)
+            return
+        size = self.source.frames_per_chunk(size)
+        decoding = self._decode(missing, size, CHUNKS_AHEAD if missing else 0)
+        with closing(decoding) as chunks:
+            decoded = (torch.from_numpy(frame) for chunk in chunks for frame in chunk.frames)
+            for start in range(0, len(wanted), size):
+                yield self._keeper.join(wanted[start : start + size], decoded)
+
+    @property
+    def kept(self) -> int:
+        return 0 if self._keeper is None else len(self._keeper)
+
+    def release(self) -> None:
+        self._keeper = None
 
     def pictures(self, slices: Sequence[int]) -> Pictures:
         source, each = self._request.source, self.span.frames_per_slice
         if not source.in_memory:  # read when they are needed
-            return Pictures(source=source.without_kept_frames())
+            return Pictures(source=source)
         numbers = [number * each for number in slices]
         return Pictures((number, source.frames([number])[0]) for number in numbers)
 
@@ -212,11 +288,10 @@ class SourceFeed(VideoFeed):
         ]
 
 
-def _regroup(chunks: Iterable[Chunk], each: int) -> Iterator[Tensor]:
+def _regroup(chunks: Iterable[Tensor], each: int) -> Iterator[Tensor]:
     """Chunks of whole slices: frames that a chunk has too many wait for the next one."""
     left: Tensor | None = None
-    for chunk in chunks:
-        frames = torch.from_numpy(chunk.frames)
+    for frames in chunks:
         frames = frames if left is None else torch.cat([left, frames])
         whole = len(frames) - len(frames) % each
         left = frames[whole:].clone() if whole < len(frames) else None

@@ -123,6 +123,7 @@ def compress_videos(
             asked = [queries[feed.span.row] for feed in shared]
             compressed = compress_video(call, shared, asked, stored.pop(group[0]))
             videos.update(zip(group, compressed, strict=True))
+            shared[0].release()
     reports = dict(zip(videos, call.report.videos, strict=True))
     call.report.videos[:] = [reports[number] for number in range(len(feeds))]
     return [videos[number] for number in range(len(feeds))]

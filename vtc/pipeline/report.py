@@ -116,6 +116,9 @@ class VideoReport:
         budget: The ``limit`` of visual tokens, and how many slices are ``whole``, have ``several``
             tokens, ``one``, or ``none``, or share one (``shared``, in so many ``groups``); None
             without a budget.
+        decoded: Frames that were decoded, over all passes; None where the input was no file, or
+            where another row of the batch read it.
+        kept: Frames of the first pass that were kept in memory for the second.
         cache: What was read from the cache, and what was not; empty without a cache.
         heat: What the merger weighed in a few frames, see ``model.vtc.heat_frames``.
         pictures: Small pictures of frames.
@@ -134,6 +137,8 @@ class VideoReport:
     timestamps: tuple[float, ...] | None = field(default=None, repr=False)
     relevance: tuple[float, ...] | None = field(default=None, repr=False)
     frames_per_slice: int = 1
+    decoded: int | None = None
+    kept: int = 0
     cache: tuple[CacheUse, ...] = ()
     heat: tuple[Heat, ...] = field(default=(), repr=False, compare=False)
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
@@ -226,6 +231,16 @@ class Report:
         return sum(video.text_after for video in self.videos)
 
     @property
+    def decoding_line(self) -> str:
+        """How many frames were decoded, and how many of them kept; empty where none could be."""
+        videos = [video for video in self.videos if video.decoded is not None]
+        if not videos:
+            return ""
+        decoded = sum(video.decoded or 0 for video in videos)
+        kept, frames = sum(video.kept for video in videos), sum(video.frames for video in videos)
+        return f"{decoded} frames decoded; {kept} of {frames} kept for the vision tower"
+
+    @property
     def cache_lines(self) -> list[str]:
         """One line for each video that has a cache."""
         several = len(self.videos) > 1
@@ -291,6 +306,7 @@ class Report:
             f"{self.tokens_before} -> {self.tokens_after} visual tokens{self._text()}",
             f"seconds: {seconds}",
             *self.budget_lines,
+            *filter(None, [self.decoding_line]),
             *self.cache_lines,
             *self.warnings,
         ]

@@ -20,7 +20,6 @@ from vtc.cache.hashing import bytes_hash
 from vtc.cache.video import VideoCache, cache_folder
 from vtc.video.decord_reader import DecordReader
 from vtc.video.files import as_path
-from vtc.video.keeping_reader import KeepingReader
 from vtc.video.memory_reader import MemoryReader
 from vtc.video.pyav_reader import PyAVReader
 from vtc.video.reader import Reader, VideoInfo
@@ -73,9 +72,10 @@ class VideoSource:
             video with gaps they are spread over the frames that exist.
         max_frames: Where there would be more samples, this many evenly spaced ones instead.
         reader: ``"pyav"`` (exact) or ``"decord"`` (refuses files that it would get wrong).
-        keep: The most bytes of decoded frames to keep in memory. A model reads a file twice, for
-            the selection and for the vision tower; the second pass does not decode kept frames.
-            Arrays and lists are in memory anyway.
+        keep: The most bytes of decoded frames that a call keeps in memory. A model reads a file
+            twice, for the selection and for the vision tower; frames of the first pass are kept in
+            the tower's size, and the second pass decodes the others only. None: 1 GB, or a tenth
+            of the free memory if that is less. 0: keep none.
         cache: A folder in which a model keeps what it computes of a file, so that the next question
             about it need not compute it again; True for the user's own (``~/.cache/vtc``).
 
@@ -99,13 +99,14 @@ class VideoSource:
         frames: int | None = None,
         max_frames: int | None = None,
         reader: str = "pyav",
-        keep: int = 0,
+        keep: int | None = None,
         cache: str | os.PathLike[str] | bool | None = None,
     ) -> None:
         _check_options(fps, frames, max_frames, reader)
-        _check_count("keep", keep, 0, _MAX_BYTES)
+        if keep is not None:
+            _check_count("keep", keep, 0, _MAX_BYTES)
+        self.keep = keep
         self._reader: Reader
-        self._rereader: Reader
         self._samples: Samples
         self._cache: VideoCache | None = None
         folder = None if cache is None or cache is False else cache_folder(cache)
@@ -114,15 +115,14 @@ class VideoSource:
                 (_DEFAULT_FPS, None, None),
                 (None, None, None),
             )
-            if is_sampled_again or keep or folder:
+            if is_sampled_again or keep is not None or folder:
                 raise ValueError(
                     "a VideoSource is sampled already; give fps, frames, max_frames, keep and "
                     "cache to it"
                 )
             # Shared, so that both report the same warnings.
             self._reader, self._samples = video._reader, video._samples
-            self._rereader = video._rereader
-            self._cache = video._cache
+            self._cache, self.keep = video._cache, video.keep
             return
         if isinstance(video, (str, os.PathLike)):
             if frames is not None and fps not in (None, _DEFAULT_FPS):
@@ -137,9 +137,6 @@ class VideoSource:
             kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
             self._reader = kind(video, fps)
             fps = None
-        self._rereader = self._reader
-        if keep and not self._reader.in_memory:
-            self._reader = KeepingReader(self._reader, keep)
         positions = sample(
             self._reader.times,
             self.info.duration,
@@ -203,13 +200,6 @@ class VideoSource:
         """What is cached of this video, sampled in this way; None without a cache."""
         return self._cache
 
-    def without_kept_frames(self) -> VideoSource:
-        """Return a source of the same samples that holds none of the frames that this one keeps."""
-        source = copy.copy(self)
-        source._reader = self._rereader
-        source._samples = Samples(self._rereader, self._samples.positions)
-        return source
-
     def watched(self, check: Callable[[], None]) -> VideoSource:
         """Return a source of the same samples that calls ``check`` before it decodes a frame.
 
@@ -246,10 +236,14 @@ class VideoSource:
         samples = self._check_indices(indices)
         _check_count("size", size, 1)
         _check_count("prefetch", prefetch, 0)
-        size = max(1, min(size, _CHUNK_BYTES // (self.width * self.height * 3)))
+        size = self.frames_per_chunk(size)
         return run_ahead(
             self._chunks(samples, size), depth=0 if self._reader.in_memory else prefetch
         )
+
+    def frames_per_chunk(self, size: int) -> int:
+        """Return how many frames a chunk of `chunks` has: ``size``, or fewer of large frames."""
+        return max(1, min(size, _CHUNK_BYTES // (self.width * self.height * 3)))
 
     def frames(self, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """Read some samples (all by default) at once: ``[n, H, W, 3]`` uint8 RGB.
