@@ -257,6 +257,17 @@ class TestPromisesNoQuery(Defect, vtc.testing.MergerContract):
             return super().forward(*frames) + (0 if frames[3] is None else frames[3])
 
 
+class TestPromisesNoReference(Defect, vtc.testing.MergerContract):
+    """reference_that_is_not_used: uses_reference is False, but the tokens depend on the"""
+
+    class broken(Mean):
+        uses_reference = False
+
+        def forward(self, patches, reference, has_reference, query):
+            known = torch.where(has_reference[:, None, None], reference, 0.0)
+            return (patches - known).mean(1, keepdim=True)
+
+
 class TestStacksNothing(Defect, vtc.testing.MergerContract):
     """no_frames: n = 0 frames must give no tokens, got RuntimeError: stack expects"""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -140,3 +142,107 @@ def test_losses_are_reported_for_cached_videos_too(clips, tmp_path, model, proce
     ]
     assert reports[1].videos[0].cache[0].hit
     assert reports[0].warnings and reports[0].warnings == reports[1].warnings
+
+
+@pytest.fixture(params=["shared", "uniform"])
+def with_patches(request, model, processor):
+    """A model that merges the frame encoder's patches; the selector embeds frames, or does not."""
+    wrapped(model, processor)
+    if request.param == "uniform":
+        model.vtc.selector = vtc.selector("uniform", keyframes=KEYFRAMES)
+    with pytest.warns(UserWarning, match="untrained"):
+        model.vtc.merge_encoder_patches()
+    return model
+
+
+def test_with_encoder_patches_a_second_question_decodes_the_keyframes_alone(
+    with_patches, processor, file, tmp_path, decoded
+):
+    model = with_patches
+    for question in ("Where is it?", "Who walks by, and when?"):
+        plain, report = tokens(model, processor, vtc.VideoSource(file), question)
+        decoded.clear()
+        features, own = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), question)
+        assert torch.equal(features[0], plain[0])
+        assert indices(own.videos[0]) == indices(report.videos[0])
+        [use] = own.videos[0].cache
+        assert use.kind == "encoder patches"
+        first = question == "Where is it?"
+        assert use.hit is not first
+        assert len(decoded) == (FRAMES if first else KEYFRAMES)
+        assert "frame encoder" in own.stages or not first
+
+
+def test_patches_in_another_dtype_are_a_miss(with_patches, processor, file, tmp_path):
+    model = with_patches
+    tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    model.to(torch.bfloat16)
+    _, report = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    assert "patches='float32' instead of 'bfloat16'" in report.videos[0].cache[0].note
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "qwen3_vl"])
+def test_merged_tokens_leave_the_keyframes_to_decode(family, file, tmp_path, decoded):
+    model, processor = vtc.testing.tiny(family)
+    wrapped(model, processor, "mean_pool")
+    each = model.vtc.adapter.frames_per_slice
+    for question in ("Where is it?", "Who walks by, and when?"):
+        plain, report = tokens(model, processor, vtc.VideoSource(file), question)
+        decoded.clear()
+        features, own = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), question)
+        torch.testing.assert_close(features[0], plain[0], rtol=0, atol=1e-5)
+        assert indices(own.videos[0]) == indices(report.videos[0])
+        first = question == "Where is it?"
+        assert [use.hit for use in own.videos[0].cache] == [not first] * 2
+        assert own.videos[0].cache[1].kind == "merged tokens"
+        assert len(decoded) == (FRAMES if first else KEYFRAMES * each)
+
+
+def test_merged_tokens_of_several_questions_are_stored_once(model, processor, file, tmp_path):
+    wrapped(model, processor, "mean_pool")
+    questions = ["Where is it?", "Who walks by, and when?"]
+    plain, _ = tokens(model, processor, [vtc.VideoSource(file)] * 2, questions)
+    for hit in (False, True):
+        source = vtc.VideoSource(file, cache=tmp_path)
+        features, report = tokens(model, processor, [source] * 2, questions)
+        for one, other in zip(features, plain, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        assert [video.cache[1].hit for video in report.videos] == [hit] * 2
+
+
+@pytest.mark.parametrize("part", ["tower", "merger", "processor"])
+def test_merged_tokens_of_another_tower_merger_or_processor_are_a_miss(
+    model, processor, file, tmp_path, part
+):
+    wrapped(model, processor, "q_former")
+    tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    _, report = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    assert report.videos[0].cache[1].hit
+    if part == "processor":
+        processor = copy.deepcopy(processor)
+        processor.video_processor.image_mean = [0.1, 0.2, 0.3]
+    else:
+        module = model.vtc.merger if part == "merger" else model.model.vision_tower
+        with torch.no_grad():
+            next(module.parameters()).flatten()[0] += 1e-3
+    _, report = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    assert not report.videos[0].cache[1].hit
+    assert f"another {part}" in report.videos[0].cache[1].note
+
+
+def test_a_language_model_of_other_weights_keeps_merged_tokens(model, processor, file, tmp_path):
+    wrapped(model, processor, "mean_pool")
+    tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    with torch.no_grad():
+        next(model.get_decoder().layers.parameters()).add_(1e-3)
+    _, report = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    assert report.videos[0].cache[1].hit
+
+
+@pytest.mark.parametrize("merger", ["dfm", "memory", "dycoke"])
+def test_tokens_that_depend_on_more_than_their_frame_are_not_cached(
+    model, processor, file, tmp_path, merger
+):
+    wrapped(model, processor, merger)
+    _, report = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    assert [use.kind for use in report.videos[0].cache] == ["frame embeddings"]

@@ -66,6 +66,7 @@ class GridPool(TokenMerger):
 
     name: ClassVar[str]
     query_source = None
+    uses_reference = False
     config: Any
     """With ``rows``, the number of rows of the grid of patches; None: it is square."""
 

@@ -31,6 +31,7 @@ class DivPrune(TokenMerger):
 
     source = "DivPrune, CVPR 2025"
     query_source = None
+    uses_reference = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -22,6 +22,7 @@ class MeanPool(TokenMerger):
 
     source = "baseline"
     query_source = None
+    uses_reference = False
 
     def macs(self, sizes: Sizes) -> float:
         return sizes.M * sizes.D / 2

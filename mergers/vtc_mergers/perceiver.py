@@ -29,6 +29,7 @@ class Perceiver(TokenMerger):
 
     source = "Flamingo, NeurIPS 2022"
     query_source = None
+    uses_reference = False
     needs_training = True
 
     @dataclass(frozen=True, kw_only=True)

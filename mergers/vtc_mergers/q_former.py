@@ -25,6 +25,7 @@ class QFormer(TokenMerger):
 
     source = "BLIP-2, ICML 2023"
     query_source = None
+    uses_reference = False
     needs_training = True
 
     @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ class ToMe(TokenMerger):
 
     source = "Token Merging, ICLR 2023"
     query_source = None
+    uses_reference = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

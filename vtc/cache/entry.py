@@ -18,6 +18,10 @@ _UNPRINTED = {
     "timestamps": "other sampled frames",
     "weights": "other weights",
     "preparation": "frames prepared in another way",
+    "connector": "another connector",
+    "merger": "another merger",
+    "processor": "another processor",
+    "tower": "another tower",
 }
 """Differences whose values say nothing to a reader."""
 

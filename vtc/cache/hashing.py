@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -43,12 +44,18 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def module_hash(module: nn.Module) -> str | None:
+def module_hash(module: nn.Module, without: Iterable[nn.Module] = ()) -> str | None:
     """Return the SHA-256 of a module's parameters and buffers; None where they have no data here.
 
     It is computed again only after a parameter was changed or moved.
+
+    Args:
+        without: Modules inside whose parameters do not count.
     """
-    tensors = dict(sorted([*module.named_parameters(), *module.named_buffers()]))
+    left_out = {id(tensor) for inner in without for tensor in _tensors(inner).values()}
+    tensors = {
+        name: tensor for name, tensor in _tensors(module).items() if id(tensor) not in left_out
+    }
     if any(tensor.is_meta for tensor in tensors.values()):  # accelerate has offloaded it
         return None
     state = tuple(_state(tensor) for tensor in tensors.values())
@@ -58,6 +65,10 @@ def module_hash(module: nn.Module) -> str | None:
             value = _tensors_hash(tensors)
             _hashes[module] = state, value
         return value
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(sorted([*module.named_parameters(), *module.named_buffers()]))
 
 
 def _state(tensor: Tensor) -> tuple[int, int] | None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FRAME_EMBEDDINGS = "frame embeddings"
+ENCODER_PATCHES = "encoder patches"
+MERGED_TOKENS = "merged tokens"
 
 
 @dataclass(frozen=True)

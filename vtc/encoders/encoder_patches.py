@@ -26,7 +26,7 @@ class PatchKeeper(FrameEncoder):
     def __init__(self, encoder: FrameEncoder, frames: int, dtype: torch.dtype) -> None:
         self.inner, self.name = encoder, encoder.name
         self.done = 0
-        self._frames, self._dtype = frames, dtype
+        self._frames, self.dtype = frames, dtype
         self._patches: Tensor | None = None
 
     @property
@@ -38,7 +38,7 @@ class PatchKeeper(FrameEncoder):
         embeddings, patches = self.inner.encode_patches(frames)
         if self._patches is None:  # allocated once: joining chunks would take twice the memory
             shape = (self._frames, *patches.shape[1:])
-            self._patches = patches.new_empty(shape, dtype=self._dtype)
+            self._patches = patches.new_empty(shape, dtype=self.dtype)
         self._patches[self.done : self.done + len(patches)] = patches
         self.done += len(patches)
         return embeddings
@@ -54,12 +54,25 @@ class PatchKeeper(FrameEncoder):
         """P, the patches of a frame; known once frames were encoded."""
         return 0 if self._patches is None else int(self._patches.shape[1])
 
-    def of(self, numbers: Tensor) -> Tensor:
-        """Return the patches ``[n, P, C]`` of the frames ``numbers``, ``[n]`` int64.
+    def all(self) -> Tensor:
+        """Return the patches ``[N, P, C]`` of all frames.
 
         Raises:
             RuntimeError: Not all frames were encoded.
         """
         if self._patches is None or self.done != self._frames:
             raise RuntimeError(f"expected {self._frames} encoded frames, got {self.done}")
-        return self._patches[numbers.to(self._patches.device)]
+        return self._patches
+
+    def restore(self, patches: Tensor) -> None:
+        """Take the patches ``[N, P, C]`` of all frames, as `all` has returned them before."""
+        self._patches, self.done = patches, len(patches)
+
+    def of(self, numbers: Tensor) -> Tensor:
+        """Return the patches ``[n, P, C]`` of the frames ``numbers``, ``[n]`` int64.
+
+        Raises:
+            RuntimeError: Not all frames were encoded.
+        """
+        patches = self.all()
+        return patches[numbers.to(patches.device)]

@@ -35,6 +35,10 @@ class TokenMerger(Part, nn.Module, ABC):
     in the space of the patches. ``"frame_encoder"``: the frame encoder's text embedding, of length
     one; ``"frame_encoder_raw"``: the same before normalisation. None: the merger takes no query."""
 
+    uses_reference: bool = True
+    """False: ``reference`` is ignored. If such a merger takes no query either and merges frames one
+    by one, its tokens can be cached for all questions about a video."""
+
     needs_training: bool = False
     """True: the merged tokens are meaningless until the merger's parameters are trained."""
 

@@ -1,15 +1,20 @@
-"""Frame embeddings that a cache holds, or that are computed and stored in it."""
+"""What a cache holds of a video: found before the work begins, or stored after it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
 
 from vtc.cache.folder import CacheError
-from vtc.cache.video import FRAME_EMBEDDINGS
+from vtc.cache.hashing import module_hash, text_hash
+from vtc.cache.video import ENCODER_PATCHES, FRAME_EMBEDDINGS, MERGED_TOKENS
+from vtc.encoders.encoder_patches import PatchKeeper
 from vtc.pipeline.report import CacheUse, Recorder, Report
 from vtc.pipeline.selection import embed_frames
+from vtc.plugins import registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,18 +28,81 @@ if TYPE_CHECKING:
     from vtc.video import VideoSource
 
 
-class StoredEmbeddings:
-    """The frame embeddings of one video in a cache, as one encoder computes them.
+class StoredTensors:
+    """Tensors of one video in a cache.
+
+    Args:
+        source: The video.
+        kind: What the tensors are.
+        made_by: What they depend on besides the frames; a text says why that is unknown.
+        recorder: Takes warnings and seconds.
+
+    Attributes:
+        tensors: What was found, on the CPU; None if it must be computed.
+        use: What the cache did so far.
+    """
+
+    def __init__(
+        self, source: VideoSource, kind: str, made_by: Key | str, recorder: Recorder
+    ) -> None:
+        self._source, self._kind, self._recorder = source, kind, recorder
+        self._cache = _cache_of(source)
+        self._made_by = None if isinstance(made_by, str) else made_by
+        self.tensors: Mapping[str, Tensor] | None = None
+        if isinstance(made_by, str):
+            self.use = CacheUse(kind, False, f"not cached: {made_by}")
+            return
+        with recorder.stage("cache") as stage:
+            found = self._cache.find(kind, made_by)
+            if found.tensors is not None:
+                self.tensors = found.tensors
+                stage.bytes += sum(tensor.nbytes for tensor in found.tensors.values())
+        self.use = CacheUse(kind, self.tensors is not None, found.reason)
+        if found.is_damaged:
+            recorder.warn(f"{source.name}: {found.reason}")
+        recorder.warn(*found.warnings)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether all is known that the tensors depend on."""
+        return self._made_by is not None
+
+    def store(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store tensors that were computed; warn where the cache cannot be written."""
+        try:
+            self.write(tensors)
+        except CacheError as error:  # a full disk is no reason to give no answer
+            self._recorder.warn(str(error))
+            self.use = CacheUse(self._kind, False, "computed and not stored")
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store tensors that were computed.
+
+        Raises:
+            CacheError: The cache cannot be written.
+        """
+        if self._made_by is None:
+            return
+        with self._recorder.stage("cache") as stage:
+            plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+            warned = self._source.warnings
+            stage.bytes += self._cache.store(self._kind, self._made_by, plain, warned)
+        note = f"computed and stored, since {self.use.note}"
+        self.use = CacheUse(self._kind, False, note)
+
+
+class StoredEmbeddings(StoredTensors):
+    """The frame embeddings of one video in a cache, and the patches, as one encoder computes them.
 
     Args:
         source: The video.
         encoder: The frame encoder.
         every: Which frames: each, each second one, ...
         recorder: Takes warnings and seconds.
+        patches: Where the patches are kept that are stored too; they are put there if found.
 
     Attributes:
         embeddings: ``[N, d]`` float32; None if they must be computed.
-        use: What the cache did so far.
     """
 
     def __init__(
@@ -43,77 +111,133 @@ class StoredEmbeddings:
         encoder: FrameEncoder,
         every: int,
         recorder: Recorder,
+        patches: PatchKeeper | None = None,
     ) -> None:
-        self._source, self._recorder = source, recorder
-        self._cache = _cache_of(source)
+        made_by: Key | str = f"the weights of encoder {encoder.name} are unknown"
+        fingerprint = encoder.fingerprint()
+        if fingerprint is not None:
+            made_by = {**fingerprint, "every": every}
+            if patches is not None:
+                made_by["patches"] = str(patches.dtype).removeprefix("torch.")
+        kind = FRAME_EMBEDDINGS if patches is None else ENCODER_PATCHES
+        super().__init__(source, kind, made_by, recorder)
+        self._patches = patches
         self.embeddings: Tensor | None = None
-        made_by = encoder.fingerprint()
-        if made_by is None:
-            self._made_by: Key | None = None
-            reason = f"not cached: the weights of encoder {encoder.name} are unknown"
-            self.use = CacheUse(FRAME_EMBEDDINGS, False, reason)
+        if self.tensors is not None and fingerprint is not None:
+            self.embeddings = self.tensors["embeddings"].to(fingerprint["device"])
+            if patches is not None:
+                patches.restore(self.tensors["patches"].to(fingerprint["device"]))
+            self.tensors = {}  # what is needed of them is in its place
+
+    def store_embeddings(self, embeddings: Tensor) -> None:
+        """Store embeddings that were computed, with the patches that were kept meanwhile."""
+        self.store({"embeddings": embeddings} | self._of_patches())
+
+    def _of_patches(self) -> dict[str, Tensor]:
+        if self._patches is None:
+            return {}
+        return {"patches": self._patches.all()}
+
+
+class VideoStore:
+    """What is known of one video before its frames are read.
+
+    Attributes:
+        patches: Where the frame encoder's patches are kept; None where nothing merges them.
+        selection: The embeddings that the selector takes; None without a cache.
+        merging: The patches, where the selector does not take the same encoder's embeddings.
+        tokens: The merged tokens of all frames, where they depend on neither query nor keyframes.
+    """
+
+    def __init__(self, call: Call, feed: VideoFeed) -> None:
+        self._call = call
+        self.patches: PatchKeeper | None = None
+        self.selection: StoredEmbeddings | None = None
+        self.merging: StoredEmbeddings | None = None
+        self.tokens: StoredTensors | None = None
+        if call.merges_encoder_patches:
+            dtype = call.model.get_input_embeddings().weight.dtype
+            self.patches = PatchKeeper(call.encoder, len(feed.span), dtype)
+        source, every = feed.source, feed.span.frames_per_slice
+        if source is None or source.cache is None:
             return
-        self._made_by = {**made_by, "every": every}
-        with recorder.stage("cache") as stage:
-            found = self._cache.find(FRAME_EMBEDDINGS, self._made_by)
-            if found.tensors is not None:
-                self.embeddings = found.tensors["embeddings"].to(made_by["device"])
-                stage.bytes += self.embeddings.nbytes
-        self.use = CacheUse(FRAME_EMBEDDINGS, self.embeddings is not None, found.reason)
-        if found.is_damaged:
-            recorder.warn(f"{source.name}: {found.reason}")
-        recorder.warn(*found.warnings)
+        selects = call.selector.uses_embeddings
+        shares = selects and call.selector_encoder is call.encoder
+        if selects:
+            patches = self.patches if shares else None
+            self.selection = StoredEmbeddings(
+                source, call.selector_encoder, every, call.recorder, patches
+            )
+        if self.patches is not None and not shares:
+            self.merging = StoredEmbeddings(
+                source, call.encoder, every, call.recorder, self.patches
+            )
+
+        if merges_frames_alone(call):
+            made_by = _maker_of_tokens(call, feed)
+            self.tokens = StoredTensors(source, MERGED_TOKENS, made_by, call.recorder)
 
     @property
-    def is_possible(self) -> bool:
-        """Whether the encoder says what its embeddings depend on."""
-        return self._made_by is not None
+    def needs_all_frames(self) -> bool:
+        """Whether the frame encoder sees every frame of the video."""
+        embeds = self._call.selector.uses_embeddings
+        if self.selection is not None and self.selection.embeddings is not None:
+            embeds = False
+        return embeds or (self.patches is not None and not self.patches.done)
 
-    def store(self, embeddings: Tensor) -> None:
-        """Store embeddings that were computed; warn where the cache cannot be written."""
-        try:
-            self.write(embeddings)
-        except CacheError as error:  # a full disk is no reason to give no answer
-            self._recorder.warn(str(error))
-            self.use = CacheUse(FRAME_EMBEDDINGS, False, "computed and not stored")
+    @property
+    def uses(self) -> tuple[CacheUse, ...]:
+        """What the cache did, for the report."""
+        stored = (self.selection, self.merging, self.tokens)
+        return tuple(one.use for one in stored if one is not None)
 
-    def write(self, embeddings: Tensor) -> None:
-        """Store embeddings that were computed.
 
-        Raises:
-            CacheError: The cache cannot be written.
-        """
-        if self._made_by is None:
-            return
-        with self._recorder.stage("cache") as stage:
-            tensors = {"embeddings": embeddings.cpu().contiguous()}
-            stage.bytes += self._cache.store(
-                FRAME_EMBEDDINGS, self._made_by, tensors, self._source.warnings
-            )
-        note = f"computed and stored, since {self.use.note}"
-        self.use = CacheUse(FRAME_EMBEDDINGS, False, note)
+def merges_frames_alone(call: Call) -> bool:
+    """Return whether the merged tokens of a frame depend on its patches alone."""
+    merger = call.merger
+    return (
+        merger.query_source is None
+        and not merger.uses_reference
+        and merger.frames_together == 1
+        and merger.tokens_per_frame > 0
+        and call.budget is None
+        and not torch.is_grad_enabled()
+    )
+
+
+def _maker_of_tokens(call: Call, feed: VideoFeed) -> Key | str:
+    """Return what merged tokens depend on besides the frames; a text says why that is unknown."""
+    if not registry.is_registered(call.merger):
+        return f"the merger {call.merger_name} is not registered by a plug-in"
+    model, adapter = call.model, call.adapter
+    settings = (
+        getattr(feed.processor, name, None) for name in ("image_processor", "video_processor")
+    )
+    key: Key = {
+        "merger": f"{text_hash(call.report.merger)} {module_hash(call.merger)}",
+        "connector": None if call.connector is None else module_hash(call.connector),
+        "family": f"{type(adapter).__name__} {adapter.config}",
+        "processor": text_hash([one and one.to_json_string() for one in settings]),
+        "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        "device": call.device.type,
+        "vtc": version("video-token-compression"),
+    }
+    if call.merges_encoder_patches:
+        fingerprint = call.encoder.fingerprint()
+        if fingerprint is None:
+            return f"the weights of encoder {call.encoder.name} are unknown"
+        return {**key, "encoder": text_hash(fingerprint), "every": feed.span.frames_per_slice}
+    language = [model.get_decoder(), model.get_output_embeddings(), getattr(model, "vtc", None)]
+    tower = module_hash(model, without=[one for one in language if one is not None])
+    if tower is None:
+        return "the weights of the tower are not in memory"
+    return {**key, "tower": tower}
 
 
 def _cache_of(source: VideoSource) -> VideoCache:
     if source.cache is None:
         raise ValueError("expected a VideoSource with cache=FOLDER, got one without")
     return source.cache
-
-
-def stored_embeddings(call: Call, feed: VideoFeed) -> StoredEmbeddings | None:
-    """Look up the embeddings that the selector takes; None where the video has no cache."""
-    is_shared = call.merges_encoder_patches and call.selector_encoder is call.encoder
-    source = feed.source
-    if source is None or source.cache is None or not call.selector.uses_embeddings or is_shared:
-        return None
-    every = feed.span.frames_per_slice
-    return StoredEmbeddings(source, call.selector_encoder, every, call.recorder)
-
-
-def needs_all_frames(call: Call, stored: StoredEmbeddings | None) -> bool:
-    """Return whether the frame encoder sees every frame of a video."""
-    is_read = stored is not None and stored.embeddings is not None
-    return call.reads_all_frames and (call.merges_encoder_patches or not is_read)
 
 
 def index_video(
@@ -139,5 +263,5 @@ def index_video(
     if stored.embeddings is None:
         firsts = range(0, len(source), every)
         frames = (torch.from_numpy(chunk.frames) for chunk in source.chunks(firsts))
-        stored.write(embed_frames(encoder, frames, len(firsts), recorder))
+        stored.write({"embeddings": embed_frames(encoder, frames, len(firsts), recorder)})
     return stored.use

@@ -5,28 +5,28 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from vtc.encoders.encoder_patches import PatchKeeper
 from vtc.interfaces.part import part_errors
 from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.budget import Allocation, allocate
 from vtc.pipeline.budget_merging import BudgetMerging
 from vtc.pipeline.encode import encode_slices, project_encoder_patches
-from vtc.pipeline.heat import HeatKeeper
+from vtc.pipeline.heat import HeatKeeper, HeatOfAll
 from vtc.pipeline.merge import merge_slices, whole_groups
 from vtc.pipeline.selection import embed_frames, select_for_queries
 from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
+    from vtc.encoders.encoder_patches import PatchKeeper
     from vtc.interfaces.frame_selector import Selection
     from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
-    from vtc.pipeline.caching import StoredEmbeddings
+    from vtc.pipeline.caching import VideoStore
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.query import Query
@@ -90,7 +90,7 @@ class Reading:
     rest: Tensor
     references: References
     tokens: list[Tensor]
-    heat: HeatKeeper
+    heat: HeatKeeper | HeatOfAll
     hidden: list[Tensor] = field(default_factory=list)
     allocation: Allocation | None = None
 
@@ -99,7 +99,7 @@ def compress_video(
     call: Call,
     feeds: Sequence[VideoFeed],
     queries: Sequence[Query],
-    stored: StoredEmbeddings | None = None,
+    store: VideoStore,
 ) -> list[CompressedVideo]:
     """Turn one video into K*M + (N-K)*T + t token features for each query.
 
@@ -110,19 +110,13 @@ def compress_video(
     Args:
         feeds: The same video, once for each query's row.
         queries: One for each feed.
-        stored: The frame embeddings in the cache of the video.
+        store: What is known of the video already.
     """
     feed, *others = feeds
     for other in others:
         other.decoded = None  # counted once
-    patches = None
-    if call.merges_encoder_patches:
-        dtype = call.model.get_input_embeddings().weight.dtype
-        patches = PatchKeeper(call.encoder, len(feed.span), dtype)
-    selections, embeddings = select_keyframes(call, feed, queries, patches, stored)
-    if stored is not None:
-        for each in feeds:
-            each.cache_uses = (stored.use,)
+    patches = store.patches
+    selections, embeddings = select_keyframes(call, feed, queries, store)
     most = None if patches is None else patches.count
     readings = [
         _reading(call, own, query, chosen, allocate(call, own, chosen, embeddings, most))
@@ -130,7 +124,12 @@ def compress_video(
     ]
     del embeddings
     encode_keyframes(call, feed, readings, patches)
-    merge_frames(call, feed, readings, patches)
+    if store.tokens is not None and store.tokens.is_possible:
+        take_tokens(readings, tokens_of_all(call, feed, readings, store))
+    else:
+        merge_frames(call, feed, readings, patches)
+    for each in feeds:
+        each.cache_uses = store.uses
     return [
         assemble_video(
             call,
@@ -178,15 +177,15 @@ def select_keyframes(
     call: Call,
     feed: VideoFeed,
     queries: Sequence[Query],
-    patches: PatchKeeper | None,
-    stored: StoredEmbeddings | None = None,
+    store: VideoStore,
 ) -> tuple[list[Selection], Tensor]:
-    """Choose the keyframes of each query; fill ``patches`` with the frame encoder's patches.
+    """Choose the keyframes of each query; keep the frame encoder's patches if they are merged.
 
     Returns:
         The selections, and the embeddings ``[N, d]``; ``[N, 0]`` if the selector uses none.
     """
     encoder: FrameEncoder = call.selector_encoder
+    patches = store.patches
     if patches is not None and encoder is call.encoder:
         encoder = patches
     selections, embeddings = select_for_queries(
@@ -198,10 +197,12 @@ def select_keyframes(
         [query.for_selector if query.text is not None else None for query in queries],
         call.recorder,
         call.selector_name,
-        stored,
+        store.selection,
     )
     if patches is not None and not patches.done:  # the selector used another encoder, or none
-        embed_frames(patches, feed.rgb(), len(feed.span), call.recorder)
+        embedded = embed_frames(patches, feed.rgb(), len(feed.span), call.recorder)
+        if store.merging is not None:
+            store.merging.store_embeddings(embedded)
     return selections, embeddings
 
 
@@ -211,6 +212,8 @@ def reference_frames(call: Call, feed: VideoFeed, rest: Tensor, keyframes: Tenso
     Raises:
         ValueError: The merger returned something else.
     """
+    if not call.merger.uses_reference:
+        return torch.full_like(rest, -1)
     last = len(feed.span) - 1
     with part_errors(label_of("merger", call.merger)):
         references: Tensor = call.merger.reference_frames(rest, keyframes)
@@ -283,6 +286,36 @@ def merge_frames(
     steps = [_merge(call, one, stream) for one, stream in zip(readings, streams, strict=True)]
     for _ in itertools.zip_longest(*steps):  # in step, so that few chunks are alive
         pass
+
+
+def tokens_of_all(
+    call: Call, feed: VideoFeed, readings: Sequence[Reading], store: VideoStore
+) -> Tensor:
+    """Return the merged tokens ``[N, T, D]`` of all frames: from the cache, or stored in it."""
+    stored = store.tokens
+    if stored is not None and stored.tensors is not None:
+        return stored.tensors["tokens"].to(call.device)
+    every = torch.arange(len(feed.span))
+    none = torch.full_like(every, -1)
+    whole = replace(
+        readings[0],
+        rest=every,
+        references=References(none, none[:0]),
+        tokens=[torch.empty(0)] * len(every),
+        heat=HeatOfAll([one.heat for one in readings]),
+    )
+    merge_frames(call, feed, [whole], store.patches)
+    tokens = torch.stack(whole.tokens)
+    if stored is not None:
+        stored.store({"tokens": tokens})
+    return tokens
+
+
+def take_tokens(readings: Sequence[Reading], tokens: Tensor) -> None:
+    """Give each reading the merged tokens of its other frames, of those ``[N, T, D]`` of all."""
+    for one in readings:
+        for index in one.rest.tolist():
+            one.tokens[index] = tokens[index]
 
 
 def _merge(call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]]) -> Iterator[None]:

@@ -57,6 +57,8 @@ class VideoFeed(ABC):
 
     source: VideoSource | None = None
     """The lazy source of the frames."""
+    processor: Any = None
+    """The processor that makes pixels of the frames of `source`."""
     cache_uses: tuple[CacheUse, ...] = ()
     """What the cache did for this video, for the report."""
 
@@ -162,6 +164,7 @@ class SourceFeed(VideoFeed):
         self.frames = len(request.source)
         self.timestamps = torch.as_tensor(request.source.timestamps)[:: span.frames_per_slice]
         self.source: VideoSource = request.source
+        self.processor = request.processor
         self._adapter, self._request = adapter, request
         self._begun: Generator[Tensor, None, None] | None = None
         self._keeper: FrameKeeper | None = None

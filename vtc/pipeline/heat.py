@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,3 +91,31 @@ class HeatKeeper:
         for number, weight in zip(slices[rows].tolist(), maps, strict=True):
             rank = None if self._relevance is None else float(self._relevance[number])
             self.frames.append(Heat(number * self._span.frames_per_slice, rank, weight))
+
+
+class HeatOfAll:
+    """Keeps the weights of a chunk for several keepers.
+
+    Args:
+        keepers: One for each query.
+    """
+
+    def __init__(self, keepers: Sequence[HeatKeeper | HeatOfAll]) -> None:
+        self._keepers = keepers
+
+    @property
+    def frames(self) -> list[Heat]:
+        """The weights that were kept."""
+        return [frame for keeper in self._keepers for frame in keeper.frames]
+
+    def keep(
+        self,
+        slices: Tensor,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Query,
+    ) -> None:
+        """Keep the weights of those frames of a chunk that a keeper wants."""
+        for keeper in self._keepers:
+            keeper.keep(slices, patches, reference, has_reference, query)

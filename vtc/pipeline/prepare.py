@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_span import CompressedVideo, EncodedInput, Layout
-from vtc.pipeline.caching import StoredEmbeddings, needs_all_frames, stored_embeddings
+from vtc.pipeline.caching import VideoStore
 from vtc.pipeline.compress import compress_video
 from vtc.pipeline.locate import locate_videos
 from vtc.pipeline.query import embed_queries, image_tokens
@@ -111,17 +111,17 @@ def compress_videos(
         groups.setdefault(feed.video, []).append(number)
     members = list(groups.values())
     videos: dict[int, CompressedVideo] = {}
-    stored: dict[int, StoredEmbeddings | None] = {}
+    stores: dict[int, VideoStore] = {}
     with ExitStack() as stack:
         for number, group in enumerate(members):
             for soon, *_ in members[number : number + 1 + VIDEOS_AHEAD]:
-                if soon not in stored:
-                    stored[soon] = stored_embeddings(call, feeds[soon])
-                if needs_all_frames(call, stored[soon]):
+                if soon not in stores:
+                    stores[soon] = VideoStore(call, feeds[soon])
+                if stores[soon].needs_all_frames:
                     stack.enter_context(feeds[soon].decoding_ahead())
             shared = [feeds[member] for member in group]
             asked = [queries[feed.span.row] for feed in shared]
-            compressed = compress_video(call, shared, asked, stored.pop(group[0]))
+            compressed = compress_video(call, shared, asked, stores.pop(group[0]))
             videos.update(zip(group, compressed, strict=True))
             shared[0].release()
     reports = dict(zip(videos, call.report.videos, strict=True))

@@ -85,7 +85,7 @@ def select_for_queries(
         else:
             embeddings = embed_frames(encoder, frames, count, recorder)
             if stored is not None:
-                stored.store(embeddings)
+                stored.store_embeddings(embeddings)
     if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
         timestamps = timestamps.to(embeddings.device)
     selections = []

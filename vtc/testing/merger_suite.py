@@ -275,6 +275,18 @@ class MergerContract(PartContract):
                 "replace it with torch.where, as NaN * 0 is NaN",
             )
 
+    def test_a_reference_that_is_not_used_makes_no_difference(self, merger: TokenMerger) -> None:
+        if merger.uses_reference:
+            return
+        patches, reference, has_reference, query = self.frames(merger)
+        none = torch.zeros_like(has_reference)
+        _demand_equal(
+            self.merge(merger, (patches, reference, ~none, query)),
+            self.merge(merger, (patches, reference, none, query)),
+            "uses_reference is False, but the tokens depend on the reference; set it to True or "
+            "ignore the reference",
+        )
+
     def test_a_query_is_needed_or_makes_no_difference(self, merger: TokenMerger) -> None:
         patches, reference, has_reference, query = self.frames(merger)
         if merger.query_source is not None:
