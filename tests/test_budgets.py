@@ -29,6 +29,22 @@ class TestFoveated(vtc.testing.BudgetContract):
     part = vtc.budget("foveated", max_tokens=100)
 
 
+class NeedsEmbeddings(vtc.TokenBudget):
+    """Gives one token to frames that differ from the frame before."""
+
+    def allocate(self, statistics, total):
+        if statistics.previous_similarity is None:
+            raise ValueError("the budget needs embeddings; choose a selector that uses them")
+        tokens = torch.zeros(statistics.count, dtype=torch.int64)
+        tokens[statistics.previous_similarity.argsort()[:total]] = 1
+        return tokens
+
+
+class TestNeedsEmbeddings(vtc.testing.BudgetContract):
+    part = NeedsEmbeddings()
+    test_registered_name_and_options_make_it_again = None
+
+
 @functools.cache
 def family_case(family: str):
     """A wrapped model with inputs of two videos, and the logits of the stock model."""
@@ -63,6 +79,17 @@ def test_the_budget_is_held_to_the_token(family, data):
     slices = -(-FRAMES // report.videos[0].frames_per_slice)
     assert counts.pop("limit") == total and counts.pop("groups") <= counts["shared"]
     assert sum(counts.values()) == slices
+
+
+def test_slices_of_a_single_token_share_it():
+    """A video of 28 x 28 pixels has one token a slice, so one token is all that a slice has."""
+    model, processor = vtc.testing.tiny("qwen2_vl")
+    selector = vtc.selector("uniform", keyframes=1)
+    vtc.wrap(model, selector, "dfm", processor=processor, budget=4)
+    video = np.random.default_rng(0).integers(0, 255, (24, 28, 28, 3), dtype=np.uint8)
+    (report,) = vtc.ask(model, processor, video, "What?", max_new_tokens=1).report.videos
+    assert (report.tokens_before, report.tokens_after) == (12, 4)
+    assert report.budget["whole"] == 1 and report.budget["shared"] == 11
 
 
 @pytest.mark.parametrize("family", sorted(CONTRACTS))

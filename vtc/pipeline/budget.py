@@ -44,13 +44,13 @@ class Allocation:
 
     @property
     def is_whole(self) -> Tensor:
-        """``[N]`` bool, the slices that keep all their tokens."""
-        return self.tokens == self.whole
+        """``[N]`` bool, the slices that keep all their tokens and share none."""
+        return (self.tokens == self.whole) & ~in_groups(self.tokens)
 
     def summary(self) -> dict[str, int]:
         """Return the limit, and how many slices got how much."""
         tokens = self.tokens
-        leads = torch.cat([(tokens == 1)[:-1] & (tokens == SHARED)[1:], tokens.new_zeros(1) > 0])
+        leads = in_groups(tokens) & (tokens == 1)
         counts = {
             "whole": self.is_whole,
             "several": (tokens > 1) & ~self.is_whole,
@@ -60,6 +60,12 @@ class Allocation:
             "none": tokens == 0,
         }
         return {"limit": self.limit} | {name: int(each.sum()) for name, each in counts.items()}
+
+
+def in_groups(tokens: Tensor) -> Tensor:
+    """Return ``[N]`` bool, the slices that share a token, the first of each group included."""
+    is_shared = tokens == SHARED
+    return is_shared | torch.cat([is_shared[1:], is_shared.new_zeros(1)])
 
 
 def require_mergeable(merger: TokenMerger, label: str) -> None:

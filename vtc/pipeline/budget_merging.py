@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vtc.interfaces.token_budget import SHARED
+from vtc.pipeline.budget import in_groups
 from vtc.pipeline.merge import merge_slices
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class BudgetMerging:
         self, call: Call, span: VideoSpan, tokens: Tensor, keep: Callable[[int, Tensor], None]
     ) -> None:
         self._call, self._span, self._tokens, self._keep = call, span, tokens, keep
-        follows = torch.cat([tokens[1:] == SHARED, torch.zeros(1, dtype=torch.bool)])
-        self._in_group = follows | (tokens == SHARED)
+        self._in_group = in_groups(tokens)
         self._first = 0
         self._token = self._mass = torch.empty(0)
 
