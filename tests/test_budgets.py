@@ -259,6 +259,23 @@ def test_auto_fits_the_context_with_the_answer():
         text.max_position_embeddings = length
 
 
+@pytest.mark.parametrize("context", [150, 300])
+@pytest.mark.parametrize("frame_text", ["all", "keyframes"])
+def test_auto_leaves_room_for_the_text_around_frames(frame_text, context, monkeypatch):
+    """The text of all 40 frames alone is 302 tokens, so not every frame can have its own."""
+    model, processor = vtc.testing.tiny("qwen3_vl")
+    selector = vtc.selector("uniform", keyframes=2)
+    vtc.wrap(model, selector, "dfm", processor=processor, budget="auto")
+    model.vtc.configure(frame_text=frame_text)
+    monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", context)
+    video = np.random.default_rng(0).integers(0, 255, (40, 64, 48, 3), dtype=np.uint8)
+    report = vtc.ask(model, processor, video, "What?", max_new_tokens=5).report
+    (read,) = report.videos
+    assert read.tokens_after + read.text_after < context
+    assert read.tokens_after == min(read.budget["limit"], read.tokens_before)
+    assert not any("keyframes of" in one for one in report.warnings)  # both fit
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
@@ -277,10 +294,19 @@ def test_a_budget_that_gives_nonsense_is_named(tokens, message):
     assert "budget 'Fixed'" in str(error.value)
 
 
+class Several(type(vtc.merger("mean_pool"))):
+    """Defines ``log_mass``, but makes two tokens of a frame."""
+
+    tokens_per_frame = 2
+
+
 def test_what_cannot_work_is_refused_in_words(encoder):
     model, processor = vtc.testing.tiny()
     with pytest.raises(ValueError, match=r"merger 'tome'.* cannot work with a budget"):
         vtc.wrap(model, "uniform", "tome", budget=64, processor=processor)
+    several = Several()
+    with pytest.raises(ValueError, match="'Several' cannot work with a budget"):
+        vtc.wrap(model, "uniform", several, budget=64, processor=processor)
     assert not vtc.is_wrapped(model)
     for wrong in (0, -1, 2**40):
         with pytest.raises(ValueError, match="expected max_tokens to be a whole number"):

@@ -128,8 +128,12 @@ class TokenMerger(Part, nn.Module, ABC):
 
 
 def takes_budget(merger: TokenMerger) -> bool:
-    """Return whether a merger works with a `vtc.TokenBudget`: whether it defines `log_mass`."""
-    return type(merger).log_mass is not TokenMerger.log_mass
+    """Return whether a merger works with a `vtc.TokenBudget`.
+
+    It defines `log_mass`, and makes one token of each frame by itself.
+    """
+    alone = merger.tokens_per_frame == merger.frames_together == 1
+    return alone and type(merger).log_mass is not TokenMerger.log_mass
 
 
 def takes_text_embedding(merger: TokenMerger) -> bool:

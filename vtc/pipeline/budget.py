@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -95,17 +96,48 @@ def allocate(
         return None
     require_mergeable(call.merger, label_of("merger", call.merger))
     share = functools.partial(_allocate, call, budget, feed, selection, embeddings, most)
-    if budget.max_tokens != "auto":
-        return share(int(budget.max_tokens))
-    room = limit_of_context(call, feed.span)
-    text = 0
-    for _ in range(4):  # the text around the frames depends on which of them have tokens
-        allocation = share(room - text)
-        excess = _frame_text(call, feed.span, allocation) - text
-        if excess <= 0:
-            break
-        text += excess
+    allocation = (
+        _in_context(call, feed, share)
+        if budget.max_tokens == "auto"
+        else share(int(budget.max_tokens))
+    )
+    fitting, keyframes = len(allocation.selection.keyframes), len(selection.keyframes)
+    if fitting < keyframes:
+        call.recorder.warn(
+            f"{feed.name}: a budget of {allocation.limit:,} visual tokens holds {fitting} of the "
+            f"{keyframes} keyframes of {allocation.whole} tokens each, so the others are merged; "
+            "keep fewer keyframes or give more tokens"
+        )
     return allocation
+
+
+def _in_context(call: Call, feed: VideoFeed, share: Callable[[int], Allocation]) -> Allocation:
+    """Return the largest allocation that fits the context with the text around its slices.
+
+    That text depends on which slices have tokens, so the limit is searched by bisection.
+
+    Raises:
+        ValueError: Not even one token fits.
+    """
+    room = limit_of_context(call, feed.span)
+    allocation = share(room)
+    low, high = len(feed.span.tail), room  # the first fits, as far as it is known; the other not
+    if room + _frame_text(call, feed.span, allocation) <= room:
+        return allocation
+    fitting = None
+    while high - low > 1:
+        limit = (low + high) // 2
+        allocation = share(limit)
+        if limit + _frame_text(call, feed.span, allocation) <= room:
+            low, fitting = limit, allocation
+        else:
+            high = limit
+    if fitting is None:
+        raise ValueError(
+            f"the {room:,} tokens that the model's context leaves for {feed.name} hold no frame "
+            "with the text around it; ask for a shorter answer (max_new_tokens)"
+        )
+    return fitting
 
 
 def limit_of_context(call: Call, span: VideoSpan) -> int:
@@ -167,7 +199,7 @@ def _allocate(
             f"a budget of {limit:,} visual tokens leaves none for the frames of {feed.name}; give "
             f"at least {tail + 1}"
         )
-    selection = _fitting(call, feed, selection, room // whole, limit, whole)
+    selection = _fitting(selection, room // whole)
     keyframes = selection.keyframes.cpu()
     statistics = FrameStatistics(
         keyframes,
@@ -187,18 +219,11 @@ def _allocate(
     return Allocation(selection, given, limit, whole)
 
 
-def _fitting(
-    call: Call, feed: VideoFeed, selection: Selection, count: int, limit: int, whole: int
-) -> Selection:
+def _fitting(selection: Selection, count: int) -> Selection:
     """Return the selection with at most ``count`` keyframes; the least relevant ones give way."""
     keyframes = selection.keyframes
     if len(keyframes) <= count:
         return selection
-    call.recorder.warn(
-        f"{feed.name}: a budget of {limit:,} visual tokens holds {count} of the {len(keyframes)} "
-        f"keyframes of {whole} tokens each, so the others are merged; keep fewer keyframes or give "
-        "more tokens"
-    )
     if selection.relevance is None:  # evenly spread, as none matters more
         places = ((torch.arange(count) + 0.5) * (len(keyframes) / max(count, 1))).long()
     else:

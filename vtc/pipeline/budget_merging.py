@@ -86,12 +86,13 @@ class BudgetMerging:
     def _add(self, number: int, token: Tensor, mass: Tensor | None) -> int:
         if mass is None or int(self._tokens[number]) != SHARED:
             if mass is not None:
-                self._first, self._token, self._mass = number, token.float(), mass
+                exact = torch.promote_types(token.dtype, torch.float32)
+                self._first, self._token, self._mass = number, token.to(exact), mass
             self._keep(number, token)
             return token.nbytes
         total = torch.logaddexp(self._mass, mass)
         before, now = (self._mass - total).exp(), (mass - total).exp()
-        self._token, self._mass = before * self._token + now * token.float(), total
+        self._token, self._mass = before * self._token + now * token.to(self._token), total
         self._keep(self._first, self._token.to(token.dtype))
         return 0
 
