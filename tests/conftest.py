@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import encoder_files
+import hypothesis
 import pytest
 import torch
 from families import FAMILIES
@@ -19,6 +20,8 @@ import vtc
 from vtc.plugins.registry import Registry
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

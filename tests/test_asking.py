@@ -281,7 +281,8 @@ def test_the_next_videos_of_a_batch_are_decoded_meanwhile(
 ):
     videos, questions = [tmp_path / f"{n}.mp4" for n in range(4)], ["What is red?"] * 4
     for number, video in enumerate(videos):
-        vtc.testing.write_video(video, vtc.testing.moving_squares(seconds=130 + number))
+        squares = vtc.testing.moving_squares(seconds=130 + number, size=(48, 64))
+        vtc.testing.write_video(video, squares)
     at_work = []  # of 32 frames a chunk, one is left when a thread has to wait
     select = wrapped.vtc.selector.select
 
@@ -295,8 +296,8 @@ def test_the_next_videos_of_a_batch_are_decoded_meanwhile(
     with torch.no_grad():
         together = wrapped.double()(**inputs).logits
         assert at_work == [2, 2, 1, 0]
-        for row, video in enumerate(videos):
-            alone = vtc.prepare_inputs(wrapped, processor, video, questions[0])
+        for row in (0, 3):
+            alone = vtc.prepare_inputs(wrapped, processor, videos[row], questions[0])
             found = wrapped(**alone).logits
             bound = 1e-6 + shift_rounding(together.shape[1], found.shape[1])
             assert relative_error(together[row, -1], found[0, -1]) < bound

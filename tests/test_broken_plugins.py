@@ -40,8 +40,8 @@ def test_a_broken_import_is_skipped(install_plugin) -> None:
         (
             registering("{}", hook="vtc_register_selector"),
             "ValueError: unknown hook 'vtc_register_selector'; hooks: vtc_register_selectors, "
-            "vtc_register_mergers, vtc_register_adapters, vtc_register_commands, "
-            "vtc_register_models. Did you mean 'vtc_register_selectors'?",
+            "vtc_register_mergers, vtc_register_budgets, vtc_register_adapters, "
+            "vtc_register_commands, vtc_register_models. Did you mean 'vtc_register_selectors'?",
         ),
         (
             "def vtc_register_selectors():\n    return {}",
@@ -54,7 +54,8 @@ def test_a_broken_import_is_skipped(install_plugin) -> None:
         (
             "import vtc",
             "ValueError: it has no hook; mark one of vtc_register_selectors, vtc_register_mergers, "
-            "vtc_register_adapters, vtc_register_commands, vtc_register_models with @vtc.hookimpl",
+            "vtc_register_budgets, vtc_register_adapters, vtc_register_commands, "
+            "vtc_register_models with @vtc.hookimpl",
         ),
         (registering("1 / 0"), "ZeroDivisionError: division by zero"),
         (

@@ -223,9 +223,9 @@ def test_malformed_configs_name_the_class(install_plugin, config: str) -> None:
 def test_list_is_sorted_and_filtered(even: Registry) -> None:
     infos = even.parts()
     assert [(i.kind, i.name) for i in infos] == sorted((i.kind, i.name) for i in infos)
-    assert {i.kind for i in infos} == {"adapter", "merger", "selector"}
+    assert {i.kind for i in infos} == {"adapter", "budget", "merger", "selector"}
     assert {i.kind for i in even.parts("merger")} == {"merger"}
-    (info,) = [i for i in infos if i.name == "even"]
+    (info,) = [i for i in infos if (i.kind, i.name) == ("selector", "even")]
     assert (info.plugin, info.distribution, info.version) == ("acme", "acme-vtc", "1.5")
     assert (info.summary, info.error) == ("Takes every other frame.", None)
     assert list(info.options.items()) == [
@@ -236,5 +236,7 @@ def test_list_is_sorted_and_filtered(even: Registry) -> None:
         ("fill", "none"),
         ("sizes", (1, 2)),
     ]
-    with pytest.raises(ValueError, match=r"^expected kind to be one of 'adapter', 'merger', 'sel"):
+    with pytest.raises(
+        ValueError, match=r"^expected kind to be one of 'adapter', 'budget', 'merger', 'sel"
+    ):
         even.parts("mergers")

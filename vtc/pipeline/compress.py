@@ -159,6 +159,7 @@ def _reading(
         rest = (~is_keyframe & (allocation.tokens != 0)).nonzero().flatten()
     elif call.merger.tokens_per_frame == 0:
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
+    shown = rest if allocation is None else rest[allocation.tokens[rest] <= 1]
     numbers = reference_frames(call, feed, rest, keyframes)
     return Reading(
         feed=feed,
@@ -168,7 +169,7 @@ def _reading(
         rest=rest,
         references=References(numbers, torch.unique(numbers[numbers >= 0])),
         tokens=[torch.empty(0)] * len(feed.span),
-        heat=HeatKeeper(call, feed.span, rest, selection),
+        heat=HeatKeeper(call, feed.span, shown, selection),
         allocation=allocation,
     )
 
