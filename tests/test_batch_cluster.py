@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -83,20 +84,20 @@ def test_a_model_that_cannot_be_loaded_ends_the_run(cluster, tmp_path, broken, m
 
 
 @pytest.mark.slow
-def test_the_command_answers_with_a_ray_of_its_own(command, tmp_path):
-    ray = pytest.importorskip("ray", reason="needs the extra cluster")
-    ray.shutdown()
-
+def test_the_command_answers_with_a_ray_of_its_own(tmp_path):
+    pytest.importorskip("ray", reason="needs the extra cluster")
     vtc.testing.write_video(tmp_path / "a.mp4", vtc.testing.moving_squares(seconds=3))
     rows = [{"id": n, "video": f"{name}.mp4", "question": "Why?"} for n, name in enumerate("aab")]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     files = (tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl", "--video-root", tmp_path)
     words = ("--selector", "uniform", "--keyframes", 2, "--ray", "local", "--json")
-    code, out, err = command("batch", "select", *files, *words)
-    assert code == 0, err
-    summary = json.loads(out)
+
+    def run(*more: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vtc.cli", "batch", "select", *files, *words, *more]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
     assert (summary["answered"], summary["errors"], summary["missing"]) == (2, 1, 0)
-    assert (
-        "expected --workers or --ray"
-        in command("batch", "select", *files, *words, "--workers", 1)[2]
-    )
+    assert "expected --workers or --ray" in run("--workers", 1).stderr
