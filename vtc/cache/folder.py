@@ -17,18 +17,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vtc.cache.entry import FORMAT, Entry, Key, differences, entry_name
-from vtc.cache.hashing import bytes_hash, file_hash, text_hash
-from vtc.plugins.sections import Section, load_json, parse, read_json
+from vtc.cache.hashing import file_hash, text_hash
+from vtc.cache.reading import DATA, ENTRY, DamagedError, OtherFormatError, read_entry, read_tensors
+from vtc.plugins.sections import Section, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_LIMIT = 20 * 10**9
 """Bytes that a cache holds at most, unless its ``cache.json`` says otherwise."""
-_DATA, _ENTRY = "data.safetensors", "entry.json"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of vtc; see https://bford.info/cachedir/\n"
 _LOCK_SECONDS = 60.0
 _ABANDONED_SECONDS = 24 * 3600.0
@@ -131,10 +131,10 @@ class CacheFolder:
             return Lookup(None, self._why_not(path, content, kind, key, sampling))
         try:
             try:
-                tensors, warned = _read(folder, content, key)
-            except _DamagedError:  # or another process has just replaced it
-                tensors, warned = _read(folder, content, key)
-        except _DamagedError as error:
+                tensors, warned = read_tensors(folder, content, key)
+            except DamagedError:  # or another process has just replaced it
+                tensors, warned = read_tensors(folder, content, key)
+        except DamagedError as error:
             if not folder.is_dir():
                 return Lookup(None, "another process has removed them from the cache")
             self._remove(folder)
@@ -142,7 +142,7 @@ class CacheFolder:
             warnings.warn(f"{path.name}: {reason}", RuntimeWarning, stacklevel=2)
             return Lookup(None, reason, is_damaged=True)
         try:
-            os.utime(folder / _ENTRY)  # the oldest entries go first
+            os.utime(folder / ENTRY)  # the oldest entries go first
         except OSError:  # a cache that others may only read
             pass
         return Lookup(tensors, warnings=warned)
@@ -174,10 +174,10 @@ class CacheFolder:
         self._check_size(sum(tensor.nbytes for tensor in tensors.values()))
         with self._beside() as unfinished:
             try:
-                save_file(tensors, unfinished / _DATA)
+                save_file(tensors, unfinished / DATA)
             except SafetensorError as error:  # what it raises where the disk is full
                 raise OSError(str(error)) from error
-            size = (unfinished / _DATA).stat().st_size
+            size = (unfinished / DATA).stat().st_size
             entry = Entry(
                 format=FORMAT,
                 kind=kind,
@@ -187,11 +187,11 @@ class CacheFolder:
                 sampling=sampling,
                 warnings=list(warned),
                 bytes=size,
-                sha256=file_hash(unfinished / _DATA),
+                sha256=file_hash(unfinished / DATA),
                 created=time.time(),
             )
-            (unfinished / _ENTRY).write_text(entry.model_dump_json(indent=1), encoding="utf-8")
-            for name in (_DATA, _ENTRY):
+            (unfinished / ENTRY).write_text(entry.model_dump_json(indent=1), encoding="utf-8")
+            for name in (DATA, ENTRY):
                 _flush(unfinished / name)
             with self._lock():
                 self._make_room(size)
@@ -206,13 +206,13 @@ class CacheFolder:
         stored = []
         for folder in self._entries.glob("*/*-*"):
             try:
-                used = max(file.stat().st_mtime for file in (folder, *folder.glob(_ENTRY)))
+                used = max(file.stat().st_mtime for file in (folder, *folder.glob(ENTRY)))
                 size = sum(file.stat().st_size for file in folder.iterdir())
             except FileNotFoundError:  # another process has just removed it
                 continue
             try:
-                entry = _read_entry(folder)
-            except _DamagedError:
+                entry = read_entry(folder)
+            except DamagedError:
                 entry = None
             stored.append(StoredEntry(folder, entry, size, used))
         return sorted(stored, key=lambda one: one.used)
@@ -292,10 +292,10 @@ class CacheFolder:
         others: list[list[str]] = []
         for folder in (self._entries / content[:32]).glob(f"{kind.replace(' ', '-')}-*"):
             try:
-                entry = _read_entry(folder)
-            except _OtherFormatError as error:
+                entry = read_entry(folder)
+            except OtherFormatError as error:
                 others.append([str(error)])
-            except _DamagedError:
+            except DamagedError:
                 continue
             else:
                 others.append(differences(entry, key, sampling))
@@ -383,46 +383,6 @@ class CacheFolder:
                 continue
             if time.time() - newest > _ABANDONED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-class _DamagedError(Exception):
-    """An entry cannot be read."""
-
-
-class _OtherFormatError(_DamagedError):
-    """An entry was written by another version."""
-
-
-def _read_entry(folder: Path) -> Entry:
-    path = folder / _ENTRY
-    try:
-        values: Any = load_json(path)
-        version = values.get("format") if isinstance(values, dict) else None
-        if version is not None and version != FORMAT:
-            raise _OtherFormatError(f"format={version!r} instead of {FORMAT!r}")
-        return parse(Entry, values, str(path))
-    except ValueError as error:
-        raise _DamagedError(str(error)) from error
-
-
-def _read(folder: Path, content: str, key: Key) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors of an entry, and what was lost while the video was read for it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    entry = _read_entry(folder)
-    if (entry.content, entry.key) != (content, key):
-        raise _DamagedError(f"{folder.name} describes something else")
-    try:
-        data = (folder / _DATA).read_bytes()
-    except OSError as error:
-        raise _DamagedError(str(error)) from error
-    if len(data) != entry.bytes or bytes_hash(data) != entry.sha256:
-        raise _DamagedError(f"{folder.name}/{_DATA} is not what was written")
-    try:
-        return load(data), tuple(entry.warnings)
-    except SafetensorError as error:
-        raise _DamagedError(f"{folder.name}/{_DATA}: {error}") from error
 
 
 def _read_note(path: Path) -> FileNote | None:

@@ -84,3 +84,23 @@ def demand_device(name: str, result: Tensor, device: torch.device) -> None:
         result.device == device,
         f"{name} must be on the inputs' device, {device}, got {result.device}",
     )
+
+
+def demand_equal(
+    one: list[Tensor], other: list[Tensor], sentence: str, tolerance: float = 0.0
+) -> None:
+    """Demand that tokens ``[T_i, D]`` of the same frames are equal; ``sentence`` says why."""
+    for n, (a, b) in enumerate(zip(one, other, strict=True)):
+        if a.shape != b.shape:
+            fail(f"{sentence}: frame {n} has {len(a)} and {len(b)} tokens")
+        near = torch.isclose(a, b, rtol=tolerance, atol=tolerance)
+        if not near.all():
+            difference = (a - b)[~near].abs().max()
+            fail(f"{sentence}: frame {n} differs by up to {difference:.3g}")
+
+
+def kinds(tokens: object) -> str:
+    """Return the types of a wrong result, for messages: ``a list of ndarray``."""
+    if not isinstance(tokens, list):
+        return type(tokens).__name__
+    return "a list of " + ", ".join(sorted({type(each).__name__ for each in tokens}))

@@ -18,7 +18,16 @@ from torch import Tensor
 
 from vtc.interfaces.token_merger import TokenMerger
 from vtc.plugins.discovery import cause
-from vtc.testing._demands import PURITY, demand, demand_device, demand_untouched, fail, refused
+from vtc.testing._demands import (
+    PURITY,
+    demand,
+    demand_device,
+    demand_equal,
+    demand_untouched,
+    fail,
+    kinds,
+    refused,
+)
 from vtc.testing.part_suite import DTYPES, PartContract, needs_basics, needs_cuda
 
 Frames = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -118,7 +127,7 @@ class MergerContract(PartContract):
             demand(
                 isinstance(tokens, list) and all(isinstance(each, Tensor) for each in tokens),
                 f"tokens must be a tensor [n, T, D] or a list of tensors [T_i, D], got "
-                f"{_kinds(tokens)}; {FORWARD}",
+                f"{kinds(tokens)}; {FORWARD}",
             )
         demand(len(tokens) == n, f"expected the tokens of {n} frames, got {len(tokens)}; {FORWARD}")
         return list(tokens)
@@ -172,7 +181,7 @@ class MergerContract(PartContract):
         expected = self.merge(merger, frames)
         unspoilt = self.merge(self.built(), others)
         for again, first in ((others, unspoilt), (frames, expected)):
-            _demand_equal(
+            demand_equal(
                 self.merge(merger, again),
                 first,
                 "the tokens depend on earlier calls; use no unseeded random numbers and keep no "
@@ -206,7 +215,7 @@ class MergerContract(PartContract):
             f"weights of a frame must be [T, M], {expected}, got {shapes}; {WEIGHTS}",
         )
         sums = [own @ patches for own, patches in zip(weights, frames[0], strict=True)]
-        _demand_equal(
+        demand_equal(
             sums,
             tokens,
             f"weights(...) @ patches must equal what forward returns; {WEIGHTS}",
@@ -233,7 +242,7 @@ class MergerContract(PartContract):
             chunks += self.merge(
                 merger, (patches[part], reference[part], has_reference[part], query)
             )
-        _demand_equal(
+        demand_equal(
             chunks,
             whole,
             f"the tokens change if {len(patches)} frames are merged in chunks of {size}; a frame's "
@@ -254,7 +263,7 @@ class MergerContract(PartContract):
                 tensor[group] = torch.nan if fill == "NaN" else tensor[group].flip(-1)
             merged = self.merge(merger, (*changed, has_reference, query))
             merged[group] = expected[group]
-            _demand_equal(
+            demand_equal(
                 merged,
                 expected,
                 f"{fill} in frame {start}, or its group of frames_together = {size}, changed the "
@@ -268,7 +277,7 @@ class MergerContract(PartContract):
         for mask in (has_reference, torch.zeros_like(has_reference)):
             blank = reference.clone()
             blank[~mask] = torch.nan
-            _demand_equal(
+            demand_equal(
                 self.merge(merger, (patches, blank, mask, query)),
                 self.merge(merger, (patches, reference, mask, query)),
                 "the tokens depend on a reference whose has_reference is False, which may be NaN; "
@@ -280,7 +289,7 @@ class MergerContract(PartContract):
             return
         patches, reference, has_reference, query = self.frames(merger)
         none = torch.zeros_like(has_reference)
-        _demand_equal(
+        demand_equal(
             self.merge(merger, (patches, reference, ~none, query)),
             self.merge(merger, (patches, reference, none, query)),
             "uses_reference is False, but the tokens depend on the reference; set it to True or "
@@ -294,7 +303,7 @@ class MergerContract(PartContract):
                 merger(patches, reference, has_reference, None)
         else:
             ones = torch.ones(self.patch_dim)
-            _demand_equal(
+            demand_equal(
                 self.merge(merger, (patches, reference, has_reference, ones)),
                 self.merge(merger, (patches, reference, has_reference, None)),
                 "query_source is None, but the tokens depend on the query; set query_source or "
@@ -353,7 +362,7 @@ class MergerContract(PartContract):
     def test_training_mode_makes_no_difference(self, merger: TokenMerger) -> None:
         frames = self.frames(merger)
         expected = self.merge(merger.eval(), frames)
-        _demand_equal(
+        demand_equal(
             self.merge(merger.train(), frames),
             expected,
             f"the tokens in train() and in eval() differ; use no dropout {PURITY}",
@@ -363,7 +372,7 @@ class MergerContract(PartContract):
         frames = self.frames(merger)
         other = self.built(seed=1)
         other.load_state_dict(merger.state_dict())
-        _demand_equal(
+        demand_equal(
             self.merge(other, frames),
             self.merge(merger, frames),
             "a merger that loaded another's state_dict gives other tokens; tensors that build "
@@ -379,29 +388,9 @@ class MergerContract(PartContract):
             except Exception as error:  # third-party code may raise anything
                 fail(f"{how} must copy a merger, got {cause(error)}; use no lambda as attribute")
             tokens = self.merge(other, frames)
-            _demand_equal(tokens, expected, f"a merger copied by {how} gives other tokens")
+            demand_equal(tokens, expected, f"a merger copied by {how} gives other tokens")
 
 
 def _pickled(merger: TokenMerger) -> TokenMerger:
     restored: TokenMerger = pickle.loads(pickle.dumps(merger))
     return restored
-
-
-def _kinds(tokens: object) -> str:
-    """Return the types of a wrong result, for messages: ``a list of ndarray``."""
-    if not isinstance(tokens, list):
-        return type(tokens).__name__
-    return "a list of " + ", ".join(sorted({type(each).__name__ for each in tokens}))
-
-
-def _demand_equal(
-    one: list[Tensor], other: list[Tensor], sentence: str, tolerance: float = 0.0
-) -> None:
-    """Demand that tokens ``[T_i, D]`` of the same frames are equal; ``sentence`` says why."""
-    for n, (a, b) in enumerate(zip(one, other, strict=True)):
-        if a.shape != b.shape:
-            fail(f"{sentence}: frame {n} has {len(a)} and {len(b)} tokens")
-        near = torch.isclose(a, b, rtol=tolerance, atol=tolerance)
-        if not near.all():
-            difference = (a - b)[~near].abs().max()
-            fail(f"{sentence}: frame {n} differs by up to {difference:.3g}")
