@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vtc.batch.rows import Question, RowId, shorten
-from vtc.plugins.sections import SectionError, load_json, parse, parse_json
+from vtc.batch.rows import Question, RowId, parse_lines, shorten
+from vtc.plugins.sections import SectionError, load_json
 
 _START = b'{"id": '
 """What every line starts with."""
@@ -115,25 +115,11 @@ class ResultFile:
         Raises:
             SectionError: All other broken lines and repeated ids.
         """
-        problems: list[str] = []
-        numbers: dict[RowId, int] = {}
         texts = self._texts()
         torn = texts.pop() if texts and _is_torn(texts[-1]) else b""
-        for number, text in enumerate(texts, 1):
-            label = f"line {number}"
-            try:
-                values = parse_json(text.decode(errors="replace"), label)
-                line = parse(WrittenLine, values, str(self.path), label)
-            except SectionError as error:
-                problems += error.problems
-                continue
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            first = numbers.setdefault(line.id, number)
-            if first != number:
-                problems.append(f"{label} repeats id {line.id!r} of line {first}")
-            self.lines.append(line)
+        decoded = enumerate((text.decode(errors="replace") for text in texts), 1)
+        lines, problems = parse_lines(WrittenLine, self.path, decoded)
+        self.lines += lines
         if problems:
             hint = "remove these lines, or give another --out"
             raise SectionError(str(self.path), [*shorten(problems), hint])

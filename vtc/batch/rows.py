@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import field_validator
 
@@ -37,6 +37,9 @@ class Question(Row):
         if not value.strip() or "\0" in value:
             raise ValueError(f"expected some text, got {value!r:.80}")
         return value
+
+
+R = TypeVar("R", bound=Question)
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,28 @@ def read_rows(path: Path) -> list[Question]:
         SectionError: All broken lines, missing fields and repeated ids.
         ValueError: The file cannot be read or holds no row.
     """
-    rows: list[Question] = []
+    texts = enumerate(read_text(path).removeprefix("\ufeff").split("\n"), 1)
+    rows, problems = parse_lines(Question, path, ((n, text) for n, text in texts if text.strip()))
+    if problems:
+        raise SectionError(str(path), shorten(problems))
+    if not rows:
+        raise ValueError(
+            f"{path} holds no row; write one JSON object with id, video, question a line"
+        )
+    return rows
+
+
+def parse_lines(
+    kind: type[R], path: Path, texts: Iterable[tuple[int, str]]
+) -> tuple[list[R], list[str]]:
+    """Parse the lines of a file, each with its number; return the rows, and all problems."""
+    rows: list[R] = []
     problems: list[str] = []
     lines: dict[RowId, int] = {}
-    for number, text in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), 1):
-        if not text.strip():
-            continue
+    for number, text in texts:
         label = f"line {number}"
         try:
-            row = parse(Question, parse_json(text, label), str(path), label)
+            row = parse(kind, parse_json(text, label), str(path), label)
         except SectionError as error:
             problems += error.problems
             continue
@@ -107,13 +123,7 @@ def read_rows(path: Path) -> list[Question]:
         if first != number:
             problems.append(f"{label} repeats id {row.id!r} of line {first}")
         rows.append(row)
-    if problems:
-        raise SectionError(str(path), shorten(problems))
-    if not rows:
-        raise ValueError(
-            f"{path} holds no row; write one JSON object with id, video, question a line"
-        )
-    return rows
+    return rows, problems
 
 
 def group_rows(rows: Iterable[Question], most: int) -> list[Group]:
