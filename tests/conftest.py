@@ -18,6 +18,7 @@ from plugin_sources import SELECTOR, registering
 
 import vtc
 from vtc.plugins.registry import Registry
+from vtc.video.pyav_reader import PyAVReader
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -166,3 +167,18 @@ def converted(release, tmp_path_factory):
     target = tmp_path_factory.mktemp("out") / "converted"
     release.convert(target)
     return target
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Collect the positions of the frames that are decoded."""
+    positions = []
+    read = PyAVReader.read
+
+    def watched(self, numbers):
+        for picture in read(self, numbers):
+            positions.append(picture.position)
+            yield picture
+
+    monkeypatch.setattr(PyAVReader, "read", watched)
+    return positions

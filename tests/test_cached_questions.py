@@ -11,7 +11,6 @@ import vtc
 from vtc.pipeline.call import Call
 from vtc.pipeline.prepare import prepare
 from vtc.pipeline.selecting import select_video
-from vtc.video.pyav_reader import PyAVReader
 
 FRAMES, KEYFRAMES = 12, 3
 
@@ -21,21 +20,6 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "squares.mp4"
     vtc.testing.write_video(path, vtc.testing.moving_squares(seconds=FRAMES))
     return path
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """Collect how many frames each pass decodes."""
-    counts = []
-    read = PyAVReader.read
-
-    def counting(self, positions):
-        for picture in read(self, positions):
-            counts.append(picture.position)
-            yield picture
-
-    monkeypatch.setattr(PyAVReader, "read", counting)
-    return counts
 
 
 def wrapped(model, processor, merger="dfm", family_encoder=None):

@@ -31,7 +31,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(params=STAGES)
 def slow(request, monkeypatch):
-    """A model with a stage that would take a minute, and an event that tells of its start."""
+    """A model with a stage that would take a minute, and an event that is set when it starts."""
     model, processor = tiny_model()
     begun = threading.Event()
 

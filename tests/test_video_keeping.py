@@ -13,7 +13,6 @@ from vtc.pipeline.call import Call
 from vtc.pipeline.feed import SourceFeed
 from vtc.pipeline.keeping import FrameKeeper, default_limit, free_memory
 from vtc.pipeline.prepare import prepare
-from vtc.video.pyav_reader import PyAVReader
 
 FRAMES = 13
 
@@ -25,21 +24,6 @@ def file(tmp_path_factory):
     noise = np.random.default_rng(0).integers(0, 256, (FRAMES, 150, 200, 3), dtype=np.uint8)
     vtc.testing.write_video(path, noise, fps=1)
     return path
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """Collect the positions of the frames that are decoded."""
-    positions = []
-    read = PyAVReader.read
-
-    def watched(self, numbers):
-        for picture in read(self, numbers):
-            positions.append(picture.position)
-            yield picture
-
-    monkeypatch.setattr(PyAVReader, "read", watched)
-    return positions
 
 
 def wrapped(model, processor, merger="dfm"):

@@ -121,9 +121,9 @@ def _in_context(call: Call, feed: VideoFeed, share: Callable[[int], Allocation])
     """
     room = limit_of_context(call, feed.span)
     allocation = share(room)
-    low, high = len(feed.span.tail), room  # the first fits, as far as it is known; the other not
-    if room + _frame_text(call, feed.span, allocation) <= room:
+    if not _frame_text(call, feed.span, allocation):
         return allocation
+    low, high = len(feed.span.tail), room  # no frame fits into the first; the other is too large
     fitting = None
     while high - low > 1:
         limit = (low + high) // 2
