@@ -11,12 +11,21 @@ import pytest
 
 PLUGINS = {
     "good": "{'greet': 'good_commands:greet', 'lost': 'good_commands:lost'}",
+    "app": "{'group': 'good_commands:app'}",
     "rude": "{'ask': 'good_commands:greet', 'twice': 'good_commands:greet'}",
     "same": "{'twice': 'good_commands:greet', 'gone': 'no_such_module:run'}",
     "kind": "{'greet2': print}",
     "form": "{'greet3': 'good_commands.greet'}",
 }
 COMMANDS = '''
+import typer
+
+app = typer.Typer(help="Two ways to part.")
+
+@app.command()
+def wave(name: str) -> None:
+    print(f"bye {name}")
+
 def greet(name: str, loud: bool = False) -> None:
     """Greet someone by name."""
     print(f"hello {name.upper() if loud else name}")
@@ -70,6 +79,12 @@ def test_help_lists_the_usable_ones_and_names_the_others(vtc_command):
 def test_a_command_runs_with_its_options(vtc_command):
     ended = vtc_command("greet", "Ada", "--loud")
     assert (ended.returncode, ended.stdout) == (0, "hello ADA\n")
+
+
+def test_an_app_becomes_a_group_of_commands(vtc_command):
+    assert "Two ways to part." in vtc_command("--help").stdout
+    ended = vtc_command("group", "wave", "Ada")
+    assert (ended.returncode, ended.stdout) == (0, "bye Ada\n"), ended.stderr
 
 
 def test_commands_of_vtc_do_not_wait_for_plug_ins(vtc_command):

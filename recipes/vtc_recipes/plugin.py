@@ -9,7 +9,7 @@ def vtc_register_commands() -> dict[str, str]:
         "ablate": "vtc_recipes.ablation.cli:ablate",
         "convert-vilamp": "vtc_recipes.vilamp.cli:convert_vilamp",
         "demo": "vtc_recipes.demo:demo",
-        "evaluate": "vtc_recipes.evaluation.cli:evaluate",
+        "evaluate": "vtc_recipes.evaluation.cli:app",
         "niah": "vtc_recipes.evaluation.niah_cli:niah",
         "recipes": "vtc_recipes.commands:recipes",
         "report": "vtc_recipes.ablation.cli:report",

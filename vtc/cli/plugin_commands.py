@@ -1,4 +1,4 @@
-"""Commands of plug-ins: import the functions that they register, and make typer commands."""
+"""Commands of plug-ins: functions or typer apps that they register, as commands of ``vtc``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ def plugin_commands(taken: set[str]) -> dict[str, Any]:
 
 
 def _command(claim: Claim) -> Any:
-    module, _, function = str(claim.target).partition(":")
+    module, _, name = str(claim.target).partition(":")
+    target = getattr(import_module(module), name)
     app = typer.Typer(add_completion=False)
-    app.command(claim.name)(getattr(import_module(module), function))
+    if isinstance(target, typer.Typer):
+        app.add_typer(target, name=claim.name)
+        group: Any = typer.main.get_command(app)
+        return group.commands[claim.name]
+    app.command(claim.name)(target)
     return typer.main.get_command(app)

@@ -47,8 +47,8 @@ def vtc_register_adapters() -> Mapping[str, type[VideoAdapter] | str]:  # type: 
 def vtc_register_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
     """Return commands of ``vtc`` by name: ``{"train": "vtc_recipes.commands:train"}``.
 
-    Each is a function for typer. ``vtc --help`` imports its module, so the module should import
-    torch and transformers inside functions only."""
+    Each is a function for typer, or a ``typer.Typer``. ``vtc --help`` imports its module, so the
+    module should import torch and transformers inside functions only."""
 
 
 @hookspec

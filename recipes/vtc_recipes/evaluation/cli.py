@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -13,9 +13,13 @@ from rich.table import Table
 from vtc.cli import options
 from vtc.cli.models import part_choice
 
+app = typer.Typer(
+    help="Run benchmarks of the paper on your own copy of their data.", no_args_is_help=True
+)
 
-def evaluate(
-    task: Annotated[Literal["qvhighlights"], typer.Argument(help="The benchmark.")],
+
+@app.command()
+def qvhighlights(
     annotations: Annotated[Path, typer.Option(help="Its annotations (JSON lines).")],
     videos: Annotated[Path, typer.Option(help="Folder with its videos, VID.mp4.")],
     encoder: Annotated[
@@ -51,7 +55,7 @@ def evaluate(
     if out is not None:
         out.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     if as_json:
-        settings = {"task": task, "queries": len(records), "selector": ranker.spec}
+        settings = {"task": "qvhighlights", "queries": len(records), "selector": ranker.spec}
         print(json.dumps({**settings, "results": results}, indent=2))
         return
     table = Table(title=f"{ranker.spec['name']}, {len(records)} queries, %")
