@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import PYTEST, run_code
 
 from vtc.testing.adapter_suite import AdapterContract
 
@@ -25,12 +25,7 @@ def test_each_defect_is_found_by_the_check_for_it():
     nodes = [
         f"{BROKEN}::{name}::{check}" for name, key in classes for check in checks if key in check
     ]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", *nodes],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=BROKEN.parents[1],
-    )
+    options = ("-q", "-rA", "--tb=no", "-p", "no:cacheprovider")
+    run = run_code(PYTEST, *options, *nodes, folder=BROKEN.parents[1])
     failed = set(re.findall(r"^FAILED \S+?::(\w+)::", run.stdout, flags=re.M))
     assert failed == {name for name, _ in classes}, run.stdout[-3000:] + run.stderr[-2000:]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
+from forked import run_vtc
 from PIL import Image
 
 import vtc
@@ -148,9 +148,7 @@ def test_bad_input_is_one_line_and_exit_code_1(command, folders, words, message,
 
 def test_debug_shows_the_traceback(folders):
     words = ["ask", "no-such.mp4", "What?", "--debug"]
-    run = subprocess.run(
-        [sys.executable, "-m", "vtc.cli", *words], capture_output=True, text=True, check=False
-    )
+    run = run_vtc(*words)
     assert run.returncode != 0 and "Traceback" in run.stderr and "VideoError" in run.stderr
 
 
@@ -179,14 +177,12 @@ def test_every_odd_file_works_or_is_named_in_one_line(command, folders, clips):
 
 
 def test_help_answers_at_once_and_names_every_command():
-    start = time.monotonic()
     run = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "vtc.cli", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert time.monotonic() - start < 20  # the real bound is what is not imported
     for name in ("ask", "select", "parts", "demo", "new-plugin"):
         assert f"│ {name} " in run.stdout
     imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked import run_code, run_vtc
 
 import vtc
 
@@ -50,14 +50,14 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code, *arguments]
-    variables = {**os.environ, "NO_COLOR": "1", **environment}
-    return subprocess.run(command, env=variables, capture_output=True, text=True)
+def run_afresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a new interpreter, which has imported nothing."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
-def run_vtc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run("import vtc.cli; vtc.cli.main()", *arguments, **environment)
+@pytest.fixture(autouse=True)
+def no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])
@@ -132,9 +132,9 @@ atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.s
 import vtc.cli
 vtc.cli.main()
 """
-    assert run(code, *arguments).stderr == "[]\n"
+    assert run_afresh(code, *arguments).stderr == "[]\n"
     # The check can fail.
-    assert "torch" in run(f"import torch{code}", *arguments).stderr
+    assert "torch" in run_afresh(f"import torch{code}", *arguments).stderr
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def fail() -> None:
     raise {ending.raised}
 vtc.cli.main()
 """
-    ended = run(code, *ending.flags, "fail")
+    ended = run_code(code, *ending.flags, "fail")
     assert ended.returncode == ending.code
     assert ended.stderr.startswith(ending.stderr)
     assert ending.code != 1 or ("Traceback" in ended.stderr) == ending.stderr.startswith("Trace")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from forked import run_vtc
 
 import vtc
 from vtc.interfaces.costs import Sizes
@@ -63,16 +61,6 @@ def vtc_register_mergers():
 '''
 
 
-def run_vtc(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vtc.cli", *words],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture
 def site(tmp_path):
     """The path of modules with a plug-in ``acme`` on it."""
@@ -81,7 +69,7 @@ def site(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vtc\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[vtc]\nacme = acme\n")
     (tmp_path / "acme.py").write_text(ACME)
-    return os.pathsep.join([str(tmp_path), *(os.path.abspath(path) for path in sys.path if path)])
+    return str(tmp_path)
 
 
 @pytest.mark.parametrize(("command", "output"), BLOCKS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import COMMAND, PYTEST, run_code
 
 from vtc.plugins.scaffold import skeleton, write_skeleton
 
@@ -18,17 +18,9 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vtc-plugin-example
 DISPLAY = {"NO_COLOR": "1", "COLUMNS": "200"}
 
 
-def run(*words: object, folder: Path, check: bool = True, path: str = "") -> str:
-    """Run a command in a folder; its output, errors included."""
-    paths = [path, *(os.path.abspath(p) for p in sys.path if p)]
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=folder,
-        env={**os.environ, **DISPLAY, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def run(code: str, *words: object, folder: Path, check: bool = True, path: str = "") -> str:
+    """Run code in a folder; return its output, errors included."""
+    done = run_code(code, *words, folder=folder, merged=True, PYTHONPATH=path, **DISPLAY)
     assert done.returncode == 0 or not check, done.stdout
     return done.stdout
 
@@ -36,11 +28,12 @@ def run(*words: object, folder: Path, check: bool = True, path: str = "") -> str
 def install(source: str, folder: Path) -> None:
     """Install a distribution into ``folder / "site"``, offline."""
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", "site")
-    run("-m", "pip", "install", *options, source, folder=folder)
+    command = [sys.executable, "-m", "pip", "install", *options, source]
+    subprocess.run(command, cwd=folder, check=True)
 
 
 def new_plugin(*words: object, folder: Path, **options: bool) -> str:
-    return run("-m", "vtc.cli", "new-plugin", *words, folder=folder, **options)
+    return run(COMMAND, "new-plugin", *words, folder=folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +47,8 @@ def plugin(tmp_path_factory):
 
 
 def test_its_own_tests_pass(plugin):
-    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no")
-    out = run(*words, folder=plugin / "acme-parts", path=str(plugin / "site"))
+    words = ("-q", "-p", "no:cacheprovider", "--color=no")
+    out = run(PYTEST, *words, folder=plugin / "acme-parts", path=str(plugin / "site"))
     (passed,) = re.findall(r"(\d+) passed", out)
     assert int(passed) > 50  # the contracts and the two tests of its own
 
@@ -82,7 +75,7 @@ main()
 
 
 def test_it_is_used_by_wrap_and_by_the_command(plugin, tmp_path):
-    out = run("-c", USE, folder=tmp_path, path=str(plugin / "site"))
+    out = run(USE, folder=tmp_path, path=str(plugin / "site"))
     assert "acme_parts_changes + acme_parts_contrast: 12 frames, 3 keyframes" in out
     assert "12 read, 3 keyframes" in out
     assert "selector acme_parts_changes(keyframes=3)" in out
@@ -110,8 +103,8 @@ def test_the_plug_in_of_the_readme_installs_as_it_stands(tmp_path):
     (tmp_path / "plugin" / "my_plugin.py").write_text(blocks["python"])
     (tmp_path / "plugin" / "pyproject.toml").write_text(blocks["toml"])
     install("./plugin", tmp_path)
-    words = ("-m", "vtc.cli", "parts", "selector", "--json")
-    parts = json.loads(run(*words, folder=tmp_path, path=str(tmp_path / "site")))
+    words = ("parts", "selector", "--json")
+    parts = json.loads(run(COMMAND, *words, folder=tmp_path, path=str(tmp_path / "site")))
     (part,) = [part for part in parts if part["name"] == "every_nth"]
     assert part["summary"] == "Keeps every n-th frame." and part["error"] is None
     assert part["distribution"] == "my-plugin"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import COMMAND, run_code
 
 PLUGINS = {
     "good": "{'greet': 'good_commands:greet', 'lost': 'good_commands:lost'}",
@@ -33,8 +34,8 @@ def greet(name: str, loud: bool = False) -> None:
 
 
 @pytest.fixture
-def vtc_command(tmp_path: Path):
-    """Run ``vtc`` in a process of its own, with the plug-ins above installed."""
+def site(tmp_path: Path) -> Path:
+    """A folder in which the plug-ins above are installed."""
     (tmp_path / "good_commands.py").write_text(COMMANDS)
     for name, mapping in PLUGINS.items():
         info = tmp_path / f"{name}_vtc-1.0.dist-info"
@@ -44,16 +45,16 @@ def vtc_command(tmp_path: Path):
         (tmp_path / f"{name}_plugin.py").write_text(
             f"import vtc\n\n@vtc.hookimpl\ndef vtc_register_commands():\n    return {mapping}\n"
         )
-    paths = [str(tmp_path), *(os.path.abspath(path) for path in sys.path if path)]
+    return tmp_path
 
-    def run(*words: str, code: str = "import vtc.cli; vtc.cli.main()"):
-        environment = {"NO_COLOR": "1", "COLUMNS": "120", "PYTHONPATH": os.pathsep.join(paths)}
-        return subprocess.run(
-            [sys.executable, "-c", code, *words],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-        )
+
+@pytest.fixture
+def vtc_command(site: Path):
+    """Run ``vtc`` in a process of its own, with the plug-ins above installed."""
+    environment = {"NO_COLOR": "1", "COLUMNS": "120", "PYTHONPATH": str(site)}
+
+    def run(*words: str, code: str = COMMAND):
+        return run_code(code, *words, **environment)
 
     return run
 
@@ -92,12 +93,16 @@ def test_commands_of_vtc_do_not_wait_for_plug_ins(vtc_command):
     assert ended.returncode == 0 and ended.stderr == ""
 
 
-def test_help_imports_no_torch(vtc_command):
+def test_help_imports_no_torch(site):
     code = (
         "import sys, vtc.cli\ntry:\n    vtc.cli.main()\nfinally:\n"
         "    print('torch' in sys.modules, 'vtc_recipes.commands' in sys.modules)"
     )
-    assert vtc_command("--help", code=code).stdout.splitlines()[-1] == "False True"
+    command = [sys.executable, "-c", code, "--help"]
+    paths = [str(site), *(os.path.abspath(path) for path in sys.path if path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "False True"
 
 
 def test_commands_are_no_parts(vtc_command):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from forked import run_vtc
 
 import vtc
 from vtc.interfaces.part import Part
@@ -104,20 +102,11 @@ def test_the_transcript_is_what_the_commands_print(tmp_path):
         (tmp_path / "site" / f"{name}.py").write_text(source)
     vtc.testing.write_video(tmp_path / "squares.mp4", vtc.testing.moving_squares(seconds=12))
     (transcript,) = [body for _, body in BLOCKS if body.startswith("$ ")]
-    paths = [str(tmp_path / "site"), *(os.path.abspath(path) for path in sys.path if path)]
-    display = {"NO_COLOR": "1", "COLUMNS": "96", "PYTHONPATH": os.pathsep.join(paths)}
+    display = {"NO_COLOR": "1", "COLUMNS": "96", "PYTHONPATH": str(tmp_path / "site")}
     printed = ""
     for command in re.findall(r"^\$ (.*)$", transcript, flags=re.M):
         settings, _, words = command.rpartition("vtc ")
         extra = dict(setting.split("=") for setting in settings.split())
-        done = subprocess.run(
-            [sys.executable, "-m", "vtc.cli", *shlex.split(words)],
-            cwd=tmp_path,
-            env={**os.environ, **display, **extra},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        done = run_vtc(*shlex.split(words), folder=tmp_path, merged=True, **display, **extra)
         printed += f"$ {command}\n{done.stdout}"
     assert [line.rstrip() for line in printed.splitlines()] == transcript.splitlines()

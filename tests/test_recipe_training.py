@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from forked import run_vtc
 from safetensors.torch import load_file
 
 import vtc
@@ -287,29 +288,18 @@ def test_sizes_are_those_of_the_parameters(smoke, ways):
     assert sizes["connector"].trainable == (lora if ways else 16 * 32 + 32 + 32 * 32 + 32)
 
 
-def run_vtc(*words, cwd):
-    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
-    return subprocess.run(
-        [sys.executable, "-m", "vtc.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": paths, "NO_COLOR": "1"},
-    )
-
-
 def test_the_dry_run_of_a_folder_reads_no_weights(smoke, tmp_path):
     model, processor = vtc.testing.tiny()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     words = ("train", "smoke", "--dry-run", "model.name=model")
-    ended = run_vtc(*words, cwd=tmp_path)
+    ended = run_vtc(*words, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     lines = {line.split()[0]: line.split() for line in ended.stdout.splitlines()}
     assert lines["connector"][:5] == ["connector", "full", "0.001", "1600", "1600"]
     assert not (tmp_path / "runs").exists()
-    result = json.loads(run_vtc(*words, "--json", cwd=tmp_path).stdout)
+    result = json.loads(run_vtc(*words, "--json", folder=tmp_path).stdout)
     assert [part["part"] for part in result["parts"]] == list(PARTS)
     assert result["bytes"] == sum(
         part[kind] for part in result["parts"] for kind in ("weights", "gradients", "optimiser")
@@ -317,10 +307,10 @@ def test_the_dry_run_of_a_folder_reads_no_weights(smoke, tmp_path):
 
 
 def test_errors_of_the_command_are_short(tmp_path):
-    ended = run_vtc("train", "smoke", cwd=tmp_path)
+    ended = run_vtc("train", "smoke", folder=tmp_path)
     assert ended.returncode == 1 and "train.jsonl cannot be read" in ended.stderr
     assert "Traceback" not in ended.stderr
-    listed = run_vtc("recipes", "--json", cwd=tmp_path)
+    listed = run_vtc("recipes", "--json", folder=tmp_path)
     names = {file["name"] for file in json.loads(listed.stdout)}
     assert {"smoke", "vilamp_long", "zero3", "fsdp2"} <= names
 

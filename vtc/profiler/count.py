@@ -294,9 +294,8 @@ class _Counting:
         # read in chunks.
         in_chunks = prompt > (self.subject.prefill_chunk or prompt)
         held, new = (3 if in_chunks else 2) * features, self.subject.new_tokens - 1
-        filling, state = self._prefill(prompt)
-        first, state = _forward(self.subject.model, 1, state)
-        second, _ = _forward(self.subject.model, 1, state)
+        reading = ("language model", prompt, self.subject.prefill_chunk)
+        filling, first, second = self._once(reading, lambda: self._read(prompt))
         growth = new * (new - 1) / 2
         steps = Cost(
             flops=new * first.flops + growth * (second.flops - first.flops),
@@ -309,14 +308,16 @@ class _Counting:
             stage(TOKENS, new, steps, held=features if new else 0.0, in_table_5=True),
         ]
 
-    def _prefill(self, prompt: int) -> tuple[Cost, Any]:
-        """Count the prompt, in chunks if the subject says so; return the cache as well."""
-        size = self.subject.prefill_chunk or prompt
+    def _read(self, prompt: int) -> tuple[Cost, Cost, Cost]:
+        """Count the prompt, in chunks if the subject says so, and the two tokens after it."""
+        model, size = self.subject.model, self.subject.prefill_chunk or prompt
         cost, state = Cost(), None
         for start in range(0, prompt, size):
-            chunk, state = _forward(self.subject.model, min(size, prompt - start), state)
+            chunk, state = _forward(model, min(size, prompt - start), state)
             cost = cost.then(chunk)
-        return cost, state
+        first, state = _forward(model, 1, state)
+        second, _ = _forward(model, 1, state)
+        return cost, first, second
 
     def stock(self) -> tuple[StageProfile, ...]:
         """Count the stock model, which encodes all frames in one call."""
@@ -326,12 +327,13 @@ class _Counting:
         kept, _ = _held(one)
         seeing = replace(cost.times(share), peak_memory=share * cost.peak_memory)
         tokens = self.slices * one.tokens.shape[1] + subject.adapter.tail_length()
-        reading, _ = _forward(subject.model, tokens + subject.text_tokens, None)
+        prompt = tokens + subject.text_tokens
+        reading = self._once(("stock", prompt), lambda: _forward(subject.model, prompt, None)[0])
         return (
             stage("stock vision tower", tokens, seeing, in_table_5=True),
             stage(
                 "stock prefill",
-                tokens + subject.text_tokens,
+                prompt,
                 reading,
                 held=self.slices * kept,
                 in_table_5=True,
