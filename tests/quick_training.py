@@ -11,5 +11,5 @@ def examine_little(patch: pytest.MonkeyPatch) -> None:
     """Examine each stage on few scenes and few questions."""
     for module in (pretext, dual_encoder):
         patch.setattr(module, "UNSEEN", 40)
-    patch.setattr(vlm, "UNSEEN", 300)
+    patch.setattr(vlm, "UNSEEN", 130)
     patch.setattr(vlm, "EXAMINED", 16)

@@ -211,9 +211,9 @@ def test_a_trained_model_is_evaluated_on_stories(
         monkeypatch.setattr(module, "UNSEEN", 64)
     for module in (vlm, evidence):
         monkeypatch.setattr(module, "EXAMINED", 5)
-    monkeypatch.setattr(vlm, "UNSEEN", 400)
+    monkeypatch.setattr(vlm, "UNSEEN", 130)
     run = tmp_path / "run"
-    changes = [f"stages.{n}.{what}" for n in (0, 1) for what in ("steps=2", "scenes=400")]
+    changes = [f"stages.{n}.{what}" for n in (0, 1) for what in ("steps=2", "scenes=130")]
     changes += ["stages.0.batch=16", "stages.1.batch=300", f"output.folder={run}"]
     # The ceiling: all frames are kept, so there is none to merge.
     changes += ["vtc.merger=drop", "vtc.selector={name: uniform, keyframes: 64}"]

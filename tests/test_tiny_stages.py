@@ -31,7 +31,7 @@ from vtc_recipes.tiny.stage import read_metrics
 from vtc_recipes.tiny.stages import STAGES, StageTrainer, _arguments, train
 
 BASICS = [
-    *(f"stages.{n}.{what}" for n in range(5) for what in ("steps=4", "scenes=300", "gates={}")),
+    *(f"stages.{n}.{what}" for n in range(5) for what in ("steps=4", "scenes=130", "gates={}")),
     *(f"stages.{n}.batch={size}" for n, size in enumerate((4, 8, 100, 200, 200))),
     "output.save_steps=2",
     "output.log_steps=1",
