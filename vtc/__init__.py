@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import FrameSelector, Selection
     from vtc.interfaces.token_budget import FrameStatistics, TokenBudget
     from vtc.interfaces.token_merger import TokenMerger
+    from vtc.interfaces.token_pruner import TokenPruner
     from vtc.interfaces.video_adapter import VideoAdapter
     from vtc.interfaces.video_span import SliceFeatures, VideoSpan
     from vtc.pipeline.report import Report
@@ -41,6 +42,7 @@ _HOME = {
     "SliceFeatures": "vtc.interfaces.video_span",
     "TokenBudget": "vtc.interfaces.token_budget",
     "TokenMerger": "vtc.interfaces.token_merger",
+    "TokenPruner": "vtc.interfaces.token_pruner",
     "VideoAdapter": "vtc.interfaces.video_adapter",
     "VideoError": "vtc.video",
     "VideoSource": "vtc.video",
@@ -74,6 +76,7 @@ __all__ = [
     "SliceFeatures",
     "TokenBudget",
     "TokenMerger",
+    "TokenPruner",
     "VideoAdapter",
     "VideoError",
     "VideoSource",

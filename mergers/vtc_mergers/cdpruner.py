@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,16 +10,16 @@ from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_number, require_whole
-from vtc.interfaces.token_merger import TokenMerger
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc_mergers._arithmetic import cosines
 from vtc_mergers._checks import check_patches, check_query
-from vtc_mergers._pruning import cosine_matrix, keep_patches, one_hot_weights
+from vtc_mergers._pruning import cosine_matrix, tokens_to_keep
 
 _LEAST = 1e-10
 """The smallest conditional variance, that of a copy of a kept patch."""
 
 
-class CDPruner(TokenMerger):
+class CDPruner(TokenPruner):
     """Keeps the T patches of a frame that a determinantal point process finds most likely.
 
     CDPruner (Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for
@@ -70,25 +71,21 @@ class CDPruner(TokenMerger):
         tokens, frame = self.config.tokens, sizes.M * sizes.D
         return sizes.M**2 + max(tokens * sizes.M, frame - sizes.n * tokens * sizes.D)
 
-    def forward(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return keep_patches(self._choose(patches, query), patches, self.config.tokens)
-
-    def weights(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return one_hot_weights(self._choose(patches, query), patches, self.config.tokens)
-
-    def _choose(self, patches: Tensor, query: Tensor | None) -> list[Tensor]:
-        """Return the indices of the patches to keep, ``[T]`` int64 ascending, of each frame."""
+    def keep(
+        self,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Tensor | None,
+        tokens: Sequence[int] | None = None,
+    ) -> list[Tensor]:
         check_patches("cdpruner", patches)
         query = check_query("cdpruner", query, patches.shape[2], self.query_source).detach()
-        count = min(self.config.tokens, patches.shape[1])
+        counts = tokens_to_keep(patches, self.config.tokens, tokens)
         theta = self.config.relevance_weight
         return [
             _most_likely(frame, theta / (2 * (1 - theta)) * _relevance(frame, query), count)
-            for frame in patches.detach()
+            for frame, count in zip(patches.detach(), counts, strict=True)
         ]
 
 

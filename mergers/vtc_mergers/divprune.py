@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_whole
-from vtc.interfaces.token_merger import TokenMerger
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc_mergers._checks import check_patches
-from vtc_mergers._pruning import cosine_matrix, keep_patches, one_hot_weights
+from vtc_mergers._pruning import cosine_matrix, tokens_to_keep
 
 
-class DivPrune(TokenMerger):
+class DivPrune(TokenPruner):
     """Keeps T patches of a frame whose smallest distance from each other is large.
 
     DivPrune (Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal
@@ -60,21 +61,18 @@ class DivPrune(TokenMerger):
         matrix, frame = sizes.M**2, sizes.M * sizes.D
         return max(2 * matrix, matrix + frame - sizes.n * self.config.tokens * sizes.D)
 
-    def forward(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return keep_patches(self._choose(patches), patches, self.config.tokens)
-
-    def weights(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return one_hot_weights(self._choose(patches), patches, self.config.tokens)
-
-    def _choose(self, patches: Tensor) -> list[Tensor]:
-        """Return the indices of the patches to keep, ``[T]`` int64 ascending, of each frame."""
+    def keep(
+        self,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Tensor | None,
+        tokens: Sequence[int] | None = None,
+    ) -> list[Tensor]:
         check_patches("divprune", patches)
-        count = min(self.config.tokens, patches.shape[1])
-        return [_most_diverse(frame.detach(), count) for frame in patches]
+        counts = tokens_to_keep(patches, self.config.tokens, tokens)
+        frames = zip(patches.detach(), counts, strict=True)
+        return [_most_diverse(frame, count) for frame, count in frames]
 
 
 def _most_diverse(frame: Tensor, count: int) -> Tensor:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_number
-from vtc.interfaces.token_merger import TokenMerger
-from vtc_mergers._arithmetic import cosines, exact_dtype
+from vtc.interfaces.token_pruner import TokenPruner
+from vtc_mergers._arithmetic import cosines
 from vtc_mergers._checks import check_patches
 
 _COMPARED_WITH = (None, 0, 0, 2)
 """For each frame of a group, the index of the frame that it is compared with."""
 
 
-class DyCoke(TokenMerger):
+class DyCoke(TokenPruner):
     """Keeps the first of four frames whole, and of the others the patches that differ most.
 
     Stage 1, temporal token merging, of DyCoke (Tao et al., "DyCoke: Dynamic Compression of Tokens
@@ -37,6 +37,7 @@ class DyCoke(TokenMerger):
 
     source = "DyCoke, CVPR 2025, stage 1"
     query_source = None
+    uses_reference = False
     tokens_per_frame: int = -1
     frames_together: int = 4
 
@@ -61,20 +62,14 @@ class DyCoke(TokenMerger):
     def extra_memory(self, sizes: Sizes) -> float:
         return 2 * sizes.M
 
-    def forward(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    def keep(
+        self,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Tensor | None,
+        tokens: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        indices = self._choose(patches)
-        return [frame[keep] for frame, keep in zip(patches, indices, strict=True)]
-
-    def weights(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> list[Tensor]:
-        exact, count = exact_dtype(patches), patches.shape[1]
-        return [F.one_hot(keep, count).to(exact) for keep in self._choose(patches)]
-
-    def _choose(self, patches: Tensor) -> list[Tensor]:
-        """Return the indices of the patches to keep, ``[T_i]`` int64 ascending, of each frame."""
         check_patches("dycoke", patches)
         frames, count = patches.detach(), patches.shape[1]
         few = floor(self.config.share * count + 1e-9)  # 0.3 * 10 may be just below 3

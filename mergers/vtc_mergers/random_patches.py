@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_whole
-from vtc.interfaces.token_merger import TokenMerger
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc_mergers._checks import check_patches
-from vtc_mergers._pruning import one_hot_weights
+from vtc_mergers._pruning import tokens_to_keep
 
 
-class RandomPatches(TokenMerger):
+class RandomPatches(TokenPruner):
     """Keeps T patches of a frame, drawn at random with the same probability.
 
     A control: a pruner that is not better than this one does not use the patches. A merger does
@@ -24,6 +25,7 @@ class RandomPatches(TokenMerger):
 
     source = "control"
     query_source = None
+    uses_reference = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -54,19 +56,16 @@ class RandomPatches(TokenMerger):
     def extra_memory(self, sizes: Sizes) -> float:
         return sizes.M
 
-    def forward(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return patches[:, self._choose(patches)]
-
-    def weights(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> Tensor:
-        return one_hot_weights([self._choose(patches)] * len(patches), patches, self.config.tokens)
-
-    def _choose(self, patches: Tensor) -> Tensor:
-        """Return the indices of the patches to keep, ``[T]`` int64 ascending."""
+    def keep(
+        self,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Tensor | None,
+        tokens: Sequence[int] | None = None,
+    ) -> list[Tensor]:
         check_patches("random", patches)
         generator = torch.Generator().manual_seed(self.config.seed)
         order = torch.randperm(patches.shape[1], generator=generator)
-        return order[: self.config.tokens].sort().values.to(patches.device)
+        counts = tokens_to_keep(patches, self.config.tokens, tokens)
+        return [order[:count].sort().values.to(patches.device) for count in counts]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_number, require_whole
-from vtc.interfaces.token_merger import TokenMerger
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc_mergers._arithmetic import cosines, exact_dtype
 from vtc_mergers._checks import check_patches, check_reference
 
 
-class SimilarityPrune(TokenMerger):
+class SimilarityPrune(TokenPruner):
     """Drops the patches that are similar to the keyframe's, and keeps a few others unchanged.
 
     The spatial token compression of LongVU (Shen et al., 2024): a patch is dropped if its cosine
@@ -26,6 +26,8 @@ class SimilarityPrune(TokenMerger):
     patches that differ. Here the reference is the nearest preceding keyframe, which may be far
     away, so at most ``tokens`` patches are kept: the least similar ones. Before the first keyframe
     the ``tokens`` patches least similar to the frame's own mean are kept; that is our choice.
+
+    With a budget a frame keeps as many patches as the budget says, whatever their similarity.
 
     About 4 M D multiplications per frame; memory O(M D) beside the input. It waits for the device,
     because the number of tokens depends on the data.
@@ -62,34 +64,32 @@ class SimilarityPrune(TokenMerger):
     def extra_memory(self, sizes: Sizes) -> float:
         return min(sizes.M, 128) * sizes.D
 
-    def forward(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    def keep(
+        self,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Tensor | None,
+        tokens: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        indices = self._choose(patches, reference, has_reference)
-        return [frame[keep] for frame, keep in zip(patches, indices, strict=True)]
-
-    def weights(
-        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
-    ) -> list[Tensor]:
-        indices = self._choose(patches, reference, has_reference)
-        exact = exact_dtype(patches)
-        return [F.one_hot(keep, patches.shape[1]).to(exact) for keep in indices]
-
-    def _choose(self, patches: Tensor, reference: Tensor, has_reference: Tensor) -> list[Tensor]:
-        """Return the indices of the patches to keep, ``[T_i]`` int64 ascending, of each frame."""
         check_patches("similarity_prune", patches)
         check_reference("similarity_prune", patches, reference, has_reference)
+        frames = zip(patches, reference, has_reference.tolist(), strict=True)
+        others = [keyframe if has_keyframe else None for _, keyframe, has_keyframe in frames]
+        if tokens is None:
+            threshold, counts = self.config.similarity_threshold, [self.config.tokens] * len(others)
+        else:
+            threshold, counts = inf, list(tokens)
         return [
-            self._choose_patches(frame, keyframe if has_keyframe else None)
-            for frame, keyframe, has_keyframe in zip(
-                patches, reference, has_reference.tolist(), strict=True
-            )
+            _least_similar(frame, other, count, threshold if other is not None else inf)
+            for frame, other, count in zip(patches, others, counts, strict=True)
         ]
 
-    def _choose_patches(self, frame: Tensor, keyframe: Tensor | None) -> Tensor:
-        threshold = self.config.similarity_threshold
-        if keyframe is None:
-            keyframe, threshold = frame.mean(dim=0, dtype=exact_dtype(frame)), inf
-        similarity = cosines(frame.detach(), keyframe.detach())
-        least = similarity.argsort(stable=True)[: self.config.tokens]
-        return least[similarity[least] <= threshold].sort().values
+
+def _least_similar(frame: Tensor, other: Tensor | None, count: int, threshold: float) -> Tensor:
+    """Return the patches ``[T]`` of a frame least similar to another's, or to its own mean."""
+    if other is None:
+        other = frame.mean(dim=0, dtype=exact_dtype(frame))
+    similarity = cosines(frame.detach(), other.detach())
+    least = similarity.argsort(stable=True)[:count]
+    return least[similarity[least] <= threshold].sort().values

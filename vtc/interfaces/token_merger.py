@@ -39,6 +39,10 @@ class TokenMerger(Part, nn.Module, ABC):
     """False: ``reference`` is ignored. If such a merger takes no query either and merges frames one
     by one, its tokens can be cached for all questions about a video."""
 
+    uses_previous_frame: bool = False
+    """True: ``reference`` is the frame before each frame, not that of `reference_frames`. It is
+    carried from chunk to chunk, so one more frame is in memory."""
+
     needs_training: bool = False
     """True: the merged tokens are meaningless until the merger's parameters are trained."""
 
@@ -75,9 +79,10 @@ class TokenMerger(Part, nn.Module, ABC):
         Args:
             patches: ``[n, M, D]`` floating point, the patch tokens of n non-keyframes; M >= 1, and
                 n may be 0.
-            reference: ``[n, M, D]``, the patch tokens of each one's `reference_frames`.
+            reference: ``[n, M, D]``, the patch tokens of each one's `reference_frames`, or of the
+                frame before it with `uses_previous_frame`.
             has_reference: ``[n]`` bool, False before the first keyframe (T_p = 0 in Eq. 5 of
-                ViLAMP); ``reference`` may hold anything there.
+                ViLAMP) or for the first frame; ``reference`` may hold anything there.
             query: ``[Dq]``; None if there is no question.
 
         Returns:
@@ -125,15 +130,6 @@ class TokenMerger(Part, nn.Module, ABC):
             sum of its exponentials.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define log_mass")
-
-
-def takes_budget(merger: TokenMerger) -> bool:
-    """Return whether a merger works with a `vtc.TokenBudget`.
-
-    It defines `log_mass`, and makes one token of each frame by itself.
-    """
-    alone = merger.tokens_per_frame == merger.frames_together == 1
-    return alone and type(merger).log_mass is not TokenMerger.log_mass
 
 
 def takes_text_embedding(merger: TokenMerger) -> bool:

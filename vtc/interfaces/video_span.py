@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MERGED = -1
-"""The value of `CompressedVideo.cells` for a merged token."""
+"""The value of `CompressedVideo.cells` for a merged token that stands for a whole slice."""
 TEXT = -2
 """The value of `CompressedVideo.cells` for text around a slice."""
 
@@ -125,8 +125,8 @@ class CompressedVideo:
         positions: ``[L]`` int64, the caller's positions that are kept: the placeholder that each
             feature takes, and the text around slices.
         slices: ``[L - t]`` int64, the slice of each position.
-        cells: ``[L - t]`` int64, its cell in the slice's grid; `MERGED` for a merged token, `TEXT`
-            for text around the slice.
+        cells: ``[L - t]`` int64, its cell in the slice's grid; `MERGED` for a token merged of all
+            of them, `TEXT` for text around the slice.
         seconds_per_slice: The time from slice to slice; None if it is unknown.
         hidden: ``[K, P', Dv]``, `SliceFeatures.hidden` of the keyframes; None if it was not kept.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +33,7 @@ def assemble_video(
     heat: Sequence[Heat] = (),
     hidden: Sequence[Tensor] = (),
     allocation: Allocation | None = None,
+    cells_of: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> CompressedVideo:
     """Order the tokens by time, choose the placeholders they take, and report the video.
 
@@ -41,12 +43,13 @@ def assemble_video(
         heat: What the merger weighed in some frames.
         hidden: The vision tower's last states ``[P', Dv]`` of the keyframes.
         allocation: What a budget gave each slice; None without one.
+        cells_of: ``[T_i]`` int64, the cells of the tokens of merged slices, where they are known.
 
     Raises:
         ValueError: No token is left, or none is finite.
     """
     span = feed.span
-    positions, slices, cells = _places(span, tokens, is_keyframe)
+    positions, slices, cells = _places(span, tokens, is_keyframe, cells_of)
     text = torch.zeros(0, dtype=torch.int64)
     if span.frame_text is not None:
         keeps = call.adapter.keeps_frame_text(is_keyframe)
@@ -169,15 +172,19 @@ def _equally_wide(tokens: list[Tensor]) -> list[Tensor]:
 
 
 def _places(
-    span: VideoSpan, tokens: list[Tensor], is_keyframe: Tensor
+    span: VideoSpan, tokens: list[Tensor], is_keyframe: Tensor, cells_of: Mapping[int, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return, for each token, the placeholder it takes, its slice, and its cell of the grid."""
     lengths = torch.tensor([len(token) for token in tokens])
     slices = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
-    within = torch.arange(len(slices)) - (lengths.cumsum(0) - lengths)[slices]
+    starts = lengths.cumsum(0) - lengths
+    within = torch.arange(len(slices)) - starts[slices]
+    cells = torch.where(is_keyframe[slices], within, MERGED)
+    for number, own in cells_of.items():
+        cells[starts[number] : starts[number] + len(own)] = own
     # More merged tokens than placeholders in a slice: the last placeholder is repeated.
-    positions = span.slots.cpu()[slices, within.clamp(max=span.slots.shape[1] - 1)]
-    return positions, slices, torch.where(is_keyframe[slices], within, MERGED)
+    places = torch.where(cells == MERGED, within, cells).clamp(max=span.slots.shape[1] - 1)
+    return span.slots.cpu()[slices, places], slices, cells
 
 
 def _kept_frame_text(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtc.interfaces.part import part_errors
 from vtc.interfaces.token_budget import SHARED, FrameStatistics
-from vtc.interfaces.token_merger import takes_budget
+from vtc.interfaces.token_pruner import TokenPruner, takes_budget
 from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def require_mergeable(merger: TokenMerger, label: str) -> None:
     """Raise a ValueError unless a merger can make any number of tokens."""
     if not takes_budget(merger):
         raise ValueError(
-            f"{label} cannot work with a budget, as it makes neither several tokens of a frame nor "
-            "one of several frames; choose dfm or mean_pool, or leave out the budget"
+            f"{label} cannot work with a budget, as it makes no given number of tokens of a frame; "
+            "choose dfm, mean_pool or a pruner such as divprune, or leave out the budget"
         )
 
 
@@ -214,6 +214,8 @@ def _allocate(
     with part_errors(label):
         tokens: object = budget.allocate(statistics, left)
     given = _checked(tokens, statistics, left, label)
+    if isinstance(call.merger, TokenPruner):  # which keeps one of the first frame's tokens
+        given = torch.where(given == SHARED, 0, given)
     if most is not None:
         given = torch.where(given < whole, given.clamp(max=most), given)
     return Allocation(selection, given, limit, whole)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from vtc.pipeline.query import Query
 
 
+Keep = Callable[[int, Tensor, Tensor | None], None]
+
+
 class BudgetMerging:
     """Merge the frames of one video to the tokens that a budget gave them, chunk by chunk.
 
@@ -28,12 +31,11 @@ class BudgetMerging:
     of Eq. 10 of ViLAMP over the patches of all of them, and needs no more memory than one frame.
 
     Args:
-        keep: Takes the number of a slice and its tokens ``[T, D]``.
+        keep: Takes the number of a slice, its tokens ``[T, D]``, and the placeholders ``[T]`` in
+            the middles of their parts, or None.
     """
 
-    def __init__(
-        self, call: Call, span: VideoSpan, tokens: Tensor, keep: Callable[[int, Tensor], None]
-    ) -> None:
+    def __init__(self, call: Call, span: VideoSpan, tokens: Tensor, keep: Keep) -> None:
         self._call, self._span, self._tokens, self._keep = call, span, tokens, keep
         self._in_group = in_groups(tokens)
         self._first = 0
@@ -55,6 +57,7 @@ class BudgetMerging:
         """
         rows: dict[int, Tensor] = {}
         masses: dict[int, Tensor] = {}
+        middles: dict[int, Tensor] = {}
         tokens = self._tokens[slices]
         for count in torch.unique(tokens.clamp(min=1)).tolist():
             at = (tokens.clamp(min=1) == count).nonzero().flatten()
@@ -62,7 +65,10 @@ class BudgetMerging:
             frames = (patches[here], reference[here], has_reference[here])
             layers = [layer[here] for layer in extra]
             parts = []
-            for part in cells(self._span, patches.shape[1], count):
+            split, middle = cells(self._span, patches.shape[1], count)
+            if count > 1 and patches.shape[1] == self._span.slots.shape[1]:
+                middles.update(dict.fromkeys(slices[at].tolist(), middle))
+            for part in split:
                 part = part.to(patches.device)
                 merged = merge_slices(
                     self._call,
@@ -80,32 +86,35 @@ class BudgetMerging:
                 masses.update(zip(slices[at].tolist(), mass, strict=True))
         size = 0
         for number in slices.tolist():
-            size += self._add(number, rows[number], masses.get(number))
+            size += self._add(number, rows[number], masses.get(number), middles.get(number))
         return size
 
-    def _add(self, number: int, token: Tensor, mass: Tensor | None) -> int:
+    def _add(self, number: int, token: Tensor, mass: Tensor | None, middles: Tensor | None) -> int:
         if mass is None or int(self._tokens[number]) != SHARED:
             if mass is not None:
                 exact = torch.promote_types(token.dtype, torch.float32)
                 self._first, self._token, self._mass = number, token.to(exact), mass
-            self._keep(number, token)
+            self._keep(number, token, middles)
             return token.nbytes
         total = torch.logaddexp(self._mass, mass)
         before, now = (self._mass - total).exp(), (mass - total).exp()
         self._token, self._mass = before * self._token + now * token.to(self._token), total
-        self._keep(self._first, self._token.to(token.dtype))
+        self._keep(self._first, self._token.to(token.dtype), None)
         return 0
 
 
-def cells(span: VideoSpan, patches: int, count: int) -> list[Tensor]:
+def cells(span: VideoSpan, patches: int, count: int) -> tuple[list[Tensor], Tensor]:
     """Cut the patches of a frame into ``count`` parts: cells of its grid, as square as possible.
 
     Where the number of cells does not fit the grid, or there is no grid, the parts are runs of
     patches in their order.
+
+    Returns:
+        The indices of each part, and ``[count]`` int64, the patch in the middle of each.
     """
     places = torch.arange(patches)
     if count == 1:
-        return [places]
+        return [places], places[:0]
     grid = grid_of(span, patches)
     if grid is not None:
         height, width = grid
@@ -120,8 +129,11 @@ def cells(span: VideoSpan, patches: int, count: int) -> list[Tensor]:
             )
             bands = torch.tensor_split(places.view(height, width), rows, dim=0)
             split = (torch.tensor_split(band, columns, dim=1) for band in bands)
-            return [cell.flatten() for cell in itertools.chain.from_iterable(split)]
-    return list(torch.tensor_split(places, count))
+            parts = list(itertools.chain.from_iterable(split))
+            middles = [part[part.shape[0] // 2, part.shape[1] // 2] for part in parts]
+            return [part.flatten() for part in parts], torch.stack(middles)
+    runs = list(torch.tensor_split(places, count))
+    return runs, torch.stack([run[len(run) // 2] for run in runs])
 
 
 def grid_of(span: VideoSpan, patches: int) -> tuple[int, int] | None:

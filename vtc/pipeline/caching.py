@@ -12,6 +12,7 @@ from vtc.cache.folder import CacheError
 from vtc.cache.hashing import module_hash, text_hash
 from vtc.cache.video import ENCODER_PATCHES, FRAME_EMBEDDINGS, MERGED_TOKENS
 from vtc.encoders.encoder_patches import PatchKeeper
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc.pipeline.report import CacheUse, Recorder, Report
 from vtc.pipeline.selection import embed_frames
 from vtc.plugins import registry
@@ -215,6 +216,7 @@ def _maker_of_tokens(call: Call, feed: VideoFeed) -> Key | str:
     )
     key: Key = {
         "merger": f"{text_hash(call.report.merger)} {module_hash(call.merger)}",
+        "pruner": isinstance(call.merger, TokenPruner),
         "connector": None if call.connector is None else module_hash(call.connector),
         "family": f"{type(adapter).__name__} {adapter.config}",
         "processor": text_hash([one and one.to_json_string() for one in settings]),

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from vtc.interfaces.part import part_errors
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.budget import Allocation, allocate
 from vtc.pipeline.budget_merging import BudgetMerging
 from vtc.pipeline.encode import encode_slices, project_encoder_patches
 from vtc.pipeline.heat import HeatKeeper, HeatOfAll
-from vtc.pipeline.merge import merge_slices, whole_groups
+from vtc.pipeline.merge import merge_slices, prune_slices, whole_groups
+from vtc.pipeline.references import References, no_references, references_of, with_previous
 from vtc.pipeline.selection import embed_frames, select_for_queries
-from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
@@ -35,39 +35,6 @@ C = TypeVar("C")
 
 
 @dataclass
-class References:
-    """The frames that non-keyframes are compared with.
-
-    Attributes:
-        numbers: ``[n]`` int64, the reference of each non-keyframe; -1 for none.
-        distinct: ``[R]`` int64, the different ones among them, ascending.
-        patches: ``[R, P, D]``, the patches of ``distinct``; None where there are none.
-    """
-
-    numbers: Tensor
-    distinct: Tensor
-    patches: Tensor | None = None
-
-    def of(self, places: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reference patches of some non-keyframes, and which of them have any.
-
-        Args:
-            places: ``[c]`` int64, their places in ``numbers``.
-            like: ``[c, P, D]``, their own patches.
-
-        Returns:
-            ``[c, P, D]``, zeros where there is no reference, and ``[c]`` bool.
-        """
-        numbers = self.numbers[places]
-        has_reference = (numbers >= 0).to(like.device)
-        if self.patches is None:
-            return torch.zeros_like(like), has_reference
-        rows = torch.searchsorted(self.distinct, numbers.clamp(min=0))
-        rows = rows.clamp(max=len(self.distinct) - 1)
-        return self.patches[rows.to(self.patches.device)], has_reference
-
-
-@dataclass
 class Reading:
     """How one query reads a video.
 
@@ -78,6 +45,8 @@ class Reading:
         rest: ``[n]`` int64, the frames to merge, ascending.
         references: The frames that they are compared with.
         tokens: ``[T_i, D]`` of each of the N slices, once they are known.
+        cells: ``[T_i]`` int64, the placeholders of a merged slice that its tokens stand for, by
+            the slice's number, where that is known.
         hidden: The vision tower's last states ``[P', Dv]`` of the keyframes, for the result of
             ``forward``.
         allocation: The tokens of each slice; None without a budget.
@@ -93,6 +62,18 @@ class Reading:
     heat: HeatKeeper | HeatOfAll
     hidden: list[Tensor] = field(default_factory=list)
     allocation: Allocation | None = None
+    cells: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> Tensor:
+        """``[s]`` int64, the frames to encode: those to merge, and some that pass by."""
+        return _union([self.rest, self.references.passing])
+
+    def keep(self, index: int, tokens: Tensor, cells: Tensor | None = None) -> None:
+        """Keep the tokens of a slice, and their cells if each is one of its placeholders'."""
+        self.tokens[index] = tokens
+        if cells is not None:
+            self.cells[index] = cells
 
 
 def compress_video(
@@ -141,6 +122,7 @@ def compress_video(
             one.heat.frames,
             one.hidden,
             one.allocation,
+            one.cells,
         )
         for one in readings
     ]
@@ -160,14 +142,13 @@ def _reading(
     elif call.merger.tokens_per_frame == 0:
         rest = rest[:0]  # the merged frames vanish, so they need not be encoded
     shown = rest if allocation is None else rest[allocation.tokens[rest] <= 1]
-    numbers = reference_frames(call, feed, rest, keyframes)
     return Reading(
         feed=feed,
         query=query,
         selection=selection,
         is_keyframe=is_keyframe,
         rest=rest,
-        references=References(numbers, torch.unique(numbers[numbers >= 0])),
+        references=references_of(call, rest, keyframes, is_keyframe),
         tokens=[torch.empty(0)] * len(feed.span),
         heat=HeatKeeper(call, feed.span, shown, selection),
         allocation=allocation,
@@ -207,31 +188,6 @@ def select_keyframes(
     return selections, embeddings
 
 
-def reference_frames(call: Call, feed: VideoFeed, rest: Tensor, keyframes: Tensor) -> Tensor:
-    """Return ``[n]`` int64, the frame that each of ``rest`` is compared with; -1 for none.
-
-    Raises:
-        ValueError: The merger returned something else.
-    """
-    if not call.merger.uses_reference:
-        return torch.full_like(rest, -1)
-    last = len(feed.span) - 1
-    with part_errors(label_of("merger", call.merger)):
-        references: Tensor = call.merger.reference_frames(rest, keyframes)
-    fits = (
-        isinstance(references, Tensor)
-        and references.dtype == torch.int64
-        and references.shape == rest.shape
-        and bool(((references >= -1) & (references <= last)).all())
-    )
-    if not fits:
-        raise ValueError(
-            f"expected merger {call.merger_name!r} to return {len(rest)} reference frames, int64 "
-            f"from 0 to {last} or -1 for none, got {references}"
-        )
-    return references
-
-
 def encode_keyframes(
     call: Call, feed: VideoFeed, readings: Sequence[Reading], patches: PatchKeeper | None
 ) -> None:
@@ -244,7 +200,7 @@ def encode_keyframes(
     by_slice: dict[int, Tensor] = {}
     for slices, features in encode_slices(call, feed, call.model, keyframes, "keyframes"):
         if call.connector is None:
-            _collect(by_slice, slices, features, references)
+            _collect(by_slice, slices, as_merged(call, features), references)
         rows = torch.cat([features.tokens, *features.extra], dim=-1)
         for index, row in zip(slices.tolist(), rows, strict=True):
             for one in readings:
@@ -270,76 +226,114 @@ def encode_merged(
 ) -> Iterator[tuple[Tensor, SliceFeatures]]:
     """Encode slices whose patches are merged or compared, as `encode_slices` does."""
     if patches is not None:
-        return project_encoder_patches(call, patches, slices, what)
-    return encode_slices(call, feed, call.merged_model, slices, what)
+        encoded = project_encoder_patches(call, patches, slices, what)
+    else:
+        encoded = encode_slices(call, feed, call.merged_model, slices, what)
+    return ((numbers, as_merged(call, features)) for numbers, features in encoded)
 
 
 def merge_frames(
     call: Call, feed: VideoFeed, readings: Sequence[Reading], patches: PatchKeeper | None
 ) -> None:
     """Give each reading the merged tokens ``[T, D]`` of its other frames."""
-    rest = _union([one.rest for one in readings])
-    encoded = (
+    streams = _union([one.streams for one in readings])
+    encoded: Iterator[tuple[Tensor, ...]] = (
         (slices, features.patches, *features.extra)
-        for slices, features in encode_merged(call, feed, rest, patches, "other frames")
+        for slices, features in encode_merged(call, feed, streams, patches, "other frames")
     )
-    streams = _fan_out(encoded, len(readings))
-    steps = [_merge(call, one, stream) for one, stream in zip(readings, streams, strict=True)]
+    if call.merger.uses_reference and call.merger.uses_previous_frame:
+        encoded = with_previous(encoded)
+    chunks = _fan_out(encoded, len(readings))
+    steps = [_merge(call, one, own) for one, own in zip(readings, chunks, strict=True)]
     for _ in itertools.zip_longest(*steps):  # in step, so that few chunks are alive
         pass
 
 
 def tokens_of_all(
     call: Call, feed: VideoFeed, readings: Sequence[Reading], store: VideoStore
-) -> Tensor:
-    """Return the merged tokens ``[N, T, D]`` of all frames: from the cache, or stored in it."""
+) -> Mapping[str, Tensor]:
+    """Return what all frames become: from the cache, or stored in it.
+
+    Returns:
+        ``tokens`` ``[N, T, D]``; ``cells`` ``[N, T]`` int64 if they are known.
+    """
     stored = store.tokens
     if stored is not None and stored.tensors is not None:
-        return stored.tensors["tokens"].to(call.device)
+        return {name: value.to(call.device) for name, value in stored.tensors.items()}
     every = torch.arange(len(feed.span))
-    none = torch.full_like(every, -1)
     whole = replace(
         readings[0],
         rest=every,
-        references=References(none, none[:0]),
+        references=no_references(every),
         tokens=[torch.empty(0)] * len(every),
+        cells={},
         heat=HeatOfAll([one.heat for one in readings]),
     )
     merge_frames(call, feed, [whole], store.patches)
-    tokens = torch.stack(whole.tokens)
+    merged = {"tokens": torch.stack(whole.tokens)}
+    if whole.cells:
+        merged["cells"] = torch.stack([whole.cells[number] for number in every.tolist()])
     if stored is not None:
-        stored.store({"tokens": tokens})
-    return tokens
+        stored.store(merged)
+    return merged
 
 
-def take_tokens(readings: Sequence[Reading], tokens: Tensor) -> None:
-    """Give each reading the merged tokens of its other frames, of those ``[N, T, D]`` of all."""
+def take_tokens(readings: Sequence[Reading], merged: Mapping[str, Tensor]) -> None:
+    """Give each reading the merged tokens of its other frames, as `tokens_of_all` returns them."""
+    cells = merged.get("cells")
     for one in readings:
         for index in one.rest.tolist():
-            one.tokens[index] = tokens[index]
+            one.keep(index, merged["tokens"][index], None if cells is None else cells[index])
 
 
 def _merge(call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]]) -> Iterator[None]:
     """Merge the frames of a reading, chunk by chunk of all that is encoded."""
     own = (_only(chunk, reading.rest) for chunk in encoded)
-    within = None
-    if reading.allocation is not None:
-        tokens = reading.allocation.tokens
-        within = BudgetMerging(call, reading.feed.span, tokens, reading.tokens.__setitem__)
-    for slices, frames, *extra in whole_groups(own, call.merger.frames_together):
+    allocation, within = reading.allocation, None
+    if allocation is not None and not isinstance(call.merger, TokenPruner):
+        within = BudgetMerging(call, reading.feed.span, allocation.tokens, reading.keep)
+    for slices, frames, *others in whole_groups(own, call.merger.frames_together):
         with call.recorder.stage("merging") as stage:
             at = torch.searchsorted(reading.rest, slices)
             reference, has_reference = reading.references.of(at, frames)
-            given = (frames, reference, has_reference, reading.query, extra)
+            if call.merger.uses_reference and call.merger.uses_previous_frame:
+                *others, before, follows = others
+                follows = follows.to(frames.device)
+                reference = torch.where(follows[:, None, None], before, reference)
+                has_reference |= follows
+            given = (frames, reference, has_reference, reading.query, others)
             reading.heat.keep(slices, *given[:-1])
             if within is not None:
                 stage.bytes += within.merge(slices, *given)
             else:
-                merged = merge_slices(call, *given)
-                for index, row in zip(slices.tolist(), merged, strict=True):
-                    reading.tokens[index] = row
-                    stage.bytes += row.nbytes
+                stage.bytes += _merge_alone(call, reading, slices, *given)
         yield
+
+
+def _merge_alone(
+    call: Call,
+    reading: Reading,
+    slices: Tensor,
+    frames: Tensor,
+    reference: Tensor,
+    has_reference: Tensor,
+    query: Query,
+    extra: Sequence[Tensor],
+) -> int:
+    """Merge or prune slices, each as the merger or its budget says; return the tokens' bytes."""
+    given = (call, frames, reference, has_reference, query, extra)
+    cells: Sequence[Tensor | None] = [None] * len(slices)
+    if isinstance(call.merger, TokenPruner):
+        allocation = reading.allocation
+        counts = None if allocation is None else allocation.tokens[slices].tolist()
+        merged, kept = prune_slices(*given, counts)
+        if frames.shape[1] == reading.feed.span.slots.shape[1]:
+            cells = kept
+    else:
+        merged = merge_slices(*given)
+    for index, row, cell in zip(slices.tolist(), merged, cells, strict=True):
+        reading.keep(index, row, cell)
+    return sum(row.nbytes for row in merged)
 
 
 def _fan_out(chunks: Iterator[C], count: int) -> list[Iterator[C]]:
@@ -375,6 +369,11 @@ def _only(chunk: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, ...]:
 def _union(numbers: Sequence[Tensor]) -> Tensor:
     """Return the different numbers, ascending."""
     return numbers[0] if len(numbers) == 1 else torch.unique(torch.cat(list(numbers)))
+
+
+def as_merged(call: Call, features: SliceFeatures) -> SliceFeatures:
+    """Return features whose ``patches`` are what the merger takes; pruners take whole tokens."""
+    return replace(features, dense=None) if isinstance(call.merger, TokenPruner) else features
 
 
 def _collect(

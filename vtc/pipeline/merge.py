@@ -77,6 +77,61 @@ def merge_slices(
     ]
 
 
+def prune_slices(
+    call: Call,
+    patches: Tensor,
+    reference: Tensor,
+    has_reference: Tensor,
+    query: Query,
+    extra: Sequence[Tensor],
+    counts: Sequence[int] | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Keep some tokens of n slices.
+
+    Args:
+        patches, reference, has_reference, query, extra: As for `merge_slices`.
+        counts: How many tokens each slice keeps; None: as the pruner says.
+
+    Returns:
+        n tensors ``[T_i, (1 + len(extra)) * D]``, and their indices ``[T_i]`` int64.
+
+    Raises:
+        ValueError: The pruner returned something else.
+    """
+    label, embedding = label_of("merger", call.merger), query.for_merger(patches)
+    with part_errors(label):
+        given = (patches, reference, has_reference, embedding)
+        indices = call.merger.keep(*given, counts)
+    check_indices(indices, patches, counts, label)
+    rows = []
+    for number, keep in enumerate(indices):
+        deep = [layer[number][keep] for layer in extra]
+        rows.append(torch.cat([patches[number][keep], *deep], dim=-1))
+    return rows, [keep.cpu() for keep in indices]
+
+
+def check_indices(indices: Any, patches: Tensor, counts: Sequence[int] | None, label: str) -> None:
+    """Raise a ValueError unless indices are what `vtc.TokenPruner.keep` says."""
+    frames, most = patches.shape[:2]
+    if not isinstance(indices, list) or len(indices) != frames:
+        given = type(indices).__name__
+        raise ValueError(f"expected {label} to keep a list of {frames} tensors, got {given}")
+    for number, keep in enumerate(indices):
+        if not isinstance(keep, Tensor) or keep.dtype != torch.int64 or keep.ndim != 1:
+            raise ValueError(f"expected {label} to keep int64 indices [T], got {keep!r}")
+        if not keep.is_meta and len(keep):
+            inside = bool(keep[0] >= 0) and bool(keep[-1] < most)
+            if not inside or bool((keep.diff() <= 0).any()):
+                raise ValueError(
+                    f"expected {label} to keep ascending, unique indices from 0 to {most - 1}, got "
+                    f"{keep.tolist()}"
+                )
+        if counts is not None and len(keep) != counts[number]:
+            raise ValueError(
+                f"expected {label} to keep {counts[number]} tokens of a frame, got {len(keep)}"
+            )
+
+
 def _with_extra(row: Tensor, weights: Any, extra: Sequence[Tensor], number: int) -> Tensor:
     """Put the merged extra features of one frame beside its merged tokens."""
     deep = torch.cat([layer[number] for layer in extra], dim=-1)

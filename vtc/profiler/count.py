@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc.interfaces.video_span import SliceFeatures
 from vtc.pipeline.budget import require_mergeable
 from vtc.pipeline.connector import PatchConnector
@@ -180,6 +181,8 @@ class _Counting:
         else:
             what, merged_from = OTHERS, self._tower_chunk
         rest_cost, (other, pixels) = self._in_chunks(seen, subject.chunk, merged_from)
+        if isinstance(merger, TokenPruner):
+            other = replace(other, dense=None)
         kept, (own, dense) = _held(one)[0], _held(other)
         patches = other.patches.shape[1]
         merging, tokens, merged = self._merging(other) if seen else (Cost(), 0.0, 0.0)

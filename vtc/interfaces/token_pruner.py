@@ -1,0 +1,76 @@
+"""The interface of pruners: mergers that keep some tokens of a frame unchanged."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vtc.interfaces.token_merger import TokenMerger
+
+
+class TokenPruner(TokenMerger):
+    """Keeps some tokens of each frame unchanged and drops the others.
+
+    A pruner says which tokens it keeps, so models with positions in time, height and width
+    (M-RoPE) read each of them at its own place. It sees the tokens that a keyframe would have; a
+    merger sees the patches before the model pools them, where the model does. A pruner with
+    ``frames_together = 1`` works with every budget, which then says how many tokens a frame keeps.
+    """
+
+    tokens_per_frame: int = -1
+
+    @abstractmethod
+    def keep(
+        self,
+        patches: Tensor,
+        reference: Tensor,
+        has_reference: Tensor,
+        query: Tensor | None,
+        tokens: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Choose the tokens of n frames.
+
+        Args:
+            patches, reference, has_reference, query: As for `TokenMerger.forward`.
+            tokens: How many tokens each of the n frames keeps, from 1 to M, if a budget says so;
+                None: as many as the pruner's options say.
+
+        Returns:
+            For each frame ``[T_i]`` int64, the indices of the patches to keep, ascending. With
+            ``tokens`` exactly as many.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: As `TokenMerger.forward`.
+        """
+
+    def forward(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | list[Tensor]:
+        indices = self.keep(patches, reference, has_reference, query)
+        frames = [frame[keep] for frame, keep in zip(patches, indices, strict=True)]
+        count = min(self.tokens_per_frame, patches.shape[1])
+        if count < 0 or any(len(frame) != count for frame in frames):
+            return frames
+        return torch.stack(frames) if frames else patches[:, :count]
+
+    def weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | list[Tensor]:
+        exact, count = torch.promote_types(patches.dtype, torch.float32), patches.shape[1]
+        indices = self.keep(patches, reference, has_reference, query)
+        return [F.one_hot(keep, count).to(exact) for keep in indices]
+
+
+def takes_budget(merger: TokenMerger) -> bool:
+    """Return whether a merger works with a `vtc.TokenBudget`.
+
+    It takes each frame by itself, and is a `vtc.TokenPruner`, or makes one token of a frame and
+    defines `TokenMerger.log_mass`.
+    """
+    if merger.frames_together != 1 or isinstance(merger, TokenPruner):
+        return merger.frames_together == 1
+    return merger.tokens_per_frame == 1 and type(merger).log_mass is not TokenMerger.log_mass
