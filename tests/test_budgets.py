@@ -18,6 +18,7 @@ from vtc.pipeline.call import Call
 from vtc.pipeline.prepare import prepare
 
 FRAMES = 24
+PRUNERS = ["divprune", "cdpruner", "random", "similarity_prune"]
 KEYFRAMES = vtc.selector("dks", keyframes=3, similarity_threshold=1.0)
 
 
@@ -59,8 +60,8 @@ def family_case(family: str):
     return model, inputs, stock
 
 
-def prepared_within(model, inputs, budget):
-    model.vtc.budget = budget
+def prepared_within(model, inputs, budget, merger="dfm"):
+    model.vtc.merger, model.vtc.budget = vtc.merger(merger), budget
     with torch.no_grad():
         return prepare(Call(model, model.vtc, inputs))
 
@@ -73,7 +74,8 @@ def test_the_budget_is_held_to_the_token(family, data):
     most = prepared_within(model, inputs, None).report.videos[0].tokens_before
     total = data.draw(st.integers(2, most))
     name = data.draw(st.sampled_from(["even", "foveated"]))
-    report = prepared_within(model, inputs, vtc.budget(name, max_tokens=total)).report
+    merger = data.draw(st.sampled_from(["dfm", *PRUNERS]))
+    report = prepared_within(model, inputs, vtc.budget(name, max_tokens=total), merger).report
     assert [video.tokens_after for video in report.videos] == [total, total]
     counts = dict(report.videos[0].budget)
     slices = -(-FRAMES // report.videos[0].frames_per_slice)

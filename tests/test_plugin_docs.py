@@ -52,6 +52,10 @@ def test_interfaces_are_shown_with_their_signatures(interface, name):
     assert shown(name) == signatures(inspect.getsource(interface))
 
 
+def test_the_method_of_pruners_is_shown_with_its_signature():
+    assert shown("keep")["keep"] == signatures(inspect.getsource(vtc.TokenPruner))["keep"]
+
+
 @pytest.mark.parametrize("interface", [vtc.FrameSelector, vtc.TokenMerger])
 def test_attributes_are_shown_with_their_defaults(interface):
     for line in re.findall(r"^    (\w+: .* = .*)$", inspect.getsource(interface), flags=re.M):

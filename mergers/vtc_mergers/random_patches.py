@@ -54,7 +54,7 @@ class RandomPatches(TokenPruner):
         return 0
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return sizes.M
+        return sizes.M + sizes.n * self.config.tokens * sizes.D
 
     def keep(
         self,
