@@ -9,12 +9,12 @@ from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import EncodedInput, VideoSpan
 from vtc_adapters._pixels import pack_tensor, stacked_if_equal, to_rgb
+from vtc_adapters._tower import SeparateTower
 
 
-class LlavaAdapter(VideoAdapter):
+class LlavaAdapter(SeparateTower):
     """Families whose processor gives ``pixel_values_videos`` as ``[B, N, 3, H, W]``."""
 
     projectors = ("model.multi_modal_projector",)

@@ -14,9 +14,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from vtc.interfaces.video_adapter import VideoAdapter
-from vtc.interfaces.video_span import CompressedVideo, EncodedInput, Layout, VideoSpan
+from vtc.interfaces.video_span import (
+    CompressedVideo,
+    EncodedInput,
+    Layout,
+    SliceFeatures,
+    VideoSpan,
+)
 from vtc_adapters._frame_text import without_missing_marks
 from vtc_adapters._mrope import Slices, mrope_after, mrope_offsets, mrope_positions
+from vtc_adapters._tower import projectors_of, recorded
 
 
 class QwenAdapter(VideoAdapter):
@@ -116,6 +123,29 @@ class QwenAdapter(VideoAdapter):
         if settings.do_rescale:
             rgb = rgb / settings.rescale_factor
         return rgb.round().clamp(0, 255).to(torch.uint8)
+
+    def tower(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return ``[n, M, p, Dv]`` of the p patches of each token; see `VideoAdapter.tower`."""
+        grid = pixels["video_grid_thw"]
+        height, width = self._grid(model, grid[0])
+        merge = model.config.vision_config.spatial_merge_size
+        states, features = recorded(self, model, pixels, rows_per_token=merge**2)
+        # Qwen2.5-VL projects the tokens window by window, and sorts them afterwards.
+        order = features.tokens[0, :, 0].long() % (height * width)
+        return tuple(
+            rearrange(state, "(n m p) d -> n m p d", n=len(features.tokens), m=height * width)[
+                :, order
+            ]
+            for state in states
+        )
+
+    def project(self, model: Any, states: Sequence[Tensor]) -> SliceFeatures:
+        """Project ``[n, M, p, Dv]``, for each layer of deepstack too; see `VideoAdapter.project`."""
+        tokens, *extra = (
+            rearrange(projector(state.flatten(0, 2)), "(n m) d -> n m d", n=len(state))
+            for projector, state in zip(projectors_of(self, model), states, strict=True)
+        )
+        return SliceFeatures(tokens, extra=tuple(extra))
 
     def position_ids(self, model: Any, inputs: Mapping[str, Any], layout: Layout) -> Tensor:
         """Return M-RoPE positions: ``[4, B, L']`` for ``generate``, else ``[3, B, L']``."""

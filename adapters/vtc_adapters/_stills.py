@@ -13,7 +13,6 @@ from einops import rearrange
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import EncodedInput, Layout, SliceFeatures, VideoSpan
 from vtc.pipeline.modules import input_device
 from vtc_adapters._declared import declared_videos
@@ -24,9 +23,10 @@ from vtc_adapters._frame_text import (
     without_missing_marks,
 )
 from vtc_adapters._pixels import pack_tensor, stacked_if_equal, to_rgb
+from vtc_adapters._tower import SeparateTower
 
 
-class StillsAdapter(VideoAdapter):
+class StillsAdapter(SeparateTower):
     """The caller declares with ``vtc_frames`` which pictures are frames of a video.
 
     ``vtc_frames=8`` is one video of 8 frames in every row, and ``[8, 6]`` one in each row. In

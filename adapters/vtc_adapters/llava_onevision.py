@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import ceil
 from typing import Any
@@ -54,6 +54,11 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         dense = inner.multi_modal_projector(patches)
         tokens = inner.apply_pooling(dense)
         return SliceFeatures(tokens, dense, hidden=encoded.last_hidden_state)
+
+    def project(self, model: Any, states: Sequence[Tensor]) -> SliceFeatures:
+        """Project ``[n, 729, Dv]``, and pool; see `VideoAdapter.project`."""
+        dense = super().project(model, states).tokens
+        return SliceFeatures(model.model.apply_pooling(dense), dense)
 
     def tail(self, model: Any) -> Tensor:
         """Return ``image_newline`` ``[1, D]``."""

@@ -33,6 +33,11 @@ class VideoLlavaAdapter(LlavaAdapter):
         tokens = encoded.pooler_output
         return SliceFeatures(tokens, dense=tokens[:, 1:], hidden=encoded.last_hidden_state)
 
+    def project(self, model: Any, states: Sequence[Tensor]) -> SliceFeatures:
+        """Project ``[n, 1 + P, Dv]``; see `VideoAdapter.project`."""
+        tokens = super().project(model, states).tokens
+        return SliceFeatures(tokens, dense=tokens[:, 1:])
+
     def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor]:
         """Return the tokens of each frame; one tensor if all have as many."""
         return stacked_if_equal([frame for one in encoded for frame in one.slices])

@@ -200,6 +200,28 @@ class VideoAdapter(Part, ABC):
             ``tokens`` ``[n, M, D]``; ``dense`` ``[n, P, D]`` if other features are merged.
         """
 
+    def tower(self, model: PreTrainedModel, pixels: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Run the vision tower alone on n slices, so that its output can be cached.
+
+        Returns:
+            What `project` takes: tensors ``[n, ...]``, which do not depend on the projector.
+
+        Raises:
+            NotImplementedError: The adapter does not separate the tower from the projector.
+        """
+        raise NotImplementedError(
+            f"the adapter {type(self).__name__} does not separate the vision tower from the "
+            "projector: it defines no tower() and project()"
+        )
+
+    def project(self, model: PreTrainedModel, states: Sequence[Tensor]) -> SliceFeatures:
+        """Turn what `tower` returned for n slices into what `encode` returns, without ``hidden``.
+
+        Raises:
+            NotImplementedError: See `tower`.
+        """
+        raise NotImplementedError(f"the adapter {type(self).__name__} defines no project()")
+
     def tail(self, model: PreTrainedModel) -> Tensor | None:
         """Return the features ``[t, D]`` of the placeholders after the last slice, or None."""
         return None

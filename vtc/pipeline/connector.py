@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -54,13 +54,18 @@ class Connector(nn.Module):
 
 
 def model_with_projectors(model: M, connector: Connector) -> M:
-    """Return a view of a model that projects through a connector; the model stays as it is.
+    """Return a view of a model that projects through a connector; the model stays as it is."""
+    return model_with_modules(model, dict(zip(connector.names, connector.projectors, strict=True)))
 
-    The view shares every module with the model except those on the way to the projectors, which
-    are shallow copies. Other threads that use the model do not see the connector.
+
+def model_with_modules(model: M, modules: Mapping[str, nn.Module]) -> M:
+    """Return a view of a model with other modules in some places; the model stays as it is.
+
+    The view shares every module with the model except those on the way to these places, which are
+    shallow copies. Other threads that use the model do not see the view.
     """
     view = _shallow_copy(model)
-    for name, projector in zip(connector.names, connector.projectors, strict=True):
+    for name, module in modules.items():
         *path, leaf = name.split(".")
         parent: nn.Module = view
         original: nn.Module = model
@@ -70,7 +75,7 @@ def model_with_projectors(model: M, connector: Connector) -> M:
             if child is original:  # not copied for an earlier projector
                 child = parent._modules[step] = _shallow_copy(original)
             parent = child  # type: ignore[assignment]
-        parent._modules[leaf] = projector
+        parent._modules[leaf] = module
     return view
 
 

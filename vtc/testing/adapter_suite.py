@@ -194,6 +194,28 @@ class AdapterContract(AdapterCase):
         each = adapter.frames_per_slice
         assert np.array_equal(adapter.frames(processor, pixels).numpy(), video[[0, 2 * each]])
 
+    def test_the_tower_apart_from_the_projector_equals_encode(
+        self, wrapped: Any, processor: Any
+    ) -> None:
+        adapter = wrapped.vtc.adapter
+        if type(adapter).tower is vtc.VideoAdapter.tower:
+            pytest.skip(f"the adapter of {self.family} does not separate tower and projector")
+        wrapped.double()
+        inputs = in_float64(self.inputs(processor, [self.video(8, 1)], ["What?"]))
+        pixels = adapter.pixels(inputs, 0, [0, 1, 3])
+        with torch.no_grad():
+            encoded = adapter.encode(wrapped, pixels)
+            states = adapter.tower(wrapped, pixels)
+            assert all(len(state) == 3 for state in states)
+            for number in range(3):  # each slice by itself, as a cache returns it
+                own = adapter.project(wrapped, [state[number, None] for state in states])
+                for one, other in zip(
+                    (own.tokens, own.patches, *own.extra),
+                    (encoded.tokens, encoded.patches, *encoded.extra),
+                    strict=True,
+                ):
+                    assert relative_error(one[0], other[number]) < self.tolerance
+
     def test_several_turns_on_one_cache(self, wrapped: Any, processor: Any) -> None:
         from transformers import DynamicCache
 
