@@ -140,7 +140,7 @@ class QwenAdapter(VideoAdapter):
         )
 
     def project(self, model: Any, states: Sequence[Tensor]) -> SliceFeatures:
-        """Project ``[n, M, p, Dv]``, for each layer of deepstack too; see `VideoAdapter.project`."""
+        """Project ``[n, M, p, Dv]``, for deepstack's layers too; see `VideoAdapter.project`."""
         tokens, *extra = (
             rearrange(projector(state.flatten(0, 2)), "(n m) d -> n m d", n=len(state))
             for projector, state in zip(projectors_of(self, model), states, strict=True)

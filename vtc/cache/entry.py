@@ -22,6 +22,7 @@ _UNPRINTED = {
     "merger": "another merger",
     "processor": "another processor",
     "tower": "another tower",
+    "configuration": "another configuration of the model",
 }
 """Differences whose values say nothing to a reader."""
 

@@ -16,12 +16,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtc.cache.contents import content_of, earlier_content, forget_contents
 from vtc.cache.entry import FORMAT, Entry, Key, differences, entry_name
-from vtc.cache.hashing import file_hash, text_hash
+from vtc.cache.hashing import file_hash
 from vtc.cache.reading import DATA, ENTRY, DamagedError, OtherFormatError, read_entry, read_tensors
+from vtc.cache.writing import CacheError, flush, unfinished_folder, writes_to
 from vtc.plugins.sections import Section, read_json
 
 if TYPE_CHECKING:
@@ -29,32 +32,14 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 20 * 10**9
 """Bytes that a cache holds at most, unless its ``cache.json`` says otherwise."""
-_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of vtc; see https://bford.info/cachedir/\n"
 _LOCK_SECONDS = 60.0
 _ABANDONED_SECONDS = 24 * 3600.0
-_SETTLED_NS = 2 * 10**9
-"""A file that was written to less long ago may change again within one tick of its clock."""
-
-
-class CacheError(OSError):
-    """A cache cannot be written; the message says why."""
 
 
 class Settings(Section):
     """``cache.json``."""
 
     limit: int = DEFAULT_LIMIT
-
-
-class FileNote(Section):
-    """The hash of a file as it was, and of what stood at its path before."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    inode: int
-    content: str
-    earlier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,7 @@ class CacheFolder:
 
     # --- entries
 
-    def find(self, path: Path, kind: str, key: Key, sampling: Key) -> Lookup:
+    def find(self, path: Path, kind: str, key: Key, sampling: Key, mapped: bool = False) -> Lookup:
         """Return the tensors of an entry, or why there are none.
 
         An entry that is damaged is removed with a warning.
@@ -121,19 +106,22 @@ class CacheFolder:
         Args:
             path: The video file.
             kind, key, sampling: As `Entry` has them.
+            mapped: Map the data into memory, which takes none until it is read. It is checked when
+                it is found for the first time after the file was changed, not each time.
 
         Raises:
             OSError: The video file cannot be read.
         """
-        content = self.content_of(path)
+        content = content_of(self.path, path)
         folder = self._entries / content[:32] / entry_name(kind, key)
         if not folder.is_dir():
             return Lookup(None, self._why_not(path, content, kind, key, sampling))
         try:
+            hash_of = partial(content_of, self.path) if mapped else None
             try:
-                tensors, warned = read_tensors(folder, content, key)
+                tensors, warned = read_tensors(folder, content, key, hash_of)
             except DamagedError:  # or another process has just replaced it
-                tensors, warned = read_tensors(folder, content, key)
+                tensors, warned = read_tensors(folder, content, key, hash_of)
         except DamagedError as error:
             if not folder.is_dir():
                 return Lookup(None, "another process has removed them from the cache")
@@ -170,13 +158,33 @@ class CacheFolder:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        content = self.content_of(path)
-        self._check_size(sum(tensor.nbytes for tensor in tensors.values()))
-        with self._beside() as unfinished:
+        self.check_size(sum(tensor.nbytes for tensor in tensors.values()))
+        with unfinished_folder(self.path) as unfinished:
             try:
                 save_file(tensors, unfinished / DATA)
             except SafetensorError as error:  # what it raises where the disk is full
                 raise OSError(str(error)) from error
+            return self.finish(
+                unfinished, path=path, kind=kind, key=key, sampling=sampling, warned=warned
+            )
+
+    def finish(
+        self,
+        unfinished: Path,
+        *,
+        path: Path,
+        kind: str,
+        key: Key,
+        sampling: Key,
+        warned: Sequence[str] = (),
+    ) -> int:
+        """Make an entry of a folder that holds its data, as `store` does.
+
+        Args:
+            unfinished: A folder inside the cache, see `vtc.cache.writing`.
+        """
+        content = content_of(self.path, path)
+        with writes_to(self.path):
             size = (unfinished / DATA).stat().st_size
             entry = Entry(
                 format=FORMAT,
@@ -192,7 +200,7 @@ class CacheFolder:
             )
             (unfinished / ENTRY).write_text(entry.model_dump_json(indent=1), encoding="utf-8")
             for name in (DATA, ENTRY):
-                _flush(unfinished / name)
+                flush(unfinished / name)
             with self._lock():
                 self._make_room(size)
                 target = self._entries / content[:32] / entry_name(kind, key)
@@ -229,8 +237,7 @@ class CacheFolder:
                 for one in entries:
                     self._remove(one.folder)
                 self._remove_abandoned()
-            for note in (self.path / "files").glob("*.json"):
-                note.unlink(missing_ok=True)
+            forget_contents(self.path)
         return len(entries), sum(one.bytes for one in entries)
 
     @property
@@ -247,39 +254,12 @@ class CacheFolder:
         Raises:
             CacheError: The folder cannot be written.
         """
-        with self._beside() as unfinished:
+        with unfinished_folder(self.path) as unfinished:
             new = unfinished / "cache.json"
             new.write_text(Settings(limit=limit).model_dump_json(), encoding="utf-8")
             with self._lock():
                 new.replace(self.path / "cache.json")
                 self._make_room(0)
-
-    # --- the content of files
-
-    def content_of(self, path: Path) -> str:
-        """Return the SHA-256 of a file; it is read again only where it was changed.
-
-        Raises:
-            OSError: It cannot be read.
-        """
-        path, note_file = path.absolute(), self._note_file(path)
-        state, old = os.stat(path), _read_note(note_file)
-        fields = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "inode": state.st_ino}
-        if old is not None and old.path == str(path):
-            if fields == {name: getattr(old, name) for name in fields}:
-                return old.content
-        content = file_hash(path)
-        if time.time_ns() - state.st_mtime_ns > _SETTLED_NS:
-            earlier = old.content if old is not None and old.content != content else None
-            note = FileNote(path=str(path), content=content, earlier=earlier, **fields)
-            try:
-                with self._beside() as unfinished:
-                    (unfinished / "note.json").write_text(note.model_dump_json(), encoding="utf-8")
-                    note_file.parent.mkdir(exist_ok=True)
-                    (unfinished / "note.json").replace(note_file)
-            except CacheError:  # then it is hashed the next time too
-                pass
-        return content
 
     # --- inside
 
@@ -302,37 +282,28 @@ class CacheFolder:
         if others:
             nearest = min(others, key=len)
             return f"the cache has them for {', '.join(nearest)}"
-        note = _read_note(self._note_file(path))
-        if note is not None and note.earlier and (self._entries / note.earlier[:32]).is_dir():
+        earlier = earlier_content(self.path, path)
+        if earlier and (self._entries / earlier[:32]).is_dir():
             return "the file was changed since it was cached"
         return "they were not in the cache"
 
-    def _note_file(self, path: Path) -> Path:
-        return self.path / "files" / f"{text_hash(str(path.absolute()))[:32]}.json"
+    def check_size(self, size: int) -> None:
+        """Refuse an entry that the cache or the disk has no room for.
 
-    def _check_size(self, size: int) -> None:
+        Raises:
+            CacheError: It is larger than the whole cache may be, or than what is free on the disk.
+        """
+        place = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
+        if size > (free := shutil.disk_usage(place).free):
+            raise CacheError(
+                f"{size / 1e9:.2f} GB do not fit on the disk of the cache {str(self.path)!r}, "
+                f"which has {free / 1e9:.2f} GB left"
+            )
         if size > (limit := self.limit):
             raise CacheError(
                 f"{size / 1e9:.2f} GB are more than the cache {str(self.path)!r} may hold "
                 f"({limit / 1e9:.2f} GB); set its limit with vtc cache --limit"
             )
-
-    @contextmanager
-    def _beside(self) -> Iterator[Path]:
-        """Make a folder for what is being written; what is left in it is removed."""
-        unfinished = self.path / "unfinished" / uuid.uuid4().hex
-        try:
-            unfinished.mkdir(parents=True)
-            tag = self.path / "CACHEDIR.TAG"
-            if not tag.exists():
-                tag.write_text(_TAG, encoding="utf-8")
-            yield unfinished
-        except OSError as error:
-            if isinstance(error, CacheError):
-                raise
-            raise CacheError(f"cannot write to the cache {str(self.path)!r}: {error}") from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -383,16 +354,3 @@ class CacheFolder:
                 continue
             if time.time() - newest > _ABANDONED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _read_note(path: Path) -> FileNote | None:
-    try:
-        return read_json(path, FileNote)
-    except ValueError:  # there is none, or it is torn
-        return None
-
-
-def _flush(path: Path) -> None:
-    """Write a file to the disk, so that a rename never survives a power cut without it."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

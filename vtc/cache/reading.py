@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,25 +42,34 @@ def read_entry(folder: Path) -> Entry:
         raise DamagedError(str(error)) from error
 
 
-def read_tensors(folder: Path, content: str, key: Key) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def read_tensors(
+    folder: Path, content: str, key: Key, hash_of: Callable[[Path], str] | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors of an entry, and what was lost while the video was read for it.
+
+    Args:
+        content, key: What the entry must describe.
+        hash_of: If given, the data is mapped into memory, and this function returns the SHA-256
+            of the file.
 
     Raises:
         DamagedError: The entry is not what was written, or describes something else.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load, load_file
 
     entry = read_entry(folder)
     if (entry.content, entry.key) != (content, key):
         raise DamagedError(f"{folder.name} describes something else")
+    path = folder / DATA
     try:
-        data = (folder / DATA).read_bytes()
+        data = path.read_bytes() if hash_of is None else b""
+        size = path.stat().st_size
+        if size != entry.bytes or (hash_of(path) if hash_of else bytes_hash(data)) != entry.sha256:
+            raise DamagedError(f"{folder.name}/{DATA} is not what was written")
+        tensors = load_file(path) if hash_of else load(data)
+        return tensors, tuple(entry.warnings)
     except OSError as error:
         raise DamagedError(str(error)) from error
-    if len(data) != entry.bytes or bytes_hash(data) != entry.sha256:
-        raise DamagedError(f"{folder.name}/{DATA} is not what was written")
-    try:
-        return load(data), tuple(entry.warnings)
     except SafetensorError as error:
         raise DamagedError(f"{folder.name}/{DATA}: {error}") from error

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
 
 from vtc.cache.entry import Key
 from vtc.cache.folder import CacheFolder, Lookup, user_folder
+from vtc.cache.reading import DATA
+from vtc.cache.writing import RowFile, new_folder, writes_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 FRAME_EMBEDDINGS = "frame embeddings"
 ENCODER_PATCHES = "encoder patches"
 MERGED_TOKENS = "merged tokens"
+TOWER_OUTPUT = "vision tower output"
 
 
 @dataclass(frozen=True)
@@ -27,23 +33,26 @@ class VideoCache:
         path: The video file.
         frames: What depends on the frames: the hash of their timestamps, the reader.
         sampling: The options that chose the frames, for messages.
+        tower: Whether the output of the vision tower is kept too.
     """
 
     folder: CacheFolder
     path: Path
     frames: Key = field(repr=False)
     sampling: Key
+    tower: bool = False
 
-    def find(self, kind: str, made_by: Key) -> Lookup:
+    def find(self, kind: str, made_by: Key, mapped: bool = False) -> Lookup:
         """Return the tensors of a kind, or why there are none.
 
         Args:
             made_by: What they depend on besides the frames.
+            mapped: See `CacheFolder.find`.
 
         Raises:
             OSError: The video file cannot be read.
         """
-        return self.folder.find(self.path, kind, {**self.frames, **made_by}, self.sampling)
+        return self.folder.find(self.path, kind, {**self.frames, **made_by}, self.sampling, mapped)
 
     def store(
         self, kind: str, made_by: Key, tensors: dict[str, Tensor], warned: Sequence[str] = ()
@@ -59,14 +68,60 @@ class VideoCache:
             CacheError: They cannot be written.
             OSError: The video file cannot be read.
         """
-        return self.folder.store(
-            tensors,
-            path=self.path,
-            kind=kind,
-            key={**self.frames, **made_by},
-            sampling=self.sampling,
-            warned=warned,
-        )
+        return self.folder.store(tensors, **self._entry(kind, made_by), warned=warned)
+
+    def _entry(self, kind: str, made_by: Key) -> dict[str, Any]:
+        key = {**self.frames, **made_by}
+        return {"path": self.path, "kind": kind, "key": key, "sampling": self.sampling}
+
+
+class EntryWriter:
+    """Write bfloat16 tensors of a video a few rows at a time; an entry stands there at the end.
+
+    Args:
+        cache: The entries of the video.
+        kind, made_by: As `VideoCache.find` takes them.
+        shapes: The shape of each tensor by its name; all have the same number of rows.
+
+    Raises:
+        CacheError: They cannot be written, or take too much.
+    """
+
+    def __init__(
+        self, cache: VideoCache, kind: str, made_by: Key, shapes: Mapping[str, Sequence[int]]
+    ) -> None:
+        self._root, self._cache = cache.folder.path, cache
+        self._entry = cache._entry(kind, made_by)
+        cache.folder.check_size(sum(2 * prod(shape) for shape in shapes.values()))
+        self._folder = new_folder(self._root)
+        with writes_to(self._root):
+            self._file = RowFile(self._folder / DATA, shapes)
+
+    def write(self, first: int, rows: Mapping[str, Tensor]) -> None:
+        """Write rows ``[n, ...]`` of each tensor, from row ``first`` on.
+
+        Raises:
+            CacheError: They cannot be written.
+        """
+        with writes_to(self._root):
+            self._file.write(first, rows)
+
+    def finish(self, warned: Sequence[str] = ()) -> int:
+        """Make an entry of the rows; return its bytes.
+
+        Raises:
+            CacheError: It cannot be written.
+            OSError: The video file cannot be read.
+        """
+        with writes_to(self._root):
+            self._file.close()
+        return self._cache.folder.finish(self._folder, **self._entry, warned=warned)
+
+    def discard(self) -> None:
+        """Remove what was written, unless it is an entry."""
+        with suppress(OSError):
+            self._file.close()
+        rmtree(self._folder, ignore_errors=True)
 
 
 def cache_folder(cache: object) -> CacheFolder:

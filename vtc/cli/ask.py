@@ -25,7 +25,7 @@ def ask(
         list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
     ],
     wrapped: ModelOptions,
-    frames: options.FrameOptions,
+    frames: options.ModelFrameOptions,
     answering: options.AnswerOptions,
     page: options.Page = None,
     heat: Annotated[

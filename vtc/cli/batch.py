@@ -121,7 +121,7 @@ class BatchOptions:
 def ask(
     batch: BatchOptions,
     wrapped: ModelOptions,
-    frames: options.FrameOptions,
+    frames: options.ModelFrameOptions,
     answering: options.AnswerOptions,
     questions_at_once: AtOnce = 4,
     as_json: options.AsJson = False,
@@ -180,7 +180,7 @@ def select(
     _run(batch, job, settings, questions_at_once, as_json)
 
 
-_WITHOUT_EFFECT = ("cache", "device", "device_map", "trust_remote_code")
+_WITHOUT_EFFECT = ("cache", "cache_tower", "device", "device_map", "trust_remote_code")
 """Options that change where and how fast a row is answered, and not the answer."""
 
 

@@ -25,7 +25,7 @@ _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 @options.grouped
 def index(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")],
-    frames: options.FrameOptions,
+    frames: options.ModelFrameOptions,
     model: Annotated[
         options.Text,
         typer.Option(help="Index for this model: with its frame encoder, the frames it reads."),

@@ -58,6 +58,13 @@ Cache = Annotated[
         help="Keep what is computed of the video in this folder, and read it from there.",
     ),
 ]
+CacheTower = Annotated[
+    bool,
+    typer.Option(
+        "--cache-tower",
+        help="Keep the vision tower's output in the cache too; its size is said first.",
+    ),
+]
 CacheFolder = Annotated[
     Text,
     typer.Option(
@@ -200,6 +207,13 @@ class FrameOptions:
         from vtc.video import VideoSource
 
         return VideoSource(video, **asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFrameOptions(FrameOptions):
+    """The frames that a model reads of a video."""
+
+    cache_tower: CacheTower = False
 
 
 @dataclass(frozen=True, kw_only=True)

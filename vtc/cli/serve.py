@@ -22,7 +22,7 @@ MAX_FRAMES = 10_000
 @options.grouped
 def serve(
     wrapped: ModelOptions,
-    frames: options.FrameOptions,
+    frames: options.ModelFrameOptions,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     video_root: Annotated[
@@ -85,7 +85,9 @@ def serve(
     worker = Worker(queue, timeout)
     limits = Limits(frames.fps, most, max_new_tokens)
     cache = frames.cache or Path(folder.name) / "cache"
-    opener = functools.partial(VideoSource, reader=frames.reader, cache=cache)
+    opener = functools.partial(
+        VideoSource, reader=frames.reader, cache=cache, cache_tower=frames.cache_tower
+    )
     answerer = Answerer(model, processor, limits, worker.check, opener)
     settings = Settings(
         model=served_name or _name(wrapped.model),

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
 
-from vtc.cache.folder import CacheError
-from vtc.cache.hashing import module_hash, text_hash
-from vtc.cache.video import ENCODER_PATCHES, FRAME_EMBEDDINGS, MERGED_TOKENS
+from vtc.cache.video import ENCODER_PATCHES, FRAME_EMBEDDINGS
+from vtc.cache.writing import CacheError
 from vtc.encoders.encoder_patches import PatchKeeper
-from vtc.interfaces.token_pruner import TokenPruner
 from vtc.pipeline.report import CacheUse, Recorder, Report
 from vtc.pipeline.selection import embed_frames
-from vtc.plugins import registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
     from vtc.cache.entry import Key
     from vtc.cache.video import VideoCache
     from vtc.encoders.base import FrameEncoder
-    from vtc.pipeline.call import Call
-    from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.report import Progress
     from vtc.video import VideoSource
 
@@ -37,6 +31,7 @@ class StoredTensors:
         kind: What the tensors are.
         made_by: What they depend on besides the frames; a text says why that is unknown.
         recorder: Takes warnings and seconds.
+        mapped: Whether they are mapped into memory, and read when they are needed.
 
     Attributes:
         tensors: What was found, on the CPU; None if it must be computed.
@@ -44,7 +39,12 @@ class StoredTensors:
     """
 
     def __init__(
-        self, source: VideoSource, kind: str, made_by: Key | str, recorder: Recorder
+        self,
+        source: VideoSource,
+        kind: str,
+        made_by: Key | str,
+        recorder: Recorder,
+        mapped: bool = False,
     ) -> None:
         self._source, self._kind, self._recorder = source, kind, recorder
         self._cache = _cache_of(source)
@@ -54,10 +54,11 @@ class StoredTensors:
             self.use = CacheUse(kind, False, f"not cached: {made_by}")
             return
         with recorder.stage("cache") as stage:
-            found = self._cache.find(kind, made_by)
+            found = self._cache.find(kind, made_by, mapped)
             if found.tensors is not None:
                 self.tensors = found.tensors
-                stage.bytes += sum(tensor.nbytes for tensor in found.tensors.values())
+                read = () if mapped else found.tensors.values()
+                stage.bytes += sum(tensor.nbytes for tensor in read)
         self.use = CacheUse(kind, self.tensors is not None, found.reason)
         if found.is_damaged:
             recorder.warn(f"{source.name}: {found.reason}")
@@ -121,13 +122,13 @@ class StoredEmbeddings(StoredTensors):
             if patches is not None:
                 made_by["patches"] = str(patches.dtype).removeprefix("torch.")
         kind = FRAME_EMBEDDINGS if patches is None else ENCODER_PATCHES
-        super().__init__(source, kind, made_by, recorder)
+        super().__init__(source, kind, made_by, recorder, mapped=patches is not None)
         self._patches = patches
         self.embeddings: Tensor | None = None
         if self.tensors is not None and fingerprint is not None:
             self.embeddings = self.tensors["embeddings"].to(fingerprint["device"])
             if patches is not None:
-                patches.restore(self.tensors["patches"].to(fingerprint["device"]))
+                patches.restore(self.tensors["patches"])
             self.tensors = {}  # what is needed of them is in its place
 
     def store_embeddings(self, embeddings: Tensor) -> None:
@@ -138,102 +139,6 @@ class StoredEmbeddings(StoredTensors):
         if self._patches is None:
             return {}
         return {"patches": self._patches.all()}
-
-
-class VideoStore:
-    """What is known of one video before its frames are read.
-
-    Attributes:
-        patches: Where the frame encoder's patches are kept; None where nothing merges them.
-        selection: The embeddings that the selector takes; None without a cache.
-        merging: The patches, where the selector does not take the same encoder's embeddings.
-        tokens: The merged tokens of all frames, where they depend on neither query nor keyframes.
-    """
-
-    def __init__(self, call: Call, feed: VideoFeed) -> None:
-        self._call = call
-        self.patches: PatchKeeper | None = None
-        self.selection: StoredEmbeddings | None = None
-        self.merging: StoredEmbeddings | None = None
-        self.tokens: StoredTensors | None = None
-        if call.merges_encoder_patches:
-            dtype = call.model.get_input_embeddings().weight.dtype
-            self.patches = PatchKeeper(call.encoder, len(feed.span), dtype)
-        source, every = feed.source, feed.span.frames_per_slice
-        if source is None or source.cache is None:
-            return
-        selects = call.selector.uses_embeddings
-        shares = selects and call.selector_encoder is call.encoder
-        if selects:
-            patches = self.patches if shares else None
-            self.selection = StoredEmbeddings(
-                source, call.selector_encoder, every, call.recorder, patches
-            )
-        if self.patches is not None and not shares:
-            self.merging = StoredEmbeddings(
-                source, call.encoder, every, call.recorder, self.patches
-            )
-
-        if merges_frames_alone(call):
-            made_by = _maker_of_tokens(call, feed)
-            self.tokens = StoredTensors(source, MERGED_TOKENS, made_by, call.recorder)
-
-    @property
-    def needs_all_frames(self) -> bool:
-        """Whether the frame encoder sees every frame of the video."""
-        embeds = self._call.selector.uses_embeddings
-        if self.selection is not None and self.selection.embeddings is not None:
-            embeds = False
-        return embeds or (self.patches is not None and not self.patches.done)
-
-    @property
-    def uses(self) -> tuple[CacheUse, ...]:
-        """What the cache did, for the report."""
-        stored = (self.selection, self.merging, self.tokens)
-        return tuple(one.use for one in stored if one is not None)
-
-
-def merges_frames_alone(call: Call) -> bool:
-    """Return whether the merged tokens of a frame depend on its patches alone."""
-    merger = call.merger
-    return (
-        merger.query_source is None
-        and not merger.uses_reference
-        and merger.frames_together == 1
-        and merger.tokens_per_frame > 0
-        and call.budget is None
-        and not torch.is_grad_enabled()
-    )
-
-
-def _maker_of_tokens(call: Call, feed: VideoFeed) -> Key | str:
-    """Return what merged tokens depend on besides the frames; a text says why that is unknown."""
-    if not registry.is_registered(call.merger):
-        return f"the merger {call.merger_name} is not registered by a plug-in"
-    model, adapter = call.model, call.adapter
-    settings = (
-        getattr(feed.processor, name, None) for name in ("image_processor", "video_processor")
-    )
-    key: Key = {
-        "merger": f"{text_hash(call.report.merger)} {module_hash(call.merger)}",
-        "pruner": isinstance(call.merger, TokenPruner),
-        "connector": None if call.connector is None else module_hash(call.connector),
-        "family": f"{type(adapter).__name__} {adapter.config}",
-        "processor": text_hash([one and one.to_json_string() for one in settings]),
-        "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
-        "device": call.device.type,
-        "vtc": version("video-token-compression"),
-    }
-    if call.merges_encoder_patches:
-        fingerprint = call.encoder.fingerprint()
-        if fingerprint is None:
-            return f"the weights of encoder {call.encoder.name} are unknown"
-        return {**key, "encoder": text_hash(fingerprint), "every": feed.span.frames_per_slice}
-    language = [model.get_decoder(), model.get_output_embeddings(), getattr(model, "vtc", None)]
-    tower = module_hash(model, without=[one for one in language if one is not None])
-    if tower is None:
-        return "the weights of the tower are not in memory"
-    return {**key, "tower": tower}
 
 
 def _cache_of(source: VideoSource) -> VideoCache:

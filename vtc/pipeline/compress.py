@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,13 +23,12 @@ from vtc.pipeline.selection import embed_frames, select_for_queries
 
 if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
-    from vtc.encoders.encoder_patches import PatchKeeper
     from vtc.interfaces.frame_selector import Selection
     from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
-    from vtc.pipeline.caching import VideoStore
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.query import Query
+    from vtc.pipeline.video_store import VideoStore
 
 C = TypeVar("C")
 
@@ -104,11 +103,13 @@ def compress_video(
         for own, query, chosen in zip(feeds, queries, selections, strict=True)
     ]
     del embeddings
-    encode_keyframes(call, feed, readings, patches)
+    if store.tower is not None:
+        store.tower.fill(call, feed)
+    encode_keyframes(call, feed, readings, store)
     if store.tokens is not None and store.tokens.is_possible:
         take_tokens(readings, tokens_of_all(call, feed, readings, store))
     else:
-        merge_frames(call, feed, readings, patches)
+        merge_frames(call, feed, readings, store)
     for each in feeds:
         each.cache_uses = store.uses
     return [
@@ -189,7 +190,7 @@ def select_keyframes(
 
 
 def encode_keyframes(
-    call: Call, feed: VideoFeed, readings: Sequence[Reading], patches: PatchKeeper | None
+    call: Call, feed: VideoFeed, readings: Sequence[Reading], store: VideoStore
 ) -> None:
     """Give each reading the ``[M, D]`` of its keyframes and the patches of its references.
 
@@ -198,7 +199,7 @@ def encode_keyframes(
     keyframes = _union([one.is_keyframe.nonzero().flatten() for one in readings])
     references = _union([one.references.distinct for one in readings])
     by_slice: dict[int, Tensor] = {}
-    for slices, features in encode_slices(call, feed, call.model, keyframes, "keyframes"):
+    for slices, features in _encode(call, feed, call.model, keyframes, store, "keyframes"):
         if call.connector is None:
             _collect(by_slice, slices, as_merged(call, features), references)
         rows = torch.cat([features.tokens, *features.extra], dim=-1)
@@ -213,7 +214,7 @@ def encode_keyframes(
                         one.hidden.append(state)
     missing = [number for number in references.tolist() if number not in by_slice]
     numbers = torch.tensor(missing, dtype=torch.int64)
-    for slices, features in encode_merged(call, feed, numbers, patches, "references"):
+    for slices, features in encode_merged(call, feed, numbers, store, "references"):
         _collect(by_slice, slices, features, references)
     for one in readings:
         distinct = one.references.distinct.tolist()
@@ -222,24 +223,32 @@ def encode_keyframes(
 
 
 def encode_merged(
-    call: Call, feed: VideoFeed, slices: Tensor, patches: PatchKeeper | None, what: str
+    call: Call, feed: VideoFeed, slices: Tensor, store: VideoStore, what: str
 ) -> Iterator[tuple[Tensor, SliceFeatures]]:
     """Encode slices whose patches are merged or compared, as `encode_slices` does."""
-    if patches is not None:
-        encoded = project_encoder_patches(call, patches, slices, what)
+    if store.patches is not None:
+        encoded = project_encoder_patches(call, store.patches, slices, what)
     else:
-        encoded = encode_slices(call, feed, call.merged_model, slices, what)
+        encoded = _encode(call, feed, call.merged_model, slices, store, what)
     return ((numbers, as_merged(call, features)) for numbers, features in encoded)
 
 
+def _encode(
+    call: Call, feed: VideoFeed, model: Any, slices: Tensor, store: VideoStore, what: str
+) -> Iterator[tuple[Tensor, SliceFeatures]]:
+    if store.tower is not None and store.tower.tensors is not None:
+        return store.tower.project(call, model, slices, what)
+    return encode_slices(call, feed, model, slices, what)
+
+
 def merge_frames(
-    call: Call, feed: VideoFeed, readings: Sequence[Reading], patches: PatchKeeper | None
+    call: Call, feed: VideoFeed, readings: Sequence[Reading], store: VideoStore
 ) -> None:
     """Give each reading the merged tokens ``[T, D]`` of its other frames."""
     streams = _union([one.streams for one in readings])
     encoded: Iterator[tuple[Tensor, ...]] = (
         (slices, features.patches, *features.extra)
-        for slices, features in encode_merged(call, feed, streams, patches, "other frames")
+        for slices, features in encode_merged(call, feed, streams, store, "other frames")
     )
     if call.merger.uses_reference and call.merger.uses_previous_frame:
         encoded = with_previous(encoded)
@@ -269,7 +278,7 @@ def tokens_of_all(
         cells={},
         heat=HeatOfAll([one.heat for one in readings]),
     )
-    merge_frames(call, feed, [whole], store.patches)
+    merge_frames(call, feed, [whole], store)
     merged = {"tokens": torch.stack(whole.tokens)}
     if whole.cells:
         merged["cells"] = torch.stack([whole.cells[number] for number in every.tolist()])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from vtc.video.run_ahead import run_ahead
 if TYPE_CHECKING:
     from vtc.encoders.encoder_patches import PatchKeeper
     from vtc.pipeline.call import Call
-    from vtc.pipeline.feed import VideoFeed
+    from vtc.pipeline.feed import Pixels, VideoFeed
+
+R = TypeVar("R", "SliceFeatures", "tuple[Tensor, ...]")
 
 
 def chunks_ahead(device: torch.device) -> int:
@@ -44,34 +46,62 @@ def encode_slices(
     Raises:
         torch.OutOfMemoryError: A single slice does not fit.
     """
+
+    def encode(pixels: Pixels) -> SliceFeatures:
+        return call.adapter.encode(model, pixels).to(call.device)
+
+    return run_tower(call, feed, slices, what, encode)
+
+
+def run_tower(
+    call: Call, feed: VideoFeed, slices: Tensor, what: str, run: Callable[[Pixels], R]
+) -> Iterator[tuple[Tensor, R]]:
+    """Run a function on the pixels of some slices, as `encode_slices` does.
+
+    Args:
+        run: Takes the pixels of a chunk.
+
+    Yields:
+        The numbers ``[c]`` of a chunk's slices, and what ``run`` returned.
+    """
     done, size = 0, call.chunk_slices
     while done < len(slices):
-        for numbers, features in _chunks(call, feed, model, slices[done:], size, what):
-            if features is None:
+        for numbers, results in _chunks(call, feed, slices[done:], size, what, run):
+            if results is None:
                 size = _halve(call, size)
                 break
             done += len(numbers)
             call.recorder.progress(f"vision tower ({what})", done, len(slices))
-            yield numbers, features
+            yield numbers, results
 
 
 def _chunks(
-    call: Call, feed: VideoFeed, model: Any, slices: Tensor, size: int, what: str
-) -> Iterator[tuple[Tensor, SliceFeatures | None]]:
-    """Yield chunks of a size; None as the features of one that does not fit into GPU memory."""
+    call: Call,
+    feed: VideoFeed,
+    slices: Tensor,
+    size: int,
+    what: str,
+    run: Callable[[Pixels], R],
+) -> Iterator[tuple[Tensor, R | None]]:
+    """Yield chunks of a size; None as the result of one that does not fit into GPU memory."""
     chunks = feed.pixels(slices.tolist(), size)
     with closing(run_ahead(chunks, chunks_ahead(call.device))) as ready:
         for numbers, pixels in call.recorder.waited("decoding", ready):
-            features = None
+            results = None
             with call.recorder.stage(f"vision tower ({what})") as stage:
                 try:
                     on_device = {name: value.to(call.device) for name, value in pixels.items()}
-                    features = call.adapter.encode(model, on_device).to(call.device)
-                    stage.bytes += features.patches.nbytes
+                    results = run(on_device)
+                    stage.bytes += _bytes(results)
                 except torch.OutOfMemoryError:
                     if size == 1:
                         raise
-            yield numbers, features
+            yield numbers, results
+
+
+def _bytes(results: Any) -> int:
+    tensors = [results.patches] if isinstance(results, SliceFeatures) else results
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _halve(call: Call, size: int) -> int:

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc.interfaces.video_span import CompressedVideo, EncodedInput, Layout
-from vtc.pipeline.caching import VideoStore
 from vtc.pipeline.compress import compress_video
 from vtc.pipeline.locate import locate_videos
 from vtc.pipeline.query import embed_queries, image_tokens
 from vtc.pipeline.rows import caller_index, shorten_rows
+from vtc.pipeline.video_store import VideoStore
 
 if TYPE_CHECKING:
     from vtc.interfaces.video_adapter import VideoAdapter

@@ -1,0 +1,118 @@
+"""Write files of a cache beside their place, so that no reader sees a part of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of vtc; see https://bford.info/cachedir/\n"
+
+
+class CacheError(OSError):
+    """A cache cannot be written; the message says why."""
+
+
+@contextmanager
+def writes_to(root: Path) -> Iterator[None]:
+    """Raise what cannot be written inside as a `CacheError`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, CacheError):
+            raise
+        raise CacheError(f"cannot write to the cache {str(root)!r}: {error}") from error
+
+
+def new_folder(root: Path) -> Path:
+    """Make a folder in a cache for what is being written.
+
+    Raises:
+        CacheError: It cannot be made.
+    """
+    folder = root / "unfinished" / uuid.uuid4().hex
+    with writes_to(root):
+        folder.mkdir(parents=True)
+        tag = root / "CACHEDIR.TAG"
+        if not tag.exists():
+            tag.write_text(_TAG, encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def unfinished_folder(root: Path) -> Iterator[Path]:
+    """Make a folder for what is being written; what is left in it is removed.
+
+    Raises:
+        CacheError: What is written inside cannot be written.
+    """
+    folder = new_folder(root)
+    try:
+        with writes_to(root):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Write a file to the disk, so that a rename never survives a power cut without it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+class RowFile:
+    """A safetensors file of bfloat16 tensors that is written a few rows at a time.
+
+    Args:
+        path: The file.
+        shapes: The shape of each tensor by its name, the same number of rows first.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+        header, offset = {}, 0
+        self._starts: dict[str, tuple[int, int]] = {}
+        for name, shape in shapes.items():
+            row_bytes = 2 * prod(shape[1:])
+            self._starts[name] = offset, row_bytes
+            end = offset + shape[0] * row_bytes
+            header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self._data = 8 + len(text)
+        self._file = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def write(self, first: int, rows: Mapping[str, Tensor]) -> None:
+        """Write rows ``[n, ...]`` of each tensor, from row ``first`` on.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        import torch
+
+        for name, values in rows.items():
+            start, row_bytes = self._starts[name]
+            plain = values.detach().to("cpu", torch.bfloat16).contiguous()
+            self._file.seek(self._data + start + first * row_bytes)
+            self._file.write(plain.reshape(-1).view(torch.uint8).numpy().data)
+
+    def close(self) -> None:
+        """Close the file.
+
+        Raises:
+            OSError: What was written last does not fit on the disk.
+        """
+        self._file.close()

@@ -1,0 +1,73 @@
+"""What cached values of a video depend on, besides its frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from vtc.cache.hashing import module_hash, text_hash
+from vtc.interfaces.token_pruner import TokenPruner
+from vtc.plugins import registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vtc.cache.entry import Key
+    from vtc.pipeline.call import Call
+    from vtc.pipeline.feed import VideoFeed
+
+_NOT_OF_THE_TOWER = ("text_config", "dtype", "architectures", "transformers_version")
+"""Parts of a model's configuration that do not change what the vision tower computes."""
+
+
+def maker_of_tokens(call: Call, feed: VideoFeed) -> Key | str:
+    """Return what merged tokens depend on; a text says why that is unknown."""
+    if not registry.is_registered(call.merger):
+        return f"the merger {call.merger_name} is not registered by a plug-in"
+    key: Key = {
+        **_maker_of_features(call, feed),
+        "merger": f"{text_hash(call.report.merger)} {module_hash(call.merger)}",
+        "pruner": isinstance(call.merger, TokenPruner),
+        "connector": None if call.connector is None else module_hash(call.connector),
+    }
+    if call.merges_encoder_patches:
+        fingerprint = call.encoder.fingerprint()
+        if fingerprint is None:
+            return f"the weights of encoder {call.encoder.name} are unknown"
+        return {**key, "encoder": text_hash(fingerprint), "every": feed.span.frames_per_slice}
+    return _with_tower(call, key)
+
+
+def maker_of_tower_output(call: Call, feed: VideoFeed) -> Key | str:
+    """Return what the vision tower's output depends on; a text says why that is unknown."""
+    projectors = [call.model.get_submodule(name) for name in call.adapter.projectors]
+    return _with_tower(call, _maker_of_features(call, feed), projectors)
+
+
+def _maker_of_features(call: Call, feed: VideoFeed) -> Key:
+    settings = (
+        getattr(feed.processor, name, None) for name in ("image_processor", "video_processor")
+    )
+    config: dict[str, Any] = call.model.config.to_dict()
+    vision = {name: value for name, value in config.items() if name not in _NOT_OF_THE_TOWER}
+    return {
+        "family": f"{type(call.adapter).__name__} {call.adapter.config}",
+        "processor": text_hash([one and one.to_json_string() for one in settings]),
+        "configuration": text_hash(json.dumps(vision, sort_keys=True, default=str)),
+        "dtype": str(call.model.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        "device": call.device.type,
+        "vtc": version("video-token-compression"),
+    }
+
+
+def _with_tower(call: Call, key: Key, without: Sequence[nn.Module] = ()) -> Key | str:
+    """Add the weights of the model in front of the language model, except for some modules."""
+    model = call.model
+    language = [model.get_decoder(), model.get_output_embeddings(), getattr(model, "vtc", None)]
+    left_out = [*without, *(one for one in language if one is not None)]
+    tower = module_hash(model, without=left_out)
+    if tower is None:
+        return "the weights of the tower are not in memory"
+    return {**key, "tower": tower}
