@@ -1,0 +1,290 @@
+"""Answers the requests of a harness; those about one video share a pass over it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+import vtc
+from vtc.pipeline.report import Report
+from vtc.plugins import registry
+from vtc.serve.prompt import Turn, conversation_inputs
+from vtc.video import VideoError, VideoSource
+from vtc.wrapped.access import last_report, toolkit_of
+from vtc_recipes.evaluation.harness.requests import Prediction, PredictionFile, Request, cut
+
+CONTROLS = ("uniform", "downsample", "random", "no_video")
+"""What a method is compared with; each but the last has the tokens of the method, video by video.
+
+* ``uniform``: evenly spaced frames with all their tokens, no others;
+* ``downsample``: every frame, its patches averaged over a grid (plain average pooling);
+* ``random``: keyframes drawn at random, as many as the method has, the others merged as it does;
+* ``no_video``: the question alone.
+"""
+_FRAME_FOLDER_FPS = 3.0
+"""Of folders of pictures, which stand for videos in MVBench (``video_fps3_hq_segment``)."""
+_PICTURES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How videos are read.
+
+    Attributes:
+        fps, max_frames, reader, cache: As ``vtc.VideoSource`` takes them.
+        system: Instructions before the conversation; those of a harness come first.
+        together: Questions of a pass at most; each takes memory of its own.
+    """
+
+    fps: float = 1.0
+    max_frames: int | None = None
+    reader: str = "pyav"
+    cache: str | None = None
+    system: str | None = None
+    together: int = 4
+
+    def open(self, path: str) -> VideoSource:
+        """Open a video, or a folder of pictures.
+
+        Raises:
+            VideoError: It cannot be read.
+        """
+        if Path(path).is_dir():
+            return _open_pictures(Path(path))
+        return VideoSource(
+            path,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            reader=self.reader,
+            cache=self.cache,
+        )
+
+
+def _open_pictures(folder: Path) -> VideoSource:
+    from PIL import Image
+
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _PICTURES)
+    if not files:
+        raise VideoError(f"{folder} holds no picture")
+    try:
+        pictures = [Image.open(file).convert("RGB") for file in files]
+    except OSError as error:
+        raise VideoError(f"{folder}: {error}") from error
+    return VideoSource(pictures, fps=_FRAME_FOLDER_FPS)
+
+
+class Answerer:
+    """Answers requests with a wrapped model.
+
+    Args:
+        model, processor: As ``vtc.open_model`` returns them.
+        reading: How videos are read.
+        file: Keeps predictions; what it holds is not asked again, unless it is an error.
+        control: One of ``CONTROLS``, or None for the model's own parts.
+        method: For a control, the predictions of the method by key.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        reading: Reading,
+        file: PredictionFile,
+        control: str | None = None,
+        method: Mapping[str, Prediction] | None = None,
+    ) -> None:
+        self.model, self.processor, self.reading = model, processor, reading
+        self.file, self.control, self.method = file, control, method or {}
+        toolkit_of(model).heat_frames = 0  # weights are for pages
+
+    def answer(
+        self, requests: Sequence[Request], progress: Callable[[int, int], None]
+    ) -> list[Prediction]:
+        """Answer requests, in their order.
+
+        A video that cannot be read is the error of its predictions.
+
+        Raises:
+            ValueError: The model does not take such a conversation, or a control lacks a
+                prediction of the method.
+        """
+        before = self.file.kept
+        missing = {
+            request.key: request
+            for request in requests
+            if request.key not in before or before[request.key].error is not None
+        }
+        done = len(requests) - len(missing)
+        progress(done, len(requests))
+        for group in self._groups(list(missing.values())):
+            self.file.add(self._answer_group(group))
+            done += len(group)
+            progress(done, len(requests))
+        return [self.file.kept[request.key] for request in requests]
+
+    def _groups(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """Return requests about one video and with the same settings, in groups."""
+        groups: dict[Any, list[Request]] = {}
+        for request in requests:
+            video = self._only_video(request)
+            settings = (video, repr(request.generation), self._target(request))
+            groups.setdefault(request.key if video is None else settings, []).append(request)
+        size = self.reading.together
+        return [
+            same[start : start + size]
+            for same in groups.values()
+            for start in range(0, len(same), size)
+        ]
+
+    def _only_video(self, request: Request) -> str | None:
+        """Return the video of a message with one video and then text, which ``vtc.ask`` takes."""
+        turns = [message for message in request.messages if message["role"] != "system"]
+        if self.control == "no_video" or len(turns) != 1 or len(turns) != len(request.messages):
+            return None
+        kinds = [part["type"] for part in turns[0]["content"]]
+        if kinds[:1] != ["video"] or kinds.count("video") > 1 or {*kinds} > {"video", "text"}:
+            return None
+        url = turns[0]["content"][0]["url"]
+        return url if isinstance(url, str) and len(kinds) > 1 else None
+
+    def _target(self, request: Request) -> tuple[int, int, int]:
+        """Return what the method had of a video: tokens, of a whole frame too, and keyframes."""
+        if self.control in (None, "no_video"):
+            return (0, 0, 0)
+        like = self.method.get(request.key)
+        if like is None or like.error is not None or not like.per_frame:
+            return (0, 0, 0)
+        kinds = [part["type"] for message in request.messages for part in message["content"]]
+        videos = max(1, kinds.count("video"))
+        return (like.tokens_after // videos, like.per_frame, len(like.keyframes) // videos)
+
+    def _answer_group(self, group: Sequence[Request]) -> list[Prediction]:
+        try:
+            return self._ask(group)
+        except VideoError as error:
+            reason = " ".join(str(error).split())
+            return [Prediction(one.key, one.task, one.doc, error=reason) for one in group]
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+        # Outside of the handler: the error holds the tensors of the call that failed.
+        middle = len(group) // 2
+        return self._answer_group(group[:middle]) + self._answer_group(group[middle:])
+
+    def _ask(self, group: Sequence[Request]) -> list[Prediction]:
+        began = perf_counter()
+        first = group[0]
+        video = self._only_video(first)
+        if self.control not in (None, "no_video"):
+            target = self._target(first)
+            if not target[0]:  # the method has no answer to compare with
+                why = f"the method has no answer, so {self.control} has no number of tokens"
+                return [Prediction(one.key, one.task, one.doc, error=why) for one in group]
+            self._set_parts(*target, name=video or first.key)
+        if video is None:
+            texts, reports = zip(*[self._converse(one) for one in group], strict=True)
+        else:
+            source = self.reading.open(video)
+            system = {} if self.reading.system is None else {"system": self.reading.system}
+            answers = vtc.ask(
+                self.model,
+                self.processor,
+                source,
+                [_text_of(one) for one in group],
+                **system,
+                **first.generation,
+            )
+            texts, reports = zip(*[(each.text, each.report) for each in answers], strict=True)
+        seconds = (perf_counter() - began) / len(group)
+        return [
+            _prediction(one, text, report, seconds, len(group))
+            for one, text, report in zip(group, texts, reports, strict=True)
+        ]
+
+    def _set_parts(self, tokens: int, per_frame: int, keyframes: int, name: str) -> None:
+        """Give the control the tokens that the method has for the same question."""
+        toolkit = self.model.vtc
+        if self.control == "uniform":
+            count = max(1, round(tokens / per_frame))
+            spec: dict[str, Any] = {"name": "uniform", "keyframes": count}
+            toolkit.selector = registry.build_part("selector", spec)
+        elif self.control == "random":
+            seed = int(hashlib.sha256(Path(name).name.encode()).hexdigest()[:8], 16)
+            spec = {"name": "random", "keyframes": max(1, keyframes), "seed": seed}
+            toolkit.selector = registry.build_part("selector", spec)
+        else:
+            toolkit.budget = registry.build_budget(tokens)
+
+    def _converse(self, request: Request) -> tuple[str, Report | None]:
+        """Answer a conversation with several videos, pictures, or none."""
+        turns = [
+            Turn(message["role"], [i for part in message["content"] for i in self._item(part)])
+            for message in request.messages
+        ]
+        if self.reading.system is not None and turns[0].role != "system":
+            turns.insert(0, Turn("system", [self.reading.system]))
+        inputs = conversation_inputs(self.model, self.processor, turns)
+        sequences = self.model.generate(**inputs, **request.generation)
+        new = sequences[0, inputs["input_ids"].shape[1] :]
+        text = self.processor.decode(new, skip_special_tokens=True).strip()
+        return text, last_report(self.model) if "vtc_videos" in inputs else None
+
+    def _item(self, part: Mapping[str, Any]) -> list[Any]:
+        kind, content = part["type"], part.get("url")
+        if kind == "text":
+            return [part["text"]]
+        if self.control == "no_video":
+            return []
+        if kind == "video":
+            return [self.reading.open(str(content))]
+        if kind != "image":
+            raise ValueError(f"expected videos, pictures and text, got {kind}")
+        return [_picture(content)]
+
+
+def _picture(content: Any) -> Any:
+    from PIL import Image
+
+    return (Image.open(content) if isinstance(content, str) else content).convert("RGB")
+
+
+def _text_of(request: Request) -> str:
+    parts = request.messages[0]["content"]
+    return "\n".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def _prediction(
+    request: Request, text: str, report: Report | None, seconds: float, together: int
+) -> Prediction:
+    plain = Prediction(
+        request.key,
+        request.task,
+        request.doc,
+        text=cut(text, request.until).strip(),
+        seconds=round(seconds, 4),
+        together=together,
+    )
+    if report is None:
+        return plain
+    first = report.videos[0]
+    slices = ceil(first.frames / first.frames_per_slice)
+    return replace(
+        plain,
+        frames=report.frames,
+        keyframes=tuple(
+            float(frame.index if frame.timestamp is None else frame.timestamp)
+            for video in report.videos
+            for frame in video.keyframes
+        ),
+        tokens_before=report.tokens_before,
+        tokens_after=report.tokens_after,
+        per_frame=first.tokens_before // slices,
+        warnings=tuple(report.warnings),
+    )

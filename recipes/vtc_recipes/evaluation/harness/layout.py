@@ -1,0 +1,251 @@
+"""Prepares a user's data folder for lmms-eval: rows, the folder of videos, YAML files of the tasks.
+
+Nothing is copied but the annotations. lmms-eval looks for videos under ``$HF_HOME``, where a link
+leads to the data folder, and downloads nothing, as the link exists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vtc.plugins.sections import load_json, parse_json, read_text
+from vtc_recipes.evaluation.harness.tasks import Task
+
+ROW = "vtc_row"
+"""The field of a prepared row that holds its number in the user's annotations."""
+_ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tar.part*")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a benchmark.
+
+    Attributes:
+        part: The part of the task.
+        number: Its number in the user's annotations of the part, from 0.
+        video: The file or folder of its video.
+        row: The row of the annotations.
+    """
+
+    part: str
+    number: int
+    video: Path
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task and the questions of a data folder.
+
+    Attributes:
+        name: The name of the task.
+        data: The user's folder.
+        questions: What is asked, parts one after another.
+        total: How many questions the annotations hold.
+        missing: How many of them have no video in the folder.
+    """
+
+    name: str
+    task: Task
+    data: Path
+    questions: list[Question]
+    total: int
+    missing: int
+
+
+def read_benchmark(
+    name: str, task: Task, data: Path, *, limit: int | None = None, only_present: bool = False
+) -> Benchmark:
+    """Read the annotations in a data folder, and look for the videos.
+
+    Args:
+        limit: Questions of each part at most, the first ones.
+        only_present: Leave out questions whose video is missing.
+
+    Raises:
+        ValueError: Annotations or videos are missing, or a row lacks a field.
+    """
+    if not data.is_dir():
+        raise ValueError(f"{data} is no folder; give the folder of {name} as --data")
+    data = data.resolve()
+    questions: list[Question] = []
+    missing: list[str] = []
+    total = 0
+    for part in task.config:
+        rows = _read_rows(name, task, part, data)
+        total += len(rows)
+        present: list[Question] = []
+        for number, row in enumerate(rows):
+            if limit is not None and len(present) == limit:
+                break
+            places = task.videos(row, part)
+            video = next((data / place for place in places if (data / place).exists()), None)
+            if video is None:
+                missing.append(places[0])
+                if only_present:
+                    continue
+            present.append(Question(part, number, video or data / places[0], row))
+        questions += present
+    if missing and (not only_present or not questions):
+        raise ValueError(_missing_message(missing, len(missing) + len(questions), data))
+    return Benchmark(name, task, data, questions, total, len(missing))
+
+
+def _missing_message(missing: Sequence[str], questions: int, data: Path) -> str:
+    videos = list(dict.fromkeys(missing))
+    message = (
+        f"{len(videos)} videos are missing in {data}, such as {', '.join(videos[:_SHOWN])}; "
+        "complete the folder, or leave their questions out with --only-present"
+    )
+    archives = [file.name for pattern in _ARCHIVES for file in sorted(data.rglob(pattern))]
+    if archives:
+        message += f"; unpack its archives, such as {archives[0]}, if that was not done"
+    return message
+
+
+def _read_rows(name: str, task: Task, part: str, data: Path) -> list[dict[str, Any]]:
+    label = f"{name}, {part}" if part else name
+    files = _annotation_files(task, part, data)
+    if not files:
+        patterns = " or ".join(pattern.format(part=part) for pattern in task.annotations)
+        raise ValueError(f"{data} has no annotations of {label}; expected a file {patterns}")
+    rows = [row for file in files for row in _rows_of(file)]
+    if not rows:
+        raise ValueError(f"{files[0]} holds no question")
+    for number, row in enumerate(rows):
+        absent = [field for field in task.fields if field not in row]
+        if absent:
+            raise ValueError(
+                f"{files[0]}, row {number} lacks {', '.join(absent)}; these are no annotations of "
+                f"{label} as lmms-eval reads them, its fields are {', '.join(task.fields)}"
+            )
+    return rows
+
+
+def _annotation_files(task: Task, part: str, data: Path) -> list[Path]:
+    """Return the files of the first pattern that has any, those of one folder."""
+    for pattern in task.annotations:
+        files = sorted(data.glob(pattern.format(part=part)))
+        if files:
+            return [file for file in files if file.parent == files[0].parent]
+    return []
+
+
+def _rows_of(file: Path) -> list[dict[str, Any]]:
+    if file.suffix == ".parquet":
+        return _parquet_rows(file)
+    if file.suffix == ".jsonl":
+        lines = enumerate(read_text(file).split("\n"), 1)
+        rows: Any = [parse_json(t, f"{file}, line {n}") for n, t in lines if t.strip()]
+    else:
+        rows = load_json(file)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{file}: expected a list of rows, got {type(rows).__name__}")
+    return rows
+
+
+def _parquet_rows(file: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    return rows
+
+
+def interleave(questions: Sequence[Question], ranks: int) -> list[Question]:
+    """Order questions so that those about one video go to one process.
+
+    lmms-eval gives question i to process ``i % ranks``.
+
+    Args:
+        ranks: How many processes share the questions.
+
+    Returns:
+        All questions: at i, i + ranks, ... those of one process. Processes get equally many, but
+        for one, so that the questions about a few videos are shared by two processes.
+    """
+    videos: dict[Path, list[Question]] = {}
+    for question in questions:
+        videos.setdefault(question.video, []).append(question)
+    in_order = [question for same in videos.values() for question in same]
+    least, more = divmod(len(in_order), ranks)
+    shares, start = [], 0
+    for rank in range(ranks):
+        end = start + least + (rank < more)
+        shares.append(in_order[start:end])
+        start = end
+    return [share[step] for step in range(least + 1) for share in shares if step < len(share)]
+
+
+def prepare(benchmark: Benchmark, tasks_folder: Path, folder: Path, ranks: int = 1) -> list[str]:
+    """Write what lmms-eval reads into a folder.
+
+    Args:
+        tasks_folder: The folder of lmms-eval's own tasks.
+        folder: Gets ``tasks``, ``annotations`` and ``hf_home``; must be absolute.
+        ranks: How many processes share the questions.
+
+    Returns:
+        The names of the tasks for ``lmms-eval --tasks``.
+
+    Raises:
+        ValueError: The installed lmms-eval lacks a task.
+    """
+    task = benchmark.task
+    link = folder / "hf_home" / task.cache_dir
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    os.symlink(benchmark.data, link)
+    names = []
+    for part, config in task.config.items():
+        installed = tasks_folder / config
+        if not installed.is_file():
+            raise ValueError(f"the installed lmms-eval has no task {config}; expected 0.7.3 to 0.7.x")
+        name = task_name(benchmark.name, part)
+        own = [question for question in benchmark.questions if question.part == part]
+        if not own:
+            continue
+        rows = [{**each.row, ROW: each.number} for each in interleave(own, ranks)]
+        annotations = folder / "annotations" / name
+        annotations.mkdir(parents=True, exist_ok=True)
+        write_lines(annotations / f"{task.split}.jsonl", rows)
+        values = {
+            "include": str(installed),
+            "task": name,
+            "dataset_path": str(annotations),
+            "dataset_name": None,
+            "dataset_kwargs": {"cache_dir": task.cache_dir, "video": True},
+        }
+        (folder / "tasks").mkdir(exist_ok=True)
+        (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        names.append(name)
+    return names
+
+
+def task_name(name: str, part: str) -> str:
+    """Return the name of the task that `prepare` writes.
+
+    >>> task_name("mvbench", "action_count")
+    'vtc_mvbench_action_count'
+    """
+    return f"vtc_{name}_{part}" if part else f"vtc_{name}"
+
+
+def write_lines(file: Path, rows: Iterable[Any]) -> None:
+    """Write rows as JSON lines; the file is complete or not there."""
+    partial = file.with_name(file.name + ".partial")
+    text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)

@@ -1,0 +1,168 @@
+"""The model ``vtc`` of lmms-eval: a wrapped model that answers chat messages.
+
+``lmms-eval --model vtc --model_args pretrained=M,selector=dks,merger=dfm,keyframes=32,fps=1``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.api.model import lmms
+
+from vtc.cli.models import ModelOptions
+from vtc.plugins.discovery import suggestion
+from vtc.plugins.sections import load_json
+from vtc_recipes.evaluation.harness.answering import CONTROLS, Answerer, Reading
+from vtc_recipes.evaluation.harness.requests import (
+    PredictionFile,
+    Request,
+    check_together,
+    read_generation,
+    read_predictions,
+)
+
+_LISTS = ("selector_option", "merger_option", "budget_option", "adapter_option")
+_READING = ("fps", "max_frames", "reader", "cache", "system")
+
+
+class Vtc(lmms):  # type: ignore[misc]
+    """A wrapped model for lmms-eval.
+
+    With torchrun or accelerate each process has a model on a GPU of its own.
+
+    Args:
+        pretrained: The model, as ``vtc ask --model`` takes it.
+        batch_size: Questions about one video that share a pass; each takes memory of its own.
+        device: As ``vtc ask --device``; by default the GPU of this process, if there is one.
+        predictions: Folder that gets a line for each question: answer, tokens, keyframes,
+            seconds. Questions that have a line there are not asked again.
+        control: One of ``uniform``, ``downsample``, ``random``, ``no_video``.
+        method: For a control, the folder of the predictions of the method.
+        settings: A JSON file with arguments, for values with commas; those given here count more.
+        **options: The options of ``vtc ask`` for the model, its parts and the frames, with ``_``
+            for ``-``: ``selector``, ``keyframes``, ``max_tokens``, ``fps`` ... Several values of
+            ``selector_option`` and the like are separated by ``;``.
+
+    Raises:
+        ValueError: An option is unknown or wrong.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        batch_size: int | str = 4,
+        device: str | None = None,
+        predictions: str | None = None,
+        control: str | None = None,
+        method: str | None = None,
+        settings: str | None = None,
+        **options: Any,
+    ) -> None:
+        from accelerate import Accelerator
+
+        super().__init__()
+        options = {**(load_json(Path(settings)) if settings else {}), **options}
+        options.pop("max_batch_size", None)
+        pretrained = options.pop("pretrained", None) if pretrained is None else pretrained
+        if pretrained is None:
+            raise ValueError("expected pretrained=MODEL in --model_args, got none")
+        if control not in (None, *CONTROLS):
+            raise ValueError(f"expected control to be one of {', '.join(CONTROLS)}, got {control!r}")
+        if control not in (None, "no_video") and method is None:
+            raise ValueError(f"control={control} needs method=FOLDER, the method's predictions")
+        self.batch_size = int(batch_size)
+        check_together(self.batch_size)
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = (
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        reading = {name: options.pop(name) for name in _READING if name in options}
+        self.options = _model_options(pretrained, options)
+        given = device or self.options.device
+        if given == "auto" and self.accelerator.device.type == "cuda":
+            given = str(self.accelerator.device)
+        self.options = replace(self.options, device=given)
+        if control is not None:
+            self.options = control_options(self.options, control)
+        model, processor = self.options.open(quiet=True)
+        self.device = model.device
+        self.model_size = sum(one.numel() for one in model.parameters())
+        folder = None if predictions is None else Path(predictions)
+        self._answerer = Answerer(
+            model,
+            processor,
+            Reading(together=self.batch_size, **reading),
+            PredictionFile(folder, self._rank),
+            control,
+            {} if method is None else read_predictions(Path(method)),
+        )
+        if folder is not None and self._rank == 0:
+            (folder / "parameters.txt").write_text(f"{self.model_size}\n", encoding="utf-8")
+
+    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer all requests of this process."""
+        from tqdm import tqdm
+
+        with tqdm(total=len(requests), disable=self._rank != 0, desc="vtc") as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.update(done - bar.n)
+
+            predictions = self._answerer.answer([self._read(one) for one in requests], progress)
+        return [
+            GenerationResult(
+                text=each.text, token_counts=TokenCounts(input_tokens=each.tokens_after)
+            )
+            for each in predictions
+        ]
+
+    def _read(self, request: Any) -> Request:
+        _, to_messages, generation, doc, task, split = request.args
+        messages = to_messages(self.task_dict[task][split][doc])
+        settings, until = read_generation(generation)
+        return Request(task, int(doc), messages, settings, until)
+
+    def loglikelihood(self, requests: Any) -> Any:
+        """Refuse tasks that score given texts."""
+        raise NotImplementedError("vtc answers tasks of the kind generate_until only")
+
+    def generate_until_multi_round(self, requests: Any) -> Any:
+        """Refuse tasks of several rounds."""
+        raise NotImplementedError("vtc answers tasks of the kind generate_until only")
+
+
+def _model_options(pretrained: str, options: dict[str, Any]) -> ModelOptions:
+    """Read the options of a model as lmms-eval gives them: numbers where it takes them for some."""
+    names = {field.name for field in fields(ModelOptions)} - {"model"}
+    for name in options:
+        if name not in names:
+            close = suggestion(name, sorted(names | {*_READING}))
+            raise ValueError(f"--model_args has an unknown option {name!r}{close}")
+    for name in _LISTS:
+        if isinstance(options.get(name), str):
+            options[name] = options[name].split(";")
+    if isinstance(options.get("max_tokens"), int):
+        options["max_tokens"] = str(options["max_tokens"])
+    return ModelOptions(model=str(pretrained), **options)
+
+
+def control_options(options: ModelOptions, control: str) -> ModelOptions:
+    """Return the options of a control: its parts, in the place of the method's."""
+    if control == "no_video":
+        return options
+    own = {"selector_option": [], "keyframes": None}
+    if control == "random":
+        return replace(options, selector="random", **own)
+    unlimited = {"max_tokens": None, "budget": None, "budget_option": []}
+    if control == "uniform":
+        parts = {"selector": "uniform", "merger": "drop"}
+    else:
+        parts = {"selector": "none", "merger": "mean_pool"}
+    return replace(options, **parts, merger_option=[], **own, **unlimited)

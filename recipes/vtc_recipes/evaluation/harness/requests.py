@@ -1,0 +1,168 @@
+"""What a harness asks, as conversations, and what a model answered, as lines of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vtc.interfaces.part import require
+
+_GENERATION = ("max_new_tokens", "num_beams", "temperature", "top_p", "top_k", "do_sample")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question of a harness.
+
+    Attributes:
+        task: The name of the harness's task.
+        doc: The number of its row.
+        messages: ``[{"role": "user", "content": [{"type": "video", "url": FILE}, ...]}]``.
+        generation: Arguments of ``generate``.
+        until: Texts that end an answer.
+    """
+
+    task: str
+    doc: int
+    messages: list[dict[str, Any]]
+    generation: dict[str, Any]
+    until: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A name for what is asked and how, the same in each run."""
+        values = (self.task, _hashable(self.messages), self.generation, self.until)
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _hashable(value: Any) -> Any:
+    """Replace pictures by hashes of their pixels."""
+    if isinstance(value, Mapping):
+        return {str(key): _hashable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hashable(one) for one in value]
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    return hashlib.sha256(value.tobytes()).hexdigest()
+
+
+def read_generation(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return arguments of ``generate``, and the texts that end an answer, of a harness's task.
+
+    A temperature of 0 stands for greedy search; other harnesses' options are left out.
+
+    >>> read_generation({"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "until": "\\n"})
+    ({'max_new_tokens': 16, 'do_sample': False}, ('\\n',))
+    """
+    given = {name: values[name] for name in _GENERATION if values.get(name) is not None}
+    if not given.get("temperature"):
+        given = {n: v for n, v in given.items() if n not in ("temperature", "top_p", "top_k")}
+        given["do_sample"] = False
+    else:
+        given["do_sample"] = True
+    until = values.get("until") or ()
+    return given, (until,) if isinstance(until, str) else tuple(until)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of a request.
+
+    Attributes:
+        key: The request's.
+        task, doc: As in `Request`.
+        text: The answer; empty where there is none.
+        error: Why there is no answer.
+        frames: Frames that were read.
+        keyframes: Seconds of the keyframes (their numbers where the video has no times).
+        tokens_before, tokens_after: Visual tokens of the bare model, and of this one.
+        per_frame: Visual tokens of a slice that keeps all of them.
+        seconds: Of this question: those of a pass, shared equally by its questions.
+        together: Questions of the pass.
+        warnings: What was lost or replaced.
+    """
+
+    key: str
+    task: str
+    doc: int
+    text: str = ""
+    error: str | None = None
+    frames: int = 0
+    keyframes: tuple[float, ...] = ()
+    tokens_before: int = 0
+    tokens_after: int = 0
+    per_frame: int = 0
+    seconds: float = 0.0
+    together: int = 1
+    warnings: tuple[str, ...] = ()
+
+
+class PredictionFile:
+    """The predictions of a run; each process of it appends to a file of its own.
+
+    Args:
+        folder: Holds ``predictions-0.jsonl``, ``predictions-1.jsonl`` ...; None keeps nothing.
+        rank: The number of this process.
+    """
+
+    def __init__(self, folder: Path | None, rank: int = 0) -> None:
+        self._file = None if folder is None else folder / f"predictions-{rank}.jsonl"
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            _end_with_a_complete_line(self._file)
+        self.kept = {} if folder is None else read_predictions(folder)
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Keep predictions, on disk at once."""
+        lines = []
+        for prediction in predictions:
+            self.kept[prediction.key] = prediction
+            lines.append(json.dumps(asdict(prediction)) + "\n")
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write("".join(lines))
+                stream.flush()
+                os.fsync(stream.fileno())
+
+
+def read_predictions(folder: Path) -> dict[str, Prediction]:
+    """Return the predictions in a folder by key; an incomplete last line is left out."""
+    predictions: dict[str, Prediction] = {}
+    for file in sorted(folder.glob("predictions-*.jsonl")):
+        complete, _, _ = file.read_bytes().rpartition(b"\n")
+        for number, line in enumerate(complete.decode().splitlines(), 1):
+            try:
+                values = json.loads(line)
+                values["keyframes"] = tuple(values["keyframes"])
+                values["warnings"] = tuple(values["warnings"])
+                prediction = Prediction(**values)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file}, line {number} is damaged; delete the line") from error
+            before = predictions.get(prediction.key)
+            if before is None or before.error is not None:
+                predictions[prediction.key] = prediction
+    return predictions
+
+
+def _end_with_a_complete_line(file: Path) -> None:
+    if file.exists():
+        complete, newline, rest = file.read_bytes().rpartition(b"\n")
+        if rest:
+            file.write_bytes(complete + newline)
+
+
+def cut(text: str, until: tuple[str, ...]) -> str:
+    """Return a text up to the first of some others."""
+    ends = [place for end in until if end and (place := text.find(end)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def check_together(together: int) -> None:
+    """Refuse a number of questions in a pass below one."""
+    require(together >= 1, "questions of a pass", together, ">= 1")

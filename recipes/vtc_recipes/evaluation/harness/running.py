@@ -1,0 +1,174 @@
+"""Runs lmms-eval in a process of its own, and checks that it has left results.
+
+lmms-eval exits with 0 when it has failed, so only its files count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from vtc.plugins.sections import load_json, parse_json
+
+_NAME = "vtc"
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the harness.
+
+    Attributes:
+        folder: Gets ``predictions-RANK.jsonl``, ``log.txt`` and ``harness``.
+        tasks: Names of the prepared tasks.
+        prepared: The folder that `layout.prepare` wrote.
+        settings: Arguments of the model, see `model.Vtc`.
+        processes: Processes on this machine, each with its own model.
+        seed: Of everything that is drawn.
+    """
+
+    folder: Path
+    tasks: tuple[str, ...]
+    prepared: Path
+    settings: Mapping[str, Any]
+    processes: int = 1
+    seed: int = 0
+
+
+def tasks_folder() -> Path:
+    """Return the folder of lmms-eval's own tasks.
+
+    Raises:
+        ImportError: lmms-eval is not installed.
+    """
+    spec = find_spec("lmms_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            "lmms-eval is not installed here; make eval-env makes an environment that has it, in "
+            "which the command is .venv-eval/bin/vtc evaluate (or: pip install "
+            "'video-token-compression[eval]')"
+        )
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+def command(run: Run) -> list[str]:
+    """Return the command of a run, in its folder."""
+    start = [sys.executable, "-m", "lmms_eval"]
+    if run.processes > 1:
+        torchrun = "torch.distributed.run"
+        processes = ["--standalone", "--nproc-per-node", str(run.processes)]
+        start = [sys.executable, "-m", torchrun, *processes, "-m", "lmms_eval"]
+    options = {
+        "--model": _NAME,
+        "--model_args": "settings=model.json",
+        "--tasks": ",".join(run.tasks),
+        "--include_path": str(run.prepared / "tasks"),
+        "--batch_size": str(run.settings["batch_size"]),
+        "--output_path": "harness",
+        "--process_docs_parallel": "1",  # some scores draw at random, in this order
+        "--seed": str(run.seed),
+    }
+    return [*start, *(word for pair in options.items() for word in pair), "--log_samples"]
+
+
+def environment(run: Run) -> dict[str, str]:
+    """Return the environment of a run: its own ``$HF_HOME``, but the user's models."""
+    from huggingface_hub import constants
+
+    return {
+        **os.environ,
+        "HF_HOME": str(run.prepared / "hf_home"),
+        "HF_DATASETS_CACHE": str(run.prepared / "datasets"),
+        "HF_HUB_CACHE": str(constants.HF_HUB_CACHE),
+        "HF_TOKEN_PATH": str(constants.HF_TOKEN_PATH),
+        "HF_DATASETS_OFFLINE": "1",  # the data are here
+        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),
+        "WANDB_MODE": "disabled",
+    }
+
+
+def execute(run: Run, progress: Callable[[int], None]) -> Path:
+    """Run the harness; a run that was interrupted resumes.
+
+    Args:
+        progress: Called with the number of questions that have a prediction.
+
+    Returns:
+        The folder of the harness's results.
+
+    Raises:
+        RuntimeError: It has left no results; the message ends with the last lines of its log.
+    """
+    output = run.folder / "harness"
+    if output.exists():
+        shutil.rmtree(output)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps({**run.settings, "predictions": "."}, indent=2)
+    (run.folder / "model.json").write_text(settings + "\n", encoding="utf-8")
+    log = run.folder / "log.txt"
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command(run), cwd=run.folder, env=environment(run), stdout=stream, stderr=stream
+        )
+        try:
+            while process.poll() is None:
+                progress(_count(run.folder))
+                sleep(_POLL_SECONDS)
+        except BaseException:  # Ctrl-C and SIGTERM end the harness, too
+            process.terminate()
+            process.wait()
+            raise
+    progress(_count(run.folder))
+    files = sorted(output.glob("**/*_results.json"))
+    results = load_json(files[-1])["results"] if files else {}
+    absent = [task for task in run.tasks if task not in results]
+    if absent:
+        raise RuntimeError(
+            f"lmms-eval has left no results of {', '.join(absent[:3])} (exit code "
+            f"{process.returncode}); the end of {log}: {_last_lines(log)}"
+        )
+    return files[-1].parent
+
+
+def scores_of(output: Path) -> dict[str, dict[str, Any]]:
+    """Return the harness's own scores by task."""
+    file = max(output.glob("*_results.json"))
+    results: dict[str, dict[str, Any]] = load_json(file)["results"]
+    return results
+
+
+def samples_of(output: Path, task: str) -> list[dict[str, Any]]:
+    """Return the harness's records of a task, one for each question, in the order of its rows.
+
+    Raises:
+        RuntimeError: There are none.
+    """
+    files = sorted(output.glob(f"*_samples_{task}.jsonl"))
+    if not files:
+        raise RuntimeError(f"lmms-eval has left no samples of {task} in {output}")
+    lines = files[-1].read_text(encoding="utf-8").splitlines()
+    records = [parse_json(line, f"{files[-1]}, line {n}") for n, line in enumerate(lines, 1)]
+    return sorted(records, key=lambda record: int(record["doc_id"]))
+
+
+def _count(folder: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("predictions-*.jsonl"))
+
+
+def _last_lines(log: Path) -> str:
+    """Return the reason that a log ends with: its last errors, else its last lines."""
+    lines = [" ".join(line.split()) for line in log.read_text(errors="replace").splitlines()]
+    lines = [line for line in lines[-200:] if line]
+    errors = [line for line in lines if "Error" in line or "ERROR" in line]
+    return " | ".join((errors or lines)[-3:])[-600:]
+
+
