@@ -10,7 +10,7 @@ export VTC_DEMO_QUESTION = $(value QUESTION)
 # Two OpenMP threads on a busy small machine can stall.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-matrix lint wheel-test benchmarks clean
+.PHONY: demo eval-env reproduce-smoke test test-slow test-matrix lint wheel-test benchmarks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vtc demo --question "$$VTC_DEMO_QUESTION" $${VTC_DEMO_VIDEO:+--video "$$VTC_DEMO_VIDEO"}
@@ -71,6 +71,18 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/decode.py
 
+# lmms-eval needs older av and filelock, so it has an environment of its own, which borrows the rest
+# from $(VENV).
+EVAL_VENV ?= .venv-eval
+eval-env: $(EVAL_VENV)/.installed
+
+$(EVAL_VENV)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv $(EVAL_VENV)
+	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
+		> "$$($(EVAL_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
+	$(EVAL_VENV)/bin/python -m pip install --quiet --editable ".[eval]"
+	touch $@
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -78,4 +90,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(EVAL_VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,6 @@
-"""Action recognition as multiple choice (Table 4 of ViLAMP): questions for ``vtc ablate``.
+"""Action recognition as multiple choice (Table 4 of ViLAMP): readers and questions.
 
-    python -m vtc_recipes.evaluation.actions ucf101 ANNOTATIONS VIDEOS questions.jsonl
-
-writes a file for ``task: {name: videos, file: questions.jsonl}`` of a grid. The paper gives
-neither the number of options nor how they were drawn, so both are options here.
+The paper gives neither the number of options nor how they were drawn, so both are options here.
 """
 
 from __future__ import annotations
@@ -15,9 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any
 
 from vtc.plugins.sections import Row, load_json, parse, read_json, read_text
 
@@ -147,8 +142,8 @@ def make_question(
         nearest: The other labels of each label, most similar first; None draws them at random.
 
     Returns:
-        A row of `VideoQuestion`: the options stand in the question, the choices are their letters
-        (numbers, for more than 26).
+        A row of `VideoQuestion`: the ``options`` stand in the question, the choices are their letters
+        (numbers of equal length, ``001`` ..., for more than 26).
     """
     drawn = random.Random(hashlib.sha256(f"{seed} {clip.file}".encode()).hexdigest())
     answer = clip.labels[0]
@@ -160,12 +155,14 @@ def make_question(
     else:
         options = [answer, *drawn.sample(others, count - 1)]
     drawn.shuffle(options)
-    names = [chr(ord("A") + n) if count <= 26 else str(n + 1) for n in range(count)]
+    width = len(str(count))
+    names = [chr(ord("A") + n) if count <= 26 else f"{n + 1:0{width}}" for n in range(count)]
     listed = "".join(f"\n{name}. {option}" for name, option in zip(names, options, strict=True))
     return {
         "question": QUESTION + listed,
         "answer": names[options.index(answer)],
         "choices": names,
+        "options": options,
     }
 
 
@@ -184,37 +181,45 @@ def nearest_labels(labels: Sequence[str], encoder: str) -> dict[str, list[str]]:
     }
 
 
-def write_questions(
+def make_questions(
     benchmark: str,
-    annotations: Annotated[Path, typer.Argument(help="Its folder, or file, of annotations.")],
-    videos: Annotated[Path, typer.Argument(help="Folder with its videos.")],
-    out: Annotated[Path, typer.Argument(help="The file of questions to write (JSONL).")],
-    options: Annotated[str, typer.Option(help="Number of options: 4, 8 or all.")] = "4",
-    distractors: Annotated[
-        Literal["random", "similar"], typer.Option(help="How the wrong options are chosen.")
-    ] = "random",
-    encoder: Annotated[
-        str, typer.Option(help="Compares labels for similar distractors.")
-    ] = "open_clip:ViT-B-32/openai",
-    limit: Annotated[int, typer.Option(help="Videos to draw; 0 for all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Draws videos and options.")] = 0,
-) -> None:
-    """Write the questions of ucf101, something_v2 or activitynet for ``vtc ablate``."""
+    annotations: Path,
+    videos: Path,
+    *,
+    count: int | None = 4,
+    similar_by: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> tuple[list[dict[str, Any]], Benchmark]:
+    """Return the questions about the clips of a benchmark.
+
+    Args:
+        benchmark: One of ``READERS``.
+        annotations: Its folder, or file, of annotations.
+        videos: The folder of its videos.
+        count: Number of options; None for all labels.
+        similar_by: The frame encoder that finds the labels most like the answer; None draws them.
+        limit: Clips to draw; None for all.
+        seed: Draws clips and options.
+
+    Returns:
+        Rows of `VideoQuestion` with the ``label`` and the ``options``, by file; and the benchmark.
+
+    Raises:
+        ValueError: Annotations are malformed, or videos are missing.
+    """
     if benchmark not in READERS:
         raise ValueError(f"expected one of {', '.join(READERS)}, got {benchmark!r}")
-    if options != "all" and not (options.isdecimal() and int(options) >= 2):
-        raise ValueError(f"expected options to be all or a number >= 2, got {options!r}")
     test = READERS[benchmark](annotations)
     clips = sorted(test.clips, key=lambda clip: clip.file)
-    if limit:
+    if limit is not None:
         clips = random.Random(seed).sample(clips, min(limit, len(clips)))
     missing = [clip.file for clip in clips if not (videos / clip.file).is_file()]
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(clips)} videos are missing: {videos / missing[0]}"
         )
-    nearest = nearest_labels(test.labels, encoder) if distractors == "similar" else None
-    count = None if options == "all" else int(options)
+    nearest = None if similar_by is None else nearest_labels(test.labels, similar_by)
     rows = [
         {
             "video": str((videos / clip.file).absolute()),
@@ -223,14 +228,21 @@ def write_questions(
         }
         for clip in clips
     ]
-    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    chance = sum(1 / len(row["choices"]) for row in rows) / max(1, len(rows))
-    print(f"{len(rows)} questions in {out}; a guess is right in {100 * chance:.1f} %")
+    return rows, test
+
+
+def read_count(options: str) -> int | None:
+    """Read a number of options; None for ``all``.
+
+    Raises:
+        ValueError: It is neither ``all`` nor a number of at least 2.
+    """
+    if options == "all":
+        return None
+    if not options.isdecimal() or int(options) < 2:
+        raise ValueError(f"expected options to be all or a number >= 2, got {options!r}")
+    return int(options)
 
 
 def _lines(file: Path) -> list[str]:
     return [line.strip() for line in read_text(file).splitlines() if line.strip()]
-
-
-if __name__ == "__main__":
-    typer.run(write_questions)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vtc.cli import options
 from vtc.cli.models import part_choice
+from vtc_recipes.evaluation.harness.cli import add_commands
 
 app = typer.Typer(
     help="Run benchmarks of the paper on your own copy of their data.", no_args_is_help=True
@@ -68,3 +69,6 @@ def qvhighlights(
         score, chance, simulated = (f"{100 * value:.1f}" for value in scores)
         table.add_row(definition, k, score, f"{100 * low:.1f}-{100 * high:.1f}", chance, simulated)
     Console(highlight=False).print(table)
+
+
+add_commands(app)

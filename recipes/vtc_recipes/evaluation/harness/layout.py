@@ -6,9 +6,8 @@ leads to the data folder, and downloads nothing, as the link exists.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 
 from vtc.plugins.sections import load_json, parse_json, read_text
 from vtc_recipes.evaluation.harness.tasks import Task
+from vtc_recipes.evaluation.resuming import write_lines
 
 ROW = "vtc_row"
 """The field of a prepared row that holds its number in the user's annotations."""
@@ -212,7 +212,9 @@ def prepare(benchmark: Benchmark, tasks_folder: Path, folder: Path, ranks: int =
     for part, config in task.config.items():
         installed = tasks_folder / config
         if not installed.is_file():
-            raise ValueError(f"the installed lmms-eval has no task {config}; expected 0.7.3 to 0.7.x")
+            raise ValueError(
+                f"the installed lmms-eval has no task {config}; expected 0.7.3 to 0.7.x"
+            )
         name = task_name(benchmark.name, part)
         own = [question for question in benchmark.questions if question.part == part]
         if not own:
@@ -241,11 +243,3 @@ def task_name(name: str, part: str) -> str:
     'vtc_mvbench_action_count'
     """
     return f"vtc_{name}_{part}" if part else f"vtc_{name}"
-
-
-def write_lines(file: Path, rows: Iterable[Any]) -> None:
-    """Write rows as JSON lines; the file is complete or not there."""
-    partial = file.with_name(file.name + ".partial")
-    text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

@@ -17,6 +17,7 @@ from vtc.cli.models import ModelOptions
 from vtc.plugins.discovery import suggestion
 from vtc.plugins.sections import load_json
 from vtc_recipes.evaluation.harness.answering import CONTROLS, Answerer, Reading
+from vtc_recipes.evaluation.harness.layout import ROW
 from vtc_recipes.evaluation.harness.requests import (
     PredictionFile,
     Request,
@@ -67,13 +68,19 @@ class Vtc(lmms):  # type: ignore[misc]
         from accelerate import Accelerator
 
         super().__init__()
-        options = {**(load_json(Path(settings)) if settings else {}), **options}
+        kept = load_json(Path(settings)) if settings else {}
+        pretrained = pretrained or kept.pop("pretrained", None)
+        predictions = predictions or kept.pop("predictions", None)
+        control = control or kept.pop("control", None)
+        method = method or kept.pop("method", None)
+        options = {**kept, **options}
         options.pop("max_batch_size", None)
-        pretrained = options.pop("pretrained", None) if pretrained is None else pretrained
         if pretrained is None:
             raise ValueError("expected pretrained=MODEL in --model_args, got none")
         if control not in (None, *CONTROLS):
-            raise ValueError(f"expected control to be one of {', '.join(CONTROLS)}, got {control!r}")
+            raise ValueError(
+                f"expected control to be one of {', '.join(CONTROLS)}, got {control!r}"
+            )
         if control not in (None, "no_video") and method is None:
             raise ValueError(f"control={control} needs method=FOLDER, the method's predictions")
         self.batch_size = int(batch_size)
@@ -125,9 +132,9 @@ class Vtc(lmms):  # type: ignore[misc]
 
     def _read(self, request: Any) -> Request:
         _, to_messages, generation, doc, task, split = request.args
-        messages = to_messages(self.task_dict[task][split][doc])
+        row = self.task_dict[task][split][doc]
         settings, until = read_generation(generation)
-        return Request(task, int(doc), messages, settings, until)
+        return Request(task, int(row.get(ROW, doc)), to_messages(row), settings, until)
 
     def loglikelihood(self, requests: Any) -> Any:
         """Refuse tasks that score given texts."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from vtc.interfaces.part import require
+from vtc_recipes.evaluation.resuming import append_lines, read_lines
 
 _GENERATION = ("max_new_tokens", "num_beams", "temperature", "top_p", "top_k", "do_sample")
 
@@ -21,7 +23,7 @@ class Request:
 
     Attributes:
         task: The name of the harness's task.
-        doc: The number of its row.
+        doc: The number of its row, the same in each run.
         messages: ``[{"role": "user", "content": [{"type": "video", "url": FILE}, ...]}]``.
         generation: Arguments of ``generate``.
         until: Texts that end an answer.
@@ -36,7 +38,7 @@ class Request:
     @property
     def key(self) -> str:
         """A name for what is asked and how, the same in each run."""
-        values = (self.task, _hashable(self.messages), self.generation, self.until)
+        values = (self.task, self.doc, _hashable(self.messages), self.generation, self.until)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -109,52 +111,50 @@ class PredictionFile:
     Args:
         folder: Holds ``predictions-0.jsonl``, ``predictions-1.jsonl`` ...; None keeps nothing.
         rank: The number of this process.
+
+    Raises:
+        ValueError: Another run writes to the file, or a line of the folder is damaged.
     """
 
     def __init__(self, folder: Path | None, rank: int = 0) -> None:
         self._file = None if folder is None else folder / f"predictions-{rank}.jsonl"
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            _end_with_a_complete_line(self._file)
+            self._lock = FileLock(self._file.with_suffix(".lock"), timeout=0)
+            try:
+                self._lock.acquire()  # until the process ends
+            except Timeout:
+                raise ValueError(
+                    f"another run writes to {self._file}; wait for it, or end it"
+                ) from None
         self.kept = {} if folder is None else read_predictions(folder)
 
     def add(self, predictions: Iterable[Prediction]) -> None:
         """Keep predictions, on disk at once."""
-        lines = []
-        for prediction in predictions:
-            self.kept[prediction.key] = prediction
-            lines.append(json.dumps(asdict(prediction)) + "\n")
+        predictions = list(predictions)
+        self.kept |= {prediction.key: prediction for prediction in predictions}
         if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write("".join(lines))
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_lines(self._file, map(asdict, predictions))
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """Return the predictions in a folder by key; an incomplete last line is left out."""
+    """Return the predictions in a folder by key: of several the last, but no error if possible.
+
+    Raises:
+        ValueError: A line is damaged.
+    """
     predictions: dict[str, Prediction] = {}
     for file in sorted(folder.glob("predictions-*.jsonl")):
-        complete, _, _ = file.read_bytes().rpartition(b"\n")
-        for number, line in enumerate(complete.decode().splitlines(), 1):
+        for number, values in enumerate(read_lines(file), 1):
             try:
-                values = json.loads(line)
-                values["keyframes"] = tuple(values["keyframes"])
-                values["warnings"] = tuple(values["warnings"])
-                prediction = Prediction(**values)
-            except (ValueError, KeyError, TypeError) as error:
+                lists = {name: tuple(values[name]) for name in ("keyframes", "warnings")}
+                prediction = Prediction(**{**values, **lists})
+            except (KeyError, TypeError) as error:
                 raise ValueError(f"{file}, line {number} is damaged; delete the line") from error
             before = predictions.get(prediction.key)
-            if before is None or before.error is not None:
+            if before is None or before.error is not None or prediction.error is None:
                 predictions[prediction.key] = prediction
     return predictions
-
-
-def _end_with_a_complete_line(file: Path) -> None:
-    if file.exists():
-        complete, newline, rest = file.read_bytes().rpartition(b"\n")
-        if rest:
-            file.write_bytes(complete + newline)
 
 
 def cut(text: str, until: tuple[str, ...]) -> str:

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from time import sleep
 from typing import Any
 
-from vtc.plugins.sections import load_json, parse_json
+from vtc.plugins.sections import load_json
+from vtc_recipes.evaluation.resuming import read_lines
 
 _NAME = "vtc"
 _POLL_SECONDS = 1.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR = re.compile(r"Error during evaluation: (.*?)\. Please set `--verbosity", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def execute(run: Run, progress: Callable[[int], None]) -> Path:
     if output.exists():
         shutil.rmtree(output)
     run.folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps({**run.settings, "predictions": "."}, indent=2)
+    given = {name: value for name, value in run.settings.items() if name != "batch_size"}
+    settings = json.dumps({**given, "predictions": "."}, indent=2)
     (run.folder / "model.json").write_text(settings + "\n", encoding="utf-8")
     log = run.folder / "log.txt"
     with log.open("ab") as stream:
@@ -155,9 +160,7 @@ def samples_of(output: Path, task: str) -> list[dict[str, Any]]:
     files = sorted(output.glob(f"*_samples_{task}.jsonl"))
     if not files:
         raise RuntimeError(f"lmms-eval has left no samples of {task} in {output}")
-    lines = files[-1].read_text(encoding="utf-8").splitlines()
-    records = [parse_json(line, f"{files[-1]}, line {n}") for n, line in enumerate(lines, 1)]
-    return sorted(records, key=lambda record: int(record["doc_id"]))
+    return sorted(read_lines(files[-1]), key=lambda record: int(record["doc_id"]))
 
 
 def _count(folder: Path) -> int:
@@ -165,10 +168,8 @@ def _count(folder: Path) -> int:
 
 
 def _last_lines(log: Path) -> str:
-    """Return the reason that a log ends with: its last errors, else its last lines."""
-    lines = [" ".join(line.split()) for line in log.read_text(errors="replace").splitlines()]
-    lines = [line for line in lines[-200:] if line]
-    errors = [line for line in lines if "Error" in line or "ERROR" in line]
-    return " | ".join((errors or lines)[-3:])[-600:]
-
-
+    """Return the reason that a log ends with: its last error, else its last lines."""
+    text = _COLOUR.sub("", log.read_text(errors="replace"))
+    errors = _ERROR.findall(text)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    return " ".join(errors[-1].split()) if errors else " | ".join(lines[-3:])

@@ -1,0 +1,207 @@
+"""``vtc evaluate TASK``: the benchmarks of lmms-eval; torch is imported in its process only."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vtc.cli import options
+from vtc.cli.models import ModelOptions
+from vtc.cli.output import print_json, print_line
+from vtc_recipes.evaluation.harness.tasks import TASKS, Task
+
+_ALL, _NONE = "all", "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """The data, the results, and what the method is compared with."""
+
+    data: Annotated[
+        Path, typer.Option(help="Folder with annotations and videos, laid out as on the hub.")
+    ]
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; the same command resumes what is in it.")
+    ]
+    controls: Annotated[
+        str,
+        typer.Option(
+            help="Controls to run beside the method, each as long as it: all, none, or some of "
+            "uniform,downsample,random,no_video."
+        ),
+    ] = _ALL
+    limit: Annotated[
+        options.Count, typer.Option(min=1, help="Ask the first questions only (of each part).")
+    ] = None
+    only_present: Annotated[
+        bool, typer.Option("--only-present", help="Leave out questions whose video is missing.")
+    ] = False
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes (torchrun), each with its own model and GPU.")
+    ] = 1
+    questions_at_once: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Questions about one video that share a pass; each takes memory of its own.",
+        ),
+    ] = 4
+    system: options.System = None
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
+
+    def control_names(self) -> list[str]:
+        """Return the names of the controls.
+
+        Raises:
+            ValueError: A name is unknown.
+        """
+        from vtc_recipes.evaluation.harness.evaluate import CONTROLS
+
+        if self.controls == _NONE:
+            return []
+        names = list(CONTROLS) if self.controls == _ALL else self.controls.split(",")
+        unknown = [name for name in names if name not in CONTROLS]
+        if unknown:
+            allowed = f"all, none, or some of {', '.join(CONTROLS)}"
+            raise ValueError(f"expected --controls to be {allowed}, got {unknown[0]!r}")
+        return [name for name in CONTROLS if name in names]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add a command for each benchmark."""
+    for name, task in TASKS.items():
+        app.command(name, help=_help(task))(_command(name, task))
+
+
+def _help(task: Task) -> str:
+    compared = "The table has the controls at the same number of tokens, and the paper's results."
+    return f"{task.summary}\n\nRuns lmms-eval (make eval-env). {compared}"
+
+
+def _command(name: str, task: Task) -> Callable[..., None]:
+    def run(
+        wrapped: ModelOptions,
+        frames: options.FrameOptions,
+        evaluation: EvaluationOptions,
+        allow_posting: bool = False,
+        as_json: bool = False,
+    ) -> None:
+        _evaluate(name, task, wrapped, frames, evaluation, allow_posting, as_json)
+
+    # typer evaluates these at the import of the command line.
+    run.__annotations__ |= {
+        "wrapped": ModelOptions,
+        "frames": options.FrameOptions,
+        "evaluation": EvaluationOptions,
+        "allow_posting": Annotated[
+            bool,
+            typer.Option(
+                "--allow-posting",
+                help="Let the benchmark send the answers to a server.",
+                hidden=task.posts is None,
+            ),
+        ],
+        "as_json": options.AsJson,
+        "return": None,
+    }
+    return options.grouped(run)
+
+
+def _evaluate(
+    name: str,
+    task: Task,
+    wrapped: ModelOptions,
+    frames: options.FrameOptions,
+    evaluation: EvaluationOptions,
+    allow_posting: bool,
+    as_json: bool,
+) -> None:
+    from vtc.cli.show import progress_bars
+    from vtc_recipes.evaluation.harness.evaluate import Evaluation
+    from vtc_recipes.evaluation.harness.layout import read_benchmark
+    from vtc_recipes.evaluation.harness.running import tasks_folder
+    from vtc_recipes.evaluation.harness.scores import METHOD, group_table, table
+
+    if task.posts is not None and not allow_posting:
+        raise ValueError(
+            f"{name} sends all answers to {task.posts}; give --allow-posting to allow it"
+        )
+    controls = evaluation.control_names()
+    tasks_folder()
+    benchmark = read_benchmark(
+        name,
+        task,
+        evaluation.data,
+        limit=evaluation.limit,
+        only_present=evaluation.only_present,
+    )
+    work = Evaluation(
+        benchmark,
+        evaluation.out,
+        _settings(wrapped, frames, evaluation),
+        controls,
+        evaluation.processes,
+        evaluation.seed,
+    )
+    with _ended_by_sigterm(), progress_bars(quiet=as_json, window=3600.0) as show:
+        results = work.run(show)
+    summaries = results["summaries"]
+    text = table(name, task, _label(wrapped), results["parameters"], frames.fps, summaries)
+    if benchmark.missing:
+        text += f"\n{benchmark.missing} questions without a video were left out."
+    text += "\n\n" + group_table(summaries[METHOD])
+    (evaluation.out / "results.md").write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        print_json(results)
+        return
+    print_line(text)
+    print_line(f"\nresults: {evaluation.out / 'results.json'}, results.md, questions.jsonl")
+
+
+def _settings(
+    wrapped: ModelOptions, frames: options.FrameOptions, evaluation: EvaluationOptions
+) -> dict[str, Any]:
+    """Return the arguments of the harness's model."""
+    model = asdict(wrapped)
+    name = Path(model.pop("model")).expanduser()
+    own = str(name.resolve()) if name.is_dir() else wrapped.model
+    encoder = wrapped.encoder
+    if encoder is not None and Path(encoder).expanduser().exists():
+        model["encoder"] = str(Path(encoder).expanduser().resolve())
+    reading = asdict(frames)
+    if frames.cache is not None:
+        reading["cache"] = str(Path(frames.cache).expanduser().absolute())
+    return {
+        "pretrained": own,
+        "batch_size": evaluation.questions_at_once,
+        "system": evaluation.system,
+        **model,
+        **reading,
+    }
+
+
+def _label(wrapped: ModelOptions) -> str:
+    """Return the name of a method for its row: model, selector and merger."""
+    from vtc.wrapped.opening import saved_parts
+
+    saved = saved_parts(wrapped.model)
+    selector = wrapped.selector_choice.spec(saved["selector"])["name"]
+    merger = wrapped.merger_choice.spec(saved["merger"])["name"]
+    return f"{Path(wrapped.model).name} + {selector} + {merger}"
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """End on SIGTERM as on Ctrl-C, so that the harness ends too."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,143 @@
+"""Evaluates a method and its controls on a benchmark; what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtc.plugins.sections import load_json, read_text
+from vtc_recipes.evaluation.harness.layout import Benchmark, prepare
+from vtc_recipes.evaluation.harness.requests import read_predictions
+from vtc_recipes.evaluation.harness.running import (
+    Run,
+    execute,
+    samples_of,
+    scores_of,
+    tasks_folder,
+)
+from vtc_recipes.evaluation.harness.scores import METHOD, Record, records_of, summarise
+from vtc_recipes.evaluation.resuming import (
+    alone_in,
+    claim_settings,
+    model_files,
+    read_lines,
+    write_lines,
+)
+
+CONTROLS = ("uniform", "downsample", "random", "no_video")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated.
+
+    Attributes:
+        benchmark: The task and its questions.
+        out: The folder of the results.
+        settings: Arguments of `model.Vtc`, without those of a run.
+        controls: What the method is compared with.
+        processes: Processes on this machine, each with its own model.
+        seed: Of everything that is drawn.
+    """
+
+    benchmark: Benchmark
+    out: Path
+    settings: Mapping[str, Any]
+    controls: Sequence[str] = CONTROLS
+    processes: int = 1
+    seed: int = 0
+
+    def run(self, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+        """Run the method and its controls, and write the results.
+
+        Args:
+            progress: Called with the name of a run, its finished questions, and all of them.
+
+        Returns:
+            ``settings``, ``parameters``, and by run ``summaries`` and the harness's ``scores``.
+
+        Raises:
+            ValueError: The folder holds results of other settings, or another process uses it.
+            RuntimeError: The harness has failed.
+        """
+        installed = tasks_folder()
+        with alone_in(self.out):
+            settings = {
+                "task": self.benchmark.name,
+                "data": str(self.benchmark.data),
+                "seed": self.seed,
+                "model_files": model_files(str(self.settings["pretrained"])),
+                **self.settings,
+            }
+            del settings["batch_size"]  # which changes no answer
+            claim_settings(self.out, settings)
+            prepared = self.out.resolve() / "prepared"
+            names = prepare(self.benchmark, installed, prepared, self.processes)
+            records: dict[str, list[Record]] = {}
+            scores: dict[str, Any] = {}
+            for run in (METHOD, *self.controls):
+                folder = self.out.resolve() / run
+                if not self._is_done(folder):
+                    self._execute(run, folder, prepared, names, progress)
+                records[run] = read_lines(folder / "questions.jsonl")
+                scores[run] = load_json(folder / "scores.json")
+            return self._write(records, scores)
+
+    def _is_done(self, folder: Path) -> bool:
+        """Return whether a run has answered these questions, all of them."""
+        file = folder / "questions.jsonl"
+        if not file.exists() or not (folder / "scores.json").exists():
+            return False
+        rows = read_lines(file)
+        asked = sorted((one.part, one.number) for one in self.benchmark.questions)
+        complete = not any(row["error"] for row in rows)
+        return complete and [(row["part"], row["number"]) for row in rows] == asked
+
+    def _execute(
+        self,
+        name: str,
+        folder: Path,
+        prepared: Path,
+        tasks: list[str],
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        settings = dict(self.settings)
+        if name != METHOD:
+            settings |= {"control": name}
+            settings |= {} if name == "no_video" else {"method": f"../{METHOD}"}
+        run = Run(folder, tuple(tasks), prepared, settings, self.processes, self.seed)
+        total = len(self.benchmark.questions)
+        output = execute(run, lambda done: progress(name, min(done, total), total))
+        records = records_of(
+            self.benchmark,
+            prepared,
+            name,
+            read_predictions(folder).values(),
+            lambda task: samples_of(output, task),
+        )
+        scores = json.dumps(scores_of(output), indent=2)
+        (folder / "scores.json").write_text(scores + "\n", encoding="utf-8")
+        write_lines(folder / "questions.jsonl", records)
+
+    def _write(
+        self, records: Mapping[str, list[Record]], scores: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        task = self.benchmark.task
+        parameters = int(read_text(self.out / METHOD / "parameters.txt"))
+        results = {
+            "task": self.benchmark.name,
+            "settings": load_json(self.out / "settings.json"),
+            "parameters": parameters,
+            "questions": len(self.benchmark.questions),
+            "questions_in_annotations": self.benchmark.total,
+            "questions_without_video": self.benchmark.missing,
+            "summaries": {run: summarise(own, task) for run, own in records.items()},
+            "scores": scores,
+        }
+        text = json.dumps(results, indent=2)
+        (self.out / "results.json").write_text(text + "\n", encoding="utf-8")
+        write_lines(self.out / "questions.jsonl", (row for own in records.values() for row in own))
+        return results

@@ -1,0 +1,100 @@
+"""Files of a run that resumes: its settings, and a record for each finished question."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vtc.plugins.sections import load_json, parse_json
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Create a folder, and keep other processes from working in it.
+
+    Raises:
+        ValueError: Another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another process works in {folder}; wait for it, or end it") from None
+    with lock:
+        yield
+
+
+def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keep the settings of a run in ``settings.json``, or compare them with those kept.
+
+    Raises:
+        ValueError: The folder holds results of other settings; names them.
+    """
+    file = folder / "settings.json"
+    own = json.loads(json.dumps(settings))
+    if not file.exists():
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, file)
+        return
+    before = load_json(file)
+    other = sorted(name for name in {*own, *before} if own.get(name) != before.get(name))
+    if other:
+        raise ValueError(
+            f"{folder} holds results with another {', '.join(other)}; name another folder as --out"
+        )
+
+
+def model_files(model: str) -> list[list[Any]] | None:
+    """Return names, sizes and times of the files of a model's folder; None for other names.
+
+    Other weights in the same folder make other results.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return None
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; an incomplete last one, as of a killed process, is left out.
+
+    Raises:
+        ValueError: Another line is not valid JSON.
+    """
+    if not file.exists():
+        return []
+    complete, _, _ = file.read_bytes().rpartition(b"\n")
+    lines = enumerate(complete.decode().split("\n") if complete else [], 1)
+    return [parse_json(line, f"{file}, line {number}") for number, line in lines]
+
+
+def append_lines(file: Path, rows: Iterable[Any]) -> None:
+    """Append JSON lines, on disk at once; an incomplete last line is removed before."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with file.open("ab+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        if end:
+            stream.seek(end - 1)
+            if stream.read(1) != b"\n":
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)
+        stream.write(text.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_lines(file: Path, rows: Iterable[Any]) -> None:
+    """Write JSON lines; the file is complete or not there."""
+    partial = file.with_name(file.name + ".partial")
+    text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
