@@ -6,7 +6,6 @@ The paper gives neither the number of options nor how they were drawn, so both a
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -142,8 +141,8 @@ def make_question(
         nearest: The other labels of each label, most similar first; None draws them at random.
 
     Returns:
-        A row of `VideoQuestion`: the ``options`` stand in the question, the choices are their letters
-        (numbers of equal length, ``001`` ..., for more than 26).
+        ``question``, in which the ``options`` stand, ``choices``, their letters (numbers of equal
+        length, ``001`` ..., for more than 26), and ``answer``, one of these.
     """
     drawn = random.Random(hashlib.sha256(f"{seed} {clip.file}".encode()).hexdigest())
     answer = clip.labels[0]
@@ -190,7 +189,7 @@ def make_questions(
     similar_by: str | None = None,
     limit: int | None = None,
     seed: int = 0,
-) -> tuple[list[dict[str, Any]], Benchmark]:
+) -> list[dict[str, Any]]:
     """Return the questions about the clips of a benchmark.
 
     Args:
@@ -203,7 +202,7 @@ def make_questions(
         seed: Draws clips and options.
 
     Returns:
-        Rows of `VideoQuestion` with the ``label`` and the ``options``, by file; and the benchmark.
+        A row of `make_question` with ``video`` and ``kind`` for each clip.
 
     Raises:
         ValueError: Annotations are malformed, or videos are missing.
@@ -228,7 +227,7 @@ def make_questions(
         }
         for clip in clips
     ]
-    return rows, test
+    return rows
 
 
 def read_count(options: str) -> int | None:

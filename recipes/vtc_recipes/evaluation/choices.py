@@ -26,8 +26,8 @@ def name_tokens(processor: Any, names: Sequence[str]) -> list[tuple[int, ...]]:
         for other in range(len(tokens)):
             if other != number and tokens[other][: len(one)] == one:
                 raise ValueError(
-                    f"the model's tokenizer does not tell the option {names[number]!r} from "
-                    f"{names[other]!r}; ask with fewer options"
+                    f"the model's tokenizer writes the options {names[number]!r} and "
+                    f"{names[other]!r} alike; choose a model that knows letters and digits"
                 )
     return tokens
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vtc.cli import options
 from vtc.cli.models import part_choice
+from vtc_recipes.evaluation.actions_cli import actions
 from vtc_recipes.evaluation.harness.cli import add_commands
 
 app = typer.Typer(
@@ -71,4 +72,5 @@ def qvhighlights(
     Console(highlight=False).print(table)
 
 
+app.command()(actions)
 add_commands(app)

@@ -20,14 +20,6 @@ from vtc.video import VideoError, VideoSource
 from vtc.wrapped.access import last_report, toolkit_of
 from vtc_recipes.evaluation.harness.requests import Prediction, PredictionFile, Request, cut
 
-CONTROLS = ("uniform", "downsample", "random", "no_video")
-"""What a method is compared with; each but the last has the tokens of the method, video by video.
-
-* ``uniform``: evenly spaced frames with all their tokens, no others;
-* ``downsample``: every frame, its patches averaged over a grid (plain average pooling);
-* ``random``: keyframes drawn at random, as many as the method has, the others merged as it does;
-* ``no_video``: the question alone.
-"""
 _FRAME_FOLDER_FPS = 3.0
 """Of folders of pictures, which stand for videos in MVBench (``video_fps3_hq_segment``)."""
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -87,7 +79,7 @@ class Answerer:
         model, processor: As ``vtc.open_model`` returns them.
         reading: How videos are read.
         file: Keeps predictions; what it holds is not asked again, unless it is an error.
-        control: One of ``CONTROLS``, or None for the model's own parts.
+        control: One of `tasks.CONTROLS`, or None for the model's own parts.
         method: For a control, the predictions of the method by key.
     """
 
@@ -189,24 +181,34 @@ class Answerer:
                 return [Prediction(one.key, one.task, one.doc, error=why) for one in group]
             self._set_parts(*target, name=video or first.key)
         if video is None:
-            texts, reports = zip(*[self._converse(one) for one in group], strict=True)
+            results = [self._converse(one) for one in group]
+            texts, reports = [text for text, _ in results], [report for _, report in results]
         else:
-            source = self.reading.open(video)
-            system = {} if self.reading.system is None else {"system": self.reading.system}
-            answers = vtc.ask(
-                self.model,
-                self.processor,
-                source,
-                [_text_of(one) for one in group],
-                **system,
-                **first.generation,
-            )
-            texts, reports = zip(*[(each.text, each.report) for each in answers], strict=True)
+            texts, reports = self._ask_together(self.reading.open(video), group)
         seconds = (perf_counter() - began) / len(group)
         return [
             _prediction(one, text, report, seconds, len(group))
             for one, text, report in zip(group, texts, reports, strict=True)
         ]
+
+    def _ask_together(
+        self, source: VideoSource, group: Sequence[Request]
+    ) -> tuple[list[str], list[Report | None]]:
+        """Ask about one video as `vtc.ask` does, with queries apart from the questions."""
+        inputs = vtc.prepare_inputs(
+            self.model,
+            self.processor,
+            [source] * len(group),
+            [_text_of(one) for one in group],
+            system=self.reading.system,
+        )
+        queries = zip(group, inputs["vtc_query"], strict=True)
+        inputs["vtc_query"] = [one.query or text for one, text in queries]
+        sequences = self.model.generate(**inputs, **group[0].generation)
+        new = sequences[:, inputs["input_ids"].shape[1] :]
+        texts = [self.processor.decode(row, skip_special_tokens=True) for row in new]
+        report = last_report(self.model)
+        return texts, [replace(report, videos=[one]) for one in report.videos]
 
     def _set_parts(self, tokens: int, per_frame: int, keyframes: int, name: str) -> None:
         """Give the control the tokens that the method has for the same question."""
@@ -216,7 +218,7 @@ class Answerer:
             spec: dict[str, Any] = {"name": "uniform", "keyframes": count}
             toolkit.selector = registry.build_part("selector", spec)
         elif self.control == "random":
-            seed = int(hashlib.sha256(Path(name).name.encode()).hexdigest()[:8], 16)
+            seed = int(hashlib.sha256(Path(name).name.encode()).hexdigest()[:7], 16)
             spec = {"name": "random", "keyframes": max(1, keyframes), "seed": seed}
             toolkit.selector = registry.build_part("selector", spec)
         else:
@@ -230,10 +232,10 @@ class Answerer:
         ]
         if self.reading.system is not None and turns[0].role != "system":
             turns.insert(0, Turn("system", [self.reading.system]))
-        inputs = conversation_inputs(self.model, self.processor, turns)
+        inputs = conversation_inputs(self.model, self.processor, turns, request.query)
         sequences = self.model.generate(**inputs, **request.generation)
         new = sequences[0, inputs["input_ids"].shape[1] :]
-        text = self.processor.decode(new, skip_special_tokens=True).strip()
+        text = self.processor.decode(new, skip_special_tokens=True)
         return text, last_report(self.model) if "vtc_videos" in inputs else None
 
     def _item(self, part: Mapping[str, Any]) -> list[Any]:

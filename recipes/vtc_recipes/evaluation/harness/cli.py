@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vtc.cli import options
 from vtc.cli.models import ModelOptions
 from vtc.cli.output import print_json, print_line
-from vtc_recipes.evaluation.harness.tasks import TASKS, Task
+from vtc_recipes.evaluation.harness.tasks import CONTROLS, TASKS, Task
 
 _ALL, _NONE = "all", "none"
 
@@ -53,6 +53,10 @@ class EvaluationOptions:
             help="Questions about one video that share a pass; each takes memory of its own.",
         ),
     ] = 4
+    query: Annotated[
+        Literal["question", "prompt"],
+        typer.Option(help="Select keyframes for the question alone, or for the whole prompt."),
+    ] = "question"
     system: options.System = None
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
 
@@ -62,8 +66,6 @@ class EvaluationOptions:
         Raises:
             ValueError: A name is unknown.
         """
-        from vtc_recipes.evaluation.harness.evaluate import CONTROLS
-
         if self.controls == _NONE:
             return []
         names = list(CONTROLS) if self.controls == _ALL else self.controls.split(",")
@@ -182,6 +184,7 @@ def _settings(
         "pretrained": own,
         "batch_size": evaluation.questions_at_once,
         "system": evaluation.system,
+        "query": evaluation.query,
         **model,
         **reading,
     }

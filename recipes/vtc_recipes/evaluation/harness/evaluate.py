@@ -19,6 +19,7 @@ from vtc_recipes.evaluation.harness.running import (
     tasks_folder,
 )
 from vtc_recipes.evaluation.harness.scores import METHOD, Record, records_of, summarise
+from vtc_recipes.evaluation.harness.tasks import CONTROLS
 from vtc_recipes.evaluation.resuming import (
     alone_in,
     claim_settings,
@@ -26,8 +27,6 @@ from vtc_recipes.evaluation.resuming import (
     read_lines,
     write_lines,
 )
-
-CONTROLS = ("uniform", "downsample", "random", "no_video")
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,23 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
 from vtc.cli.models import ModelOptions
+from vtc.interfaces.part import require
 from vtc.plugins.discovery import suggestion
 from vtc.plugins.sections import load_json
-from vtc_recipes.evaluation.harness.answering import CONTROLS, Answerer, Reading
+from vtc_recipes.evaluation.harness.answering import Answerer, Reading
 from vtc_recipes.evaluation.harness.layout import ROW
 from vtc_recipes.evaluation.harness.requests import (
     PredictionFile,
     Request,
     check_together,
+    question_of,
     read_generation,
     read_predictions,
 )
+from vtc_recipes.evaluation.harness.tasks import CONTROLS
 
+QUERIES = ("question", "prompt")
+_QUESTION, _ = QUERIES
 _LISTS = ("selector_option", "merger_option", "budget_option", "adapter_option")
 _READING = ("fps", "max_frames", "reader", "cache", "system")
 
@@ -43,6 +48,8 @@ class Vtc(lmms):  # type: ignore[misc]
             seconds. Questions that have a line there are not asked again.
         control: One of ``uniform``, ``downsample``, ``random``, ``no_video``.
         method: For a control, the folder of the predictions of the method.
+        query: What keyframes are selected for: ``question``, the question of the benchmark without
+            its options and instructions, as in ViLAMP's released code, or the whole ``prompt``.
         settings: A JSON file with arguments, for values with commas; those given here count more.
         **options: The options of ``vtc ask`` for the model, its parts and the frames, with ``_``
             for ``-``: ``selector``, ``keyframes``, ``max_tokens``, ``fps`` ... Several values of
@@ -62,6 +69,7 @@ class Vtc(lmms):  # type: ignore[misc]
         predictions: str | None = None,
         control: str | None = None,
         method: str | None = None,
+        query: str | None = None,
         settings: str | None = None,
         **options: Any,
     ) -> None:
@@ -73,6 +81,9 @@ class Vtc(lmms):  # type: ignore[misc]
         predictions = predictions or kept.pop("predictions", None)
         control = control or kept.pop("control", None)
         method = method or kept.pop("method", None)
+        query = query or kept.pop("query", _QUESTION)
+        require(query in QUERIES, "query", query, " or ".join(QUERIES))
+        self.query = query
         options = {**kept, **options}
         options.pop("max_batch_size", None)
         if pretrained is None:
@@ -115,7 +126,7 @@ class Vtc(lmms):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """Answer all requests of this process."""
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         with tqdm(total=len(requests), disable=self._rank != 0, desc="vtc") as bar:
 
@@ -134,7 +145,8 @@ class Vtc(lmms):  # type: ignore[misc]
         _, to_messages, generation, doc, task, split = request.args
         row = self.task_dict[task][split][doc]
         settings, until = read_generation(generation)
-        return Request(task, int(row.get(ROW, doc)), to_messages(row), settings, until)
+        query = question_of(row) if self.query == _QUESTION else None
+        return Request(task, int(row.get(ROW, doc)), to_messages(row), settings, until, query)
 
     def loglikelihood(self, requests: Any) -> Any:
         """Refuse tasks that score given texts."""
@@ -164,12 +176,12 @@ def control_options(options: ModelOptions, control: str) -> ModelOptions:
     """Return the options of a control: its parts, in the place of the method's."""
     if control == "no_video":
         return options
-    own = {"selector_option": [], "keyframes": None}
+    own: dict[str, Any] = {"selector_option": [], "keyframes": None}
     if control == "random":
         return replace(options, selector="random", **own)
-    unlimited = {"max_tokens": None, "budget": None, "budget_option": []}
+    unlimited: dict[str, Any] = {"max_tokens": None, "budget": None, "budget_option": []}
     if control == "uniform":
-        parts = {"selector": "uniform", "merger": "drop"}
+        parts: dict[str, Any] = {"selector": "uniform", "merger": "drop"}
     else:
         parts = {"selector": "none", "merger": "mean_pool"}
     return replace(options, **parts, merger_option=[], **own, **unlimited)

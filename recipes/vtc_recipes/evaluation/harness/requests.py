@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from filelock import FileLock, Timeout
 from vtc.interfaces.part import require
 from vtc_recipes.evaluation.resuming import append_lines, read_lines
 
+_OPTION = re.compile(r"\s*\(?A[).:]")
 _GENERATION = ("max_new_tokens", "num_beams", "temperature", "top_p", "top_k", "do_sample")
 
 
@@ -27,6 +30,7 @@ class Request:
         messages: ``[{"role": "user", "content": [{"type": "video", "url": FILE}, ...]}]``.
         generation: Arguments of ``generate``.
         until: Texts that end an answer.
+        query: What keyframes are selected for; None for the text of the last message.
     """
 
     task: str
@@ -34,11 +38,13 @@ class Request:
     messages: list[dict[str, Any]]
     generation: dict[str, Any]
     until: tuple[str, ...] = ()
+    query: str | None = None
 
     @property
     def key(self) -> str:
         """A name for what is asked and how, the same in each run."""
-        values = (self.task, self.doc, _hashable(self.messages), self.generation, self.until)
+        asked = (self.task, self.doc, _hashable(self.messages), self.query)
+        values = (*asked, self.generation, self.until)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -70,6 +76,19 @@ def read_generation(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[st
         given["do_sample"] = True
     until = values.get("until") or ()
     return given, (until,) if isinstance(until, str) else tuple(until)
+
+
+def question_of(row: Mapping[str, Any]) -> str | None:
+    """Return the question of a benchmark's row, without its options.
+
+    >>> question_of({"question": "What is red?\n(A) a star\n(B) a moon"})
+    'What is red?'
+    """
+    text = row.get("question", row.get("input"))
+    if not isinstance(text, str):
+        return None
+    lines = itertools.takewhile(lambda line: not _OPTION.match(line), text.splitlines())
+    return "\n".join(lines).strip() or None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,14 @@ from typing import Any
 
 RowValues = Mapping[str, Any]
 _LETTERED = re.compile(r"^\s*\(?([A-Z])[).:]", re.MULTILINE)
+CONTROLS = ("uniform", "downsample", "random", "no_video")
+"""What a method is compared with; each but the last has the tokens of the method, video by video.
+
+* ``uniform``: evenly spaced frames with all their tokens, no others;
+* ``downsample``: every frame, its patches averaged over a grid (plain average pooling);
+* ``random``: keyframes drawn at random, as many as the method has, the others merged as it does;
+* ``no_video``: the question alone.
+"""
 VILAMP, ONEVISION = "ViLAMP-7B (paper)", "LLaVA-OneVision-7B (paper)"
 
 

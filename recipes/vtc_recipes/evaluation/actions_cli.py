@@ -1,0 +1,232 @@
+"""``vtc evaluate actions``: action recognition as multiple choice (Table 4 of ViLAMP)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vtc.cli import options
+from vtc.cli.models import ModelOptions
+from vtc.cli.output import print_json, print_line
+
+INSTRUCTION = "\nAnswer with the option's letter or number only."
+_PAPER = {
+    "ucf101": ("accuracy", 97.6),
+    "something_v2": ("accuracy", 86.9),
+    "activitynet": ("map", 78.6),
+}
+_DRAWS = 100
+
+
+@options.grouped
+def actions(
+    benchmark: Annotated[
+        Literal["ucf101", "something_v2", "activitynet"], typer.Argument(help="The data set.")
+    ],
+    annotations: Annotated[Path, typer.Option(help="Its folder, or file, of annotations.")],
+    videos: Annotated[Path, typer.Option(help="The folder of its videos.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; the same command resumes what is in it.")
+    ],
+    wrapped: ModelOptions,
+    frames: options.FrameOptions,
+    options_: Annotated[
+        str, typer.Option("--options", help="Number of options: 4, 8, another one, or all.")
+    ] = "4",
+    distractors: Annotated[
+        Literal["random", "similar"], typer.Option(help="How the wrong options are chosen.")
+    ] = "random",
+    similar_by: Annotated[
+        str, typer.Option(help="The frame encoder that compares labels for similar distractors.")
+    ] = "open_clip:ViT-B-32/openai",
+    limit: Annotated[options.Count, typer.Option(min=1, help="Draw this many videos.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws videos and options.")] = 0,
+    questions_only: Annotated[
+        bool,
+        typer.Option("--questions-only", help="Write OUT/questions.jsonl for vtc ablate, and end."),
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Score a model on UCF-101, Something-Something V2 or ActivityNet, as multiple choice.
+
+    Prints the accuracy of the likeliest option and the mAP of the options' probabilities, each
+    beside its chance level.
+    """
+    from vtc_recipes.evaluation.actions import make_questions, read_count
+    from vtc_recipes.evaluation.resuming import (
+        alone_in,
+        claim_settings,
+        model_files,
+        write_lines,
+    )
+
+    rows = make_questions(
+        benchmark,
+        annotations,
+        videos,
+        count=read_count(options_),
+        similar_by=similar_by if distractors == "similar" else None,
+        limit=limit,
+        seed=seed,
+    )
+    settings = {
+        "benchmark": benchmark,
+        "options": options_,
+        "distractors": similar_by if distractors == "similar" else distractors,
+        "seed": seed,
+        **asdict(wrapped),
+        **asdict(frames),
+        "model_files": model_files(wrapped.model),
+    }
+    with alone_in(out):
+        if not questions_only:
+            claim_settings(out, settings)
+        plain = ({k: v for k, v in row.items() if k != "options"} for row in rows)
+        write_lines(out / "questions.jsonl", plain)
+        if questions_only:
+            print_line(f"{len(rows)} questions in {out / 'questions.jsonl'}")
+            return
+        records = _score(rows, wrapped, frames, out / "records.jsonl", as_json)
+        results = summarise(records)
+        text = json.dumps({"settings": settings, **results}, indent=2)
+        (out / "results.json").write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        print_json({"settings": settings, **results})
+        return
+    _print(benchmark, options_, distractors, results, out)
+
+
+def _score(
+    rows: Sequence[Mapping[str, Any]],
+    wrapped: ModelOptions,
+    frames: options.FrameOptions,
+    file: Path,
+    quiet: bool,
+) -> list[dict[str, Any]]:
+    """Return a record for each row; those that the file holds are not asked again."""
+    from vtc.cli.show import progress_bars
+    from vtc_recipes.evaluation.resuming import append_lines, read_lines
+
+    kept = {record["video"]: record for record in read_lines(file) if record["error"] is None}
+    missing = [row for row in rows if row["video"] not in kept]
+    if missing:
+        score = _scorer(wrapped, frames, quiet)
+        with progress_bars(quiet=quiet) as show:
+            for number, row in enumerate(missing, len(rows) - len(missing) + 1):
+                record = kept[row["video"]] = score(row)
+                append_lines(file, [record])
+                show("videos", number, len(rows))
+    return [kept[row["video"]] for row in rows]
+
+
+def _scorer(
+    wrapped: ModelOptions, frames: options.FrameOptions, quiet: bool
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Load the model; return what scores a row."""
+    from vtc.video import VideoError
+    from vtc.wrapped.access import toolkit_of
+    from vtc_recipes.evaluation.choices import option_scores
+
+    model, processor = wrapped.open(quiet=quiet)
+    toolkit_of(model).heat_frames = 0
+
+    def score(row: Mapping[str, Any]) -> dict[str, Any]:
+        began = perf_counter()
+        right = row["choices"].index(row["answer"])
+        record = {"video": row["video"], "options": row["options"], "right": right, "error": None}
+        try:
+            source = frames.open(row["video"])
+            scores, report = option_scores(
+                model, processor, source, row["question"] + INSTRUCTION, row["choices"]
+            )
+        except VideoError as error:
+            return {**record, "scores": None, "error": " ".join(str(error).split())}
+        return {
+            **record,
+            "scores": scores,
+            "tokens": report.tokens_after,
+            "keyframes": len(report.keyframes),
+            "seconds": round(perf_counter() - began, 4),
+        }
+
+    return score
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return accuracy and mAP of records of clips, each with its 95 % interval and chance level.
+
+    A clip without an answer is wrong, and all its options have the score 0. The chance level of the
+    mAP is the mean over 100 drawings of all scores.
+    """
+    import numpy as np
+
+    from vtc_recipes.evaluation.bootstrap import wilson
+    from vtc_recipes.evaluation.choices import mean_average_precision
+
+    classes = sorted({option for record in records for option in record["options"]})
+    place = {name: number for number, name in enumerate(classes)}
+    answers = [place[record["options"][record["right"]]] for record in records]
+    rng = np.random.default_rng(0)
+
+    def matrix(draw: bool) -> Any:
+        scores = np.zeros((len(records), len(classes)))
+        for number, record in enumerate(records):
+            count = len(record["options"])
+            drawn = rng.dirichlet(np.ones(count)) if draw else record["scores"]
+            if drawn is not None:
+                scores[number, [place[name] for name in record["options"]]] = drawn
+        return scores
+
+    right = sum(
+        record["scores"] is not None and int(np.argmax(record["scores"])) == record["right"]
+        for record in records
+    )
+    mean, ends = mean_average_precision(matrix(draw=False), answers)
+    draws = [mean_average_precision(matrix(draw=True), answers)[0] for _ in range(_DRAWS)]
+    answered = [record for record in records if record["error"] is None]
+
+    def mean_of(name: str) -> float:
+        return float(sum(record[name] for record in answered) / max(1, len(answered)))
+
+    return {
+        "n": len(records),
+        "errors": len(records) - len(answered),
+        "accuracy": right / len(records),
+        "accuracy_interval": wilson(right, len(records)),
+        "accuracy_chance": sum(1 / len(r["options"]) for r in records) / len(records),
+        "map": mean,
+        "map_interval": ends,
+        "map_chance": sum(draws) / len(draws),
+        "classes": len({*answers}),
+        "tokens": mean_of("tokens"),
+        "keyframes": mean_of("keyframes"),
+        "seconds": mean_of("seconds"),
+    }
+
+
+def _print(
+    benchmark: str, count: str, distractors: str, results: Mapping[str, Any], out: Path
+) -> None:
+    print_line(f"{benchmark}, {results['n']} videos, {count} options, {distractors} distractors, %")
+    for name, label in (("accuracy", "accuracy"), ("map", "mAP")):
+        low, high = (100 * end for end in results[f"{name}_interval"])
+        print_line(
+            f"{label:<9}{100 * results[name]:>6.1f}  95 % {low:.1f}-{high:.1f}  "
+            f"chance {100 * results[f'{name}_chance']:.1f}"
+        )
+    metric, value = _PAPER[benchmark]
+    label = "mAP" if metric == "map" else metric
+    print_line(f"the paper, with options that it does not describe: {label} {value} (Table 4)")
+    print_line(
+        f"mAP over {results['classes']} classes; {results['tokens']:.0f} tokens, "
+        f"{results['keyframes']:.1f} keyframes and {results['seconds']:.2f} s a video"
+    )
+    if results["errors"]:
+        print_line(f"{results['errors']} videos have no answer and count as wrong")
+    print_line(f"results: {out / 'results.json'}, records.jsonl")
