@@ -96,7 +96,8 @@ def find_command(words: tuple[str, ...]) -> tuple[Any, list[str]]:
         command = GROUP.get_command(context, words[0])
     assert command is not None, f"there is no command {words[0]!r}"
     rest = list(words[1:])
-    if hasattr(command, "commands"):
+    is_group_alone = command.no_args_is_help and not (rest and re.match("[a-z]", rest[0]))
+    if hasattr(command, "commands") and not is_group_alone:
         with command.make_context(words[0], rest) as context:
             _, command, rest = command.resolve_command(
                 context, [*context._protected_args, *context.args]
