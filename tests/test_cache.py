@@ -19,7 +19,7 @@ import vtc
 from vtc.cache.folder import DEFAULT_LIMIT, CacheFolder, user_folder
 from vtc.cache.hashing import module_hash
 from vtc.cache.writing import CacheError
-from vtc.pipeline.caching import index_video
+from vtc.pipeline.indexing import index_video
 
 HIT = "frame embeddings read from the cache"
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
 import vtc
-from vtc.cli.cache import read_size, size_text
+from vtc.cache.folder import CacheFolder
+from vtc.cache.sizes import size_text
+from vtc.cli.cache import read_size
+
+ALL_KINDS = ("frame embeddings", "encoder patches", "merged tokens", "vision tower output")
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +34,9 @@ def model_folder(tmp_path_factory):
 def test_an_indexed_video_is_not_read_again_by_select(command, file, clip_folder, tmp_path):
     options = ("--cache", tmp_path / "c", "--encoder", clip_folder)
     code, out, _ = command("index", file, *options)
-    assert code == 0 and "6 frames, computed and stored" in out
+    assert code == 0 and "6 frames: frame embeddings computed and stored" in out
     code, out, _ = command("index", file, *options)
-    assert code == 0 and "6 frames, already in the cache" in out
+    assert code == 0 and "6 frames: frame embeddings already in the cache" in out
     _, out, _ = command("select", file, "a square", *options)
     assert "cache: frame embeddings read from the cache" in out
     _, out, _ = command("select", file, "a square", *options, "--fps", 2, "--json")
@@ -48,17 +53,71 @@ def test_an_index_for_a_model_is_read_by_ask(command, file, clip_folder, model_f
     assert json.loads(out)["report"]["videos"][0]["cache"][0]["hit"]
 
 
+@pytest.mark.parametrize(
+    ("parts", "kinds"),
+    [
+        (("--merger", "mean_pool"), ["frame embeddings", "merged tokens"]),
+        (("--cache-tower",), ["frame embeddings", "vision tower output"]),
+        (
+            ("--selector", "uniform", "--merger", "mean_pool", "--cache-tower"),
+            ["merged tokens", "vision tower output"],
+        ),
+    ],
+)
+def test_an_index_holds_what_the_parts_need(
+    command, file, clip_folder, model_folder, tmp_path, parts, kinds
+):
+    options = ("--model", model_folder, "--cache", tmp_path, "--encoder", clip_folder, *parts)
+    options += ("--keyframes", 1)
+    keeps_tower = "--cache-tower" in parts
+    says_size = pytest.warns(UserWarning, match="the vision tower's output of 3 slices takes")
+    with says_size if keeps_tower else nullcontext():
+        code, out, _ = command("index", file, *options)
+    assert code == 0 and [kind for kind in ALL_KINDS if f"{kind} computed" in out] == kinds
+    _, out, _ = command("index", file, *options, "--json")
+    rows = json.loads(out)["videos"][0]["cache"]
+    assert [(row["kind"], row["hit"]) for row in rows] == [(kind, True) for kind in kinds]
+    _, out, _ = command("ask", file, "Where?", *options, "--max-new-tokens", 1, "--json")
+    [video] = json.loads(out)["report"]["videos"]
+    assert [(row["kind"], row["hit"]) for row in video["cache"]] == [(kind, True) for kind in kinds]
+    assert video["decoded"] == (0 if keeps_tower else 2)
+
+
+def test_an_index_for_encoder_patches_leaves_the_keyframes(command, file, clip_folder, tmp_path):
+    folder = tmp_path / "model"
+    model, processor = vtc.testing.tiny("llava_onevision")
+    vtc.wrap(model, "dks", "dfm", processor=processor, encoder=str(clip_folder))
+    with pytest.warns(UserWarning, match="untrained"):
+        model.vtc.merge_encoder_patches()
+        vtc.save_pretrained(model, folder)
+    processor.save_pretrained(folder)
+    options = ("--model", folder, "--cache", tmp_path / "c")
+    _, out, _ = command("index", file, *options)
+    assert "encoder patches computed and stored" in out
+    options += ("--keyframes", 1, "--max-new-tokens", 1, "--json")
+    _, out, _ = command("ask", file, "Where?", *options)
+    [video] = json.loads(out)["report"]["videos"]
+    assert video["cache"][0]["hit"] and video["decoded"] == 1
+
+
+def test_a_full_cache_ends_an_index_for_a_model(command, file, clip_folder, model_folder, tmp_path):
+    CacheFolder(tmp_path).set_limit(500)
+    options = ("--model", model_folder, "--cache", tmp_path, "--encoder", clip_folder)
+    code, _, err = command("index", file, *options, "--cache-tower")
+    assert code == 1 and "set its limit with vtc cache --limit" in err
+
+
 def test_a_broken_video_does_not_stop_the_others(command, file, clip_folder, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
     options = ("--cache", tmp_path / "c", "--encoder", clip_folder)
     code, out, err = command("index", broken, file, *options)
     assert code == 1
-    assert "6 frames, computed and stored" in out and "broken.mp4: not a video" in err
+    assert "6 frames: frame embeddings computed" in out and "broken.mp4: not a video" in err
     code, out, _ = command("index", broken, file, *options, "--json")
     rows = json.loads(out)["videos"]
     assert code == 1 and "not a video" in rows[0]["error"]
-    assert rows[1]["cache"]["hit"] and rows[1]["error"] is None
+    assert rows[1]["cache"][0]["hit"] and rows[1]["error"] is None
 
 
 def test_entries_are_listed_and_cleared(command, file, clip_folder, tmp_path, monkeypatch):
@@ -86,6 +145,8 @@ def test_wrong_options_are_refused(command, file, tmp_path):
     assert code == 1 and "expected --clear alone" in err
     code, _, err = command("cache", "--cache", file)
     assert code == 1 and "expected cache to be a folder, got the file" in err
+    code, _, err = command("index", file, "--cache-tower", "--merger", "mean_pool")
+    assert code == 1 and "expected --model with --merger, --cache-tower, got none" in err
 
 
 def test_sizes_are_read_and_written():

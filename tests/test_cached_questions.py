@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
 import vtc
 from vtc.pipeline.call import Call
+from vtc.pipeline.locate import locate_videos
 from vtc.pipeline.prepare import prepare
 from vtc.pipeline.selecting import select_video
+from vtc.pipeline.video_store import VideoStore
 
 FRAMES, KEYFRAMES = 12, 3
 
@@ -155,6 +158,19 @@ def test_with_encoder_patches_a_second_question_decodes_the_keyframes_alone(
         assert use.hit is not first
         assert len(decoded) == (FRAMES if first else KEYFRAMES)
         assert "frame encoder" in own.stages or not first
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_cached_patches_are_mapped_into_memory(with_patches, processor, file, tmp_path):
+    tokens(with_patches, processor, vtc.VideoSource(file, cache=tmp_path), "Where?")
+    source = vtc.VideoSource(file, cache=tmp_path)
+    inputs = vtc.prepare_inputs(with_patches, processor, source, "Where?")
+    call = Call(with_patches, with_patches.vtc, inputs)
+    [feed], _ = locate_videos(call)
+    store = VideoStore(call, feed)
+    assert store.patches.all().shape[0] == FRAMES
+    [data] = tmp_path.glob("entries/*/encoder-patches-*/data.safetensors")
+    assert str(data) in Path("/proc/self/maps").read_text()
 
 
 def test_patches_in_another_dtype_are_a_miss(with_patches, processor, file, tmp_path):

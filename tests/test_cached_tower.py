@@ -9,6 +9,7 @@ import torch
 
 import vtc
 from vtc.cache.folder import CacheFolder
+from vtc.cache.sizes import size_text
 from vtc.pipeline.call import Call
 from vtc.pipeline.prepare import prepare
 
@@ -82,14 +83,15 @@ def indices(report):
 
 def test_the_size_is_said_first(model, processor, file, tmp_path):
     wrapped(model, processor)
+    vision = model.config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    size = FRAMES * patches * vision.hidden_size * 2
     source = vtc.VideoSource(file, cache=tmp_path, cache_tower=True)
-    with pytest.warns(UserWarning, match="output of 12 slices takes 0.00 GB in the cache"):
+    with pytest.warns(UserWarning, match=f"output of 12 slices takes {size_text(size)} in"):
         _, report = tokens(model, processor, source)
-    assert "computed and stored (0.00 GB), since they were not in the cache" in str(use_of(report))
+    assert "computed and stored (" in str(use_of(report))
     [entry] = [one for one in CacheFolder(tmp_path).entries() if one.entry.kind == KIND]
-    width = model.config.vision_config.hidden_size
-    patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
-    assert 0 <= entry.entry.bytes - FRAMES * patches * width * 2 < 300
+    assert 0 <= entry.entry.bytes - size < 300
 
 
 @pytest.mark.parametrize("change", ["tower", "processor", "configuration", "projector", "language"])
@@ -154,6 +156,17 @@ def test_other_mergers_take_the_cached_output(model, processor, file, tmp_path, 
         features, report = tokens(model, processor, source)
         torch.testing.assert_close(features, plain, rtol=0.01, atol=0.01)
     assert use_of(report).hit and not decoded
+
+
+def test_merged_tokens_of_rounded_values_have_an_entry_of_their_own(
+    model, processor, file, tmp_path
+):
+    wrapped(model, processor, "mean_pool")
+    plain, _ = tokens(model, processor, vtc.VideoSource(file))
+    tokens(model, processor, vtc.VideoSource(file, cache=tmp_path, cache_tower=True))
+    features, report = tokens(model, processor, vtc.VideoSource(file, cache=tmp_path))
+    torch.testing.assert_close(features, plain, rtol=0, atol=1e-5)
+    assert not use_of(report, "merged tokens").hit
 
 
 def test_a_damaged_output_is_computed_again(model, processor, file, tmp_path):

@@ -24,6 +24,7 @@ from vtc.cache.contents import content_of, earlier_content, forget_contents
 from vtc.cache.entry import FORMAT, Entry, Key, differences, entry_name
 from vtc.cache.hashing import file_hash
 from vtc.cache.reading import DATA, ENTRY, DamagedError, OtherFormatError, read_entry, read_tensors
+from vtc.cache.sizes import size_text
 from vtc.cache.writing import CacheError, flush, unfinished_folder, writes_to
 from vtc.plugins.sections import Section, read_json
 
@@ -296,13 +297,13 @@ class CacheFolder:
         place = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
         if size > (free := shutil.disk_usage(place).free):
             raise CacheError(
-                f"{size / 1e9:.2f} GB do not fit on the disk of the cache {str(self.path)!r}, "
-                f"which has {free / 1e9:.2f} GB left"
+                f"{size_text(size)} do not fit on the disk of the cache {str(self.path)!r}, "
+                f"which has {size_text(free)} left"
             )
         if size > (limit := self.limit):
             raise CacheError(
-                f"{size / 1e9:.2f} GB are more than the cache {str(self.path)!r} may hold "
-                f"({limit / 1e9:.2f} GB); set its limit with vtc cache --limit"
+                f"{size_text(size)} are more than the cache {str(self.path)!r} may hold "
+                f"({size_text(limit)}); set its limit with vtc cache --limit"
             )
 
     @contextmanager

@@ -12,60 +12,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from vtc.cache.sizes import UNITS, size_text
 from vtc.cli import options
+from vtc.cli.indexing import IndexedModel
 from vtc.cli.output import print_json, print_line, printable, terminal
 
 if TYPE_CHECKING:
     from vtc.cache.folder import StoredEntry
 
 _SIZE = re.compile(r"([0-9]*\.?[0-9]+) ?(B|kB|MB|GB|TB)")
-_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @options.grouped
 def index(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")],
     frames: options.ModelFrameOptions,
-    model: Annotated[
-        options.Text,
-        typer.Option(help="Index for this model: with its frame encoder, the frames it reads."),
-    ] = None,
-    encoder: Annotated[
-        options.Text,
-        typer.Option(
-            help="The frame encoder. (default: the model's, else open_clip:ViT-B-32/openai)"
-        ),
-    ] = None,
-    device: options.Device = "auto",
+    wrapped: IndexedModel,
     as_json: options.AsJson = False,
 ) -> None:
-    """Decode and embed videos once, so that later questions about them need not.
+    """Compute what questions about videos have in common once, and keep it in a cache.
 
-    A video that cannot be read is reported, the others are indexed, and the exit code is 1.
+    That is the embeddings of the frames and, with --model, whatever the cache can hold for it and
+    its merger; give the options of the later questions. A video that cannot be read is reported,
+    the others are indexed, and the exit code is 1.
     """
-    import transformers
-
     from vtc.cache.video import cache_folder
     from vtc.cli.show import progress_bars
-    from vtc.encoders.lazy import LazyEncoder
-    from vtc.pipeline.caching import index_video
     from vtc.video import VideoError
-    from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
 
     folder = cache_folder(frames.cache if frames.cache is not None else True)
     frames = replace(frames, cache=str(folder.path))
-    own, every = (None, 1) if model is None else _of_model(model)
-    transformers.utils.logging.disable_progress_bar()
-    lazy = LazyEncoder(encoder or own or DEFAULT_ENCODER, device=pick_device(device))
+    index_one = wrapped.indexer(frames.cache_tower, quiet=as_json)
     rows: list[dict[str, Any]] = []
     for video in videos:
         began = time.perf_counter()
-        row: dict[str, Any] = {"video": video, "frames": 0, "cache": None, "error": None}
+        row: dict[str, Any] = {"video": video, "frames": 0, "cache": [], "error": None}
         try:
             source = frames.open(video)
             with progress_bars(quiet=as_json) as show:
-                use = index_video(source, lazy, every, show)
-            row |= {"frames": len(source), "cache": asdict(use)}
+                uses = index_one(source, show)
+            row |= {"frames": len(source), "cache": [asdict(use) for use in uses]}
         except VideoError as error:
             row["error"] = str(error)
         row["seconds"] = time.perf_counter() - began
@@ -129,33 +115,18 @@ def read_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"expected --limit to be a size such as 500MB or 50GB, got {text!r}")
-    return round(float(match[1]) * _UNITS[match[2]])
-
-
-def size_text(size: int) -> str:
-    """``1234567`` as ``1.2 MB``."""
-    unit = [name for name in _UNITS if size >= _UNITS[name] or name == "B"][-1]
-    return f"{size / _UNITS[unit]:.3g} {unit}"
-
-
-def _of_model(name: str) -> tuple[str, int]:
-    """Return the frame encoder of a model, and how many frames make one of its slices."""
-    from vtc.plugins import registry
-    from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape, saved_parts
-
-    shape, _ = open_shape(name)
-    config = getattr(shape, "config", shape)
-    adapter = registry.adapter_for(config.model_type)
-    return saved_parts(name)["encoder"] or DEFAULT_ENCODER, adapter.frames_per_slice
+    return round(float(match[1]) * UNITS[match[2]])
 
 
 def _print_row(row: dict[str, Any]) -> None:
     if row["error"] is not None:
         print(f"vtc: error: {printable(row['error'])}", file=sys.stderr)
         return
-    use = row["cache"]
-    done = "already in the cache" if use["hit"] else use["note"]
-    print_line(f"{row['video']}: {row['frames']} frames, {done} ({row['seconds']:.1f} s)")
+    done = "; ".join(
+        f"{use['kind']} {'already in the cache' if use['hit'] else use['note']}"
+        for use in row["cache"]
+    )
+    print_line(f"{row['video']}: {row['frames']} frames: {done} ({row['seconds']:.1f} s)")
 
 
 def _entry_row(one: StoredEntry) -> dict[str, Any]:

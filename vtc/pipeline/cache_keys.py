@@ -26,8 +26,11 @@ def maker_of_tokens(call: Call, feed: VideoFeed) -> Key | str:
     """Return what merged tokens depend on; a text says why that is unknown."""
     if not registry.is_registered(call.merger):
         return f"the merger {call.merger_name} is not registered by a plug-in"
+    features = _maker_of_features(call, feed)
+    rounds = feed.source is not None and feed.source.cache is not None and feed.source.cache.tower
     key: Key = {
-        **_maker_of_features(call, feed),
+        **features,
+        "rounded": rounds and features["dtype"] != "bfloat16",  # what `StoredTower` returns
         "merger": f"{text_hash(call.report.merger)} {module_hash(call.merger)}",
         "pruner": isinstance(call.merger, TokenPruner),
         "connector": None if call.connector is None else module_hash(call.connector),

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
 from vtc.cache.video import ENCODER_PATCHES, FRAME_EMBEDDINGS
 from vtc.cache.writing import CacheError
 from vtc.encoders.encoder_patches import PatchKeeper
-from vtc.pipeline.report import CacheUse, Recorder, Report
-from vtc.pipeline.selection import embed_frames
+from vtc.pipeline.report import CacheUse, Recorder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +16,10 @@ if TYPE_CHECKING:
     from vtc.cache.entry import Key
     from vtc.cache.video import VideoCache
     from vtc.encoders.base import FrameEncoder
-    from vtc.pipeline.report import Progress
     from vtc.video import VideoSource
+
+NOT_STORED = "computed and not stored"
+"""The note of a `CacheUse` where the cache cannot be written."""
 
 
 class StoredTensors:
@@ -75,7 +74,7 @@ class StoredTensors:
             self.write(tensors)
         except CacheError as error:  # a full disk is no reason to give no answer
             self._recorder.warn(str(error))
-            self.use = CacheUse(self._kind, False, "computed and not stored")
+            self.use = CacheUse(self._kind, False, NOT_STORED)
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Store tensors that were computed.
@@ -145,30 +144,3 @@ def _cache_of(source: VideoSource) -> VideoCache:
     if source.cache is None:
         raise ValueError("expected a VideoSource with cache=FOLDER, got one without")
     return source.cache
-
-
-def index_video(
-    source: VideoSource, encoder: FrameEncoder, every: int = 1, progress: Progress | None = None
-) -> CacheUse:
-    """Store the frame embeddings of a video in its cache, unless they are there.
-
-    Args:
-        source: With a cache.
-        encoder: The frame encoder.
-        every: Embed each frame, each second one, ...: the first of each slice of a model.
-        progress: Called with the stage, the frames done and the frames in all.
-
-    Raises:
-        ValueError: The source has no cache, or the weights of the encoder are unknown.
-        CacheError: The cache cannot be written.
-        VideoError: The video cannot be read.
-    """
-    recorder = Recorder(Report(selector={}, merger={}), progress)
-    stored = StoredEmbeddings(source, encoder, every, recorder)
-    if not stored.is_possible:
-        raise ValueError(stored.use.note)
-    if stored.embeddings is None:
-        firsts = range(0, len(source), every)
-        frames = (torch.from_numpy(chunk.frames) for chunk in source.chunks(firsts))
-        stored.write({"embeddings": embed_frames(encoder, frames, len(firsts), recorder)})
-    return stored.use

@@ -99,7 +99,7 @@ def compress_video(
     selections, embeddings = select_keyframes(call, feed, queries, store)
     most = None if patches is None else patches.count
     readings = [
-        _reading(call, own, query, chosen, allocate(call, own, chosen, embeddings, most))
+        reading_of(call, own, query, chosen, allocate(call, own, chosen, embeddings, most))
         for own, query, chosen in zip(feeds, queries, selections, strict=True)
     ]
     del embeddings
@@ -129,9 +129,10 @@ def compress_video(
     ]
 
 
-def _reading(
+def reading_of(
     call: Call, feed: VideoFeed, query: Query, selection: Selection, allocation: Allocation | None
 ) -> Reading:
+    """Return how a query reads a video, before anything is encoded."""
     selection = selection if allocation is None else allocation.selection
     keyframes = selection.keyframes.cpu()
     is_keyframe = torch.zeros(len(feed.span), dtype=torch.bool)

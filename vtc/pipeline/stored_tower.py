@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vtc.cache.sizes import size_text
 from vtc.cache.video import TOWER_OUTPUT, EntryWriter
 from vtc.cache.writing import CacheError
 from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.pipeline.cache_keys import maker_of_tower_output
-from vtc.pipeline.caching import StoredTensors
+from vtc.pipeline.caching import NOT_STORED, StoredTensors
 from vtc.pipeline.encode import run_tower
 from vtc.pipeline.report import CacheUse
 
@@ -57,9 +58,9 @@ class StoredTower(StoredTensors):
             size = self._compute(call, feed, self._made_by)
         except CacheError as error:  # a full disk is no reason to give no answer
             self._recorder.warn(str(error))
-            self.use = CacheUse(TOWER_OUTPUT, False, "computed and not stored")
+            self.use = CacheUse(TOWER_OUTPUT, False, NOT_STORED)
             return
-        note = f"computed and stored ({size / 1e9:.2f} GB), since {self.use.note}"
+        note = f"computed and stored ({size_text(size)}), since {self.use.note}"
         self.use = CacheUse(TOWER_OUTPUT, False, note)
         self.tensors = self._cache.find(TOWER_OUTPUT, self._made_by, mapped=True).tensors
 
@@ -91,7 +92,7 @@ class StoredTower(StoredTensors):
         folder = str(self._cache.folder.path)
         message = (
             f"{self._source.name}: the vision tower's output of {count:,} slices takes "
-            f"{size / 1e9:.2f} GB in the cache {folder!r}"
+            f"{size_text(size)} in the cache {folder!r}"
         )
         warnings.warn(message, stacklevel=2)
 

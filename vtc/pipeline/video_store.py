@@ -13,6 +13,7 @@ from vtc.pipeline.caching import StoredEmbeddings, StoredTensors
 from vtc.pipeline.stored_tower import StoredTower
 
 if TYPE_CHECKING:
+    from vtc.interfaces.token_merger import TokenMerger
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
     from vtc.pipeline.report import CacheUse
@@ -80,12 +81,14 @@ class VideoStore:
 
 def merges_frames_alone(call: Call) -> bool:
     """Return whether the merged tokens of a frame depend on its patches alone."""
-    merger = call.merger
+    return merges_alone(call.merger) and call.budget is None and not torch.is_grad_enabled()
+
+
+def merges_alone(merger: TokenMerger) -> bool:
+    """Return whether a merger takes the patches of one frame and nothing else."""
     return (
         merger.query_source is None
         and not merger.uses_reference
         and merger.frames_together == 1
         and merger.tokens_per_frame > 0
-        and call.budget is None
-        and not torch.is_grad_enabled()
     )
