@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,18 @@ from torch import nn
 from transformers import AutoTokenizer
 
 import vtc
+from vtc_recipes.ablation import running
+from vtc_recipes.ablation.questions import Item
 from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import SHAPES, STORIES, covers, held_share, make_example, make_story
-from vtc_recipes.synthetic.stories import REQUESTS, story_vocabulary
+from vtc_recipes.synthetic.stories import final_answer, story_vocabulary, tell
 from vtc_recipes.tiny import evidence, pretext, vlm
 from vtc_recipes.tiny.evaluate import main
 from vtc_recipes.tiny.evidence import (
     check_vocabulary,
     draw_question,
     grow,
-    list_events,
     related_turns,
     shows_any,
 )
@@ -164,7 +166,7 @@ def test_every_word_of_stories_is_one_token():
     tokenizer, rng = word_tokenizer(), np.random.default_rng(0)
     for kind in STORIES:
         question = make_story(1, 24, kind=kind, scenes=2000).question
-        texts = [question.text, draw_question(rng, kind).text, *question.choices, *REQUESTS]
+        texts = [question.text, draw_question(rng, kind).text, *question.choices, "red. blue"]
         for text in texts:
             ids = tokenizer(text.replace("{", "").replace("}", ""))["input_ids"]
             unknown = tokenizer.unk_token_id in ids
@@ -191,17 +193,44 @@ def test_a_text_is_about_the_scenes_with_any_of_its_shapes():
 def test_other_turns_have_the_answers_that_the_frames_give(seed, kind):
     example = make_story(seed, 32, kind=kind, scenes=3000)
     question = example.question
-    own, listed, *others = related_turns(np.random.default_rng(seed), example)
-    assert own == (question.text, question.answer) and listed == list_events(question, example)
+    own, *others = related_turns(np.random.default_rng(seed), example)
+    assert own == (question.text, tell(question, example.video))
     shown = [objects for _, objects in frames_shown(example.video)]
-    answers = listed[1].split()
-    assert len(answers) == len(question.evidence) - (2 if kind == "between" else 0)
-    held = [objects.get(question.names[0]) for objects in shown]
-    if kind in ("order", "longest"):
-        held = [next((n for n in question.names if n in objects), None) for objects in shown]
-    assert answers == list(dict.fromkeys(name for name in held if name))
-    for text, answer in others:
-        assert text != question.text and read_answer(text, example.video) == answer
+    by_shape = kind in ("order", "longest")
+    events = []
+    for objects in shown:
+        [name] = {*question.names} & objects.keys() or [None]
+        by_colour = name == question.names[0] and not by_shape
+        events.append(objects[name] if by_colour else name)
+    told = list(dict.fromkeys(event for event in events if event))
+    for text, answer in (own, *others):
+        listed, end, final = answer.partition(". ")
+        if kind == "between" and text != question.text:  # it asks for the colours alone
+            assert listed.split() == [event for event in told if event not in SHAPES]
+        else:
+            assert listed.split() == told
+        assert end and final == final_answer(answer) == read_answer(text, example.video)
+    assert question.text not in dict(others) and len(others) <= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("star moon. Star", "star"), ("Star.", "star"), ("star moon", "star moon"), ("a. b. c.", "c")],
+)
+def test_the_answer_follows_the_events(text, answer):
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(("kind", "right"), [("order", True), ("colour", False)])
+def test_a_grid_scores_the_answer_after_the_events_of_a_story(monkeypatch, kind, right):
+    example = make_example(3, 64, kind=kind)
+    counts = dict.fromkeys(("tokens_before", "text_before", "tokens_after", "text_after"), 0)
+    report = SimpleNamespace(stages={}, keyframes=(), warnings=[], **counts)
+    text = f"red blue. {example.question.answer}"
+    monkeypatch.setattr(vtc, "ask", lambda *_, **__: SimpleNamespace(text=text, report=report))
+    words = (kind, example.question.text, example.question.answer)
+    item = Item("0", *words, (), None, lambda: example.video, "video")
+    assert running.ask(None, None, item, "{question}", 12)["right"] is right
 
 
 def test_a_trained_model_is_evaluated_on_stories(
@@ -213,16 +242,19 @@ def test_a_trained_model_is_evaluated_on_stories(
         monkeypatch.setattr(module, "EXAMINED", 5)
     monkeypatch.setattr(vlm, "UNSEEN", 130)
     run = tmp_path / "run"
-    changes = [f"stages.{n}.{what}" for n in (0, 1) for what in ("steps=2", "scenes=130")]
-    changes += ["stages.0.batch=16", "stages.1.batch=300", f"output.folder={run}"]
-    # The ceiling: all frames are kept, so there is none to merge.
-    changes += ["vtc.merger=drop", "vtc.selector={name: uniform, keyframes: 64}"]
+    changes = [f"stages.{n}.{what}" for n in (0, 1, 2) for what in ("steps=2", "scenes=130")]
+    changes += [f"stages.{n}.batch={size}" for n, size in enumerate((16, 300, 300))]
+    changes += [f"output.folder={run}"]
     values = load_yaml(find_config("tiny_evidence", "training"))
     folder = train(parse_tiny(apply_overrides(values, changes), "test"))
     model = vtc.from_pretrained(folder)
     assert len(model.get_input_embeddings().weight) == len(model.vtc.processor.tokenizer)
-    measured = json.loads((run / "evidence.json").read_text())["measured"]
-    assert {*measured} == {"64", *(f"64, {kind}" for kind in STORIES)}
+    assert model.vtc.selector.config.keyframes == 2
+    for stage in ("stories", "evidence"):
+        measured = json.loads((run / f"{stage}.json").read_text())["measured"]
+        assert {*measured} == {"64", *(f"64, {kind}" for kind in STORIES)}
+    # Every frame is a keyframe in the stage before, so nothing is merged.
+    assert not list(vtc.from_pretrained(run / "stories").vtc.merger.parameters())
     words = ["--model", str(folder), "--kinds", "order,between", "--examples", "4"]
     words += ["--frames", "16", "--selector", "uniform", "--keyframes", "2"]
     capsys.readouterr()

@@ -26,6 +26,7 @@ from vtc_recipes.ablation.models import encoder_identity, open_for
 from vtc_recipes.ablation.questions import Item, count, questions
 from vtc_recipes.evaluation.niah import is_right, read_records
 from vtc_recipes.synthetic.questions import covers
+from vtc_recipes.synthetic.stories import STORIES, final_answer
 
 LOG = "log.txt"
 _LIBRARIES = ("video-token-compression", "torch", "transformers", "numpy")
@@ -92,13 +93,14 @@ def ask(model: Any, processor: Any, item: Item, prompt: str, limit: int) -> dict
     seconds, report = perf_counter() - began, answer.report
     encoder = report.stages["frame encoder"].seconds if "frame encoder" in report.stages else 0.0
     keyframes = [frame.index for frame in report.keyframes]
+    final = final_answer(answer.text) if item.kind in STORIES else answer.text
     return {
         "id": item.id,
         "kind": item.kind,
         "question": text,
         "answer": item.answer,
         "text": answer.text,
-        "right": is_right(answer.text, item.answer),
+        "right": is_right(final, item.answer),
         "covered": None if item.evidence is None else covers(keyframes, item.evidence),
         "chance": 1 / len(item.choices) if item.choices else 0.0,
         "keyframes": keyframes,

@@ -37,8 +37,8 @@ _TEXTS = {
     "between": "What colour is the {0} between the {1} and the {2}?",
     "change": "What colour is the {0} after it is {colour}?",
 }
-REQUESTS = ("List {0}, {1}, {2}, {3}.", "List the colours of the {0}.")
-"""Requests to name all events in their order; only trainings use them."""
+MARK = "."
+"""It separates the events from the answer in `tell`."""
 _LONGER = 1.5
 """The longest event lasts at least this many times as long as any other."""
 
@@ -76,7 +76,7 @@ class StoryQuestion(Question):
 
 def story_vocabulary() -> tuple[str, ...]:
     """Return the words and signs that only stories use, in alphabetical order."""
-    texts = [*_TEXTS.values(), *REQUESTS]
+    texts = [*_TEXTS.values(), MARK]
     plain = [text.format("", "", "", "", ordinal="", colour="") for text in texts]
     all_words = {word for text in (*plain, *NUMBERS, *ORDINALS) for word in words(text)}
     return tuple(sorted(all_words - {*vocabulary()}))
@@ -179,6 +179,36 @@ def solve_story(question: StoryQuestion, video: SyntheticVideo) -> set[str]:
     colours = [colour for _, colour in events]
     following = {b for a, b in zip(colours, colours[1:], strict=False) if a == question.colour}
     return {colour for colour in following if colour is not None}
+
+
+def tell(question: StoryQuestion, video: SyntheticVideo) -> str:
+    """Return an answer that names the events first, in their order: ``red blue cyan. blue``.
+
+    Tiny models learn such answers: an event is named by its colour, or by its shape where the
+    question names several. `final_answer` returns the answer alone.
+
+    >>> example = make_story(5, frames=64, kind="change")
+    >>> tell(example.question, example.video)
+    'green red cyan purple. cyan'
+    """
+    first, *others = question.names
+    events = []
+    for segment in video.segments:
+        colour = segment.scene.colour_of(first)
+        shapes = [name for name in (first, *others) if segment.scene.colour_of(name) is not None]
+        if shapes:
+            by_colour = colour is not None and question.kind not in ("order", "longest")
+            events.append(colour if by_colour and colour else shapes[0])
+    return f"{' '.join(events)}{MARK} {question.answer}"
+
+
+def final_answer(text: str) -> str:
+    """Return the answer at the end of a text by `tell`, in lower case, or of a plain answer.
+
+    >>> final_answer("red blue cyan. blue"), final_answer("Blue.")
+    ('blue', 'blue')
+    """
+    return text.strip().removesuffix(MARK).rpartition(MARK)[2].strip().lower()
 
 
 Condition = Callable[[Scene], bool]

@@ -24,7 +24,14 @@ class StageSettings(Section):
     """
 
     name: Literal[
-        "pretext", "dual_encoder", "captions", "answers", "long_answers", "queries", "evidence"
+        "pretext",
+        "dual_encoder",
+        "captions",
+        "answers",
+        "long_answers",
+        "queries",
+        "stories",
+        "evidence",
     ]
     steps: PositiveInt
     batch: PositiveInt
@@ -56,7 +63,7 @@ class TinyRecipe(Section):
         stages: The stages, in order.
         vtc: The parts that ``vtc.wrap`` adds to the language model.
         start: Folder with the trained models ``vlm`` and ``dual_encoder`` that the stages
-            ``queries`` and ``evidence`` start from; ``shipped`` for the shipped ones.
+            ``queries`` and ``stories`` start from; ``shipped`` for the shipped ones.
         seed: Seed of all stages.
         output: Folder and frequency of results.
     """

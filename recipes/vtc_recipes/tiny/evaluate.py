@@ -15,8 +15,12 @@ import vtc
 from vtc.plugins import registry
 from vtc_recipes.evaluation.bootstrap import wilson
 from vtc_recipes.synthetic import KINDS, STORIES, Example, covers, held_share, make_example
+from vtc_recipes.synthetic.stories import final_answer
 from vtc_recipes.tiny.asking import KINDS as ASKED
 from vtc_recipes.tiny.trained import WEIGHTS
+
+WORDS = 12
+"""Most words of an answer; those about stories name up to six events first."""
 
 Ask = Callable[[Example], tuple[str, Sequence[int]]]
 """Answers an example's question; returns the text and the numbers of the keyframes."""
@@ -44,7 +48,7 @@ def asking(model: Any, processor: Any) -> Ask:
             processor,
             example.video,
             example.question.text,
-            max_new_tokens=2,
+            max_new_tokens=WORDS,
             do_sample=False,
         )
         return answer.text, [frame.index for frame in answer.report.videos[0].keyframes]
@@ -64,7 +68,7 @@ def asking_without_video(model: Any, processor: Any) -> Ask:
             return_dict=True,
             return_tensors="pt",
         ).to(model.device)
-        ids = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        ids = model.generate(**inputs, max_new_tokens=WORDS, do_sample=False)
         new = ids[:, inputs["input_ids"].shape[1] :]
         return processor.batch_decode(new, skip_special_tokens=True)[0], ()
 
@@ -76,16 +80,17 @@ def evaluate(ask: Ask, questions: Iterable[Example]) -> dict[str, dict[str, Any]
 
     Returns:
         By kind: ``count``; ``accuracy``, the share of answers that are the right word and nothing
-        else; its 95 % ``interval`` (Wilson); ``coverage``, the share of questions whose keyframes
-        include a frame of every range of the evidence; ``held``, the mean largest share of these
-        ranges that so many keyframes can show; ``chance``.
+        else, after the events in an answer by `synthetic.stories.tell`; its 95 % ``interval``
+        (Wilson); ``coverage``, the share of questions whose keyframes include a frame of every
+        range of the evidence; ``held``, the mean largest share of these ranges that so many
+        keyframes can show; ``chance``.
     """
     rows: dict[str, list[tuple[bool, bool, float, float]]] = {}
     for example in questions:
         question = example.question
         text, keyframes = ask(example)
         row = (
-            text.strip().lower() == question.answer,
+            final_answer(text) == question.answer,
             covers(sorted(keyframes), question.evidence),
             held_share(question, len(keyframes)),
             question.chance,

@@ -1,13 +1,15 @@
 """Stages that train a finished tiny model on stories, whose answers take several scenes.
 
 ``queries`` teaches the dual encoder's text side the new questions; its vision side is frozen, so
-selectors see frames as before. ``evidence`` trains the language model, a new merger and a new
-connector. Both start from `TinyRecipe.start`.
+selectors see frames as before. ``stories`` teaches the language model the new questions with all
+tokens of all frames. Both start from `TinyRecipe.start`. ``evidence`` trains the result with a new
+merger and a new connector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ from torch import Tensor, nn
 from vtc_recipes.synthetic import COLOURS, SHAPES, Example
 from vtc_recipes.synthetic.stories import (
     ORDINALS,
-    REQUESTS,
     STORIES,
     StoryQuestion,
     make_story,
     solve_story,
+    tell,
 )
 from vtc_recipes.tiny.bank import Bank, build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
+from vtc_recipes.tiny.curriculum import draw_format, draw_kinds
 from vtc_recipes.tiny.dual_encoder import draw_texts, embed_texts, matching_loss
 from vtc_recipes.tiny.features import embeddings_of, rows_of
 from vtc_recipes.tiny.models import word_tokenizer
@@ -38,9 +41,11 @@ from vtc_recipes.tiny.world import Format, World
 
 SCENES = 8
 """Scenes of a story; the longest story of each kind has at most six events."""
-_TURN = 16
-"""Approximate tokens of a turn, for the size of a batch."""
-_TURNS = 6
+OLD = 0.2
+"""Share of the batches with the questions of the start, which a model forgets without them."""
+_TURN, _OLD_TURNS = 22, 60
+"""Approximate tokens of a turn, and of all old questions about a video, for the size of a batch."""
+_TURNS = 4
 """Most turns about a video."""
 
 
@@ -191,7 +196,7 @@ def shows_any(shapes: Tensor, named: Tensor) -> Tensor:
 
 
 def related_turns(rng: np.random.Generator, example: Example) -> list[tuple[str, str]]:
-    """Draw questions and requests about the events of a story, its own question first.
+    """Draw questions about the events of a story, its own first, with answers as by `tell`.
 
     All name the same shapes, so the frames are merged for nearly the same query.
     """
@@ -204,7 +209,7 @@ def related_turns(rng: np.random.Generator, example: Example) -> list[tuple[str,
         other = StoryQuestion(kind, "", (), None, colour, names, ordinal)
         answers = solve_story(other, video)
         if len(answers) == 1 and other.text != question.text:
-            turns.append((other.text, answers.pop()))
+            turns.append((other.text, tell(replace(other, answer=answers.pop()), video)))
 
     if question.kind in ("order", "longest"):
         for _ in range(2):
@@ -218,33 +223,24 @@ def related_turns(rng: np.random.Generator, example: Example) -> list[tuple[str,
             add("change", (shape,), None, colour)
         if question.kind != "between":  # always three there
             add("count", (shape,), None, None)
-    events = list_events(question, example)
-    others = [turns[k] for k in rng.permutation(len(turns))[: _TURNS - 2].tolist()]
-    return [(question.text, question.answer), events, *others]
+    others = [turns[k] for k in rng.permutation(len(turns))[: _TURNS - 1].tolist()]
+    return [(question.text, tell(question, video)), *others]
 
 
-def list_events(question: StoryQuestion, example: Example) -> tuple[str, str]:
-    """Return the request to list the events of a story, and the list."""
-    scenes = [segment.scene for segment in example.video.segments]
-    if question.kind in ("order", "longest"):
-        shapes = [name for scene in scenes for name in question.names if scene.colour_of(name)]
-        return REQUESTS[0].format(*question.names), " ".join(shapes)
-    colours = [scene.colour_of(question.names[0]) for scene in scenes]
-    return REQUESTS[1].format(question.names[0]), " ".join(colour for colour in colours if colour)
+class Stories(LanguageStage):
+    """Answers to questions about stories of which every frame keeps all its tokens.
 
+    It learns the questions where they are easiest, mostly from short videos, among old questions.
+    """
 
-class Evidence(LanguageStage):
-    """Answers to questions about stories."""
-
-    name = "evidence"
+    name = "stories"
     needs = ("queries",)
     gated = ("64",)
+    takes_parts = False
+    keyframes, selector = 64, "uniform"
 
     def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
         """Return the VLM of the start and the dual encoder that knows the new questions."""
-        selector = recipe.vtc.selector
-        self.keyframes = int(selector["keyframes"]) if isinstance(selector, Mapping) else 2
-        self.selector = selector["name"] if isinstance(selector, Mapping) else selector
         return start_folder(recipe) / "vlm", self.folder / "queries"
 
     def open(self, start: Path, parts: Parts) -> Any:
@@ -259,19 +255,42 @@ class Evidence(LanguageStage):
         vlm.config.text_config.vocab_size = len(tokenizer)
         vlm.lm_head.out_features = len(tokenizer)
         vlm.tie_weights()
-        return wrap_new(vlm, self.processor, parts, str(self.folder / "queries"))
+        return wrap_new(vlm, self.processor, self.parts(parts), str(self.folder / "queries"))
+
+    def parts(self, parts: Parts) -> Parts:
+        """Return the parts to train with: every frame is a keyframe, so none is merged."""
+        return Parts(selector={"name": "uniform", "keyframes": 64}, merger="drop")
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Draw stories of one format: of two frames a scene at first, of eight in the end."""
+        """Draw stories of one format, or, for a share of the batches, old questions."""
         rng = np.random.default_rng((self.seed, number))
-        form = self.draw_format(rng, number / self.settings.steps)
+        done = number / self.settings.steps
+        if rng.random() < OLD:
+            return self.old_questions(rng)
+        form = self.draw_format(rng, done)
         count = max(1, self.settings.batch // (tokens_of(form) + _TURNS * _TURN))
         kinds = rng.choice(tuple(STORIES), count).tolist()
         return {"dialogues": [self.story(self.seen, rng, form, kind)[0] for kind in kinds]}
 
+    def old_questions(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Draw videos with the questions of the start."""
+        form = draw_format(rng, 0.4)
+        count = max(1, self.settings.batch // (tokens_of(form) + _OLD_TURNS))
+        kinds = draw_kinds(rng, form, count)
+        return {"dialogues": [self.seen.questions(rng, form, kind) for kind in kinds]}
+
     def draw_format(self, rng: np.random.Generator, done: float) -> Format:
-        """Draw the format of a batch when a share of the run is over."""
-        frames = 64 if rng.random() < max(0.1, done) else (16, 24, 32)[int(rng.integers(3))]
+        """Draw the format of a batch when a share of the run is over.
+
+        Videos of 16 frames, two a scene, hold nearly all there is to learn for a quarter of the
+        tokens.
+        """
+        if done < 0.5:
+            frames = 16
+        elif done < 0.8:
+            frames = (16, 24, 32)[int(rng.integers(3))]
+        else:
+            frames = 64 if rng.random() < 0.7 else 24
         return Format(frames, SCENES, self.keyframes, self.selector)
 
     def story(
@@ -288,13 +307,17 @@ class Evidence(LanguageStage):
         )
         own, rows = example.question, rows_of(example.video)
         keyframes = world.select(rng, rows, own.text, form)
-        turns = [(own.text, own.answer)] if alone else related_turns(rng, example)
+        turns = related_turns(rng, example)[: 1 if alone else None]
         embedding = world.embed(own.text)
         return Dialogue(rows, keyframes, own.text, embedding, turns), example
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Measure the share of right answers about stories of 64 frames, in all and by kind."""
+        """Measure the share of right answers about stories of 64 frames, in all and by kind.
+
+        The list of events before an answer must be right too, so the share is a little less than
+        that of `vtc_recipes.tiny.evaluate`.
+        """
         rng, end = np.random.default_rng(0), self.processor.tokenizer.eos_token_id
         form = Format(64, SCENES, self.keyframes, self.selector)
         right: dict[str, list[bool]] = {kind: [] for kind in STORIES}
@@ -306,3 +329,27 @@ class Evidence(LanguageStage):
             right[kind].append(bool((logits.argmax(-1) == labels)[words].all()))
         measured = {f"64, {kind}": sum(row) / len(row) for kind, row in right.items()}
         return {"64": sum(measured.values()) / len(measured), **measured}
+
+
+class Evidence(Stories):
+    """Answers to questions about stories, with the parts of the recipe."""
+
+    name = "evidence"
+    needs = ("queries", "stories")
+    takes_parts = True
+
+    def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
+        """Return the VLM of the stage before and the dual encoder that knows the new questions."""
+        selector = recipe.vtc.selector
+        self.keyframes = int(selector["keyframes"]) if isinstance(selector, Mapping) else 2
+        self.selector = selector["name"] if isinstance(selector, Mapping) else selector
+        return self.folder / "stories", self.folder / "queries"
+
+    def parts(self, parts: Parts) -> Parts:
+        """Return the parts of the recipe."""
+        return parts
+
+    def draw_format(self, rng: np.random.Generator, done: float) -> Format:
+        """Draw the format of a batch: most have 64 frames, as in use."""
+        frames = 64 if rng.random() < 0.7 else (16, 24, 32)[int(rng.integers(3))]
+        return Format(frames, SCENES, self.keyframes, self.selector)
