@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -234,7 +234,7 @@ class Stories(LanguageStage):
     """
 
     name = "stories"
-    needs = ("queries",)
+    needs: ClassVar[tuple[str, ...]] = ("queries",)
     gated = ("64",)
     takes_parts = False
     keyframes, selector = 64, "uniform"
