@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vtc.cache.entry import Key
 from vtc.cache.folder import CacheFolder, Lookup, user_folder
@@ -34,8 +34,12 @@ class VideoCache:
         frames: What depends on the frames: the hash of their timestamps, the reader.
         sampling: The options that chose the frames, for messages.
         tower: Whether the output of the vision tower is kept too.
+        kinds: What may be kept.
     """
 
+    kinds: ClassVar[frozenset[str]] = frozenset(
+        (FRAME_EMBEDDINGS, ENCODER_PATCHES, MERGED_TOKENS, TOWER_OUTPUT)
+    )
     folder: CacheFolder
     path: Path
     frames: Key = field(repr=False)

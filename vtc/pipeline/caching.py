@@ -47,6 +47,8 @@ class StoredTensors:
     ) -> None:
         self._source, self._kind, self._recorder = source, kind, recorder
         self._cache = _cache_of(source)
+        if kind not in self._cache.kinds:
+            made_by = f"the cache of {source.name} does not hold {kind}"
         self._made_by = None if isinstance(made_by, str) else made_by
         self.tensors: Mapping[str, Tensor] | None = None
         if isinstance(made_by, str):

@@ -16,8 +16,9 @@ class FrameSequence(Protocol):
     """A video without a file: an object that returns frames by number.
 
     ``VideoSource`` takes one wherever it takes an array, and reads it in chunks, so that a video
-    of any length needs the memory of a few frames. An optional list of sentences ``warnings``,
-    which may grow while frames are read, becomes part of the source's warnings.
+    of any length needs the memory of a few frames. Three attributes are optional: ``name``; a list
+    of sentences ``warnings``, which may grow while frames are read and becomes part of the
+    source's warnings; and ``cache``, a `vtc.cache.video.VideoCache` of all frames.
     """
 
     height: int
@@ -52,7 +53,7 @@ class SequenceReader:
         if count == 0:
             raise ValueError(f"the {kind} is empty; at least one frame is needed")
         self._video = video
-        self.name = f"{kind} of {count} frame{'s' if count > 1 else ''}"
+        self.name = getattr(video, "name", f"{kind} of {count} frame{'s' if count > 1 else ''}")
         self.warnings: list[str] = getattr(video, "warnings", [])
         self.times: NDArray[np.float64] = np.arange(count) / fps
         self.info = VideoInfo(

@@ -141,6 +141,8 @@ class VideoSource:
                 )
             kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
             self._reader = kind(video, fps)
+            if kind is SequenceReader and frames is None and max_frames is None:
+                self._cache = getattr(video, "cache", None)
             fps = None
         positions = sample(
             self._reader.times,

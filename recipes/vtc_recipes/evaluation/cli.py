@@ -14,10 +14,12 @@ from vtc.cli import options
 from vtc.cli.models import part_choice
 from vtc_recipes.evaluation.actions_cli import actions
 from vtc_recipes.evaluation.harness.cli import add_commands
+from vtc_recipes.evaluation.videoniah import cli as videoniah
 
 app = typer.Typer(
     help="Run benchmarks of the paper on your own copy of their data.", no_args_is_help=True
 )
+app.add_typer(videoniah.app, name="videoniah")
 
 
 @app.command()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from vtc.cache.video import VideoCache
 from vtc.interfaces.part import require
 from vtc.video import VideoSource
 
@@ -53,6 +54,7 @@ class Concatenation:
 
     height: int
     width: int
+    cache: VideoCache | None = None
 
     def __init__(
         self, pieces: Sequence[Piece], size: tuple[int, int] | None = None, pad: bool = False
@@ -89,7 +91,7 @@ class Concatenation:
             return frame
         image, size = Image.fromarray(frame), (self.width, self.height)
         if self._pad:
-            return np.asarray(ImageOps.pad(image, size, Image.Resampling.BICUBIC))
+            return np.asarray(ImageOps.pad(image, size, Image.Resampling.BICUBIC, (0, 0, 0)))
         return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 

@@ -1,0 +1,241 @@
+"""Ask a model about the cases of VideoNIAH: as it is, and in the settings of its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from string import ascii_uppercase
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import vtc
+from vtc.interfaces.prompts import needs_special_tokens
+from vtc.interfaces.video_adapter import chat_prompt
+from vtc.pipeline.modules import input_device
+from vtc.plugins import registry
+from vtc.wrapped.access import toolkit_of
+from vtc_recipes.evaluation.videoniah.choices import chosen_letter
+
+if TYPE_CHECKING:
+    from vtc.video import VideoSource
+    from vtc_recipes.evaluation.videoniah.cases import NiahCase
+    from vtc_recipes.evaluation.videoniah.haystack import Haystacks
+
+MODEL = "model"
+"""The setting that runs the model with its own parts."""
+CONTROLS = ("uniform", "random", "downsampled", "no_video")
+PROMPT = (
+    "Select the best answer to the following multiple-choice question based on the video. "
+    "Respond with only the letter ({letters}) of the correct option.\n{question}\n{options}\n"
+    "The best answer is:"
+)
+"""Video-MME's prompt."""
+_PARTS = ("budget", "selector", "merger", "connector")
+
+
+def check_prompt(prompt: str) -> None:
+    """Refuse a prompt that lacks the question or has unknown names in braces.
+
+    Raises:
+        ValueError: It does.
+    """
+    try:
+        text = prompt.format(question="{question}", options="", letters="")
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            "expected only {question}, {options} and {letters} in the braces of the prompt, got "
+            f"{prompt!r}"
+        ) from error
+    if "{question}" not in text:
+        raise ValueError(f"expected {{question}} in the prompt, got {prompt!r}")
+
+
+def prompt_of(case: NiahCase, prompt: str) -> str:
+    """Fill in a prompt."""
+    letters = ascii_uppercase[: len(case.options)]
+    lines = (f"{letter}. {text}" for letter, text in zip(letters, case.options, strict=True))
+    named = (
+        f"{', '.join(letters[:-1])}, or {letters[-1]}" if len(letters) > 2 else " or ".join(letters)
+    )
+    return prompt.format(question=case.question, options="\n".join(lines), letters=named)
+
+
+class Asker:
+    """Asks a wrapped model about cases in several settings.
+
+    Settings are ``model``, with the model's own parts, and controls: ``uniform`` and ``random``
+    keyframes in the same number with the same merger; ``downsampled``, evenly spaced frames alone,
+    as many as give the number of tokens that ``model`` needed; and ``no_video``.
+
+    Args:
+        model: A model that ``vtc.wrap`` returned.
+        processor: Its stock processor.
+        haystacks: Opens the videos.
+        prompt: Text with ``{question}``, ``{options}`` and ``{letters}`` to fill in.
+        cached: Whether frame embeddings come from the cache of the haystacks.
+        max_new_tokens: The longest answer.
+
+    Raises:
+        ValueError: The prompt has other names in braces.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        haystacks: Haystacks,
+        prompt: str = PROMPT,
+        *,
+        cached: bool = False,
+        max_new_tokens: int = 16,
+    ) -> None:
+        check_prompt(prompt)
+        self._model, self._processor, self._haystacks = model, processor, haystacks
+        self._prompt, self._cached, self._limit = prompt, cached, max_new_tokens
+        self._toolkit = toolkit_of(model)
+        selector = self._toolkit.describe(self._toolkit.selector)
+        self._keyframes = int(selector.get("keyframes") or 32)
+
+    def ask(self, case: NiahCase, setting: str, before: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Ask about a case in a setting.
+
+        Args:
+            case: The case.
+            setting: ``model`` or a control.
+            before: The record of ``model`` for this case, which ``downsampled`` needs.
+
+        Returns:
+            A record: the answer, the letter in it, whether that is right, and what the video took.
+
+        Raises:
+            VideoError: A file cannot be read.
+            ValueError: A file is shorter than when the cases were made.
+        """
+        text = prompt_of(case, self._prompt)
+        began = perf_counter()
+        record = {
+            "case": case.id,
+            "setting": setting,
+            "length": case.length,
+            "depth": case.depth,
+            "kind": case.kind,
+        }
+        if setting == "no_video":
+            record |= self._without_video(text)
+        else:
+            source = self._haystacks.video(case)
+            with self._parts(case, setting, before):
+                record |= self._with_video(case, source, text)
+        letter = chosen_letter(str(record["text"]), case.options)
+        return {
+            **record,
+            "choice": letter,
+            "answer": case.answer,
+            "score": float(letter == case.answer),
+            "chance": 1 / len(case.options),
+            "seconds": round(perf_counter() - began, 3),
+        }
+
+    def _with_video(self, case: NiahCase, source: VideoSource, text: str) -> dict[str, Any]:
+        if self._cached and self._toolkit.selector.uses_embeddings:
+            encoder = self._toolkit.encoders_on(input_device(self._model))[1]
+            self._haystacks.embed(case, encoder, self._toolkit.progress)
+        answer = vtc.ask(
+            self._model,
+            self._processor,
+            source,
+            text,
+            max_new_tokens=self._limit,
+            do_sample=False,
+        )
+        report, video = answer.report, answer.report.videos[0]
+        inside = range(case.start, case.start + case.needle.frames)
+        return {
+            "text": answer.text,
+            "keyframes": len(report.keyframes),
+            "in_needle": sum(frame.index in inside for frame in report.keyframes),
+            "tokens": report.tokens_after + report.text_after,
+            "tokens_before": report.tokens_before + report.text_before,
+            "slices": video.frames // video.frames_per_slice,
+            "cached": [use.kind for use in video.cache if use.hit],
+            "warnings": report.warnings,
+        }
+
+    def _without_video(self, text: str) -> dict[str, Any]:
+        prompt = chat_prompt(self._processor, [], text)
+        tokens = self._processor.tokenizer(
+            [prompt],
+            add_special_tokens=needs_special_tokens(self._processor, prompt),
+            return_tensors="pt",
+        )
+        place = input_device(self._model)
+        ids = tokens["input_ids"].to(place)
+        with torch.no_grad():
+            result = self._model.generate(
+                input_ids=ids,
+                attention_mask=tokens["attention_mask"].to(place),
+                max_new_tokens=self._limit,
+                do_sample=False,
+            )
+        new = result[0, ids.shape[1] :]
+        text = self._processor.decode(new, skip_special_tokens=True).strip()
+        return {"text": text, "keyframes": 0, "in_needle": 0, "tokens": 0, "tokens_before": 0}
+
+    @contextmanager
+    def _parts(
+        self, case: NiahCase, setting: str, before: Mapping[str, Any] | None
+    ) -> Iterator[None]:
+        """Let the model read with the parts of a setting."""
+        toolkit = self._toolkit
+        own = {name: getattr(toolkit, name) for name in _PARTS}
+        if setting == MODEL:
+            yield
+            return
+        keyframes, parts = self._keyframes, dict[str, Any]()
+        if setting == "downsampled":
+            if before is None:
+                raise ValueError(f"case {case.id}: downsampled needs the model's number of tokens")
+            share = before["tokens"] / before["tokens_before"]
+            keyframes = max(1, round(before["slices"] * share))
+            merger = registry.build_part("merger", "drop")
+            parts = {"budget": None, "connector": None, "merger": merger}
+        name = "uniform" if setting == "downsampled" else setting
+        spec: dict[str, Any] = {"name": name, "keyframes": keyframes}
+        if setting == "random":
+            spec["seed"] = int(case.id.rpartition("-")[2]) if case.id[-1].isdecimal() else 0
+        parts["selector"] = registry.build_part("selector", spec)
+        with toolkit.gate.change("ask with the parts of a control"):
+            for part in parts:
+                setattr(toolkit, part, parts[part])
+        try:
+            yield
+        finally:
+            for part in parts:
+                setattr(toolkit, part, own[part])
+
+
+def settings_of(controls: str) -> list[str]:
+    """Return the settings that a text names: ``uniform,random``; the model's own come first.
+
+    Raises:
+        ValueError: A control is unknown.
+    """
+    names = [] if controls in ("", "none") else [name.strip() for name in controls.split(",")]
+    for name in names:
+        if name not in CONTROLS:
+            raise ValueError(
+                f"expected --controls to be none or some of {', '.join(CONTROLS)}, got {name!r}"
+            )
+    return [MODEL, *dict.fromkeys(names)]
+
+
+def unanswered(
+    cases: Sequence[NiahCase], settings: Sequence[str], records: Sequence[Mapping[str, Any]]
+) -> list[tuple[NiahCase, str]]:
+    """Return what is left to ask: each case in all its settings, the model's own first."""
+    done = {(record["case"], record["setting"]) for record in records}
+    return [
+        (case, setting) for case in cases for setting in settings if (case.id, setting) not in done
+    ]

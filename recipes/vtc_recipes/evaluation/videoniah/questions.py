@@ -1,0 +1,166 @@
+"""Read multiple-choice questions about video files: Video-MME's, or your own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from vtc.plugins.sections import Row, SectionError, parse
+from vtc_recipes.reading import read_rows
+
+_ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts"}
+
+
+class _Given(Row):
+    """A row of a file; Video-MME's rows have ``videoID`` and ``task_type``."""
+
+    question: str
+    options: list[str]
+    answer: str
+    video: str = ""
+    videoID: str = ""  # noqa: N815 - Video-MME's name
+    kind: str = ""
+    task_type: str = ""
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class ClipQuestion:
+    """A multiple-choice question about a video, or a part of it.
+
+    Attributes:
+        video: The file, relative to the folder of the videos.
+        question: The question, without options.
+        options: The texts of the options, without letters.
+        answer: The letter of the right option.
+        kind: Kind of the question.
+        start, end: The part of the video in seconds; None for its start and its end.
+    """
+
+    video: str
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    kind: str
+    start: float | None = None
+    end: float | None = None
+
+
+def read_questions(file: Path, videos: Path) -> list[ClipQuestion]:
+    """Read questions whose videos are in a folder.
+
+    Args:
+        file: JSON lines, a JSON list or parquet. A row has ``question``, ``options``, ``answer``
+            (a letter or an option) and ``video`` (a file in the folder) or, as in Video-MME,
+            ``videoID`` (a file's name without its ending). It may have ``kind`` or ``task_type``,
+            and ``start`` and ``end`` in seconds.
+        videos: The folder.
+
+    Raises:
+        ValueError: The file cannot be read; as `SectionError`, all errors in it.
+        ImportError: pyarrow, which reads parquet, is missing.
+    """
+    if not videos.is_dir():
+        raise ValueError(f"expected a folder of videos, got {str(videos)!r}")
+    names = _names(videos)
+    questions: list[ClipQuestion] = []
+    errors: list[str] = []
+    for where, row in _rows(file, errors):
+        try:
+            questions.append(_question(row, names))
+        except ValueError as error:
+            errors.append(f"{where}: {error}")
+    if errors:
+        more = [f"and {len(errors) - 20} more"] if len(errors) > 20 else []
+        raise SectionError(str(file), [*errors[:20], *more])
+    if not questions:
+        raise ValueError(f"{file} holds no questions")
+    return questions
+
+
+def _rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _Given]]:
+    if file.suffix == ".parquet":
+        yield from _parquet_rows(file, errors)
+        return
+    rows, problems = read_rows(file, _Given)
+    errors += problems
+    yield from rows
+
+
+def _parquet_rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _Given]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ImportError(f"{file} needs pyarrow; pip install pyarrow") from error
+    try:
+        entries: list[Any] = parquet.read_table(file).to_pylist()
+    except (OSError, ArrowException) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    for number, entry in enumerate(entries):
+        where = f"{file}, entry {number}"
+        try:
+            yield where, parse(_Given, entry, where)
+        except SectionError as error:
+            errors += [f"{where}: {problem}" for problem in error.problems]
+
+
+def video_files(folder: Path) -> list[str]:
+    """Return the videos in a folder and those below, relative to it, sorted."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _names(folder: Path) -> dict[str, str]:
+    """Return the videos in a folder by path, and by name without ending."""
+    files = video_files(folder)
+    by_name = {Path(file).stem: file for file in reversed(files)}
+    return {**by_name, **{file: file for file in files}}
+
+
+def _question(row: _Given, names: dict[str, str]) -> ClipQuestion:
+    name = row.video or row.videoID
+    if not name:
+        raise ValueError("video is missing")
+    if name not in names:
+        raise ValueError(f"there is no video {name!r} in the folder")
+    if not 2 <= len(row.options) <= len(ascii_uppercase):
+        raise ValueError(f"expected 2 to 26 options, got {len(row.options)}")
+    if row.start is not None and row.start < 0:
+        raise ValueError(f"expected start >= 0, got {row.start}")
+    if row.end is not None and row.end <= (row.start or 0):
+        raise ValueError(f"expected end > start, got {row.end}")
+    options = _texts(row.options)
+    return ClipQuestion(
+        video=names[name],
+        question=row.question.strip(),
+        options=options,
+        answer=_letter(row.answer.strip(), options),
+        kind=row.kind or row.task_type or "question",
+        start=row.start,
+        end=row.end,
+    )
+
+
+def _texts(options: Sequence[str]) -> tuple[str, ...]:
+    """Return options without their letters: ``A. red`` is ``red`` if all have theirs."""
+    found = [re.fullmatch(r"\(?([A-Z])[.):]\s*(.+)", one.strip(), re.DOTALL) for one in options]
+    letters = "".join(match[1] for match in found if match)
+    if letters == ascii_uppercase[: len(options)]:
+        return tuple(match[2].strip() for match in found if match)
+    return tuple(one.strip() for one in options)
+
+
+def _letter(answer: str, options: Sequence[str]) -> str:
+    letters = ascii_uppercase[: len(options)]
+    if answer in options:
+        return letters[options.index(answer)]
+    if len(answer) == 1 and answer in letters:
+        return answer
+    raise ValueError(
+        f"expected answer to be one of {', '.join(letters)} or an option, got {answer!r}"
+    )
