@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 from functools import cache
@@ -91,17 +92,24 @@ def parse(words: tuple[str, ...]) -> Any:
 
 
 def find_command(words: tuple[str, ...]) -> tuple[Any, list[str]]:
-    """The command that the words start with, of ``vtc batch`` one of its own, and the others."""
+    """The command that the words start with, in groups one of their own, and the others."""
     with GROUP.make_context("vtc", [words[0]]) as context:
         command = GROUP.get_command(context, words[0])
     assert command is not None, f"there is no command {words[0]!r}"
     rest = list(words[1:])
-    is_group_alone = command.no_args_is_help and not (rest and re.match("[a-z]", rest[0]))
-    if hasattr(command, "commands") and not is_group_alone:
-        with command.make_context(words[0], rest) as context:
-            _, command, rest = command.resolve_command(
-                context, [*context._protected_args, *context.args]
-            )
+    while hasattr(command, "commands"):
+        if rest and rest[0] in command.commands:
+            command = command.commands[rest.pop(0)]
+        elif command.no_args_is_help:
+            known = ", ".join(command.commands)
+            is_name = rest and re.fullmatch(r"[a-z][a-z_-]*", rest[0])
+            assert not is_name, f"{words[0]} has no command {rest[0]}, only {known}"
+            break
+        else:
+            with command.make_context(words[0], rest) as context:
+                _, command, rest = command.resolve_command(
+                    context, [*context._protected_args, *context.args]
+                )
     return command, rest
 
 
@@ -117,7 +125,8 @@ def check_names(words: tuple[str, ...]) -> None:
     """Check the command and the options of a mention that may lack arguments."""
     if not words or not re.fullmatch(r"[a-z][a-z-]*", words[0]):
         return  # ``vtc`` alone, ``vtc COMMAND``
-    unknown = {word for word in words if re.match(r"--?[a-z]", word)} - options(words[:2])
+    names = tuple(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    unknown = {word for word in words if re.match(r"--?[a-z]", word)} - options(names)
     assert not unknown, f"vtc {words[0]} has no {', '.join(sorted(unknown))}"
 
 
@@ -149,7 +158,7 @@ def helps() -> list[tuple[str, str]]:
     """The help texts of all commands and options, each with where it stands."""
     with GROUP.make_context("vtc", ["parts"]) as context:
         found = [(name, GROUP.get_command(context, name)) for name in GROUP.list_commands(context)]
-    for name, command in list(found):
+    for name, command in found:  # it grows by the commands of groups
         inner = getattr(command, "commands", {}).items()
         found += [(f"{name} {each}", one) for each, one in inner]
     return [

@@ -21,6 +21,8 @@ app = typer.Typer(
     help="Hide clips in hours of your own videos and ask about them (VideoNIAH).",
     no_args_is_help=True,
 )
+_IN_THE_FILE_ONLY = ("keyframes in needle", "tokens", "seconds")
+"""Columns for which a terminal has no room."""
 Videos = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the videos.")]
 
 
@@ -200,9 +202,12 @@ def run(
             print_json({"settings": settings, "results": summary, "errors": lost})
         else:
             head, *rows = lines_of(summary, settings)
-            table = Table(*head, box=box.SIMPLE_HEAD, title="VideoNIAH: right answers, %")
+            table = Table(box=box.SIMPLE_HEAD, title="VideoNIAH: right answers, %")
+            shown = [n for n, name in enumerate(head) if name not in _IN_THE_FILE_ONLY]
+            for n in shown:
+                table.add_column(head[n], no_wrap=True, justify="right" if n else "left")
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*(row[n] for n in shown))
             terminal().print(table)
             for note in notes_of(all_cases, summary, settings):
                 print_line(f"note: {note}")
