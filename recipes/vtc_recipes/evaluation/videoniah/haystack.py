@@ -55,7 +55,7 @@ class Haystacks:
         """
         haystack = [self._piece(clip) for clip in case.haystack]
         pieces = insert(haystack, self._piece(case.needle), case.start)
-        joined = Concatenation(pieces, self._size, pad=True)
+        joined = Concatenation(pieces, self._size)
         if self._cache is not None:
             joined.cache = pieces_cache(pieces)
         return VideoSource(joined)
