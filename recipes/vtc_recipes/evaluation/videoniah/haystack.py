@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.cache.folder import CacheError, Lookup
+from vtc.cache.folder import Lookup
 from vtc.cache.video import FRAME_EMBEDDINGS, VideoCache
+from vtc.cache.writing import CacheError
 from vtc.video import VideoSource
 from vtc_recipes.synthetic.splice import Concatenation, Piece, insert
 
