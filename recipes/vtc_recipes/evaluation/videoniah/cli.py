@@ -149,6 +149,7 @@ def run(
     from vtc.batch.rows import Shard
     from vtc.cli.show import progress_bars
     from vtc.wrapped.access import toolkit_of
+    from vtc_recipes.evaluation.resuming import model_files
     from vtc_recipes.evaluation.videoniah import asking, running
     from vtc_recipes.evaluation.videoniah.cases import digest, read_cases
     from vtc_recipes.evaluation.videoniah.haystack import Haystacks
@@ -166,6 +167,7 @@ def run(
     toolkit = toolkit_of(model)
     settings: dict[str, Any] = {
         "model": wrapped.model,
+        "files": model_files(wrapped.model),
         "selector": toolkit.describe(toolkit.selector),
         "merger": toolkit.describe(toolkit.merger),
         "budget": None if toolkit.budget is None else toolkit.describe(toolkit.budget),

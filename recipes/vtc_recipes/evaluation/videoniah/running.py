@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from vtc.plugins.sections import load_json
 from vtc.video import VideoError
-from vtc_recipes.evaluation.niah import read_records
+from vtc_recipes.evaluation.resuming import append_lines, claim_settings, read_lines
 from vtc_recipes.evaluation.videoniah.asking import MODEL, Asker, unanswered
 
 if TYPE_CHECKING:
@@ -53,27 +51,24 @@ def run(
     file = folder / f"records-{number}-of-{count}.jsonl"
     lost: list[str] = []
     with _alone(file):
-        _claim(folder, dict(settings))
-        read_records(file)  # removes a torn last line
+        claim_settings(folder, settings)
         records = all_records(folder)
         of_model = {record["case"]: record for record in records if record["setting"] == MODEL}
         left = unanswered(mine, names, records)
         total = len(mine) * len(names)
         progress(total - len(left), total)
-        with file.open("a", encoding="utf-8") as lines:
-            for done, (case, name) in enumerate(left, total - len(left) + 1):
-                try:
-                    record = asker.ask(case, name, of_model.get(case.id))
-                except (VideoError, ValueError) as error:
-                    if case.id not in {line.partition(":")[0] for line in lost}:
-                        lost.append(f"{case.id}: {error}")
-                    progress(done, total)
-                    continue
-                if name == MODEL:
-                    of_model[case.id] = record
-                lines.write(json.dumps(record) + "\n")
-                lines.flush()
+        for done, (case, name) in enumerate(left, total - len(left) + 1):
+            try:
+                record = asker.ask(case, name, of_model.get(case.id))
+            except (VideoError, ValueError) as error:
+                if case.id not in {line.partition(":")[0] for line in lost}:
+                    lost.append(f"{case.id}: {error}")
                 progress(done, total)
+                continue
+            if name == MODEL:
+                of_model[case.id] = record
+            append_lines(file, [record])
+            progress(done, total)
     return lost
 
 
@@ -81,11 +76,7 @@ def all_records(folder: Path) -> list[dict[str, Any]]:
     """Return the records of all shards, one for each case and setting."""
     records: dict[tuple[str, str], dict[str, Any]] = {}
     for file in sorted(folder.glob("records-*-of-*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # the last line of a process that is writing it
-                continue
+        for record in read_lines(file):
             records.setdefault((record["case"], record["setting"]), record)
     return list(records.values())
 
@@ -100,21 +91,3 @@ def _alone(file: Path) -> Iterator[None]:
         ) from error
     with lock:
         yield
-
-
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a run, or check them against those of the records in the folder."""
-    file = folder / "settings.json"
-    if file.exists() and all_records(folder):
-        before = load_json(file)
-        changed = sorted(
-            name for name in before.keys() | settings if before.get(name) != settings.get(name)
-        )
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"{folder} holds results with {name} = {before.get(name)!r}, not "
-                f"{settings.get(name)!r}; name another folder"
-            )
-        return
-    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
