@@ -51,7 +51,8 @@ def test_a_lazy_prompt_begins_with_bos_as_often_as_the_stock_processors_does(fam
 
 def test_a_conversation_for_training_begins_with_bos_as_often_as_a_prompt(family):
     from vtc_recipes.training.batches import Collator
-    from vtc_recipes.training.data import Sample, Turn
+    from vtc_recipes.training.data import Sample
+    from vtc_recipes.training.rows import Turn
 
     model, processor, suite = family
     if not getattr(processor, "chat_template", None):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import vtc
 from vtc_recipes.training.batches import Collator, conversation
 from vtc_recipes.training.config import Source
-from vtc_recipes.training.data import Sample, Turn, load_samples
+from vtc_recipes.training.data import Sample, load_samples
+from vtc_recipes.training.rows import Turn
 
 FAMILIES = ("llava_onevision", "qwen2_vl", "qwen3_vl", "internvl", "smolvlm", "gemma3")
 SOURCE = Source(name="clips")

@@ -146,6 +146,8 @@ def recipes(
 
 def _print_data(data: DataReport) -> None:
     print(f"{data.samples} samples, {data.steps} steps in one process")
+    for name, count in data.by_source.items() if len(data.by_source) > 1 else ():
+        print_line(f"{name}: {count} samples")
     if data.most_tokens:
         print(
             f"{data.tokens:.0f} tokens a sample, at most {data.most_tokens}, in {data.opened} "

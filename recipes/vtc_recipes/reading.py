@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -10,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from vtc.plugins.sections import S, parse, parse_json, read_text
+from vtc.plugins.sections import S, load_json, parse, parse_json, read_text
 from vtc_recipes.schema import RecipeError
 
 MAX_NODES = 100_000
@@ -58,27 +60,68 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path, cls: type[S]) -> tuple[list[tuple[str, S]], list[str]]:
-    """Read the rows of a JSONL file, or of a list in a JSON file.
+    """Read the rows of a JSONL, CSV or parquet file, of a JSON list, or of a folder of JSON files.
+
+    A class may have a class method ``split``, which returns the rows in an entry, and say with
+    ``whole_file`` that a JSON file is one entry. Entries of a folder also hold ``file_stem``, the
+    name of their file without its ending.
 
     Returns:
         The valid rows, each after its place (``FILE, line 3``); and all errors, one line each.
 
     Raises:
         ValueError: The file cannot be read, or is not a JSON list.
+        ImportError: pyarrow is missing, which reads parquet.
     """
     rows: list[tuple[str, S]] = []
     errors: list[str] = []
-    for where, entry in _entries(path, errors):
+    split = getattr(cls, "split", lambda entry: [entry])
+    whole = getattr(cls, "whole_file", False)
+    for where, entry in _entries(path, errors, whole):
         try:
-            rows.append((where, parse(cls, entry, where)))
+            rows += [(where, parse(cls, one, where)) for one in split(entry)]
         except RecipeError as error:
             errors += [f"{where}: {problem}" for problem in error.problems]
     return rows, errors
 
 
-def _entries(path: Path, errors: list[str]) -> Iterator[tuple[str, Any]]:
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a parquet file.
+
+    Raises:
+        ValueError: It cannot be read.
+        ImportError: pyarrow is missing.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(f"{path} needs pyarrow; pip install pyarrow") from error
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return rows
+
+
+def _entries(path: Path, errors: list[str], whole: bool) -> Iterator[tuple[str, Any]]:
     """Yield the entries of a file with their places; append lines that are not JSON to `errors`."""
+    if path.is_dir():
+        yield from _folder_entries(path, errors)
+        return
+    if path.suffix == ".parquet":
+        for number, row in enumerate(parquet_rows(path)):
+            yield f"{path}, row {number}", row
+        return
+    if whole:
+        yield str(path), load_json(path)
+        return
     text = read_text(path)
+    if path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        for row in reader:
+            yield f"{path}, line {reader.line_num}", row
+        return
     is_list = path.suffix == ".json" or text.lstrip().startswith("[")
     if path.suffix == ".jsonl" or not is_list:
         for where, line in _numbered(text, path):
@@ -92,6 +135,20 @@ def _entries(path: Path, errors: list[str]) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"{path}: expected a list, got {type(entries).__name__}")
     for number, entry in enumerate(entries):
         yield f"{path}, entry {number}", entry
+
+
+def _folder_entries(folder: Path, errors: list[str]) -> Iterator[tuple[str, Any]]:
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder} holds no JSON file")
+    for file in files:
+        try:
+            entry = load_json(file)
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        is_mapping = isinstance(entry, dict)
+        yield str(file), {"file_stem": file.stem, **entry} if is_mapping else entry
 
 
 def _numbered(text: str, path: Path) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,8 @@ from vtc.interfaces.prompts import needs_special_tokens
 from vtc.pipeline.feed import VideoRequest
 from vtc.pipeline.toolkit import Toolkit
 from vtc.video import VideoSource
-from vtc_recipes.training.data import Sample, Turn
+from vtc_recipes.training.data import Sample
+from vtc_recipes.training.rows import Turn
 
 IGNORED = -100
 IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}

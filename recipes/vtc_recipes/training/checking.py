@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class DataReport:
         tokens, most_tokens: Mean and largest prompt of these with its answers, after merging, if
             the selector takes as many keyframes as it may.
         errors, warnings: One line each.
+        by_source: Number of valid samples of each data set.
     """
 
     samples: int
@@ -44,6 +46,7 @@ class DataReport:
     most_tokens: int
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
+    by_source: dict[str, int] = field(default_factory=dict)
 
 
 def check_data(recipe: Recipe, model: Any = None, processor: Any = None) -> DataReport:
@@ -79,6 +82,7 @@ def check_data(recipe: Recipe, model: Any = None, processor: Any = None) -> Data
         most_tokens=max(lengths, default=0),
         errors=tuple(errors),
         warnings=tuple(warnings),
+        by_source=dict(Counter(sample.source.name for sample in samples)),
     )
 
 

@@ -19,6 +19,24 @@ from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.schema import Connector, Fraction, Items, Merger, Section, Selector, parse
 
 Training = Literal["full", "lora", "frozen"]
+Format = Literal[
+    "llava_json",
+    "messages",
+    "webvid",
+    "internvid",
+    "openvid",
+    "vript",
+    "videochat2_it",
+    "egotaskqa",
+    "clevrer",
+    "moviechat",
+    "perception_test",
+    "star",
+    "nextqa",
+    "finevideo",
+    "cinepile",
+]
+"""Formats of data files, see docs/training.md."""
 SHIPPED = "shipped:"
 """Prefix of the names of the shipped tiny models."""
 
@@ -86,8 +104,8 @@ class Source(Section):
 
     Attributes:
         name: Names the source in messages.
-        path: The JSON or JSONL file; None until the user sets it.
-        format: ``llava_json`` or ``messages``, see docs/training.md.
+        path: The file, or folder, of annotations; None until the user sets it.
+        format: One of `Format`: ``llava_json``, ``messages``, or that of a published data set.
         video_folder: Folder of relative video paths; None for the folder of ``path``.
         fps: Frames to sample a second.
         max_frames: Most frames of a video; a longer video is sampled evenly.
@@ -96,7 +114,7 @@ class Source(Section):
 
     name: str
     path: str | None = None
-    format: Literal["llava_json", "messages"] = "llava_json"
+    format: Format = "llava_json"
     video_folder: str | None = None
     fps: PositiveFloat = 1.0
     max_frames: PositiveInt | None = None

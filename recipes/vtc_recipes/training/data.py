@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import BeforeValidator, Field
 
 from vtc_recipes.reading import read_rows
-from vtc_recipes.schema import Items, Row
 from vtc_recipes.training.config import Source
+from vtc_recipes.training.datasets import ROWS
+from vtc_recipes.training.rows import ConversationRow, Turn
 
-_PLACEHOLDER = re.compile(r"\s*<(?:video|image)>\s*")
 _SHOWN = 20
 """Errors that the message of a failed training lists."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The text of one side: ``role`` is ``"user"`` or ``"assistant"``."""
-
-    role: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -103,10 +91,11 @@ def read_samples(sources: Sequence[Source], seed: int) -> tuple[list[Sample], li
 
 def _read_source(source: Source, errors: list[str]) -> list[Sample]:
     path = Path(str(source.path)).expanduser()
-    folder = Path(source.video_folder).expanduser() if source.video_folder else path.parent
+    beside = path if path.is_dir() else path.parent
+    folder = Path(source.video_folder).expanduser() if source.video_folder else beside
     samples = []
     try:
-        rows, lines = read_rows(path, _ROWS[source.format])
+        rows, lines = read_rows(path, ROWS[source.format])
     except ValueError as error:
         errors.append(str(error))
         return []
@@ -119,7 +108,7 @@ def _read_source(source: Source, errors: list[str]) -> list[Sample]:
     return samples
 
 
-def _sample(row: _Row, folder: Path, source: Source) -> Sample:
+def _sample(row: ConversationRow, folder: Path, source: Source) -> Sample:
     turns = row.turns()
     if not turns or len(turns) % 2:
         raise ValueError(f"expected questions, each with its answer, got {len(turns)} turns")
@@ -133,94 +122,3 @@ def _sample(row: _Row, folder: Path, source: Source) -> Sample:
     if video is not None and not video.is_file():
         raise ValueError(f"there is no file {video}")
     return Sample(video, tuple(turns), row.query, source)
-
-
-class _Row(Row):
-    query: str | None = None
-
-    @property
-    def file(self) -> str | None:
-        raise NotImplementedError
-
-    def turns(self) -> list[Turn]:
-        raise NotImplementedError
-
-
-class _LlavaTurn(Row):
-    speaker: Literal["human", "gpt"] = Field(alias="from")
-    value: str
-
-
-class _LlavaRow(_Row):
-    """``{"video": "a.mp4", "conversations": [{"from": "human", "value": "<video> Why?"}, ...]}``"""
-
-    conversations: Items[_LlavaTurn]
-    video: str | None = None
-    image: str | None = None
-
-    @property
-    def file(self) -> str | None:
-        return self.image if self.video is None else self.video
-
-    def turns(self) -> list[Turn]:
-        roles = {"human": "user", "gpt": "assistant"}
-        turns = [Turn(roles[turn.speaker], turn.value) for turn in self.conversations]
-        marks = [len(_PLACEHOLDER.findall(turn.text)) for turn in turns]
-        if sum(marks) > 1 or any(marks[1:]):
-            raise ValueError("expected at most one <video>, in the first turn")
-        if sum(marks) and self.file is None:
-            raise ValueError("the text has a <video>, but the sample names no video")
-        if turns and marks[0]:
-            turns[0] = Turn(turns[0].role, _PLACEHOLDER.sub(" ", turns[0].text).strip())
-        return turns
-
-
-class _Content(Row):
-    type: Literal["video", "image", "text"]
-    text: str | None = None
-    video: str | None = None
-    image: str | None = None
-    path: str | None = None
-
-
-class _Message(Row):
-    role: Literal["user", "assistant"]
-    content: Annotated[
-        Items[_Content],
-        BeforeValidator(lambda v: [{"type": "text", "text": v}] if isinstance(v, str) else v),
-    ]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(part.text for part in self.content if part.text is not None)
-
-
-class _MessagesRow(_Row):
-    """``{"messages": [{"role": "user", "content": [{"type": "video", "video": FILE}]}, ...]}``"""
-
-    messages: Items[_Message]
-
-    @property
-    def file(self) -> str | None:
-        first = self.messages[0].content[:1] if self.messages else ()
-        for part in first:
-            if part.type != "text":
-                return getattr(part, part.type) or part.path
-        return None
-
-    def turns(self) -> list[Turn]:
-        for number, message in enumerate(self.messages):
-            for place, part in enumerate(message.content):
-                where = f"messages.{number}.content.{place}"
-                if part.type == "text" and part.text is None:
-                    raise ValueError(f"{where}.text is missing")
-                if part.type != "text" and (number or place):
-                    raise ValueError(
-                        f"{where}: expected one {part.type}, before the text of the first message"
-                    )
-                if part.type != "text" and self.file is None:
-                    raise ValueError(f"{where}.{part.type} is missing")
-        return [Turn(message.role, message.text) for message in self.messages]
-
-
-_ROWS: dict[str, type[_Row]] = {"llava_json": _LlavaRow, "messages": _MessagesRow}

@@ -17,6 +17,7 @@ import yaml
 from vtc.plugins.sections import load_json, parse_json, read_text
 from vtc_recipes.evaluation.harness.tasks import Task
 from vtc_recipes.evaluation.resuming import write_lines
+from vtc_recipes.reading import parquet_rows
 
 ROW = "vtc_row"
 """The field of a prepared row that holds its number in the user's annotations."""
@@ -141,7 +142,7 @@ def _annotation_files(task: Task, part: str, data: Path) -> list[Path]:
 
 def _rows_of(file: Path) -> list[dict[str, Any]]:
     if file.suffix == ".parquet":
-        return _parquet_rows(file)
+        return parquet_rows(file)
     if file.suffix == ".jsonl":
         lines = enumerate(read_text(file).split("\n"), 1)
         rows: Any = [parse_json(t, f"{file}, line {n}") for n, t in lines if t.strip()]
@@ -149,17 +150,6 @@ def _rows_of(file: Path) -> list[dict[str, Any]]:
         rows = load_json(file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file}: expected a list of rows, got {type(rows).__name__}")
-    return rows
-
-
-def _parquet_rows(file: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
     return rows
 
 
