@@ -64,6 +64,17 @@ def test_a_product_a_zip_and_a_list() -> None:
     assert pairs(parse({}, selector={"name": "dks", "keyframes": 2})) == [every[2]]
 
 
+def test_a_budget_belongs_to_a_cell_and_leaves_the_others_their_names() -> None:
+    axes = [{}, {"budget": 40}, {"budget": {"name": "even", "max_tokens": 30}}]
+    none, number, mapping = (row.cells[0] for row in parse(axes, "list").rows)
+    assert "budget" not in none.config and none.id == parse({}).rows[0].cells[0].id
+    assert number.config["budget"] == {"name": "even", "max_tokens": 40}
+    assert mapping.config["budget"] == {"name": "even", "max_tokens": 30}
+    text = problems([{"merger": "tome", "budget": 40}, {"budget": "evn"}, {"budget": 0}], "list")
+    assert "merger 'tome' of plug-in" in text and "cannot work with a budget" in text
+    assert "Did you mean 'even'" in text and "max_tokens" in text
+
+
 def test_names_short_and_dotted_mean_the_same() -> None:
     short = parse({"keyframes": [2], "frames": [16], "max_new_tokens": [3]}, selector="dks")
     dotted = parse(

@@ -17,12 +17,15 @@ T = TypeVar("T")
 
 def _check_part(kind: str, optional: bool = False) -> AfterValidator:
     def check(value: Any) -> Any:
-        from vtc.plugins.registry import build_part
+        from vtc.plugins.registry import build_budget, build_part
 
         if optional and value is None:
             return None
         try:
-            build_part(kind, value)
+            if kind == "budget":
+                build_budget(value)
+            else:
+                build_part(kind, value)
         except (TypeError, ImportError) as error:
             raise ValueError(str(error)) from error
         return value
@@ -45,6 +48,8 @@ Selector = Annotated[Any, _check_part("selector")]
 Merger = Annotated[Any, _check_part("merger")]
 OptionalSelector = Annotated[Any, _check_part("selector", optional=True)]
 OptionalMerger = Annotated[Any, _check_part("merger", optional=True)]
+OptionalBudget = Annotated[Any, _check_part("budget", optional=True)]
+"""A number of tokens, ``"auto"``, a name or a mapping, as `vtc.wrap` takes it."""
 Connector = Annotated[
     Literal["stock", "separate", "encoder_patches"], BeforeValidator(_rename_connector)
 ]

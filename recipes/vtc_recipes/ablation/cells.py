@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtc.pipeline.budget import require_mergeable
 from vtc.plugins import registry
 from vtc_recipes.ablation.config import Setting
 from vtc_recipes.ablation.hashing import digest
@@ -80,6 +81,9 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
     training, encoder = None, setting.encoder
     model: dict[str, Any] = {}
     try:
+        if setting.budget is not None:
+            merger = registry.build_part("merger", setting.merger)
+            require_mergeable(merger, registry.label_of("merger", merger))
         if isinstance(setting.model, str):
             model = _given_model(setting)
             encoder = encoder or saved_parts(setting.model)["encoder"]
@@ -108,8 +112,11 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
         return None
     if task["fps"] is None:
         del task["fps"]  # the names of older cells have none
+    plain = setting.plain()
+    if plain["budget"] is None:
+        del plain["budget"]  # likewise
     config = {
-        **setting.plain(),
+        **plain,
         "task": task,
         "model": model,
         "encoder": encoder_id,

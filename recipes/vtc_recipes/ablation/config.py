@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from vtc.interfaces.renamed import depth_of_caller
-from vtc_recipes.schema import Items, OptionalMerger, OptionalSelector, Section
+from vtc_recipes.schema import Items, OptionalBudget, OptionalMerger, OptionalSelector, Section
 from vtc_recipes.synthetic import KINDS, STORIES
 
 DEFAULT_KINDS = ("colour", "first", "last", "after")
@@ -111,6 +111,8 @@ class Setting(Section):
             hub; ``tiny:FAMILY``, random weights; or a mapping, see `Training`.
         selector, merger: A name or a mapping; None for the part that the model was saved with, or
             that its recipe trains. A recipe trains this merger with its own selector.
+        budget: Of the visual tokens of a video, as `vtc.wrap` takes it; None for none. A recipe
+            trains without one.
         encoder: The frame encoder; None for the one that the model was saved with.
         task: The questions.
         prompt: With ``{question}`` and ``{choices}``; None for the question alone where the model
@@ -129,6 +131,7 @@ class Setting(Section):
     ]
     selector: OptionalSelector = None
     merger: OptionalMerger = None
+    budget: OptionalBudget = None
     encoder: str | None = None
     task: Task = Task()
     prompt: Annotated[Any, BeforeValidator(_check_prompt)] | None = None

@@ -44,6 +44,7 @@ class CellConfig(Row):
     merger: Any
     prompt: str
     task: dict[str, Any]
+    budget: Any = None
 
 
 class Environment(Row):

@@ -203,6 +203,8 @@ def _fill_in(values: dict[str, Any]) -> None:
     for kind in PARTS:
         spec = own[kind] if values.get(kind) is None else values[kind]
         values[kind] = registry.spec_of(registry.build_part(kind, spec))
+    if (budget := registry.build_budget(values.get("budget"))) is not None:
+        values["budget"] = registry.spec_of(budget)
     if isinstance(model, str) and values.get("encoder") is None and own["encoder"] == "tiny":
         values["encoder"] = "tiny"
 

@@ -63,6 +63,7 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
             source,
             selector=setting.selector,
             merger=setting.merger,
+            budget=setting.budget,
             encoder=tiny_encoder() if setting.encoder == "tiny" else setting.encoder,
             device=device,
             dtype=setting.dtype,
