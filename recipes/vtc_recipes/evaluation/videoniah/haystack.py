@@ -74,7 +74,7 @@ class Haystacks:
             CacheError: The cache cannot be written.
             ValueError: The weights of the encoder are unknown.
         """
-        from vtc.pipeline.caching import index_video
+        from vtc.pipeline.indexing import index_video
 
         for name in dict.fromkeys(clip.video for clip in (case.needle, *case.haystack)):
             index_video(self._whole(name), encoder, 1, progress)
