@@ -238,7 +238,7 @@ class Report:
             return ""
         decoded = sum(video.decoded or 0 for video in videos)
         kept, frames = sum(video.kept for video in videos), sum(video.frames for video in videos)
-        return f"{decoded} frames decoded; {kept} of {frames} kept for the vision tower"
+        return f"{decoded} frames decoded; {kept} of {frames} stayed in memory for the vision tower"
 
     @property
     def cache_lines(self) -> list[str]:
