@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import floor
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,3 +22,9 @@ def cosine_matrix(frame: Tensor) -> Tensor:
     with without_autocast(frame.device):
         directions = F.normalize(frame.to(exact_dtype(frame)), dim=1)
         return directions @ directions.T
+
+
+def share_to_keep(patches: Tensor, share: float, tokens: Sequence[int] | None) -> list[int]:
+    """Return how many of the patches ``[n, M, D]`` each frame keeps: a share of M, at least one."""
+    count = max(1, floor(share * patches.shape[1] + 1e-9))  # 0.3 * 10 may be just below 3
+    return tokens_to_keep(patches, count, tokens)

@@ -12,6 +12,7 @@ def vtc_register_mergers() -> dict[str, str]:
         "downsample": "vtc_mergers.downsample:Downsample",
         "drop": "vtc_mergers.drop:Drop",
         "dycoke": "vtc_mergers.dycoke:DyCoke",
+        "evs": "vtc_mergers.evs:EVS",
         "llama_vid": "vtc_mergers.llama_vid:LlamaVid",
         "mean_pool": "vtc_mergers.mean_pool:MeanPool",
         "memory": "vtc_mergers.memory:Memory",
@@ -21,6 +22,8 @@ def vtc_register_mergers() -> dict[str, str]:
         "similarity_prune": "vtc_mergers.similarity_prune:SimilarityPrune",
         "spatial_pool": "vtc_mergers.spatial_pool:SpatialPool",
         "tome": "vtc_mergers.tome:ToMe",
+        "vcast": "vtc_mergers.vcast:VCast",
+        "vidcom2": "vtc_mergers.vidcom2:VidCom2",
     }
 
 
@@ -28,5 +31,8 @@ def vtc_register_mergers() -> dict[str, str]:
 def vtc_register_budgets() -> dict[str, str]:
     return {
         "even": "vtc_mergers.budgets:Even",
+        "evs": "vtc_mergers.evs:EVSBudget",
         "foveated": "vtc_mergers.budgets:Foveated",
+        "vcast": "vtc_mergers.vcast:VCastBudget",
+        "vidcom2": "vtc_mergers.vidcom2:VidCom2Budget",
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from vtc.interfaces.part import Part
 
@@ -15,9 +16,37 @@ SHARED = -1
 """The value of `Allocation.tokens` for a frame that continues the group of the frame before it."""
 
 
+T = TypeVar("T")
+
+
+class VideoPatches:
+    """The patches of all N slices of a video, in order, as often as they are iterated over.
+
+    Patches that fit in memory are kept; for the others each iteration runs the vision tower again.
+
+    Args:
+        read: Returns the chunks of one iteration, ``[n, M, D]`` each. How a video is cut into
+            chunks must not change a result.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[Tensor]]) -> None:
+        self._read = read
+        self._results: dict[Hashable, Any] = {}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._read()
+
+    def once(self, key: Hashable, compute: Callable[[VideoPatches], T]) -> T:
+        """Return ``compute(self)``, computed once for each key: budget and pruner share it."""
+        if key not in self._results:
+            self._results[key] = compute(self)
+        result: T = self._results[key]
+        return result
+
+
 @dataclass(frozen=True)
 class FrameStatistics:
-    """What a budget knows of the N slices of a video. All tensors are on the CPU.
+    """What a budget knows of the N slices of a video. All its tensors are on the CPU.
 
     Attributes:
         keyframes: ``[K]`` int64, ascending; each keeps its M tokens.
@@ -29,6 +58,8 @@ class FrameStatistics:
         keyframe_similarity: ``[N]`` float32 in [-1, 1], the cosine with the nearest keyframe before
             the frame, 0 where there is none; None likewise.
         timestamps: ``[N]`` float64 seconds; None if they are unknown.
+        patches: The patches of all frames, on their device; None unless the budget has
+            `TokenBudget.uses_patches`.
     """
 
     keyframes: Tensor
@@ -38,6 +69,7 @@ class FrameStatistics:
     previous_similarity: Tensor | None = None
     keyframe_similarity: Tensor | None = None
     timestamps: Tensor | None = None
+    patches: VideoPatches | None = None
 
 
 class TokenBudget(Part, ABC):
@@ -47,6 +79,9 @@ class TokenBudget(Part, ABC):
     visual tokens of one video with its keyframes, a number or ``"auto"``, which fits the context of
     the model; `max_tokens` returns it.
     """
+
+    uses_patches: ClassVar[bool] = False
+    """True: the vision tower sees all frames before `allocate`, which gets their patches."""
 
     @property
     def max_tokens(self) -> int | str:

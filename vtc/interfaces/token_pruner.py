@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vtc.interfaces.token_merger import TokenMerger
+
+if TYPE_CHECKING:
+    from vtc.interfaces.token_budget import VideoPatches
 
 
 class TokenPruner(TokenMerger):
@@ -23,6 +27,13 @@ class TokenPruner(TokenMerger):
 
     tokens_per_frame: int = -1
 
+    uses_survey: ClassVar[bool] = False
+    """True: `survey` sees the whole video first, and `keep` gets what it returned."""
+
+    def survey(self, patches: VideoPatches) -> Any:
+        """Return what `keep` needs to know of the whole video; a few vectors, not its patches."""
+        return None
+
     @abstractmethod
     def keep(
         self,
@@ -33,6 +44,9 @@ class TokenPruner(TokenMerger):
         tokens: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """Choose the tokens of n frames.
+
+        A pruner with `uses_survey` has a further argument ``survey=None``, what `survey` returned;
+        without it each frame is a video of its own.
 
         Args:
             patches, reference, has_reference, query: As for `TokenMerger.forward`.

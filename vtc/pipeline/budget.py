@@ -17,7 +17,7 @@ from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import Selection
-    from vtc.interfaces.token_budget import TokenBudget
+    from vtc.interfaces.token_budget import TokenBudget, VideoPatches
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.video_span import VideoSpan
     from vtc.pipeline.call import Call
@@ -79,13 +79,19 @@ def require_mergeable(merger: TokenMerger, label: str) -> None:
 
 
 def allocate(
-    call: Call, feed: VideoFeed, selection: Selection, embeddings: Tensor, most: int | None
+    call: Call,
+    feed: VideoFeed,
+    selection: Selection,
+    embeddings: Tensor,
+    most: int | None,
+    patches: VideoPatches | None = None,
 ) -> Allocation | None:
     """Share the tokens of the budget among the slices of a video; None without a budget.
 
     Args:
         embeddings: ``[N, d]``; ``[N, 0]`` if the selector uses none.
         most: The most tokens of a frame that is merged (its patches); None if not limited.
+        patches: The patches of all frames, for a budget that uses them.
 
     Raises:
         ValueError: The merger cannot work with a budget, not even one token fits, or the budget
@@ -95,7 +101,7 @@ def allocate(
     if budget is None:
         return None
     require_mergeable(call.merger, label_of("merger", call.merger))
-    share = functools.partial(_allocate, call, budget, feed, selection, embeddings, most)
+    share = functools.partial(_allocate, call, budget, feed, selection, embeddings, most, patches)
     allocation = (
         _in_context(call, feed, share)
         if budget.max_tokens == "auto"
@@ -190,6 +196,7 @@ def _allocate(
     selection: Selection,
     embeddings: Tensor,
     most: int | None,
+    patches: VideoPatches | None,
     limit: int,
 ) -> Allocation:
     whole, tail = int(feed.span.slots.shape[1]), len(feed.span.tail)
@@ -207,11 +214,12 @@ def _allocate(
         len(feed.span),
         relevance=None if selection.relevance is None else selection.relevance.float().cpu(),
         timestamps=None if feed.timestamps is None else feed.timestamps.cpu(),
+        patches=patches if budget.uses_patches else None,
         **_similarities(embeddings, keyframes),
     )
     label = label_of("budget", budget)
     left = room - whole * len(keyframes)
-    with part_errors(label):
+    with part_errors(label), torch.no_grad():  # a choice has no gradient
         tokens: object = budget.allocate(statistics, left)
     given = _checked(tokens, statistics, left, label)
     if isinstance(call.merger, TokenPruner):  # which keeps one of the first frame's tokens

@@ -15,9 +15,10 @@ from vtc.interfaces.token_pruner import TokenPruner
 from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.budget import Allocation, allocate
 from vtc.pipeline.budget_merging import BudgetMerging
-from vtc.pipeline.encode import encode_slices, project_encoder_patches
+from vtc.pipeline.encode import as_merged, encode_merged, encode_other_frames, encode_whole
+from vtc.pipeline.encoded_video import EncodedVideo, encoded_video
 from vtc.pipeline.heat import HeatKeeper, HeatOfAll
-from vtc.pipeline.merge import merge_slices, prune_slices, whole_groups
+from vtc.pipeline.merge import merge_slices, prune_slices, survey_video, whole_groups
 from vtc.pipeline.references import References, no_references, references_of, with_previous
 from vtc.pipeline.selection import embed_frames, select_for_queries
 
@@ -98,8 +99,10 @@ def compress_video(
     patches = store.patches
     selections, embeddings = select_keyframes(call, feed, queries, store)
     most = None if patches is None else patches.count
+    video = encoded_video(call, feed, store)
+    seen = None if video is None else video.patches
     readings = [
-        reading_of(call, own, query, chosen, allocate(call, own, chosen, embeddings, most))
+        reading_of(call, own, query, chosen, allocate(call, own, chosen, embeddings, most, seen))
         for own, query, chosen in zip(feeds, queries, selections, strict=True)
     ]
     del embeddings
@@ -109,7 +112,7 @@ def compress_video(
     if store.tokens is not None and store.tokens.is_possible:
         take_tokens(readings, tokens_of_all(call, feed, readings, store))
     else:
-        merge_frames(call, feed, readings, store)
+        merge_frames(call, feed, readings, store, video)
     for each in feeds:
         each.cache_uses = store.uses
     return [
@@ -200,7 +203,7 @@ def encode_keyframes(
     keyframes = _union([one.is_keyframe.nonzero().flatten() for one in readings])
     references = _union([one.references.distinct for one in readings])
     by_slice: dict[int, Tensor] = {}
-    for slices, features in _encode(call, feed, call.model, keyframes, store, "keyframes"):
+    for slices, features in encode_whole(call, feed, call.model, keyframes, store, "keyframes"):
         if call.connector is None:
             _collect(by_slice, slices, as_merged(call, features), references)
         rows = torch.cat([features.tokens, *features.extra], dim=-1)
@@ -223,38 +226,24 @@ def encode_keyframes(
             one.references.patches = torch.stack([by_slice[number] for number in distinct])
 
 
-def encode_merged(
-    call: Call, feed: VideoFeed, slices: Tensor, store: VideoStore, what: str
-) -> Iterator[tuple[Tensor, SliceFeatures]]:
-    """Encode slices whose patches are merged or compared, as `encode_slices` does."""
-    if store.patches is not None:
-        encoded = project_encoder_patches(call, store.patches, slices, what)
-    else:
-        encoded = _encode(call, feed, call.merged_model, slices, store, what)
-    return ((numbers, as_merged(call, features)) for numbers, features in encoded)
-
-
-def _encode(
-    call: Call, feed: VideoFeed, model: Any, slices: Tensor, store: VideoStore, what: str
-) -> Iterator[tuple[Tensor, SliceFeatures]]:
-    if store.tower is not None and store.tower.tensors is not None:
-        return store.tower.project(call, model, slices, what)
-    return encode_slices(call, feed, model, slices, what)
-
-
 def merge_frames(
-    call: Call, feed: VideoFeed, readings: Sequence[Reading], store: VideoStore
+    call: Call,
+    feed: VideoFeed,
+    readings: Sequence[Reading],
+    store: VideoStore,
+    video: EncodedVideo | None = None,
 ) -> None:
     """Give each reading the merged tokens ``[T, D]`` of its other frames."""
     streams = _union([one.streams for one in readings])
-    encoded: Iterator[tuple[Tensor, ...]] = (
-        (slices, features.patches, *features.extra)
-        for slices, features in encode_merged(call, feed, streams, store, "other frames")
-    )
+    if video is None or not isinstance(call.merger, TokenPruner):
+        encoded = encode_other_frames(call, feed, store, streams)
+    else:
+        encoded = video.chunks(streams)
     if call.merger.uses_reference and call.merger.uses_previous_frame:
         encoded = with_previous(encoded)
     chunks = _fan_out(encoded, len(readings))
-    steps = [_merge(call, one, own) for one, own in zip(readings, chunks, strict=True)]
+    survey = None if video is None else survey_video(call, video.patches)
+    steps = [_merge(call, one, own, survey) for one, own in zip(readings, chunks, strict=True)]
     for _ in itertools.zip_longest(*steps):  # in step, so that few chunks are alive
         pass
 
@@ -296,7 +285,9 @@ def take_tokens(readings: Sequence[Reading], merged: Mapping[str, Tensor]) -> No
             one.keep(index, merged["tokens"][index], None if cells is None else cells[index])
 
 
-def _merge(call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]]) -> Iterator[None]:
+def _merge(
+    call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]], survey: Any
+) -> Iterator[None]:
     """Merge the frames of a reading, chunk by chunk of all that is encoded."""
     own = (_only(chunk, reading.rest) for chunk in encoded)
     allocation, within = reading.allocation, None
@@ -316,13 +307,14 @@ def _merge(call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]]) 
             if within is not None:
                 stage.bytes += within.merge(slices, *given)
             else:
-                stage.bytes += _merge_alone(call, reading, slices, *given)
+                stage.bytes += _merge_alone(call, reading, survey, slices, *given)
         yield
 
 
 def _merge_alone(
     call: Call,
     reading: Reading,
+    survey: Any,
     slices: Tensor,
     frames: Tensor,
     reference: Tensor,
@@ -336,7 +328,7 @@ def _merge_alone(
     if isinstance(call.merger, TokenPruner):
         allocation = reading.allocation
         counts = None if allocation is None else allocation.tokens[slices].tolist()
-        merged, kept = prune_slices(*given, counts)
+        merged, kept = prune_slices(*given, counts, survey)
         if frames.shape[1] == reading.feed.span.slots.shape[1]:
             cells = kept
     else:
@@ -379,11 +371,6 @@ def _only(chunk: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, ...]:
 def _union(numbers: Sequence[Tensor]) -> Tensor:
     """Return the different numbers, ascending."""
     return numbers[0] if len(numbers) == 1 else torch.unique(torch.cat(list(numbers)))
-
-
-def as_merged(call: Call, features: SliceFeatures) -> SliceFeatures:
-    """Return features whose ``patches`` are what the merger takes; pruners take whole tokens."""
-    return replace(features, dense=None) if isinstance(call.merger, TokenPruner) else features
 
 
 def _collect(

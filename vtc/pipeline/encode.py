@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc.interfaces.video_span import SliceFeatures
 from vtc.video.run_ahead import run_ahead
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from vtc.encoders.encoder_patches import PatchKeeper
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import Pixels, VideoFeed
+    from vtc.pipeline.video_store import VideoStore
 
 R = TypeVar("R", "SliceFeatures", "tuple[Tensor, ...]")
 
@@ -126,3 +129,44 @@ def project_encoder_patches(
             features = call.connector(patches.of(numbers).to(call.device))
             stage.bytes += features.nbytes
         yield numbers, SliceFeatures(features)
+
+
+def as_merged(call: Call, features: SliceFeatures) -> SliceFeatures:
+    """Return features whose ``patches`` are what the merger takes; pruners take whole tokens."""
+    return replace(features, dense=None) if isinstance(call.merger, TokenPruner) else features
+
+
+def encode_whole(
+    call: Call, feed: VideoFeed, model: Any, slices: Tensor, store: VideoStore, what: str
+) -> Iterator[tuple[Tensor, SliceFeatures]]:
+    """Take slices from the cache, or run the vision tower and the projector over them."""
+    if store.tower is not None and store.tower.tensors is not None:
+        return store.tower.project(call, model, slices, what)
+    return encode_slices(call, feed, model, slices, what)
+
+
+def encode_merged(
+    call: Call, feed: VideoFeed, slices: Tensor, store: VideoStore, what: str
+) -> Iterator[tuple[Tensor, SliceFeatures]]:
+    """Encode slices whose patches are merged or compared, as `encode_slices` does."""
+    if store.patches is not None:
+        encoded = project_encoder_patches(call, store.patches, slices, what)
+    else:
+        encoded = encode_whole(call, feed, call.merged_model, slices, store, what)
+    return ((numbers, as_merged(call, features)) for numbers, features in encoded)
+
+
+def encode_other_frames(
+    call: Call, feed: VideoFeed, store: VideoStore, slices: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the numbers, the patches and the further features of slices, chunk by chunk."""
+    for numbers, features in encode_merged(call, feed, slices, store, "other frames"):
+        yield numbers, features.patches, *features.extra
+
+
+def encode_tokens(
+    call: Call, feed: VideoFeed, store: VideoStore, slices: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same with the tokens of keyframes in place of the patches."""
+    for numbers, features in encode_merged(call, feed, slices, store, "whole video"):
+        yield numbers, features.tokens, *features.extra

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from vtc.interfaces.part import part_errors
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
+    from vtc.interfaces.token_budget import VideoPatches
     from vtc.pipeline.call import Call
     from vtc.pipeline.query import Query
 
@@ -77,6 +79,15 @@ def merge_slices(
     ]
 
 
+@torch.no_grad()  # a choice has no gradient
+def survey_video(call: Call, patches: VideoPatches) -> Any:
+    """Return what a pruner needs to know of the whole video; None if it needs nothing."""
+    if not isinstance(call.merger, TokenPruner) or not call.merger.uses_survey:
+        return None
+    with part_errors(label_of("merger", call.merger)):
+        return call.merger.survey(patches)
+
+
 def prune_slices(
     call: Call,
     patches: Tensor,
@@ -85,12 +96,14 @@ def prune_slices(
     query: Query,
     extra: Sequence[Tensor],
     counts: Sequence[int] | None,
+    survey: Any = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Keep some tokens of n slices.
 
     Args:
         patches, reference, has_reference, query, extra: As for `merge_slices`.
         counts: How many tokens each slice keeps; None: as the pruner says.
+        survey: What `survey_video` returned.
 
     Returns:
         n tensors ``[T_i, (1 + len(extra)) * D]``, and their indices ``[T_i]`` int64.
@@ -101,7 +114,8 @@ def prune_slices(
     label, embedding = label_of("merger", call.merger), query.for_merger(patches)
     with part_errors(label):
         given = (patches, reference, has_reference, embedding)
-        indices = call.merger.keep(*given, counts)
+        surveyed = {"survey": survey} if call.merger.uses_survey else {}
+        indices = call.merger.keep(*given, counts, **surveyed)
     check_indices(indices, patches, counts, label)
     rows = []
     for number, keep in enumerate(indices):

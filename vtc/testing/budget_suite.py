@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtc.interfaces.token_budget import SHARED, FrameStatistics, TokenBudget
+from vtc.interfaces.token_budget import SHARED, FrameStatistics, TokenBudget, VideoPatches
 from vtc.testing._demands import PURITY, demand
 from vtc.testing.part_suite import PartContract, needs_basics
 
@@ -24,11 +24,16 @@ _LAYOUTS = [
 
 
 def statistics_of(
-    count: int, keyframes: list[int], tokens_per_frame: int = 9, known: bool = True
+    count: int,
+    keyframes: list[int],
+    tokens_per_frame: int = 9,
+    known: bool = True,
+    chunk: int = 7,
 ) -> FrameStatistics:
     """Return made-up statistics; with ``known=False`` those of a selector without embeddings."""
     generator = torch.Generator().manual_seed(count)
     numbers = torch.rand(3, count, generator=generator)
+    patches = torch.randn(count, tokens_per_frame, 16, generator=generator)
     return FrameStatistics(
         torch.tensor(keyframes, dtype=torch.int64),
         tokens_per_frame,
@@ -37,6 +42,7 @@ def statistics_of(
         previous_similarity=numbers[1] if known else None,
         keyframe_similarity=numbers[2] if known else None,
         timestamps=torch.arange(count, dtype=torch.float64) if known else None,
+        patches=VideoPatches(lambda: iter(torch.split(patches, chunk))),
     )
 
 
@@ -90,6 +96,17 @@ class BudgetContract(PartContract):
                     f"frame {number} shares the token of a frame that has {before} tokens "
                     "(Budgets, docs/plugins.md)",
                 )
+
+    @needs_basics
+    def test_chunks_do_not_matter(self) -> None:
+        first, *others = (
+            self.shared(statistics_of(60, [0, 30], chunk=chunk), 70) for chunk in (1, 7, 60)
+        )
+        demand(
+            all(torch.equal(first, other) for other in others),
+            "the tokens depend on how the video's patches are cut into chunks (Budgets, "
+            "docs/plugins.md)",
+        )
 
     @needs_basics
     def test_same_arguments_give_the_same_tokens(self) -> None:
