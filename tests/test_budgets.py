@@ -316,7 +316,7 @@ def test_what_cannot_work_is_refused_in_words(encoder):
     for wrong in (True, 2.5, [64]):
         with pytest.raises(TypeError, match="expected budget to be a name"):
             vtc.wrap(model, "uniform", budget=wrong)
-    with pytest.raises(ValueError, match="unknown budget 'evne'; known: even, foveated"):
+    with pytest.raises(ValueError, match="unknown budget 'evne'; known: even, evs, foveated, "):
         vtc.wrap(model, "uniform", budget="evne")
     vtc.wrap(model, "uniform", "dfm", budget=1, processor=processor)
     video = np.zeros((8, 42, 42, 3), dtype=np.uint8)
@@ -334,7 +334,13 @@ def test_a_budget_is_saved_with_the_model(tmp_path, encoder):
     assert again.vtc.budget.config == model.vtc.budget.config
     assert report_of(again, processor).tokens_after == 77
     assert vtc.from_pretrained(tmp_path, budget=50).vtc.budget.max_tokens == 50
-    assert {part.name for part in vtc.parts("budget")} == {"even", "foveated"}
+    assert {part.name for part in vtc.parts("budget")} == {
+        "even",
+        "evs",
+        "foveated",
+        "vcast",
+        "vidcom2",
+    }
 
 
 def report_of(model, processor):

@@ -32,7 +32,7 @@ class EVS(TokenPruner):
     token. Kept tokens stay unchanged and in order. Computed in the dtype of the tokens, as in
     transformers. Needs no query.
 
-    3 M D multiplications per frame; memory O(M D) beside the input.
+    3 M D multiplications per frame; memory O(n M D) beside the input.
     """
 
     source = "EVS, NVIDIA 2025"

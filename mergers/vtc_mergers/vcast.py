@@ -31,7 +31,7 @@ class VCast(TokenPruner):
     frames where the video turns keep more. Ties go to the earlier token. Kept tokens stay unchanged
     and in order. Needs no query. Made from a restatement of the authors' code.
 
-    About 3 M D multiplications per frame; memory O(M D) beside the input.
+    About 4 M D multiplications per frame; memory a float32 copy of a frame beside the input.
     """
 
     source = "V-CAST, arXiv 2026"
@@ -58,7 +58,7 @@ class VCast(TokenPruner):
         return 4 * sizes.M * sizes.D
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return sizes.M * sizes.D
+        return sizes.M
 
     def keep(
         self,
