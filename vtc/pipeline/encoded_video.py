@@ -17,6 +17,7 @@ from vtc.pipeline.keeping import default_limit
 if TYPE_CHECKING:
     from vtc.pipeline.call import Call
     from vtc.pipeline.feed import VideoFeed
+    from vtc.pipeline.video_store import VideoStore
 
 Chunk = tuple[Tensor, ...]
 """The numbers ``[c]`` of slices, their patches ``[c, P, D]``, and further features of them."""
