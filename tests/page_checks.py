@@ -96,6 +96,9 @@ def report(
         relevance=ranks,
         heat=tuple(Heat(n, rank(n), weights) for n in heat),
         pictures=Pictures((n, frame(n)) for n in (*keyframes, *heat)),
+        keyframe_tokens=602,
+        merged_tokens=97,
+        prompt_tokens=720,
     )
     stages = {"decoding": Stage(1.0), "merging": Stage(3.0)}
     merger = {"name": "dfm", "temperature": 0.01}

@@ -58,6 +58,14 @@ def test_a_call_keeps_what_its_page_shows(family, kind, film, encoder, tmp_path)
     page = check((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert len(page.all("img")) == len(keyframes) + 2 * len(seen.heat)
     assert page.all("p", "answer") and "Where is it?" in page.text
+    tokens = seen.tokens_before // len(seen.timestamps)  # and image_newline after the last slice
+    assert seen.keyframe_tokens == tokens * len(keyframes)
+    assert seen.merged_tokens == len(seen.timestamps) - len(keyframes)
+    assert seen.tokens_after - seen.keyframe_tokens - seen.merged_tokens == (
+        family == "llava_onevision"
+    )
+    inputs = vtc.prepare_inputs(model, processor, video, "Where is it?")
+    assert seen.prompt_tokens == inputs["input_ids"].shape[1] - 1 + seen.tokens_after
 
 
 def test_the_weights_on_the_page_are_those_that_merge(film, encoder, monkeypatch):

@@ -25,7 +25,11 @@ def test_a_page_holds_question_answer_times_tokens_stages_and_warnings():
         assert words in page.text
     # The last keyframe is at 0:41 of 1:40.
     assert "The longest time without a keyframe is 0:59, from 0:41 to 1:40" in page.text
-    assert [float(meter["value"]) for meter in page.all("meter")] == [0.25, 0.75]
+    assert "keyframes602" in page.text and "merged frames97" in page.text
+    assert "after the last frame1" in page.text and "question and other text20" in page.text
+    assert "read by the model720" in page.text and "text around frames" not in page.text
+    tokens, seconds = [0.836, 0.135, 0.001, 0.028], [0.25, 0.75]
+    assert [float(meter["value"]) for meter in page.all("meter")] == tokens + seconds
 
 
 def test_each_keyframe_has_a_picture_a_circle_and_a_link_and_gaps_stand_between():

@@ -42,7 +42,10 @@ def page_html(report: Report, marks: Sequence[Mark] = ()) -> str:
         *_warnings(report.warnings),
         *_facts(report),
         *(part for n, item in enumerate(report.videos) for part in _video(report, item, n, marks)),
+        '<div class="costs">',
+        *_tokens(report),
         *_stages(report),
+        "</div>",
         "</main>",
         "<footer>Written by vtc. Times are those of the sampled frames.</footer>",
     ]
@@ -267,12 +270,42 @@ def _heat(
     yield "</ul>"
 
 
+def _tokens(report: Report) -> Iterator[str]:
+    """Yield how many tokens the language model reads of what."""
+    videos = [video for video in report.videos if video.keyframe_tokens is not None]
+    if not videos:
+        return
+    keyframes = sum(video.keyframe_tokens or 0 for video in videos)
+    merged = sum(video.merged_tokens or 0 for video in videos)
+    counts = {
+        "keyframes": keyframes,
+        "merged frames": merged,
+        "after the last frame": report.tokens_after - keyframes - merged,
+        "text around frames": report.text_after,
+    }
+    if len(videos) == 1 and videos[0].prompt_tokens is not None:  # others may share its row
+        read = report.tokens_after + report.text_after
+        counts["question and other text"] = videos[0].prompt_tokens - read
+    total = sum(counts.values())
+    yield "<section><h2>Tokens</h2><table>"
+    yield "<thead><tr><th>part</th><th>tokens</th><th>share</th></tr></thead><tbody>"
+    for name, count in counts.items():
+        if count:
+            share = count / total
+            yield (
+                f"<tr><td>{name}</td><td>{count:,}</td>"
+                f'<td><meter value="{share:.3f}">{share:.0%}</meter></td></tr>'
+            )
+    yield f"<tr><th>read by the model</th><td>{total:,}</td><td></td></tr>"
+    yield "</tbody></table></section>"
+
+
 def _stages(report: Report) -> Iterator[str]:
     if not report.stages:
         return
     total = sum(stage.seconds for stage in report.stages.values())
-    yield "<h2>Time</h2><table><thead><tr><th>stage</th><th>seconds</th><th>share</th></tr></thead>"
-    yield "<tbody>"
+    yield "<section><h2>Time</h2><table>"
+    yield "<thead><tr><th>stage</th><th>seconds</th><th>share</th></tr></thead><tbody>"
     for name, stage in report.stages.items():
         share = stage.seconds / total if total > 0 else 0.0
         yield (
@@ -284,4 +317,4 @@ def _stages(report: Report) -> Iterator[str]:
         sums["whole call"] = report.total_seconds
     for name, seconds in sums.items():
         yield f"<tr><th>{name}</th><td>{seconds:.2f}</td><td></td></tr>"
-    yield "</tbody></table>"
+    yield "</tbody></table></section>"

@@ -68,6 +68,7 @@ def assemble_video(
         )
     features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0])])
     _check_finite(call, feed, features[: sum(map(len, kept))])
+    lengths = torch.tensor([len(token) for token in tokens])
     report = VideoReport(
         name=feed.name,
         frames=feed.frames,
@@ -86,6 +87,8 @@ def assemble_video(
         cache=feed.cache_uses,
         heat=tuple(heat),
         pictures=_pictures(call, feed, is_keyframe, heat),
+        keyframe_tokens=int(lengths[is_keyframe].sum()),
+        merged_tokens=int(lengths[~is_keyframe].sum()),
     )
     call.report.videos.append(report)
     _warn_of_extremes(call, feed, report, is_keyframe)

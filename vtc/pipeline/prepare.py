@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,6 +80,10 @@ def prepare(call: Call) -> Prepared:
     queries = embed_queries(call, processors)
     videos = compress_videos(call, feeds, queries)
     inputs, layout = shorten_inputs(call, videos)
+    call.report.videos[:] = [
+        replace(report, prompt_tokens=len(layout.rows[feed.span.row]))
+        for feed, report in zip(feeds, call.report.videos, strict=True)
+    ]
     offsets = place_positions(call, inputs, layout)
     if call.cached_mask is not None:
         inputs["attention_mask"] = torch.cat([call.cached_mask, inputs["attention_mask"]], dim=1)

@@ -122,6 +122,10 @@ class VideoReport:
         cache: What was read from the cache, and what was not; empty without a cache.
         heat: What the merger weighed in a few frames, see ``model.vtc.heat_frames``.
         pictures: Small pictures of frames.
+        keyframe_tokens, merged_tokens: The visual tokens of the frames that keep all of them, and
+            of the others; what is left of ``tokens_after`` follows the last frame. None where no
+            model read the video.
+        prompt_tokens: All tokens of its row that the model reads, text included; None likewise.
         near: The seconds up to which a keyframe is near, for `uncovered`.
     """
 
@@ -143,6 +147,9 @@ class VideoReport:
     heat: tuple[Heat, ...] = field(default=(), repr=False, compare=False)
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
     budget: dict[str, int] | None = None
+    keyframe_tokens: int | None = None
+    merged_tokens: int | None = None
+    prompt_tokens: int | None = None
 
     @property
     def uncovered(self) -> float | None:
