@@ -26,30 +26,34 @@ def matching_weights(frame: Tensor, tokens: int) -> Tensor:
         ``[min(T, M), M]`` in at least float32. Rows sum to one, each patch has a weight in one row
         only, and rows are in the order of their first patches.
     """
-    patches = frame.to(exact_dtype(frame))
-    members = torch.eye(len(patches), dtype=patches.dtype, device=patches.device)
-    while len(members) > tokens:
-        members = _merge_pairs(members, patches, min(len(members) - tokens, len(members) // 2))
+    sums = frame.to(exact_dtype(frame))
+    token = torch.arange(len(frame), device=frame.device)  # the token of each patch
+    while len(sums) > tokens:
+        sums, place = _merge_pairs(sums, min(len(sums) - tokens, len(sums) // 2))
+        token = place[token]
+    numbers = torch.arange(len(sums), device=frame.device)
+    members = (token == numbers[:, None]).to(sums.dtype)
     in_order = members.argmax(dim=1).argsort()
-    return _shares(members)[in_order]
+    return (members / members.sum(dim=1, keepdim=True))[in_order]
 
 
-def _merge_pairs(members: Tensor, patches: Tensor, pairs: int) -> Tensor:
-    """Merge pairs of tokens; ``members`` ``[t, M]`` is 1 where a patch belongs to a token.
+def _merge_pairs(sums: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
+    """Merge pairs of tokens ``[t, D]``, which are sums: their cosines are those of the means.
 
     Returns:
-        ``[t - pairs, M]``. The membership is the whole state, because a token is the mean of its
-        patches.
+        The tokens ``[t - pairs, D]``, and where each of the t tokens is in them, ``[t]`` int64.
     """
-    with without_autocast(patches.device):
-        features = F.normalize(_shares(members) @ patches, dim=1)
+    features = F.normalize(sums, dim=1)
+    with without_autocast(sums.device):
         similarity = features[::2] @ features[1::2].T
+    del features
     best, partners = similarity.amax(dim=1), similarity.argmax(dim=1)
+    del similarity
     order = best.argsort(descending=True, stable=True)
     merge, keep = order[:pairs], order[pairs:].sort().values
-    a, b = members[::2], members[1::2]
-    return torch.cat([a[keep], b.index_add(0, partners[merge], a[merge])])
-
-
-def _shares(members: Tensor) -> Tensor:
-    return members / members.sum(dim=1, keepdim=True)
+    a, b = sums[::2], sums[1::2]
+    tokens = torch.cat([a[keep], b.index_add(0, partners[merge], a[merge])])
+    place = torch.arange(len(sums), device=sums.device) // 2 + len(keep)
+    place[::2] = partners + len(keep)
+    place[::2][keep] = torch.arange(len(keep), device=sums.device)
+    return tokens, place

@@ -30,7 +30,7 @@ class Memory(TokenMerger):
     Q-Former. The tokens take the place of the first frame that was merged into them; the other
     frames have no tokens.
 
-    At most 12 M D multiplications per frame for cosines, and about 7/3 M^2 D for each frame left.
+    At most 12 M D multiplications per frame for cosines, and those of ``tome`` for each frame left.
     Memory O(window M D), since a window is merged at once, plus O(M^2).
     """
 
@@ -72,14 +72,12 @@ class Memory(TokenMerger):
         self.frames_together = self.config.window
 
     def macs(self, sizes: Sizes) -> float:
-        return (
-            12 * sizes.M * sizes.D
-            + self.config.frames / self.config.window * 7 / 3 * sizes.M**2 * sizes.D
-        )
+        left = self.config.frames / self.config.window
+        return (12 + left * (sizes.M / 3 + self.config.tokens)) * sizes.M * sizes.D
 
     def extra_memory(self, sizes: Sizes) -> float:
         return max(
-            (self.config.window / 2 + 1) * sizes.M * sizes.D, 2 * sizes.M * (sizes.M + sizes.D)
+            (self.config.window / 2 + 1) * sizes.M * sizes.D, (sizes.M / 4 + sizes.D) * sizes.M
         )
 
     def forward(

@@ -24,8 +24,8 @@ class ToMe(TokenMerger):
     them per step. With few ``tokens`` the last steps may merge dissimilar patches. Tokens are in
     the order of their first patches. Gradients flow through the means, not through the matching.
 
-    About 7/3 M^2 D multiplications per frame: 2 M^2 D for the means of each step, 1/3 M^2 D for
-    their cosines. Memory O(M^2 + M D + n T D) beside the input.
+    About 1/3 M^2 D multiplications per frame for the cosines of all steps, and T M D for the means.
+    Memory O(M^2 + M D + n T D) beside the input.
     """
 
     source = "Token Merging, ICLR 2023"
@@ -53,10 +53,13 @@ class ToMe(TokenMerger):
         self.tokens_per_frame = self.config.tokens
 
     def macs(self, sizes: Sizes) -> float:
-        return 7 / 3 * sizes.M**2 * sizes.D
+        return (sizes.M / 3 + self.config.tokens) * sizes.M * sizes.D
 
     def extra_memory(self, sizes: Sizes) -> float:
-        return max(2 * sizes.M**2 + sizes.M * sizes.D, sizes.n * self.tokens_per_frame * sizes.D)
+        tokens = self.config.tokens
+        return max(
+            sizes.M**2 / 4 + sizes.M * sizes.D, 3 * tokens * sizes.M, sizes.n * tokens * sizes.D
+        )
 
     def forward(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
