@@ -23,6 +23,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dfm": [{}, {"projection": "learned"}],
     # Few enough iterations that frames still move; many clusters, and few.
     "kmeans": [{"iterations": 3, "keyframes": 128}, {"iterations": 3, "keyframes": 8}],
+    "hico": [{}, {"frames": 2, "tokens": 64}],
     "memory": [{}, {"window": 8, "frames": 1}],
     "mdp3": [{"keyframes": 16, "segment": 16}],
     "perceiver": [{}, {"tokens": 32, "layers": 1}],

@@ -22,6 +22,7 @@ SPECS = {
     "downsample": {"name": "downsample", "tokens": 4},
     "drop": "drop",
     "dycoke": "dycoke",
+    "hico": {"name": "hico", "frames": 3, "tokens": 4},
     "llama_vid": "llama_vid",
     "mean_pool": "mean_pool",
     "memory": {"name": "memory", "window": 3, "frames": 2, "tokens": 4},
@@ -76,7 +77,7 @@ def test_half_precision_is_rounded_once(name):
     assert same(plain, built(name)(*arguments()))
 
 
-@pytest.mark.parametrize("name", ["memory", "tome"])
+@pytest.mark.parametrize("name", ["hico", "memory", "tome"])
 def test_matching_compares_in_float32_under_autocast(name):
     merger, inputs = built(name), arguments(patches=100)
     plain = merger(*inputs)
@@ -123,7 +124,7 @@ def test_build_draws_parameters_from_the_seed(name):
 def test_weights_are_shares_of_one(name):
     merger = built(name).double()
     weights = merger.weights(*arguments(dtype=torch.float64))
-    no_weighted_sum = {"llama_vid", "memory", "perceiver", "q_former"}
+    no_weighted_sum = {"hico", "llama_vid", "memory", "perceiver", "q_former"}
     assert (weights is None) == (name in no_weighted_sum)
     for rows in [] if weights is None else weights:
         assert (rows >= 0).all()
@@ -159,7 +160,7 @@ def test_unusable_arguments_are_named(name):
             merger(patches, reference, known.long(), query)
 
 
-@pytest.mark.parametrize("name", ["memory", "similarity_prune", "spatial_pool", "tome"])
+@pytest.mark.parametrize("name", ["hico", "memory", "similarity_prune", "spatial_pool", "tome"])
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_identical_patches_stay_as_they_are(name, count):
     merger = built(name)
@@ -171,7 +172,7 @@ def test_identical_patches_stay_as_they_are(name, count):
         torch.testing.assert_close(token, patches[0, 0])
 
 
-@pytest.mark.parametrize("name", ["spatial_pool", "tome"])
+@pytest.mark.parametrize("name", ["hico", "spatial_pool", "tome"])
 def test_fewer_patches_than_tokens_stay_as_they_are(name):
     for count in (1, 4):
         patches, *rest = arguments(patches=count)

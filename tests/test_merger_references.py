@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import cosine
 
+from vtc_mergers.hico import HiCo
 from vtc_mergers.llama_vid import LlamaVid
 from vtc_mergers.memory import Memory
 from vtc_mergers.perceiver import Perceiver
@@ -239,6 +240,32 @@ def test_a_frame_like_its_keyframe_vanishes():
     frames = draw(2, 5, DIM)
     kept = call(SimilarityPrune(), frames, 2 * frames, torch.tensor([True, True]))
     assert [tuple(tokens.shape) for tokens in kept] == [(0, DIM)] * 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 7), st.integers(1, 9), st.integers(1, 4), st.integers(1, 9), seeds)
+def test_hico_is_soft_matching_over_clips(n, patches, size, tokens, seed):
+    frames = draw(n, patches, DIM, seed=seed)
+    merged = call(HiCo(HiCo.Config(frames=size, tokens=tokens)), frames)
+    each = min(tokens, patches)
+    assert merged.shape == (n, each, DIM)
+    for start in range(0, n, size):
+        clip = frames[start : start + size]
+        slow = slow_tome([patch for frame in clip.tolist() for patch in frame], len(clip) * each)
+        slow = torch.tensor(slow, dtype=torch.float64).reshape(len(clip), each, DIM)
+        torch.testing.assert_close(merged[start : start + size], slow, rtol=0, atol=1e-9)
+
+
+def test_hico_merges_a_clip_that_stands_still_over_time():
+    picture = torch.eye(3, dtype=torch.float64)
+    merged = call(HiCo(HiCo.Config(frames=3, tokens=1)), picture.repeat(3, 1, 1))
+    torch.testing.assert_close(merged[:, 0], picture)
+
+
+def test_hico_of_single_frames_is_tome():
+    frames = draw(5, 40, DIM)
+    assert torch.equal(call(HiCo(HiCo.Config(frames=1)), frames), call(ToMe(), frames))
+    assert not torch.allclose(call(HiCo(), frames), call(ToMe(), frames))
 
 
 def slow_memory(window, left):

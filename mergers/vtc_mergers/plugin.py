@@ -13,6 +13,7 @@ def vtc_register_mergers() -> dict[str, str]:
         "drop": "vtc_mergers.drop:Drop",
         "dycoke": "vtc_mergers.dycoke:DyCoke",
         "evs": "vtc_mergers.evs:EVS",
+        "hico": "vtc_mergers.hico:HiCo",
         "llama_vid": "vtc_mergers.llama_vid:LlamaVid",
         "mean_pool": "vtc_mergers.mean_pool:MeanPool",
         "memory": "vtc_mergers.memory:Memory",
