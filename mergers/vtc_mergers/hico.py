@@ -95,5 +95,5 @@ class HiCo(TokenMerger):
             clip = patches[start : start + self.config.frames]
             together = clip.flatten(0, 1)
             weights = matching_weights(together, len(clip) * tokens)
-            merged.append(weighted_sum(weights, together).unflatten(0, (len(clip), tokens)))
+            merged.append(weighted_sum(weights, together).reshape(-1, tokens, dim))
         return torch.cat(merged)
