@@ -18,7 +18,7 @@ import torch
 import vtc
 from vtc.cache.folder import DEFAULT_LIMIT, CacheFolder, user_folder
 from vtc.cache.hashing import module_hash
-from vtc.cache.writing import CacheError
+from vtc.cache.writing import CacheError, UnfinishedFolder
 from vtc.pipeline.indexing import index_video
 
 HIT = "frame embeddings read from the cache"
@@ -327,10 +327,11 @@ def test_a_writer_that_is_killed_leaves_no_entry_and_no_lock(folder, file, index
     assert process.returncode == -signal.SIGKILL
     cache = CacheFolder(folder)
     assert cache.entries() == []
-    [left] = folder.glob("unfinished/*")
+    left = [path for path in folder.glob("unfinished/*") if path.is_dir()]
+    assert left and list(left[0].iterdir())
+    writing = UnfinishedFolder(folder)
     assert "stored" in index()
-    assert index() == HIT and left.exists()  # it could be another writer's
-    for path in (left, *left.iterdir()):
-        os.utime(path, (1, 1))
-    index(fps=2.0)
-    assert not left.exists()
+    assert index() == HIT
+    assert [path for path in folder.glob("unfinished/*") if path.is_dir()] == [writing.path]
+    writing.remove()
+    assert not list(folder.glob("unfinished/*"))

@@ -147,6 +147,9 @@ def test_wrong_options_are_refused(command, file, tmp_path):
     assert code == 1 and "expected cache to be a folder, got the file" in err
     code, _, err = command("index", file, "--cache-tower", "--merger", "mean_pool")
     assert code == 1 and "expected --model with --merger, --cache-tower, got none" in err
+    for words in (("ask", file, "Where?"), ("batch", file, "--out", tmp_path / "out.jsonl")):
+        code, _, err = command(*words, "--cache-tower")
+        assert code == 1 and "expected --cache DIR with --cache-tower, got none" in err
 
 
 def test_sizes_are_read_and_written():

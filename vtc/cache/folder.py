@@ -25,7 +25,7 @@ from vtc.cache.entry import FORMAT, Entry, Key, differences, entry_name
 from vtc.cache.hashing import file_hash
 from vtc.cache.reading import DATA, ENTRY, DamagedError, OtherFormatError, read_entry, read_tensors
 from vtc.cache.sizes import size_text
-from vtc.cache.writing import CacheError, flush, unfinished_folder, writes_to
+from vtc.cache.writing import CacheError, flush, remove_abandoned, unfinished_folder, writes_to
 from vtc.plugins.sections import Section, read_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 20 * 10**9
 """Bytes that a cache holds at most, unless its ``cache.json`` says otherwise."""
 _LOCK_SECONDS = 60.0
-_ABANDONED_SECONDS = 24 * 3600.0
 
 
 class Settings(Section):
@@ -295,7 +294,7 @@ class CacheFolder:
             CacheError: It is larger than the whole cache may be, or than what is free on the disk.
         """
         place = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
-        if size > (free := shutil.disk_usage(place).free):
+        if size > (free := shutil.disk_usage(place).free) > 0:
             raise CacheError(
                 f"{size_text(size)} do not fit on the disk of the cache {str(self.path)!r}, "
                 f"which has {size_text(free)} left"
@@ -348,10 +347,4 @@ class CacheFolder:
                 folder.rmdir()
             except OSError:  # it has entries
                 continue
-        for folder in (self.path / "unfinished").glob("*"):
-            try:
-                newest = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
-            except OSError:
-                continue
-            if time.time() - newest > _ABANDONED_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+        remove_abandoned(self.path)

@@ -7,13 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from shutil import rmtree
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vtc.cache.entry import Key
 from vtc.cache.folder import CacheFolder, Lookup, user_folder
 from vtc.cache.reading import DATA
-from vtc.cache.writing import RowFile, new_folder, writes_to
+from vtc.cache.writing import CacheError, RowFile, UnfinishedFolder, writes_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,9 +96,13 @@ class EntryWriter:
         self._root, self._cache = cache.folder.path, cache
         self._entry = cache._entry(kind, made_by)
         cache.folder.check_size(sum(2 * prod(shape) for shape in shapes.values()))
-        self._folder = new_folder(self._root)
-        with writes_to(self._root):
-            self._file = RowFile(self._folder / DATA, shapes)
+        self._folder = UnfinishedFolder(self._root)
+        try:
+            with writes_to(self._root):
+                self._file = RowFile(self._folder.path / DATA, shapes)
+        except CacheError:
+            self._folder.remove()
+            raise
 
     def write(self, first: int, rows: Mapping[str, Tensor]) -> None:
         """Write rows ``[n, ...]`` of each tensor, from row ``first`` on.
@@ -119,13 +122,13 @@ class EntryWriter:
         """
         with writes_to(self._root):
             self._file.close()
-        return self._cache.folder.finish(self._folder, **self._entry, warned=warned)
+        return self._cache.folder.finish(self._folder.path, **self._entry, warned=warned)
 
     def discard(self) -> None:
         """Remove what was written, unless it is an entry."""
         with suppress(OSError):
             self._file.close()
-        rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
 
 def cache_folder(cache: object) -> CacheFolder:

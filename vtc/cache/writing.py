@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of vtc; see https://bford.info/cachedir/\n"
+
+
+_LOCK_SUFFIX = ".lock"
+_ABANDONED_SECONDS = 24 * 3600.0
+"""The age of folders without a lock that are removed."""
 
 
 class CacheError(OSError):
@@ -33,19 +39,41 @@ def writes_to(root: Path) -> Iterator[None]:
         raise CacheError(f"cannot write to the cache {str(root)!r}: {error}") from error
 
 
-def new_folder(root: Path) -> Path:
-    """Make a folder in a cache for what is being written.
+class UnfinishedFolder:
+    """A folder in a cache for what is being written.
+
+    This process holds a lock beside it, which the kernel releases when the process dies.
+
+    Attributes:
+        path: The folder.
 
     Raises:
         CacheError: It cannot be made.
     """
-    folder = root / "unfinished" / uuid.uuid4().hex
-    with writes_to(root):
-        folder.mkdir(parents=True)
-        tag = root / "CACHEDIR.TAG"
-        if not tag.exists():
-            tag.write_text(_TAG, encoding="utf-8")
-    return folder
+
+    def __init__(self, root: Path) -> None:
+        import filelock
+
+        self.path = root / "unfinished" / uuid.uuid4().hex
+        self._lock = filelock.FileLock(_lock_file(self.path))
+        with writes_to(root):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()  # before the folder is there, so that no other process removes it
+            try:
+                self.path.mkdir()
+                tag = root / "CACHEDIR.TAG"
+                if not tag.exists():
+                    tag.write_text(_TAG, encoding="utf-8")
+            except OSError:
+                self.remove()
+                raise
+
+    def remove(self) -> None:
+        """Remove the folder with what is left in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            _lock_file(self.path).unlink()
+        self._lock.release()
 
 
 @contextmanager
@@ -55,12 +83,34 @@ def unfinished_folder(root: Path) -> Iterator[Path]:
     Raises:
         CacheError: What is written inside cannot be written.
     """
-    folder = new_folder(root)
+    folder = UnfinishedFolder(root)
     try:
         with writes_to(root):
-            yield folder
+            yield folder.path
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.remove()
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove what writers that died have left."""
+    import filelock
+
+    for path in (root / "unfinished").glob("*"):
+        lock_file = path if path.suffix == _LOCK_SUFFIX else _lock_file(path)
+        try:
+            if lock_file.exists():
+                lock = filelock.FileLock(lock_file, timeout=0)
+                with lock:
+                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                    lock_file.unlink(missing_ok=True)
+            elif time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except (OSError, filelock.Timeout):  # another process has it
+            continue
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_suffix(_LOCK_SUFFIX)
 
 
 def flush(path: Path) -> None:

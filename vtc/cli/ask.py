@@ -54,6 +54,7 @@ def ask(
             raise ValueError(f"--page shows one question, got {len(questions)}; ask one at a time")
     if stream and (as_json or len(questions) > 1):
         raise ValueError("expected --stream with one question and without --json")
+    frames.require_cache()
     source = frames.open(video)
     settings = answering.arguments()
     began = perf_counter()

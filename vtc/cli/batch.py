@@ -133,6 +133,7 @@ def ask(
     """
     from vtc.batch.answering import AskJob
 
+    frames.require_cache()
     generation = answering.arguments()
     job = AskJob(
         root=batch.video_root,

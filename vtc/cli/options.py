@@ -215,6 +215,15 @@ class ModelFrameOptions(FrameOptions):
 
     cache_tower: CacheTower = False
 
+    def require_cache(self) -> None:
+        """Refuse ``--cache-tower`` without a cache.
+
+        Raises:
+            ValueError: There is no cache.
+        """
+        if self.cache_tower and self.cache is None:
+            raise ValueError("expected --cache DIR with --cache-tower, got none")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
