@@ -6,6 +6,7 @@ import vtc
 @vtc.hookimpl
 def vtc_register_commands() -> dict[str, str]:
     return {
+        "analyse": "vtc_recipes.analysis.cli:app",
         "ablate": "vtc_recipes.ablation.cli:ablate",
         "convert-vilamp": "vtc_recipes.vilamp.cli:convert_vilamp",
         "demo": "vtc_recipes.demo:demo",
