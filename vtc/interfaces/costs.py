@@ -48,7 +48,7 @@ class Sizes:
 def cost(part: Part, name: str, sizes: Sizes) -> float | None:
     """Return ``part.macs(sizes)`` or ``part.extra_memory(sizes)``; None if unknown.
 
-    Plug-ins of the first version gave an expression as a string, which is ignored with a
+    In the first version a cost was an expression in a string. Such a string is ignored with a
     DeprecationWarning.
     """
     method = getattr(part, name, None)

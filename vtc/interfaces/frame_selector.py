@@ -37,7 +37,8 @@ class FrameSelector(Part, ABC):
     uses_embeddings: ClassVar[bool] = True
     """False: the frame encoder is not run, and ``embeddings`` is ``[N, 0]``."""
     encoder: str | None = None
-    """The frame encoder of this selector, as ``vtc.wrap`` takes it; None: that of ``vtc.wrap``.
+    """The frame encoder of this selector, in the form that ``vtc.wrap`` takes; None: the encoder
+    given to ``vtc.wrap``.
 
     It embeds the query too, so with ``uses_query`` it must be an encoder of text and images."""
 

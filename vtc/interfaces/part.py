@@ -1,4 +1,4 @@
-"""The base of selectors and mergers: options in a frozen ``Config`` dataclass, and costs."""
+"""The base class of parts: options in a frozen ``Config`` dataclass, and costs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Part:
     """A plug-in object made from its options.
 
     A part with options declares a nested, frozen, keyword-only dataclass ``Config`` of plain JSON
-    values and finds its options in ``self.config``. A part without ``Config`` takes no options,
+    values and reads its options from ``self.config``. A part without ``Config`` takes no options,
     and its ``config`` is None.
     """
 
@@ -45,7 +45,7 @@ class Part:
         return None
 
     def extra_memory(self, sizes: Sizes) -> float | None:
-        """Return how many numbers are held at once beside inputs and outputs; None if unknown."""
+        """Return the peak count of numbers besides inputs and outputs; None if unknown."""
         return None
 
 
@@ -55,16 +55,16 @@ def part_errors(label: str, plugin: str = "") -> Iterator[None]:
 
     Args:
         label: The part: ``selector 'mine' of plug-in 'acme' (acme-vtc 1.0)``.
-        plugin: The plug-in, if only a RuntimeError should name it.
+        plugin: The plug-in, if only the message of a RuntimeError should name it.
 
     Raises:
-        ValueError, TypeError: The part's own, with the label in front.
-        RuntimeError: In place of any other exception. Out-of-memory errors, Ctrl-C and
+        ValueError, TypeError: The part raised one; the label is put in front of the message.
+        RuntimeError: The part raised any other exception. Out-of-memory errors, Ctrl-C and
             ``sys.exit`` propagate unchanged.
     """
     try:
         yield
-    except (SystemExit, GeneratorExit, *PASS):  # GeneratorExit: of a generator that is closed
+    except (SystemExit, GeneratorExit, *PASS):  # GeneratorExit: a generator was closed
         raise
     except (ValueError, TypeError) as error:
         if label.partition(" of ")[0] in str(error):

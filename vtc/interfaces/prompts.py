@@ -1,4 +1,4 @@
-"""Checks of the text that users write into prompts, and of its special tokens."""
+"""Check the text that users write into prompts, and its special tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MEDIA_NAME = re.compile(r"(image|video|vision|audio|boi|eoi)\w*_token$")
 
 
 def media_tokens(processor: Any) -> list[str]:
-    """Return the tokens that mark pictures, videos and sound in the prompts of a processor.
+    """Return the tokens that mark images, videos and sound in the prompts of a processor.
 
     >>> media_tokens(processor)  # of Qwen2-VL
     ['<|image_pad|>', '<|video_pad|>', '<|vision_end|>', '<|vision_start|>']
@@ -30,11 +30,11 @@ def media_tokens(processor: Any) -> list[str]:
 
 
 def check_text(processor: Any, text: str, name: str = "question") -> None:
-    """Refuse text that a prompt cannot hold.
+    """Raise if a prompt cannot contain a text.
 
     Args:
-        text: What a user wrote.
-        name: What it is, for the message.
+        text: The user's text.
+        name: The name of the text in the message.
 
     Raises:
         ValueError: The text holds a media token of the processor or a lone surrogate.
@@ -61,7 +61,7 @@ def with_system(processor: Any, text: str) -> Any:
         text: The instructions for the model.
 
     Raises:
-        TypeError: ``text`` is no text.
+        TypeError: ``text`` is not a str.
         ValueError: It is empty or holds a media token, or there is no system turn: the chat
             template drops or refuses it, or is missing.
     """
@@ -80,7 +80,7 @@ def with_system(processor: Any, text: str) -> Any:
 
     prompt = ""
     if getattr(processor, "chat_template", None):
-        with suppress(TemplateError):  # how a template refuses a role
+        with suppress(TemplateError):  # raised by a template that refuses the role
             prompt = apply_chat_template([{"role": "user", "content": []}], tokenize=False)
     if text.strip() not in prompt:
         raise ValueError(
@@ -95,8 +95,8 @@ def with_system(processor: Any, text: str) -> Any:
 def needs_special_tokens(processor: Any, prompt: str) -> bool:
     """Return whether the tokenizer must add its special tokens to a prompt.
 
-    It must not if the chat template wrote the BOS token already: models read another prompt with
-    two of them.
+    It must not if the chat template has already written the BOS token: a second one changes the
+    prompt.
     """
     bos = getattr(getattr(processor, "tokenizer", processor), "bos_token", None)
     if not bos:

@@ -1,4 +1,4 @@
-"""Old names that keep working for one version, with a warning that gives the new one."""
+"""Deprecation warnings for old names, which keep working for one version."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _LIBRARIES = (
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Warn at the line of the user's code that an old name is in use.
+    """Warn, at the line of the user's code, that a name is deprecated.
 
     Args:
         old: The old name, as the user wrote it.
-        new: What to write instead.
+        new: The new name.
     """
     message = f"{old} is deprecated and goes in the next version; use {new}"
     warnings.warn(message, DeprecationWarning, stacklevel=depth_of_caller())

@@ -46,17 +46,18 @@ class VideoPatches:
 
 @dataclass(frozen=True)
 class FrameStatistics:
-    """What a budget knows of the N slices of a video. All its tensors are on the CPU.
+    """Statistics of the N slices of a video. All tensors but ``patches`` are on the CPU.
 
     Attributes:
         keyframes: ``[K]`` int64, ascending; each keeps its M tokens.
         tokens_per_frame: M.
         count: N.
-        relevance: ``[N]`` float32, what the selector ranked frames by; None if it ranks nothing.
-        previous_similarity: ``[N]`` float32 in [-1, 1], the cosine of a frame's embedding with that
-            of the frame before it, 0 for the first; None if the selector uses no embeddings.
-        keyframe_similarity: ``[N]`` float32 in [-1, 1], the cosine with the nearest keyframe before
-            the frame, 0 where there is none; None likewise.
+        relevance: ``[N]`` float32, the selector's score of each frame; None if it ranks nothing.
+        previous_similarity: ``[N]`` float32 in [-1, 1], the cosine similarity of each frame's
+            embedding to that of the frame before it, 0 for the first; None if the selector uses
+            no embeddings.
+        keyframe_similarity: ``[N]`` float32 in [-1, 1], the cosine similarity to the nearest
+            keyframe before the frame, 0 if there is none; None if the selector uses no embeddings.
         timestamps: ``[N]`` float64 seconds; None if they are unknown.
         patches: The patches of all frames, on their device; None unless the budget has
             `TokenBudget.uses_patches`.
@@ -73,11 +74,11 @@ class FrameStatistics:
 
 
 class TokenBudget(Part, ABC):
-    """Decides how many tokens each frame between the keyframes gets.
+    """Decides how many tokens each non-keyframe gets.
 
     Budgets are pure: no state between calls. ``Config`` may have an option ``max_tokens``, the
-    visual tokens of one video with its keyframes, a number or ``"auto"``, which fits the context of
-    the model; `max_tokens` returns it.
+    largest number of visual tokens of one video including its keyframes, or ``"auto"``, which
+    fills the model's context; `max_tokens` returns it.
     """
 
     uses_patches: ClassVar[bool] = False
@@ -85,21 +86,22 @@ class TokenBudget(Part, ABC):
 
     @property
     def max_tokens(self) -> int | str:
-        """The most visual tokens of a video; ``"auto"``: as many as the context allows."""
+        """The largest number of visual tokens of a video; ``"auto"``: all that the context fits."""
         limit: int | str = getattr(self.config, "max_tokens", "auto")
         return limit
 
     @abstractmethod
     def allocate(self, statistics: FrameStatistics, total: int) -> Tensor:
-        """Share tokens among the frames that are no keyframes.
+        """Share tokens among the non-keyframes.
 
         Args:
-            statistics: What is known of the frames. The keyframes fit: K * M <= the limit.
-            total: The tokens left for the other N - K frames, at least 0.
+            statistics: Statistics of the frames. The keyframes fit: K * M <= the limit.
+            total: The tokens left for the N - K non-keyframes, at least 0.
 
         Returns:
-            ``[N]`` int64, for each frame the number of its tokens, from 0 (it vanishes) to M (it
-            keeps all of them); `SHARED` if it shares the single token of the frame before it, which
-            has 1 token or is `SHARED` itself. The entries of keyframes are ignored, and no group
-            reaches across one. The positive entries of the other frames sum to at most ``total``.
+            ``[N]`` int64, the number of tokens of each frame, from 0 (the frame is dropped) to M
+            (it keeps all of them); `SHARED` if it shares the single token of the frame before it,
+            which has 1 token or is `SHARED` itself. The entries of keyframes are ignored, and no
+            group spans a keyframe. The positive entries of the non-keyframes sum to at most
+            ``total``.
         """

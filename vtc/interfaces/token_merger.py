@@ -22,11 +22,11 @@ class TokenMerger(Part, nn.Module, ABC):
     """
 
     tokens_per_frame: int = 1
-    """T, the number of tokens of a merged frame. 0: the frame is dropped; -1: frames differ."""
+    """T, the number of tokens of a merged frame. 0: the frame is dropped; -1: the number varies."""
 
     frames_together: int = 1
-    """The size of the groups of consecutive non-keyframes that are merged together. A call gets
-    whole groups, counted from the first non-keyframe; only the last group may be shorter."""
+    """The number of consecutive non-keyframes that are merged as a group. A call gets whole
+    groups, counted from the first non-keyframe; only the last group may be shorter."""
 
     query_source: QuerySource | None = "language_model"
     """Where ``query`` comes from.
@@ -40,8 +40,8 @@ class TokenMerger(Part, nn.Module, ABC):
     by one, its tokens can be cached for all questions about a video."""
 
     uses_previous_frame: bool = False
-    """True: ``reference`` is the frame before each frame, not that of `reference_frames`. It is
-    carried from chunk to chunk, so one more frame is in memory."""
+    """True: ``reference`` is the frame before each frame, and `reference_frames` is not called. It
+    is carried from chunk to chunk, so one more frame is in memory."""
 
     needs_training: bool = False
     """True: the merged tokens are meaningless until the merger's parameters are trained."""
@@ -79,15 +79,15 @@ class TokenMerger(Part, nn.Module, ABC):
         Args:
             patches: ``[n, M, D]`` floating point, the patch tokens of n non-keyframes; M >= 1, and
                 n may be 0.
-            reference: ``[n, M, D]``, the patch tokens of each one's `reference_frames`, or of the
-                frame before it with `uses_previous_frame`.
+            reference: ``[n, M, D]``, the patch tokens of each frame's reference frame (see
+                `reference_frames`), or of the frame before it with `uses_previous_frame`.
             has_reference: ``[n]`` bool, False before the first keyframe (T_p = 0 in Eq. 5 of
                 ViLAMP) or for the first frame; ``reference`` may hold anything there.
             query: ``[Dq]``; None if there is no question.
 
         Returns:
-            ``[n, T, D]``, or a list of n tensors ``[T_i, D]`` when frames differ, in the dtype of
-            the patches. The shipped mergers compute in at least float32.
+            ``[n, T, D]``, or a list of n tensors ``[T_i, D]`` if the number of tokens varies, in
+            the dtype of the patches. The shipped mergers compute in at least float32.
 
         Raises:
             ValueError: A shape is wrong, or the query is missing.
@@ -115,12 +115,12 @@ class TokenMerger(Part, nn.Module, ABC):
     def log_mass(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
-        """Return how much each frame counts where several frames share one token.
+        """Return the weight of each frame in a token that several frames share.
 
-        A merger that defines this takes any part of the patches of a frame, and is a weighted mean:
-        of the tokens of two sets of patches, weighted by their masses, comes the token of their
-        union. A budget then gives a frame several tokens, one for each part of its patches, or
-        several frames one token.
+        A merger that defines this accepts any subset of a frame's patches and is a weighted mean:
+        the mass-weighted mean of two sets' tokens is the token of their union. A budget can then
+        give a frame several tokens, one for each subset of its patches, or several frames one
+        token.
 
         Args:
             patches, reference, has_reference, query: As for ``forward``.

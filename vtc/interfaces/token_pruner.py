@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class TokenPruner(TokenMerger):
     """Keeps some tokens of each frame unchanged and drops the others.
 
-    A pruner says which tokens it keeps, so models with positions in time, height and width
-    (M-RoPE) read each of them at its own place. It sees the tokens that a keyframe would have; a
-    merger sees the patches before the model pools them, where the model does. A pruner with
-    ``frames_together = 1`` works with every budget, which then says how many tokens a frame keeps.
+    A pruner returns the indices of the tokens it keeps, so models with positions in time, height
+    and width (M-RoPE) read each token at its original position. It sees the tokens that a keyframe
+    would have; in a model that pools its patches, a merger sees the patches before pooling. A
+    pruner with ``frames_together = 1`` works with every budget, which sets the number of tokens
+    that each frame keeps.
     """
 
     tokens_per_frame: int = -1
@@ -50,12 +51,12 @@ class TokenPruner(TokenMerger):
 
         Args:
             patches, reference, has_reference, query: As for `TokenMerger.forward`.
-            tokens: How many tokens each of the n frames keeps, from 1 to M, if a budget says so;
-                None: as many as the pruner's options say.
+            tokens: The number of tokens that each of the n frames keeps, from 1 to M, if a budget
+                sets it; None: the pruner's options decide.
 
         Returns:
-            For each frame ``[T_i]`` int64, the indices of the patches to keep, ascending. With
-            ``tokens`` exactly as many.
+            For each frame ``[T_i]`` int64, the indices of the patches to keep, ascending; T_i is
+            ``tokens[i]`` if ``tokens`` is given.
 
         Raises:
             ValueError, TypeError, RuntimeError: As `TokenMerger.forward`.
@@ -82,8 +83,8 @@ class TokenPruner(TokenMerger):
 def takes_budget(merger: TokenMerger) -> bool:
     """Return whether a merger works with a `vtc.TokenBudget`.
 
-    It takes each frame by itself, and is a `vtc.TokenPruner`, or makes one token of a frame and
-    defines `TokenMerger.log_mass`.
+    The merger must merge frames one by one, and either be a `vtc.TokenPruner` or make one token
+    per frame and define `TokenMerger.log_mass`.
     """
     if merger.frames_together != 1 or isinstance(merger, TokenPruner):
         return merger.frames_together == 1

@@ -1,4 +1,4 @@
-"""The interface of adapters: what differs from one model family to the next."""
+"""The interface of adapters: everything that differs between model families."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class VideoAdapter(Part, ABC):
 
     Like other parts it may have a ``Config``; ``model.vtc.configure(option=value)`` sets it.
 
-    In the methods, ``inputs`` are the keyword arguments of a call of the stock model,
+    In the methods, ``inputs`` are the keyword arguments of a call to the stock model,
     ``input_ids`` ``[B, L]`` among them. ``pixels`` are the vision tower's inputs for n slices,
-    tensors by argument name. N is the number of slices of a video, M that of a slice's
-    placeholders, P that of the patches to merge, D the width of the language model.
+    tensors by argument name. N is the number of slices of a video, M the number of a slice's
+    placeholders, P the number of patches to merge, D the width of the language model.
     """
 
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     """The arguments of ``forward`` that carry raw video; a call has video if the first is given."""
     fixed_inputs: ClassVar[tuple[str, ...]] = ()
-    """Arguments of ``forward`` that no call may set: ``encode`` reads the configuration."""
+    """Arguments of ``forward`` that no call may set, as ``encode`` reads the configuration."""
     frames_per_slice: ClassVar[int] = 1
     """How many frames the vision tower turns into one slice."""
     modality: ClassVar[str] = "video"
@@ -49,8 +49,8 @@ class VideoAdapter(Part, ABC):
     causal: ClassVar[bool] = True
     """Whether attention is causal, so that a long prompt may be read in pieces."""
     placeholder_per_slice: ClassVar[bool] = False
-    """Whether a lazy prompt has one placeholder for each slice, with the text that the stock
-    processor writes around it, or one for the whole video."""
+    """True: a lazy prompt has one placeholder per slice, with the text that the stock processor
+    writes around it. False: one for the whole video."""
     position_state: ClassVar[str | None] = None
     """The attribute in which transformers keeps position offsets on the model; None for none."""
 
@@ -67,7 +67,7 @@ class VideoAdapter(Part, ABC):
             if old not in vars(cls):
                 setattr(cls, old, _old_method(cls, old, new))
 
-    # --- where the videos are
+    # --- the positions of the videos
 
     @abstractmethod
     def spans(
@@ -215,7 +215,7 @@ class VideoAdapter(Part, ABC):
         )
 
     def project(self, model: PreTrainedModel, states: Sequence[Tensor]) -> SliceFeatures:
-        """Turn what `tower` returned for n slices into what `encode` returns, without ``hidden``.
+        """Run the projector on the output of `tower`; the result is `encode`'s without ``hidden``.
 
         Raises:
             NotImplementedError: See `tower`.
@@ -229,9 +229,9 @@ class VideoAdapter(Part, ABC):
     # --- into the language model
 
     def context_length(self, model: PreTrainedModel) -> int | None:
-        """Return the number of positions that the language model was made for, or None.
+        """Return the number of positions that the language model supports; None if unknown.
 
-        That is ``max_position_embeddings``, or what RoPE scaling makes of the positions before it.
+        It is ``max_position_embeddings``, or with RoPE scaling the scaled original length.
         """
         config = model.config.get_text_config()
         limit: int | None = getattr(config, "max_position_embeddings", None)
@@ -248,7 +248,7 @@ class VideoAdapter(Part, ABC):
         """Return the positions of the shortened rows; None if the stock model counts tokens.
 
         Args:
-            inputs: The caller's, before anything was shortened.
+            inputs: The caller's arguments, before anything was shortened.
             layout: The shortened rows.
 
         Returns:
@@ -258,10 +258,10 @@ class VideoAdapter(Part, ABC):
         return None
 
     def position_offsets(self, positions: Tensor, layout: Layout) -> Tensor | None:
-        """Return how far the positions after the prompt differ from the count of its tokens.
+        """Return the offset of positions after the prompt from the number of its tokens.
 
         Args:
-            positions: What `position_ids` returned.
+            positions: The result of `position_ids`.
 
         Returns:
             ``[B, 1]`` int64; None where positions count tokens.
@@ -271,7 +271,7 @@ class VideoAdapter(Part, ABC):
     def positions_after(self, inputs: Mapping[str, Any], cached: int, offsets: Tensor) -> Tensor:
         """Return the positions of ``input_ids`` ``[B, L]`` that continue from a cache.
 
-        Called where `position_offsets` returned offsets for the prompt in the cache.
+        Only called if `position_offsets` returned offsets for the prompt in the cache.
 
         Args:
             inputs: The arguments of ``forward``.
@@ -285,7 +285,7 @@ class VideoAdapter(Part, ABC):
 
     @abstractmethod
     def pack(self, model: PreTrainedModel, rows: list[Tensor]) -> BaseModelOutputWithPooling:
-        """Put features in the form that the stock model takes.
+        """Pack features into the form that the stock model takes.
 
         Args:
             rows: ``[F, D]`` for each row that has a video: the features of all its videos.
@@ -294,25 +294,25 @@ class VideoAdapter(Part, ABC):
     def encoder_outputs(
         self, model: PreTrainedModel, encoded: Sequence[EncodedInput]
     ) -> BaseModelOutputWithPooling:
-        """Return what the stock ``forward`` returns as ``video_outputs`` or ``image_outputs``.
+        """Return the ``video_outputs`` or ``image_outputs`` of the stock ``forward``.
 
         Args:
             encoded: The videos and images in the order of their placeholders.
 
         Returns:
             ``pooler_output`` in the container of the stock model, see `pooled`, and
-            ``last_hidden_state`` of the keyframes; None beside images or where it was not kept.
+            ``last_hidden_state`` of the keyframes; None if there are images or it was not kept.
         """
-        outputs = self.pack(model, [one.features for one in encoded])
+        outputs = self.pack(model, [media.features for media in encoded])
         pooled = self.pooled(encoded)
         if pooled is not None:
             outputs["pooler_output"] = pooled
-        hidden = [one.hidden for one in encoded if one.hidden is not None]
+        hidden = [media.hidden for media in encoded if media.hidden is not None]
         whole = torch.cat(hidden) if len(hidden) == len(encoded) else None
         return type(outputs)(**{**outputs, "last_hidden_state": whole})
 
     def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor] | None:
-        """Return ``pooler_output`` in the container of the stock model; None: as packed."""
+        """Return ``pooler_output`` in the container of the stock model; None: that of `pack`."""
         return None
 
     def could_be_frames(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
@@ -325,7 +325,7 @@ class VideoAdapter(Part, ABC):
     def stills(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], layout: Layout
     ) -> list[tuple[int, int, Tensor]]:
-        """Encode the still images beside a video, if both enter as ``modality`` ``"image"``.
+        """Encode the still images next to a video, if both enter as ``modality`` ``"image"``.
 
         Returns:
             For each image the row, the position of its first placeholder, and its features
@@ -336,10 +336,10 @@ class VideoAdapter(Part, ABC):
     def encode_images(
         self, model: PreTrainedModel, inputs: dict[str, Any]
     ) -> BaseModelOutputWithPooling | None:
-        """Encode the still images beside a video, as the stock ``generate`` does.
+        """Encode the still images next to a video, as the stock ``generate`` does.
 
         Removes the arguments of ``get_image_features`` from ``inputs``: the stock ``forward``
-        refuses pixels beside features.
+        does not accept pixels together with features.
 
         Returns:
             The stock output of ``get_image_features``; None if there is no image.
@@ -358,7 +358,7 @@ _RENAMED_METHODS = {"wrapping": "frame_text", "keeps_wrapping": "keeps_frame_tex
 
 
 def _old_method(cls: type, old: str, new: str) -> Callable[..., Any]:
-    """Make a method of the old name, for callers and for ``super()`` in subclasses."""
+    """Return a method for the old name, for callers and for ``super()`` in subclasses."""
     method = getattr(cls, new)
 
     def deprecated(self: VideoAdapter, *args: Any, **kwargs: Any) -> Any:
@@ -378,7 +378,7 @@ def chat_prompt(processor: Any, content: list[dict[str, str]], question: str) ->
     if not getattr(processor, "chat_template", None):
         raise ValueError(
             f"this {type(processor).__name__} has no chat_template, so the prompt's form is "
-            "unknown; set processor.chat_template to the one of the checkpoint"
+            "unknown; set processor.chat_template to the checkpoint's template"
         )
     turn = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
     prompt: str = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)

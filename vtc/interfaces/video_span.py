@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MERGED = -1
-"""The value of `CompressedVideo.cells` for a merged token that stands for a whole slice."""
+"""The value of `CompressedVideo.cells` for a token merged from a whole slice."""
 TEXT = -2
 """The value of `CompressedVideo.cells` for text around a slice."""
 
@@ -105,7 +105,7 @@ class SliceFeatures:
         return self.tokens if self.dense is None else self.dense
 
     def to(self, device: torch.device) -> SliceFeatures:
-        """Return the features on a device; a model in parts may have its projector elsewhere."""
+        """Return the features on a device; a model split over devices may project elsewhere."""
         return SliceFeatures(
             self.tokens.to(device),
             None if self.dense is None else self.dense.to(device),
@@ -123,11 +123,11 @@ class CompressedVideo:
         features: ``[F, D]``, keyframes and merged tokens in order of time, then the tail;
             ``[F, (1 + extra) * D]`` with `SliceFeatures.extra`.
         positions: ``[L]`` int64, the caller's positions that are kept: the placeholder that each
-            feature takes, and the text around slices.
+            feature replaces, and the text around slices.
         slices: ``[L - t]`` int64, the slice of each position.
-        cells: ``[L - t]`` int64, its cell in the slice's grid; `MERGED` for a token merged of all
-            of them, `TEXT` for text around the slice.
-        seconds_per_slice: The time from slice to slice; None if it is unknown.
+        cells: ``[L - t]`` int64, its cell in the slice's grid; `MERGED` for a token merged from
+            all cells, `TEXT` for text around the slice.
+        seconds_per_slice: The time from one slice to the next; None if it is unknown.
         hidden: ``[K, P', Dv]``, `SliceFeatures.hidden` of the keyframes; None if it was not kept.
     """
 
@@ -153,7 +153,7 @@ class EncodedInput:
     """A video or a still image as the language model reads it.
 
     Attributes:
-        row: Its row of the batch.
+        row: The row of the batch.
         first: The position of its first placeholder in the caller's row.
         features: ``[F, D]``.
         slices: The tokens ``[T_i, D]`` of each slice; those of an image are one slice.
@@ -178,9 +178,9 @@ class Layout:
         mask: ``[B, L]``, the attention mask of the shortened, padded rows.
         start: The number of positions of the caller's rows that the cache holds.
         cached: The number of tokens that the cache holds.
-        generating: Whether ``generate`` takes the result, not ``forward``.
-        cached_offsets: ``[B, 1]`` int64, how far positions after the cache differ from the count
-            of its tokens, as `VideoAdapter.position_offsets` returned it; None if unknown.
+        generating: Whether the rows go to ``generate``, not to ``forward``.
+        cached_offsets: ``[B, 1]`` int64, the offset of positions after the cache from the number
+            of cached tokens, as `VideoAdapter.position_offsets` returned it; None if unknown.
     """
 
     rows: list[Tensor]

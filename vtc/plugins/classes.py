@@ -14,7 +14,7 @@ INTERFACES = {
     "merger": "vtc.interfaces.token_merger:TokenMerger",
     "selector": "vtc.interfaces.frame_selector:FrameSelector",
 }
-"""By kind, the class that its parts derive from."""
+"""The base class of each kind of part."""
 
 
 def load_class(claim: Claim) -> type:
@@ -52,6 +52,6 @@ def load_target(claim: Claim) -> Any:
 
 
 def interface_of(kind: str) -> type:
-    """Return the class that the parts of a kind derive from."""
+    """Return the base class of a kind of part."""
     module, _, name = INTERFACES[kind].partition(":")
     return cast(type, getattr(import_module(module), name))

@@ -64,7 +64,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Claim:
-    """A part, command or model that a plug-in registers, under the name that users type."""
+    """One name that a plug-in registers: a part, command or model."""
 
     kind: str
     name: str
@@ -94,7 +94,7 @@ def cause(error: BaseException) -> str:
         message = " ".join(str(error).split())
     except PASS:
         raise
-    except BaseException as second:  # the __str__ of a third party's exception
+    except BaseException as second:  # from the __str__ of a third party's exception
         message = f"its message raised {type(second).__name__}"
     return f"{type(error).__name__}: {message}".removesuffix(": ")
 
@@ -122,7 +122,7 @@ def _load(plugin: Plugin, point: EntryPoint, disabled: bool) -> Plugin:
     except PASS:
         raise
     # Third-party code may raise anything, BaseExceptions of its own included. A plug-in that calls
-    # sys.exit() must not end the program that has it installed.
+    # sys.exit() must not end the program.
     except BaseException as error:
         return Plugin(*identity, error=cause(error))
 
@@ -138,7 +138,7 @@ def _claims(plugin: Plugin, module: Any) -> Iterator[Claim]:
     if not callers:
         raise ValueError(f"it has no hook; mark one of {', '.join(_HOOKS)} with @vtc.hookimpl")
     for caller in callers:
-        # Not through the manager, which ignores a hook that returns None.
+        # Call the functions directly: the manager ignores a hook that returns None.
         for implementation in caller.get_hookimpls():
             if caller.has_spec():
                 parts = _checked(caller.name, implementation.function())
@@ -151,7 +151,7 @@ def _claims(plugin: Plugin, module: Any) -> Iterator[Claim]:
 
 
 def _unmarked(manager: pluggy.PluginManager, module: Any) -> list[str]:
-    """Return the functions that are named like hooks but not marked; pluggy ignores them."""
+    """Return functions with a hook's name but no marker, which pluggy would ignore."""
     return [
         name
         for name in dir(module)

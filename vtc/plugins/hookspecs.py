@@ -2,8 +2,8 @@
 
 A plug-in is a module that an entry point of the group ``vtc`` names. Its hooks are functions
 marked with ``vtc.hookimpl``. Each returns a mapping from the name that users type to a class or to
-``"module:Class"``, which is imported at its first use, so that start-up is fast. Commands and
-models are always ``"module:function"``.
+``"module:Class"``, which is imported on first use, so that start-up is fast. Commands and models
+are always ``"module:function"``.
 """
 
 from __future__ import annotations

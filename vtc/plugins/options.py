@@ -29,8 +29,8 @@ def make(cls: type, label: str, options: Mapping[str, Any], plugin: str = "") ->
     Args:
         cls: The part's class.
         label: The part in messages: ``selector 'dks'``.
-        options: Values by option name; the others have their default.
-        plugin: The plug-in in messages about errors of its own code.
+        options: Values by option name; other options keep their defaults.
+        plugin: The plug-in, named in messages about errors of its own code.
 
     Raises:
         ValueError: An option is unknown, or a value is out of range.
@@ -106,7 +106,7 @@ def options_of(cls: type) -> dict[str, Option]:
 
 
 def config_values(part: Any) -> dict[str, Any]:
-    """Return the options that a part was made with; empty if its class takes none.
+    """Return the options of a part by name; empty if its class takes none.
 
     Raises:
         TypeError: The part does not keep its options in ``config``.
@@ -125,11 +125,11 @@ def config_values(part: Any) -> dict[str, Any]:
 def conform(value: Any, annotation: Any) -> Any:
     """Check a value against a type annotation; return it, with lists converted to tuples.
 
-    An int is accepted for a float and a list for a tuple, as JSON and YAML have no other way.
+    An int is accepted for a float and a list for a tuple, because JSON and YAML write them so.
 
     Raises:
         TypeError: ``value`` has another type, or ``annotation`` is not a type of plain JSON; the
-            message is the type.
+            message is the expected type.
         ValueError: ``value`` is not among the values of a ``Literal``; the message lists them.
     """
     origin, args = get_origin(annotation), get_args(annotation)
@@ -159,7 +159,7 @@ def conform(value: Any, annotation: Any) -> Any:
 
 
 def _words(value: Any) -> set[str]:
-    """Return the words that YAML reads as a value: 4.57, no, null."""
+    """Return the lower-case words that YAML reads as ``value``, such as 4.57, no and null."""
     if value is None:
         return {"null", "~"}
     if isinstance(value, bool):
@@ -194,7 +194,7 @@ def _conform_option(label: str, name: str, value: Any, option: Option) -> Any:
 
 def _option(where: str, field: Field[Any], annotation: Any) -> Option:
     if field.name == "name":
-        raise TypeError(f"{where}: rename the option 'name', which is the name of the part")
+        raise TypeError(f"{where}: rename the option 'name', which stands for the part's name")
     factory = field.default_factory
     default = field.default if factory is MISSING else factory()
     if default is MISSING or not field.init:

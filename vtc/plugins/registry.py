@@ -38,7 +38,7 @@ class PartInfo:
     Attributes:
         kind: ``"selector"``, ``"merger"``, ``"budget"``, ``"adapter"``, or ``"plug-in"`` for a
             skipped plug-in.
-        name: The name that users type; an adapter's is its ``config.model_type``.
+        name: The name that users type; for an adapter, the model's ``config.model_type``.
         plugin: The name of the plug-in's entry point.
         distribution: The name for ``pip install`` and ``pip uninstall``.
         version: The distribution's version.
@@ -58,7 +58,7 @@ class PartInfo:
 
 
 class Registry:
-    """Parts by kind and name. The first use loads the plug-ins, once."""
+    """Parts by kind and name. The first access loads the plug-ins, once."""
 
     def __init__(self) -> None:
         self._plugins: list[Plugin] | None = None
@@ -258,7 +258,7 @@ def build_budget(spec: object) -> TokenBudget | None:
     """Make a token budget from what ``vtc.wrap`` takes.
 
     Args:
-        spec: None; a number of tokens or ``"auto"``, for ``even``; or as `build_part` takes it.
+        spec: None; a number of tokens or ``"auto"``, for ``even``; or a spec for `build_part`.
 
     Raises:
         ValueError, TypeError, ImportError, RuntimeError: As for `selector`.
@@ -287,7 +287,7 @@ def parts(kind: str | None = None) -> list[PartInfo]:
 
 
 def commands() -> dict[str, list[Claim]]:
-    """Return the commands that plug-ins register, by name; two claims of a name are a conflict."""
+    """Return the claims of each command name; more than one claim is a conflict."""
     return _registry.commands()
 
 
@@ -345,9 +345,9 @@ def adapter_for(model_type: str) -> VideoAdapter:
 
 
 def label_of(kind: str, part: object) -> str:
-    """Return a part and its plug-in for messages: ``selector 'mine' of plug-in 'acme' (acme 1.0)``.
+    """Return the label of a part in messages: ``selector 'mine' of plug-in 'acme' (acme 1.0)``.
 
-    A part of an unregistered class has the class's name.
+    The label of a part whose class is not registered is the class's name.
     """
     return _registry.label_of(kind, type(part))
 
@@ -367,9 +367,9 @@ def _names(claim: Claim, cls: type) -> bool:
 
 
 def _no_plugin(name: str, plugins: list[Plugin]) -> str:
-    """Return why ``name`` disables nothing, and a suggestion."""
-    if own := sorted({p.name for p in plugins if p.distribution == name}):
-        hint = " or ".join(map(repr, own))
+    """Return a message that ``name`` disables no plug-in, with a suggestion."""
+    if plugin_names := sorted({p.name for p in plugins if p.distribution == name}):
+        hint = " or ".join(map(repr, plugin_names))
         return f"{name!r} is a distribution, not a plug-in. Did you mean {hint}?"
     names = sorted({p.name for p in plugins})
     listed = ", ".join(names) or "none"

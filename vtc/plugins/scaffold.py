@@ -22,7 +22,7 @@ _FILES = (
     "${package}/plugin.py",
     "tests/test_contract.py",
 )
-"""The files to write. Each has a template of that name in ``vtc/plugins/templates/plugin``."""
+"""The files to write. Each has a template of the same name in ``vtc/plugins/templates/plugin``."""
 
 
 def skeleton(name: str) -> dict[str, str]:
@@ -30,8 +30,8 @@ def skeleton(name: str) -> dict[str, str]:
 
     Args:
         name: The distribution's name. The package has underscores in place of hyphens. The names
-            of the parts begin with ``name`` without ``vtc-`` and ``plugin-``, so that two plug-ins
-            do not conflict.
+            of the parts begin with ``name`` without ``vtc-`` and ``plugin-``, so that plug-ins do
+            not conflict.
 
     Raises:
         ValueError: The name is not a valid name of a distribution and a package.

@@ -44,7 +44,7 @@ def parse_json(text: str, label: str) -> Any:
     """
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError: also for a too long number
         raise ValueError(f"{label} is not valid JSON: {error}") from error
 
 
@@ -102,7 +102,7 @@ class Section(BaseModel):
 
 
 class Row(Section):
-    """Base class of sections with fields besides those that are declared."""
+    """Base class of sections that ignore undeclared fields."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -165,7 +165,7 @@ def _fields_at(cls: type[Section], path: Sequence[str]) -> list[str]:
     """Return the field names of the section that a path leads to."""
     fields = _fields(cls)
     for name in path:
-        if name in fields:  # and not the number of an item
+        if name in fields:  # else the index of a list item
             fields = _fields(_section_in(fields[name].annotation) or cls)
     return list(fields)
 
