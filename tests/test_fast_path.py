@@ -180,7 +180,7 @@ def test_the_tower_sees_keyframes_and_the_encoder_each_frame_once(
     assert sum(seen) == len(video.keyframes) == 2
     assert (encoder.embedded, encoder.patched) == (0, 12)
     stages = vtc.last_report(model).stages
-    assert "vision tower (other frames)" not in stages and "connector (other frames)" in stages
+    assert "vision tower (non-keyframes)" not in stages and "connector (non-keyframes)" in stages
 
 
 def test_a_selector_that_looks_elsewhere_leaves_the_patches_to_the_encoder(

@@ -60,7 +60,7 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
         "float32 on cpu",
         "24 frames",
         "TTFT s",
-        "vision tower (other",
+        "(non-keyframes)",
         "seen",
         "Rate:",
     ):

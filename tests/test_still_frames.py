@@ -126,7 +126,7 @@ def test_pictures_that_nobody_declared_are_loud_and_stay(family, encoder):
 def test_frames_of_a_family_with_videos_are_refused(encoder):
     model, processor = wrap("llava_onevision", encoder)
     inputs = vtc.testing.stock_inputs(processor, [np.zeros((4, 42, 42, 3), np.uint8)], ["What?"])
-    with pytest.raises(ValueError, match="takes videos as such"):
+    with pytest.raises(ValueError, match="takes videos directly"):
         model(**inputs, vtc_frames=4)
 
 

@@ -45,25 +45,25 @@ class VideoCache:
     sampling: Key
     tower: bool = False
 
-    def find(self, kind: str, made_by: Key, mapped: bool = False) -> Lookup:
+    def find(self, kind: str, key: Key, mapped: bool = False) -> Lookup:
         """Return the tensors of a kind, or why there are none.
 
         Args:
-            made_by: What they depend on besides the frames.
+            key: What they depend on besides the frames.
             mapped: See `CacheFolder.find`.
 
         Raises:
             OSError: The video file cannot be read.
         """
-        return self.folder.find(self.path, kind, {**self.frames, **made_by}, self.sampling, mapped)
+        return self.folder.find(self.path, kind, {**self.frames, **key}, self.sampling, mapped)
 
     def store(
-        self, kind: str, made_by: Key, tensors: dict[str, Tensor], warned: Sequence[str] = ()
+        self, kind: str, key: Key, tensors: dict[str, Tensor], warned: Sequence[str] = ()
     ) -> int:
         """Write the tensors of a kind; return their bytes.
 
         Args:
-            kind, made_by: As `find` takes them.
+            kind, key: As `find` takes them.
             tensors: By their names.
             warned: What was lost while the video was read.
 
@@ -71,11 +71,11 @@ class VideoCache:
             CacheError: They cannot be written.
             OSError: The video file cannot be read.
         """
-        return self.folder.store(tensors, **self._entry(kind, made_by), warned=warned)
+        return self.folder.store(tensors, **self._entry(kind, key), warned=warned)
 
-    def _entry(self, kind: str, made_by: Key) -> dict[str, Any]:
-        key = {**self.frames, **made_by}
-        return {"path": self.path, "kind": kind, "key": key, "sampling": self.sampling}
+    def _entry(self, kind: str, key: Key) -> dict[str, Any]:
+        whole_key = {**self.frames, **key}
+        return {"path": self.path, "kind": kind, "key": whole_key, "sampling": self.sampling}
 
 
 class EntryWriter:
@@ -83,7 +83,7 @@ class EntryWriter:
 
     Args:
         cache: The entries of the video.
-        kind, made_by: As `VideoCache.find` takes them.
+        kind, key: As `VideoCache.find` takes them.
         shapes: The shape of each tensor by its name; all have the same number of rows.
 
     Raises:
@@ -91,10 +91,10 @@ class EntryWriter:
     """
 
     def __init__(
-        self, cache: VideoCache, kind: str, made_by: Key, shapes: Mapping[str, Sequence[int]]
+        self, cache: VideoCache, kind: str, key: Key, shapes: Mapping[str, Sequence[int]]
     ) -> None:
         self._root, self._cache = cache.folder.path, cache
-        self._entry = cache._entry(kind, made_by)
+        self._entry = cache._entry(kind, key)
         cache.folder.check_size(sum(2 * prod(shape) for shape in shapes.values()))
         self._folder = UnfinishedFolder(self._root)
         try:

@@ -1,4 +1,4 @@
-"""Put the tokens of one video in order of time, with their placeholders and frame text."""
+"""Sort the tokens of one video by time, with their placeholders and frame text."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ def assemble_video(
     Args:
         tokens: The tokens ``[T_i, D]`` of each of the N slices.
         is_keyframe: ``[N]`` bool.
-        heat: What the merger weighed in some frames.
+        heat: The merger's weights of some frames.
         hidden: The vision tower's last states ``[P', Dv]`` of the keyframes.
-        allocation: What a budget gave each slice; None without one.
-        cells_of: ``[T_i]`` int64, the cells of the tokens of merged slices, where they are known.
+        allocation: The tokens that the budget gave each slice; None without a budget.
+        cells_of: ``[T_i]`` int64 by the number of a merged slice: the cells of its tokens, if
+            known.
 
     Raises:
         ValueError: No token is left, or none is finite.
@@ -64,7 +65,7 @@ def assemble_video(
     if not kept:
         raise ValueError(
             f"nothing is left of {feed.name}: the selector chose no keyframe and the merger "
-            "drops the other frames; loosen the selector's options or choose another merger"
+            "drops all other frames; loosen the selector's options or choose another merger"
         )
     features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0])])
     _check_finite(call, feed, features[: sum(map(len, kept))])
@@ -104,7 +105,7 @@ def assemble_video(
 
 
 def _check_finite(call: Call, feed: VideoFeed, features: Tensor) -> None:
-    """Warn of tokens that are no numbers, which a language model answers with noise.
+    """Warn about NaN or infinite tokens, which make the language model's answer noise.
 
     Raises:
         ValueError: None of the tokens is finite.
@@ -115,8 +116,8 @@ def _check_finite(call: Call, feed: VideoFeed, features: Tensor) -> None:
     if lost == 0:
         return
     message = (
-        f"{feed.name}: {lost} of {len(features)} visual tokens are NaN or infinite, as where "
-        "float16 overflows in the vision tower or the projector; load the model with "
+        f"{feed.name}: {lost} of {len(features)} visual tokens are NaN or infinite, for example "
+        "because float16 overflows in the vision tower or the projector; load the model with "
         "dtype=torch.bfloat16"
     )
     if lost == len(features):
@@ -127,14 +128,14 @@ def _check_finite(call: Call, feed: VideoFeed, features: Tensor) -> None:
 def _pictures(
     call: Call, feed: VideoFeed, is_keyframe: Tensor, heat: Sequence[Heat]
 ) -> Pictures | None:
-    """Return pictures of the keyframes and of the frames whose weights were kept."""
-    if torch.is_grad_enabled():  # a training step shows nothing
+    """Return pictures of the keyframes and of the frames in ``heat``."""
+    if torch.is_grad_enabled():  # not needed in training
         return None
     shown = is_keyframe.clone()
     shown[[item.index // feed.span.frames_per_slice for item in heat]] = True
     try:
         return feed.pictures(shown.nonzero().flatten().tolist())
-    except Exception as error:  # of a third party's adapter: a picture is not worth the answer
+    except Exception as error:  # from a third party's adapter; the answer matters more
         call.recorder.warn(f"{feed.name}: its frames cannot be shown: {error}")
         return None
 
@@ -142,7 +143,7 @@ def _pictures(
 def _warn_of_extremes(
     call: Call, feed: VideoFeed, report: VideoReport, is_keyframe: Tensor
 ) -> None:
-    """Warn of what was lost while reading, and where nothing was kept or nothing compressed."""
+    """Warn if frames were lost while reading, no keyframe was chosen, or nothing was compressed."""
     call.recorder.warn(*feed.warnings)
     if not bool(is_keyframe.any()) and report.budget is None:
         call.recorder.warn(
@@ -161,12 +162,12 @@ def _warn_of_extremes(
     elif report.tokens_after >= report.tokens_before:
         call.recorder.warn(
             f"{feed.name}: {report.tokens_before} visual tokens became {report.tokens_after}, so "
-            "nothing was compressed; let the merger make fewer tokens of a frame"
+            "nothing was compressed; make the merger produce fewer tokens per frame"
         )
 
 
 def _equally_wide(tokens: list[Tensor]) -> list[Tensor]:
-    """Pad tokens ``[_, D]`` with zeros to ``[_, W]``, where others have deepstack features."""
+    """Pad tokens ``[_, D]`` with zeros to the width of tokens with deepstack features."""
     width = max((token.shape[-1] for token in tokens), default=0)
     return [
         token if token.shape[-1] == width else F.pad(token, (0, width - token.shape[-1]))
@@ -177,21 +178,21 @@ def _equally_wide(tokens: list[Tensor]) -> list[Tensor]:
 def _places(
     span: VideoSpan, tokens: list[Tensor], is_keyframe: Tensor, cells_of: Mapping[int, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, for each token, the placeholder it takes, its slice, and its cell of the grid."""
+    """Return, for each token, the placeholder it replaces, its slice, and its cell of the grid."""
     lengths = torch.tensor([len(token) for token in tokens])
     slices = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
     starts = lengths.cumsum(0) - lengths
     within = torch.arange(len(slices)) - starts[slices]
     cells = torch.where(is_keyframe[slices], within, MERGED)
-    for number, own in cells_of.items():
-        cells[starts[number] : starts[number] + len(own)] = own
-    # More merged tokens than placeholders in a slice: the last placeholder is repeated.
+    for number, slice_cells in cells_of.items():
+        cells[starts[number] : starts[number] + len(slice_cells)] = slice_cells
+    # If a slice has more merged tokens than placeholders, the last placeholder is repeated.
     places = torch.where(cells == MERGED, within, cells).clamp(max=span.slots.shape[1] - 1)
     return span.slots.cpu()[slices, places], slices, cells
 
 
 def _kept_frame_text(span: VideoSpan, keeps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the text that stays: positions, slices, and 0 before a slice's tokens or 2 after."""
+    """Return the kept text: positions, slices, and 0 before a slice's tokens or 2 after them."""
     around = span.frame_text or ()
     lengths = torch.tensor([len(text) for text in around])
     of_slice = torch.repeat_interleave(torch.arange(len(around)), lengths)

@@ -1,4 +1,4 @@
-"""A token budget: how many tokens each slice of a video gets."""
+"""Apply a token budget: find the number of tokens of each slice of a video."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Allocation:
     """The tokens of each slice of one video.
 
     Attributes:
-        selection: The keyframes; fewer than the selector chose if they did not fit.
+        selection: The keyframes that fit.
         tokens: ``[N]`` int64, as `vtc.TokenBudget.allocate` returns them; M for keyframes.
-        limit: The most visual tokens of the video.
+        limit: The maximum number of visual tokens of the video.
         whole: M, the tokens of a slice that keeps all of them.
     """
 
@@ -49,7 +49,7 @@ class Allocation:
         return (self.tokens == self.whole) & ~in_groups(self.tokens)
 
     def summary(self) -> dict[str, int]:
-        """Return the limit, and how many slices got how much."""
+        """Return the limit and the counts of slices; see ``VideoReport.budget``."""
         tokens = self.tokens
         leads = in_groups(tokens) & (tokens == 1)
         counts = {
@@ -60,7 +60,7 @@ class Allocation:
             "groups": leads,
             "none": tokens == 0,
         }
-        return {"limit": self.limit} | {name: int(each.sum()) for name, each in counts.items()}
+        return {"limit": self.limit} | {name: int(mask.sum()) for name, mask in counts.items()}
 
 
 def in_groups(tokens: Tensor) -> Tensor:
@@ -73,8 +73,8 @@ def require_mergeable(merger: TokenMerger, label: str) -> None:
     """Raise a ValueError unless a merger can make any number of tokens."""
     if not takes_budget(merger):
         raise ValueError(
-            f"{label} cannot work with a budget, as it makes no given number of tokens of a frame; "
-            "choose dfm, mean_pool or a pruner such as divprune, or leave out the budget"
+            f"{label} cannot work with a budget, as it cannot make a given number of tokens per "
+            "frame; choose dfm, mean_pool or a pruner such as divprune, or leave out the budget"
         )
 
 
@@ -90,12 +90,12 @@ def allocate(
 
     Args:
         embeddings: ``[N, d]``; ``[N, 0]`` if the selector uses none.
-        most: The most tokens of a frame that is merged (its patches); None if not limited.
+        most: The maximum number of tokens of a merged frame (its patches); None if not limited.
         patches: The patches of all frames, for a budget that uses them.
 
     Raises:
         ValueError: The merger cannot work with a budget, not even one token fits, or the budget
-            returned something else than `vtc.TokenBudget.allocate` says.
+            broke the contract of `vtc.TokenBudget.allocate`.
     """
     budget = call.budget
     if budget is None:
@@ -112,7 +112,7 @@ def allocate(
         call.recorder.warn(
             f"{feed.name}: a budget of {allocation.limit:,} visual tokens holds {fitting} of the "
             f"{keyframes} keyframes of {allocation.whole} tokens each, so the others are merged; "
-            "keep fewer keyframes or give more tokens"
+            "select fewer keyframes or raise the budget"
         )
     return allocation
 
@@ -120,7 +120,7 @@ def allocate(
 def _in_context(call: Call, feed: VideoFeed, share: Callable[[int], Allocation]) -> Allocation:
     """Return the largest allocation that fits the context with the text around its slices.
 
-    That text depends on which slices have tokens, so the limit is searched by bisection.
+    The text depends on which slices have tokens, so the limit is found by bisection.
 
     Raises:
         ValueError: Not even one token fits.
@@ -129,7 +129,7 @@ def _in_context(call: Call, feed: VideoFeed, share: Callable[[int], Allocation])
     allocation = share(room)
     if not _frame_text(call, feed.span, allocation):
         return allocation
-    low, high = len(feed.span.tail), room  # no frame fits into the first; the other is too large
+    low, high = len(feed.span.tail), room  # `low` holds no frame; `high` is too large
     fitting = None
     while high - low > 1:
         limit = (low + high) // 2
@@ -141,29 +141,29 @@ def _in_context(call: Call, feed: VideoFeed, share: Callable[[int], Allocation])
     if fitting is None:
         raise ValueError(
             f"the {room:,} tokens that the model's context leaves for {feed.name} hold no frame "
-            "with the text around it; ask for a shorter answer (max_new_tokens)"
+            "with its text; ask for a shorter answer (max_new_tokens)"
         )
     return fitting
 
 
 def limit_of_context(call: Call, span: VideoSpan) -> int:
-    """Return how many tokens of a video fit the model's context, beside all other tokens.
+    """Return the number of tokens that the model's context leaves for a video.
 
-    The videos of a row share what is left.
+    The videos of a row share the remaining tokens equally.
 
     Raises:
-        ValueError: The configuration does not say how long the context is, or the prompt and the
-            answer alone fill it.
+        ValueError: The length of the context is unknown, or the prompt and the answer alone fill
+            it.
     """
     context = call.adapter.context_length(call.model)
     if context is None:
         raise ValueError(
-            "budget 'auto' fits the context of the model, whose configuration does not say how "
-            "long that is; give a number of tokens"
+            "budget 'auto' fits the model's context, but the model's configuration does not give "
+            "its length; give a number of tokens"
         )
     ids, mask = call.inputs["input_ids"], call.inputs.get("attention_mask")
     length = ids.shape[1] if mask is None else int(mask[span.row].sum())
-    videos = [one for one in call.spans if one.row == span.row]
+    videos = [video for video in call.spans if video.row == span.row]
     others = length - sum(map(_positions, videos)) + call.cached - call.start + call.new_tokens
     room = (context - others) // len(videos)
     if room < 1:
@@ -176,13 +176,13 @@ def limit_of_context(call: Call, span: VideoSpan) -> int:
 
 
 def _positions(span: VideoSpan) -> int:
-    """Return how many positions of the caller's row a video takes, with the text around slices."""
+    """Return the number of positions of the caller's row that a video and its text take."""
     around = () if span.frame_text is None else span.frame_text
     return len(torch.unique(torch.cat([span.slots.flatten(), span.tail, *around])))
 
 
 def _frame_text(call: Call, span: VideoSpan, allocation: Allocation) -> int:
-    """Return the tokens of the text around the slices that stays in the prompt."""
+    """Return the number of tokens of frame text that stay in the prompt."""
     if span.frame_text is None:
         return 0
     keeps = call.adapter.keeps_frame_text(allocation.is_whole) & (allocation.tokens > 0)
@@ -219,22 +219,22 @@ def _allocate(
     )
     label = label_of("budget", budget)
     left = room - whole * len(keyframes)
-    with part_errors(label), torch.no_grad():  # a choice has no gradient
+    with part_errors(label), torch.no_grad():  # allocation has no gradient
         tokens: object = budget.allocate(statistics, left)
-    given = _checked(tokens, statistics, left, label)
-    if isinstance(call.merger, TokenPruner):  # which keeps one of the first frame's tokens
-        given = torch.where(given == SHARED, 0, given)
+    shares = _checked(tokens, statistics, left, label)
+    if isinstance(call.merger, TokenPruner):  # a pruner keeps one token of a group's first frame
+        shares = torch.where(shares == SHARED, 0, shares)
     if most is not None:
-        given = torch.where(given < whole, given.clamp(max=most), given)
-    return Allocation(selection, given, limit, whole)
+        shares = torch.where(shares < whole, shares.clamp(max=most), shares)
+    return Allocation(selection, shares, limit, whole)
 
 
 def _fitting(selection: Selection, count: int) -> Selection:
-    """Return the selection with at most ``count`` keyframes; the least relevant ones give way."""
+    """Return the selection with at most ``count`` keyframes; drop the least relevant ones."""
     keyframes = selection.keyframes
     if len(keyframes) <= count:
         return selection
-    if selection.relevance is None:  # evenly spread, as none matters more
+    if selection.relevance is None:  # unranked: take evenly spread ones
         places = ((torch.arange(count) + 0.5) * (len(keyframes) / max(count, 1))).long()
     else:
         ranked = selection.relevance[keyframes].argsort(descending=True, stable=True)
@@ -243,7 +243,7 @@ def _fitting(selection: Selection, count: int) -> Selection:
 
 
 def _similarities(embeddings: Tensor, keyframes: Tensor) -> dict[str, Tensor]:
-    """Return the cosines of each frame with the one before it and with its keyframe."""
+    """Return the cosine similarities of each frame to the one before it and to its keyframe."""
     count = len(embeddings)
     if not embeddings.shape[1]:
         return {}
@@ -256,7 +256,7 @@ def _similarities(embeddings: Tensor, keyframes: Tensor) -> dict[str, Tensor]:
 
 
 def _cosines(embeddings: Tensor, others: Tensor) -> Tensor:
-    """Return ``[N]`` float32, the cosine of each frame with another one; 0 where that is -1."""
+    """Return ``[N]`` float32, the cosine similarity to the frame in ``others``; 0 for frame -1."""
     cosines = []
     for block in torch.split(torch.arange(len(embeddings)), _BLOCK):
         other = embeddings[others[block].clamp(min=0).to(embeddings.device)]
@@ -269,12 +269,12 @@ def _checked(tokens: object, statistics: FrameStatistics, total: int, label: str
     """Return the tokens of each frame, with M for keyframes.
 
     Raises:
-        ValueError: They are not what `vtc.TokenBudget.allocate` says.
+        ValueError: They break the contract of `vtc.TokenBudget.allocate`.
     """
     count, most = statistics.count, statistics.tokens_per_frame
     if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.shape != (count,):
-        given = f"{tuple(tokens.shape)} {tokens.dtype}" if isinstance(tokens, Tensor) else tokens
-        raise ValueError(f"expected {label} to return [{count}] int64, got {given!r}")
+        value = f"{tuple(tokens.shape)} {tokens.dtype}" if isinstance(tokens, Tensor) else tokens
+        raise ValueError(f"expected {label} to return [{count}] int64, got {value!r}")
     tokens = tokens.cpu().clone()
     tokens[statistics.keyframes] = 0
     used = int(tokens.clamp(min=0).sum())

@@ -1,4 +1,4 @@
-"""Merge the frames of a video to the numbers of tokens that a budget gave them."""
+"""Merge the frames of a video to the numbers of tokens that a budget set."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Keep = Callable[[int, Tensor, Tensor | None], None]
 
 
 class BudgetMerging:
-    """Merge the frames of one video to the tokens that a budget gave them, chunk by chunk.
+    """Merges the frames of one video to the numbers of tokens of a budget, chunk by chunk.
 
     A frame with T tokens is cut into T parts, which are merged one by one. Frames that share a
-    token are merged as one: the mean of their tokens, weighted by the mass of each, is the softmax
-    of Eq. 10 of ViLAMP over the patches of all of them, and needs no more memory than one frame.
+    token are merged as one: the mass-weighted mean of their tokens is the softmax of Eq. 10 of
+    ViLAMP over all their patches, and needs no more memory than one frame.
 
     Args:
-        keep: Takes the number of a slice, its tokens ``[T, D]``, and the placeholders ``[T]`` in
-            the middles of their parts, or None.
+        keep: Called with the number of a slice, its tokens ``[T, D]``, and the placeholders
+            ``[T]`` in the middles of their parts, or None.
     """
 
     def __init__(self, call: Call, span: VideoSpan, tokens: Tensor, keep: Keep) -> None:
@@ -50,7 +50,7 @@ class BudgetMerging:
         query: Query,
         extra: Sequence[Tensor],
     ) -> int:
-        """Merge the next slices ``[n]`` int64; the others are as `merge_slices` takes them.
+        """Merge the next slices ``[n]`` int64; the other arguments are those of `merge_slices`.
 
         Returns:
             The bytes of the tokens.
@@ -106,8 +106,8 @@ class BudgetMerging:
 def cells(span: VideoSpan, patches: int, count: int) -> tuple[list[Tensor], Tensor]:
     """Cut the patches of a frame into ``count`` parts: cells of its grid, as square as possible.
 
-    Where the number of cells does not fit the grid, or there is no grid, the parts are runs of
-    patches in their order.
+    If the number of cells does not fit the grid, or there is no grid, the parts are runs of
+    consecutive patches.
 
     Returns:
         The indices of each part, and ``[count]`` int64, the patch in the middle of each.
@@ -137,7 +137,7 @@ def cells(span: VideoSpan, patches: int, count: int) -> tuple[list[Tensor], Tens
 
 
 def grid_of(span: VideoSpan, patches: int) -> tuple[int, int] | None:
-    """Return rows and columns of the patches of a frame; None where they are unknown."""
+    """Return the rows and columns of a frame's patches; None if unknown."""
     if span.grid is not None and math.prod(span.grid) == patches:
         return span.grid
     side = math.isqrt(patches)

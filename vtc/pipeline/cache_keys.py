@@ -1,4 +1,4 @@
-"""What cached values of a video depend on, besides its frames."""
+"""Cache keys: everything that cached tensors of a video depend on except its frames."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from vtc.pipeline.feed import VideoFeed
 
 _NOT_OF_THE_TOWER = ("text_config", "dtype", "architectures", "transformers_version")
-"""Parts of a model's configuration that do not change what the vision tower computes."""
+"""Entries of a model's configuration that do not affect the vision tower's output."""
 
 
-def maker_of_tokens(call: Call, feed: VideoFeed) -> Key | str:
-    """Return what merged tokens depend on; a text says why that is unknown."""
+def tokens_key(call: Call, feed: VideoFeed) -> Key | str:
+    """Return the key of merged tokens; a string gives the reason when it is unknown."""
     if not registry.is_registered(call.merger):
         return f"the merger {call.merger_name} is not registered by a plug-in"
-    features = _maker_of_features(call, feed)
+    features = _features_key(call, feed)
     rounds = feed.source is not None and feed.source.cache is not None and feed.source.cache.tower
     key: Key = {
         **features,
@@ -43,13 +43,13 @@ def maker_of_tokens(call: Call, feed: VideoFeed) -> Key | str:
     return _with_tower(call, key)
 
 
-def maker_of_tower_output(call: Call, feed: VideoFeed) -> Key | str:
-    """Return what the vision tower's output depends on; a text says why that is unknown."""
+def tower_key(call: Call, feed: VideoFeed) -> Key | str:
+    """Return the key of the vision tower's output; a string gives the reason if it is unknown."""
     projectors = [call.model.get_submodule(name) for name in call.adapter.projectors]
-    return _with_tower(call, _maker_of_features(call, feed), projectors)
+    return _with_tower(call, _features_key(call, feed), projectors)
 
 
-def _maker_of_features(call: Call, feed: VideoFeed) -> Key:
+def _features_key(call: Call, feed: VideoFeed) -> Key:
     settings = (
         getattr(feed.processor, name, None) for name in ("image_processor", "video_processor")
     )
@@ -66,10 +66,10 @@ def _maker_of_features(call: Call, feed: VideoFeed) -> Key:
 
 
 def _with_tower(call: Call, key: Key, without: Sequence[nn.Module] = ()) -> Key | str:
-    """Add the weights of the model in front of the language model, except for some modules."""
+    """Add a hash of the model's weights without the language model and the ``without`` modules."""
     model = call.model
     language = [model.get_decoder(), model.get_output_embeddings(), getattr(model, "vtc", None)]
-    left_out = [*without, *(one for one in language if one is not None)]
+    left_out = [*without, *(module for module in language if module is not None)]
     tower = module_hash(model, without=left_out)
     if tower is None:
         return "the weights of the tower are not in memory"

@@ -1,4 +1,4 @@
-"""What a cache holds of a video: found before the work begins, or stored after it."""
+"""Read a video's tensors from the cache, or store them after computing."""
 
 from __future__ import annotations
 
@@ -27,51 +27,52 @@ class StoredTensors:
 
     Args:
         source: The video.
-        kind: What the tensors are.
-        made_by: What they depend on besides the frames; a text says why that is unknown.
+        kind: The kind of tensors, see `vtc.cache.video`.
+        key: Everything the tensors depend on except the frames; a string gives the reason when
+            that is unknown.
         recorder: Takes warnings and seconds.
-        mapped: Whether they are mapped into memory, and read when they are needed.
+        mapped: Map the tensors into memory and read them on demand.
 
     Attributes:
-        tensors: What was found, on the CPU; None if it must be computed.
-        use: What the cache did so far.
+        tensors: The cached tensors, on the CPU; None if they must be computed.
+        use: The outcome so far, for the report.
     """
 
     def __init__(
         self,
         source: VideoSource,
         kind: str,
-        made_by: Key | str,
+        key: Key | str,
         recorder: Recorder,
         mapped: bool = False,
     ) -> None:
         self._source, self._kind, self._recorder = source, kind, recorder
         self._cache = _cache_of(source)
         if kind not in self._cache.kinds:
-            made_by = f"the cache of {source.name} does not hold {kind}"
-        self._made_by = None if isinstance(made_by, str) else made_by
+            key = f"the cache of {source.name} does not hold {kind}"
+        self._key = None if isinstance(key, str) else key
         self.tensors: Mapping[str, Tensor] | None = None
-        if isinstance(made_by, str):
-            self.use = CacheUse(kind, False, f"not cached: {made_by}")
+        if isinstance(key, str):
+            self.use = CacheUse(kind, False, f"not cached: {key}")
             return
         with recorder.stage("cache") as stage:
-            found = self._cache.find(kind, made_by, mapped)
-            if found.tensors is not None:
-                self.tensors = found.tensors
-                read = () if mapped else found.tensors.values()
+            lookup = self._cache.find(kind, key, mapped)
+            if lookup.tensors is not None:
+                self.tensors = lookup.tensors
+                read = () if mapped else lookup.tensors.values()
                 stage.bytes += sum(tensor.nbytes for tensor in read)
-        self.use = CacheUse(kind, self.tensors is not None, found.reason)
-        if found.is_damaged:
-            recorder.warn(f"{source.name}: {found.reason}")
-        recorder.warn(*found.warnings)
+        self.use = CacheUse(kind, self.tensors is not None, lookup.reason)
+        if lookup.is_damaged:
+            recorder.warn(f"{source.name}: {lookup.reason}")
+        recorder.warn(*lookup.warnings)
 
     @property
     def is_possible(self) -> bool:
-        """Whether all is known that the tensors depend on."""
-        return self._made_by is not None
+        """Whether the tensors can be cached: everything they depend on is known."""
+        return self._key is not None
 
     def store(self, tensors: Mapping[str, Tensor]) -> None:
-        """Store tensors that were computed; warn where the cache cannot be written."""
+        """Store computed tensors; warn if the cache cannot be written."""
         try:
             self.write(tensors)
         except CacheError as error:  # a full disk is no reason to give no answer
@@ -79,30 +80,30 @@ class StoredTensors:
             self.use = CacheUse(self._kind, False, NOT_STORED)
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """Store tensors that were computed.
+        """Store computed tensors.
 
         Raises:
             CacheError: The cache cannot be written.
         """
-        if self._made_by is None:
+        if self._key is None:
             return
         with self._recorder.stage("cache") as stage:
             plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
             warned = self._source.warnings
-            stage.bytes += self._cache.store(self._kind, self._made_by, plain, warned)
+            stage.bytes += self._cache.store(self._kind, self._key, plain, warned)
         note = f"computed and stored, since {self.use.note}"
         self.use = CacheUse(self._kind, False, note)
 
 
 class StoredEmbeddings(StoredTensors):
-    """The frame embeddings of one video in a cache, and the patches, as one encoder computes them.
+    """The frame embeddings of one video in a cache, and the encoder's patches if they are merged.
 
     Args:
         source: The video.
         encoder: The frame encoder.
-        every: Which frames: each, each second one, ...
+        stride: Embed every ``stride``-th frame.
         recorder: Takes warnings and seconds.
-        patches: Where the patches are kept that are stored too; they are put there if found.
+        patches: Holds the patches that are stored too; filled from the cache if they are in it.
 
     Attributes:
         embeddings: ``[N, d]`` float32; None if they must be computed.
@@ -112,28 +113,28 @@ class StoredEmbeddings(StoredTensors):
         self,
         source: VideoSource,
         encoder: FrameEncoder,
-        every: int,
+        stride: int,
         recorder: Recorder,
         patches: PatchKeeper | None = None,
     ) -> None:
-        made_by: Key | str = f"the weights of encoder {encoder.name} are unknown"
+        key: Key | str = f"the weights of encoder {encoder.name} are unknown"
         fingerprint = encoder.fingerprint()
         if fingerprint is not None:
-            made_by = {**fingerprint, "every": every}
+            key = {**fingerprint, "every": stride}
             if patches is not None:
-                made_by["patches"] = str(patches.dtype).removeprefix("torch.")
+                key["patches"] = str(patches.dtype).removeprefix("torch.")
         kind = FRAME_EMBEDDINGS if patches is None else ENCODER_PATCHES
-        super().__init__(source, kind, made_by, recorder, mapped=patches is not None)
+        super().__init__(source, kind, key, recorder, mapped=patches is not None)
         self._patches = patches
         self.embeddings: Tensor | None = None
         if self.tensors is not None and fingerprint is not None:
             self.embeddings = self.tensors["embeddings"].to(fingerprint["device"])
             if patches is not None:
                 patches.restore(self.tensors["patches"])
-            self.tensors = {}  # what is needed of them is in its place
+            self.tensors = {}  # free the originals; the copies are on the device
 
     def store_embeddings(self, embeddings: Tensor) -> None:
-        """Store embeddings that were computed, with the patches that were kept meanwhile."""
+        """Store computed embeddings, together with the patches."""
         self.store({"embeddings": embeddings} | self._of_patches())
 
     def _of_patches(self) -> dict[str, Tensor]:

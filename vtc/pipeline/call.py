@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """What one ``generate`` or ``forward`` of a wrapped model works with.
+    """The state of one ``generate`` or ``forward`` of a wrapped model.
 
-    A call reads the model and its toolkit once, at its start, and writes to neither. Everything
-    that it computes is here or in a local variable, so that any number of calls can share a model.
+    A call reads the model and its toolkit once, at its start, and writes to neither. All that it
+    computes is here or in local variables, so that any number of calls can share a model.
 
     Attributes:
         model: The stock model inside, as `vtc.wrapped.access.stock_model` returns it.
-        inputs: The caller's arguments, by name. Where ``forward`` continues from a cache, their
+        inputs: The caller's arguments, by name. If ``forward`` continues from a cache, their
             ``attention_mask`` covers the new tokens only.
-        cached_mask: ``[B, cached]``, the columns of the mask that belong to the cache; None where
-            nothing is cached or ``generate`` counts the cached tokens among ``input_ids``.
-        generating: Whether ``generate`` takes the result, or ``forward``.
-        new_tokens: The most tokens of the answer.
+        cached_mask: ``[B, cached]``, the columns of the mask that belong to the cache; None if
+            nothing is cached, or for ``generate``, whose ``input_ids`` include the cached tokens.
+        generating: Whether this is a call of ``generate``, not of ``forward``.
+        new_tokens: The maximum number of tokens of the answer.
         spans: The videos of all rows, once they are located.
         start: The number of ``input_ids`` columns that the cache holds.
         cached: The number of tokens that the cache holds.
-        cached_offsets: ``[B, 1]`` int64, what the cache says of positions after it, see
-            `vtc.pipeline.kv_cache.note_offsets`; None where it says nothing.
+        cached_offsets: ``[B, 1]`` int64, the offsets of positions after the cache, see
+            `vtc.pipeline.kv_cache.note_offsets`; None if the cache has none.
         adapter, selector, merger, budget, connector: The parts and the connector of this call.
         encoder, selector_encoder: The frame encoders that mergers and selectors use.
-        merged_model: The model whose projectors are the connector's; ``model`` without one.
-        report, recorder: What the call did so far.
+        merged_model: A view of the model with the connector's projectors; ``model`` without one.
+        report, recorder: The report of the call, and the object that fills it.
     """
 
     def __init__(

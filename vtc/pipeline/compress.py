@@ -15,7 +15,7 @@ from vtc.interfaces.token_pruner import TokenPruner
 from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.budget import Allocation, allocate
 from vtc.pipeline.budget_merging import BudgetMerging
-from vtc.pipeline.encode import as_merged, encode_merged, encode_other_frames, encode_whole
+from vtc.pipeline.encode import as_merged, encode_merged, encode_non_keyframes, encode_whole
 from vtc.pipeline.encoded_video import EncodedVideo, encoded_video
 from vtc.pipeline.heat import HeatKeeper, HeatOfAll
 from vtc.pipeline.merge import merge_slices, prune_slices, survey_video, whole_groups
@@ -35,18 +35,18 @@ C = TypeVar("C")
 
 
 @dataclass
-class Reading:
-    """How one query reads a video.
+class QueryPass:
+    """One query's pass over a video: its keyframes, and the tokens of all slices.
 
     Attributes:
-        feed: The video, where it stands in the query's row.
+        feed: The video, at its position in the query's row.
         selection: The keyframes.
         is_keyframe: ``[N]`` bool.
         rest: ``[n]`` int64, the frames to merge, ascending.
         references: The frames that they are compared with.
-        tokens: ``[T_i, D]`` of each of the N slices, once they are known.
-        cells: ``[T_i]`` int64, the placeholders of a merged slice that its tokens stand for, by
-            the slice's number, where that is known.
+        tokens: ``[T_i, D]`` of each of the N slices, filled in by the pass.
+        cells: ``[T_i]`` int64 by the number of a merged slice: the placeholders that its tokens
+            take the positions of, if known.
         hidden: The vision tower's last states ``[P', Dv]`` of the keyframes, for the result of
             ``forward``.
         allocation: The tokens of each slice; None without a budget.
@@ -66,11 +66,11 @@ class Reading:
 
     @property
     def streams(self) -> Tensor:
-        """``[s]`` int64, the frames to encode: those to merge, and some that pass by."""
+        """``[s]`` int64, the frames to encode: those to merge, and references among the others."""
         return _union([self.rest, self.references.passing])
 
     def keep(self, index: int, tokens: Tensor, cells: Tensor | None = None) -> None:
-        """Keep the tokens of a slice, and their cells if each is one of its placeholders'."""
+        """Keep the tokens of a slice, and their cells if each token belongs to a placeholder."""
         self.tokens[index] = tokens
         if cells is not None:
             self.cells[index] = cells
@@ -84,14 +84,15 @@ def compress_video(
 ) -> list[CompressedVideo]:
     """Turn one video into K*M + (N-K)*T + t token features for each query.
 
-    The video is decoded and encoded once for all queries. Keyframes are encoded first, since the
-    others are merged against the nearest one before them (or against other frames that the merger
-    names). The rest goes through the vision tower chunk by chunk, and only the merged tokens stay.
+    The video is decoded and encoded once for all queries. Keyframes are encoded first, since
+    non-keyframes are merged against the keyframe before them (or against the frames that the
+    merger names). Non-keyframes go through the vision tower chunk by chunk, and only the merged
+    tokens stay.
 
     Args:
         feeds: The same video, once for each query's row.
         queries: One for each feed.
-        store: What is known of the video already.
+        store: Cached embeddings and tokens of the video.
     """
     feed, *others = feeds
     for other in others:
@@ -100,42 +101,42 @@ def compress_video(
     selections, embeddings = select_keyframes(call, feed, queries, store)
     most = None if patches is None else patches.count
     video = encoded_video(call, feed, store)
-    seen = None if video is None else video.patches
-    readings = [
-        reading_of(call, own, query, chosen, allocate(call, own, chosen, embeddings, most, seen))
-        for own, query, chosen in zip(feeds, queries, selections, strict=True)
+    limits = (most, None if video is None else video.patches)
+    passes = [
+        make_pass(call, row, query, selection, allocate(call, row, selection, embeddings, *limits))
+        for row, query, selection in zip(feeds, queries, selections, strict=True)
     ]
     del embeddings
     if store.tower is not None:
         store.tower.fill(call, feed)
-    encode_keyframes(call, feed, readings, store)
+    encode_keyframes(call, feed, passes, store)
     if store.tokens is not None and store.tokens.is_possible:
-        take_tokens(readings, tokens_of_all(call, feed, readings, store))
+        copy_tokens(passes, merge_all_frames(call, feed, passes, store))
     else:
-        merge_frames(call, feed, readings, store, video)
-    for each in feeds:
-        each.cache_uses = store.uses
+        merge_frames(call, feed, passes, store, video)
+    for row in feeds:
+        row.cache_uses = store.uses
     return [
         assemble_video(
             call,
-            one.feed,
-            one.query,
-            one.tokens,
-            one.is_keyframe,
-            one.selection,
-            one.heat.frames,
-            one.hidden,
-            one.allocation,
-            one.cells,
+            query_pass.feed,
+            query_pass.query,
+            query_pass.tokens,
+            query_pass.is_keyframe,
+            query_pass.selection,
+            query_pass.heat.frames,
+            query_pass.hidden,
+            query_pass.allocation,
+            query_pass.cells,
         )
-        for one in readings
+        for query_pass in passes
     ]
 
 
-def reading_of(
+def make_pass(
     call: Call, feed: VideoFeed, query: Query, selection: Selection, allocation: Allocation | None
-) -> Reading:
-    """Return how a query reads a video, before anything is encoded."""
+) -> QueryPass:
+    """Return the pass of a query over a video, before anything is encoded."""
     selection = selection if allocation is None else allocation.selection
     keyframes = selection.keyframes.cpu()
     is_keyframe = torch.zeros(len(feed.span), dtype=torch.bool)
@@ -145,9 +146,9 @@ def reading_of(
         is_keyframe = allocation.is_whole
         rest = (~is_keyframe & (allocation.tokens != 0)).nonzero().flatten()
     elif call.merger.tokens_per_frame == 0:
-        rest = rest[:0]  # the merged frames vanish, so they need not be encoded
+        rest = rest[:0]  # the merger drops these frames, so they need not be encoded
     shown = rest if allocation is None else rest[allocation.tokens[rest] <= 1]
-    return Reading(
+    return QueryPass(
         feed=feed,
         query=query,
         selection=selection,
@@ -194,64 +195,64 @@ def select_keyframes(
 
 
 def encode_keyframes(
-    call: Call, feed: VideoFeed, readings: Sequence[Reading], store: VideoStore
+    call: Call, feed: VideoFeed, passes: Sequence[QueryPass], store: VideoStore
 ) -> None:
-    """Give each reading the ``[M, D]`` of its keyframes and the patches of its references.
+    """Store the ``[M, D]`` of each pass's keyframes, and the patches of its references.
 
     References are projected as merged frames are (Eq. 7 of ViLAMP compares patches in one space).
     """
-    keyframes = _union([one.is_keyframe.nonzero().flatten() for one in readings])
-    references = _union([one.references.distinct for one in readings])
+    keyframes = _union([query_pass.is_keyframe.nonzero().flatten() for query_pass in passes])
+    references = _union([query_pass.references.distinct for query_pass in passes])
     by_slice: dict[int, Tensor] = {}
     for slices, features in encode_whole(call, feed, call.model, keyframes, store, "keyframes"):
         if call.connector is None:
             _collect(by_slice, slices, as_merged(call, features), references)
         rows = torch.cat([features.tokens, *features.extra], dim=-1)
         for index, row in zip(slices.tolist(), rows, strict=True):
-            for one in readings:
-                if one.is_keyframe[index]:
-                    one.tokens[index] = row
+            for query_pass in passes:
+                if query_pass.is_keyframe[index]:
+                    query_pass.tokens[index] = row
         if features.hidden is not None and not call.generating:
             for index, state in zip(slices.tolist(), features.hidden, strict=True):
-                for one in readings:
-                    if one.is_keyframe[index]:
-                        one.hidden.append(state)
+                for query_pass in passes:
+                    if query_pass.is_keyframe[index]:
+                        query_pass.hidden.append(state)
     missing = [number for number in references.tolist() if number not in by_slice]
     numbers = torch.tensor(missing, dtype=torch.int64)
     for slices, features in encode_merged(call, feed, numbers, store, "references"):
         _collect(by_slice, slices, features, references)
-    for one in readings:
-        distinct = one.references.distinct.tolist()
+    for query_pass in passes:
+        distinct = query_pass.references.distinct.tolist()
         if distinct:
-            one.references.patches = torch.stack([by_slice[number] for number in distinct])
+            query_pass.references.patches = torch.stack([by_slice[number] for number in distinct])
 
 
 def merge_frames(
     call: Call,
     feed: VideoFeed,
-    readings: Sequence[Reading],
+    passes: Sequence[QueryPass],
     store: VideoStore,
     video: EncodedVideo | None = None,
 ) -> None:
-    """Give each reading the merged tokens ``[T, D]`` of its other frames."""
-    streams = _union([one.streams for one in readings])
+    """Store the merged tokens ``[T, D]`` of each pass's non-keyframes."""
+    streams = _union([query_pass.streams for query_pass in passes])
     if video is None or not isinstance(call.merger, TokenPruner):
-        encoded = encode_other_frames(call, feed, store, streams)
+        encoded = encode_non_keyframes(call, feed, store, streams)
     else:
         encoded = video.chunks(streams)
     if call.merger.uses_reference and call.merger.uses_previous_frame:
         encoded = with_previous(encoded)
-    chunks = _fan_out(encoded, len(readings))
+    chunks = _fan_out(encoded, len(passes))
     survey = None if video is None else survey_video(call, video.patches)
-    steps = [_merge(call, one, own, survey) for one, own in zip(readings, chunks, strict=True)]
+    steps = [_merge(call, *pair, survey) for pair in zip(passes, chunks, strict=True)]
     for _ in itertools.zip_longest(*steps):  # in step, so that few chunks are alive
         pass
 
 
-def tokens_of_all(
-    call: Call, feed: VideoFeed, readings: Sequence[Reading], store: VideoStore
+def merge_all_frames(
+    call: Call, feed: VideoFeed, passes: Sequence[QueryPass], store: VideoStore
 ) -> Mapping[str, Tensor]:
-    """Return what all frames become: from the cache, or stored in it.
+    """Return the merged tokens of all frames: read from the cache, or computed and stored in it.
 
     Returns:
         ``tokens`` ``[N, T, D]``; ``cells`` ``[N, T]`` int64 if they are known.
@@ -261,12 +262,12 @@ def tokens_of_all(
         return {name: value.to(call.device) for name, value in stored.tensors.items()}
     every = torch.arange(len(feed.span))
     whole = replace(
-        readings[0],
+        passes[0],
         rest=every,
         references=no_references(every),
         tokens=[torch.empty(0)] * len(every),
         cells={},
-        heat=HeatOfAll([one.heat for one in readings]),
+        heat=HeatOfAll([query_pass.heat for query_pass in passes]),
     )
     merge_frames(call, feed, [whole], store)
     merged = {"tokens": torch.stack(whole.tokens)}
@@ -277,43 +278,43 @@ def tokens_of_all(
     return merged
 
 
-def take_tokens(readings: Sequence[Reading], merged: Mapping[str, Tensor]) -> None:
-    """Give each reading the merged tokens of its other frames, as `tokens_of_all` returns them."""
+def copy_tokens(passes: Sequence[QueryPass], merged: Mapping[str, Tensor]) -> None:
+    """Copy each pass's merged tokens from the ``[N, T, D]`` tokens of all frames."""
     cells = merged.get("cells")
-    for one in readings:
-        for index in one.rest.tolist():
-            one.keep(index, merged["tokens"][index], None if cells is None else cells[index])
+    for query_pass in passes:
+        for index in query_pass.rest.tolist():
+            query_pass.keep(index, merged["tokens"][index], None if cells is None else cells[index])
 
 
 def _merge(
-    call: Call, reading: Reading, encoded: Iterable[tuple[Tensor, ...]], survey: Any
+    call: Call, query_pass: QueryPass, encoded: Iterable[tuple[Tensor, ...]], survey: Any
 ) -> Iterator[None]:
-    """Merge the frames of a reading, chunk by chunk of all that is encoded."""
-    own = (_only(chunk, reading.rest) for chunk in encoded)
-    allocation, within = reading.allocation, None
+    """Merge one query's non-keyframes from the stream of encoded chunks."""
+    chunks = (_select(chunk, query_pass.rest) for chunk in encoded)
+    allocation, within = query_pass.allocation, None
     if allocation is not None and not isinstance(call.merger, TokenPruner):
-        within = BudgetMerging(call, reading.feed.span, allocation.tokens, reading.keep)
-    for slices, frames, *others in whole_groups(own, call.merger.frames_together):
+        within = BudgetMerging(call, query_pass.feed.span, allocation.tokens, query_pass.keep)
+    for slices, frames, *others in whole_groups(chunks, call.merger.frames_together):
         with call.recorder.stage("merging") as stage:
-            at = torch.searchsorted(reading.rest, slices)
-            reference, has_reference = reading.references.of(at, frames)
+            at = torch.searchsorted(query_pass.rest, slices)
+            reference, has_reference = query_pass.references.of(at, frames)
             if call.merger.uses_reference and call.merger.uses_previous_frame:
                 *others, before, follows = others
                 follows = follows.to(frames.device)
                 reference = torch.where(follows[:, None, None], before, reference)
                 has_reference |= follows
-            given = (frames, reference, has_reference, reading.query, others)
-            reading.heat.keep(slices, *given[:-1])
+            arguments = (frames, reference, has_reference, query_pass.query, others)
+            query_pass.heat.keep(slices, *arguments[:-1])
             if within is not None:
-                stage.bytes += within.merge(slices, *given)
+                stage.bytes += within.merge(slices, *arguments)
             else:
-                stage.bytes += _merge_alone(call, reading, survey, slices, *given)
+                stage.bytes += _merge_alone(call, query_pass, survey, slices, *arguments)
         yield
 
 
 def _merge_alone(
     call: Call,
-    reading: Reading,
+    query_pass: QueryPass,
     survey: Any,
     slices: Tensor,
     frames: Tensor,
@@ -322,62 +323,62 @@ def _merge_alone(
     query: Query,
     extra: Sequence[Tensor],
 ) -> int:
-    """Merge or prune slices, each as the merger or its budget says; return the tokens' bytes."""
-    given = (call, frames, reference, has_reference, query, extra)
+    """Merge or prune slices one by one; return the bytes of the tokens."""
+    arguments = (call, frames, reference, has_reference, query, extra)
     cells: Sequence[Tensor | None] = [None] * len(slices)
     if isinstance(call.merger, TokenPruner):
-        allocation = reading.allocation
+        allocation = query_pass.allocation
         counts = None if allocation is None else allocation.tokens[slices].tolist()
-        merged, kept = prune_slices(*given, counts, survey)
-        if frames.shape[1] == reading.feed.span.slots.shape[1]:
+        merged, kept = prune_slices(*arguments, counts, survey)
+        if frames.shape[1] == query_pass.feed.span.slots.shape[1]:
             cells = kept
     else:
-        merged = merge_slices(*given)
+        merged = merge_slices(*arguments)
     for index, row, cell in zip(slices.tolist(), merged, cells, strict=True):
-        reading.keep(index, row, cell)
+        query_pass.keep(index, row, cell)
     return sum(row.nbytes for row in merged)
 
 
 def _fan_out(chunks: Iterator[C], count: int) -> list[Iterator[C]]:
-    """Give several readers the same chunks; a chunk that all have read is not kept.
+    """Return ``count`` iterators over the same chunks; a chunk that all have read is freed.
 
-    `itertools.tee` keeps up to 57 items.
+    `itertools.tee` would keep up to 57 of them.
     """
-    waiting: list[deque[C]] = [deque() for _ in range(count)]
+    queues: list[deque[C]] = [deque() for _ in range(count)]
 
-    def stream(own: deque[C]) -> Iterator[C]:
+    def stream(queue: deque[C]) -> Iterator[C]:
         while True:
-            if not own:
+            if not queue:
                 try:
                     chunk = next(chunks)
                 except StopIteration:
                     return
-                for each in waiting:
-                    each.append(chunk)
+                for other in queues:
+                    other.append(chunk)
                 del chunk
-            yield own.popleft()
+            yield queue.popleft()
 
-    return [stream(own) for own in waiting]
+    return [stream(queue) for queue in queues]
 
 
-def _only(chunk: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, ...]:
-    """Return those slices of a chunk that are wanted."""
-    rows = torch.isin(chunk[0], wanted).nonzero().flatten()
+def _select(chunk: tuple[Tensor, ...], slices: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows of a chunk whose slice is in ``slices``."""
+    rows = torch.isin(chunk[0], slices).nonzero().flatten()
     if len(rows) == len(chunk[0]):
         return chunk
     return tuple(part[rows.to(part.device)] for part in chunk)
 
 
 def _union(numbers: Sequence[Tensor]) -> Tensor:
-    """Return the different numbers, ascending."""
+    """Return the distinct numbers, ascending."""
     return numbers[0] if len(numbers) == 1 else torch.unique(torch.cat(list(numbers)))
 
 
 def _collect(
     by_slice: dict[int, Tensor], slices: Tensor, features: SliceFeatures, references: Tensor
 ) -> None:
-    """Put the patches ``[P, D]`` of the slices that are references into ``by_slice``."""
+    """Add the patches ``[P, D]`` of those slices that are references to ``by_slice``."""
     rows = torch.isin(slices, references).nonzero().flatten()
-    # Chosen by their numbers: a view would keep the whole chunk alive, a mask would wait for a GPU.
+    # Index with numbers: a view would keep the whole chunk alive, a mask would wait for the GPU.
     kept = features.patches[rows.to(features.patches.device)]
     by_slice.update(zip(slices[rows].tolist(), kept, strict=True))

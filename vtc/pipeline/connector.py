@@ -54,15 +54,15 @@ class Connector(nn.Module):
 
 
 def model_with_projectors(model: M, connector: Connector) -> M:
-    """Return a view of a model that projects through a connector; the model stays as it is."""
+    """Return a view of a model that projects through a connector; the model is unchanged."""
     return model_with_modules(model, dict(zip(connector.names, connector.projectors, strict=True)))
 
 
 def model_with_modules(model: M, modules: Mapping[str, nn.Module]) -> M:
-    """Return a view of a model with other modules in some places; the model stays as it is.
+    """Return a view of a model in which some modules are replaced; the model is unchanged.
 
-    The view shares every module with the model except those on the way to these places, which are
-    shallow copies. Other threads that use the model do not see the view.
+    The view shares all other modules with the model, except that the parents of the replaced ones
+    are shallow copies. Other threads that use the model do not see the view.
     """
     view = _shallow_copy(model)
     for name, module in modules.items():
@@ -82,20 +82,20 @@ def model_with_modules(model: M, modules: Mapping[str, nn.Module]) -> M:
 def _shallow_copy(module: M) -> M:
     # copy.copy would go through __reduce_ex__, which a wrapped model overrides.
     view = object.__new__(type(module))
-    own = {**module.__dict__, "_modules": dict(module._modules)}
-    own.pop("_compiled_call_impl", None)  # of module.compile(): bound to the original
-    for name in ("forward", "_old_forward"):  # of accelerate's hooks: likewise
-        if name in own:
-            own[name] = _rebound(own[name], module, view)
-    view.__dict__ = own
+    attributes = {**module.__dict__, "_modules": dict(module._modules)}
+    attributes.pop("_compiled_call_impl", None)  # set by module.compile(), bound to the original
+    for name in ("forward", "_old_forward"):  # set by accelerate's hooks, bound to the original
+        if name in attributes:
+            attributes[name] = _rebound(attributes[name], module, view)
+    view.__dict__ = attributes
     return view
 
 
 def _rebound(function: Any, module: nn.Module, view: nn.Module) -> Any:
-    """Return a function that is bound to a module, bound to its view.
+    """Rebind a function from a module to its view.
 
     Raises:
-        ValueError: It is bound in an unknown way.
+        ValueError: The function is not bound to the module in a known way.
     """
     if isinstance(function, functools.partial) and function.args[:1] == (module,):
         return functools.partial(function.func, view, *function.args[1:], **function.keywords)

@@ -16,13 +16,13 @@ _log = logging.getLogger(__name__)
 def warn_beyond_context(
     call: Call, mask: Tensor, offsets: Tensor | None, new_tokens: int = 0
 ) -> None:
-    """Report, and log before an answer is written, that the model's context is exceeded.
+    """Warn in the report, and before ``generate`` in the log, if the context is exceeded.
 
     Args:
         mask: ``[B, L]``, the attention mask of the prompt, cached tokens included.
-        offsets: ``[B, 1]`` int64, how far positions after the prompt differ from the count of its
-            tokens; None where they count tokens.
-        new_tokens: The most tokens of the answer.
+        offsets: ``[B, 1]`` int64, the offset of positions after the prompt from the number of its
+            tokens; None if positions count tokens.
+        new_tokens: The maximum number of tokens of the answer.
     """
     limit = call.adapter.context_length(call.model)
     if limit is None:

@@ -24,9 +24,9 @@ R = TypeVar("R", "SliceFeatures", "tuple[Tensor, ...]")
 
 
 def chunks_ahead(device: torch.device) -> int:
-    """Return how many chunks are preprocessed while the vision tower is at work on a device.
+    """Return the number of chunks to preprocess while the vision tower runs on a device.
 
-    On the CPU both would take the same cores.
+    On the CPU both would compete for the same cores.
     """
     return 0 if device.type == "cpu" else 1
 
@@ -41,7 +41,7 @@ def encode_slices(
     Args:
         model: ``call.model`` for the stock projector, ``call.merged_model`` for the connector.
         slices: ``[n]`` int64, ascending.
-        what: What the slices are, for the names of the report's stages.
+        what: A label of the slices, for the names of the report's stages.
 
     Yields:
         The numbers ``[c]`` of a chunk's slices, and their features.
@@ -65,7 +65,7 @@ def run_tower(
         run: Takes the pixels of a chunk.
 
     Yields:
-        The numbers ``[c]`` of a chunk's slices, and what ``run`` returned.
+        The numbers ``[c]`` of a chunk's slices, and the result of ``run``.
     """
     done, size = 0, call.chunk_slices
     while done < len(slices):
@@ -86,7 +86,7 @@ def _chunks(
     what: str,
     run: Callable[[Pixels], R],
 ) -> Iterator[tuple[Tensor, R | None]]:
-    """Yield chunks of a size; None as the result of one that does not fit into GPU memory."""
+    """Yield chunks of a size, with None as the result of a chunk that exceeds the GPU memory."""
     chunks = feed.pixels(slices.tolist(), size)
     with closing(run_ahead(chunks, chunks_ahead(call.device))) as ready:
         for numbers, pixels in call.recorder.waited("decoding", ready):
@@ -132,14 +132,14 @@ def project_encoder_patches(
 
 
 def as_merged(call: Call, features: SliceFeatures) -> SliceFeatures:
-    """Return features whose ``patches`` are what the merger takes; pruners take whole tokens."""
+    """Return features whose ``patches`` the merger takes; pruners take a keyframe's tokens."""
     return replace(features, dense=None) if isinstance(call.merger, TokenPruner) else features
 
 
 def encode_whole(
     call: Call, feed: VideoFeed, model: Any, slices: Tensor, store: VideoStore, what: str
 ) -> Iterator[tuple[Tensor, SliceFeatures]]:
-    """Take slices from the cache, or run the vision tower and the projector over them."""
+    """Read slices from the cache, or run the vision tower and the projector on them."""
     if store.tower is not None and store.tower.tensors is not None:
         return store.tower.project(call, model, slices, what)
     return encode_slices(call, feed, model, slices, what)
@@ -156,17 +156,17 @@ def encode_merged(
     return ((numbers, as_merged(call, features)) for numbers, features in encoded)
 
 
-def encode_other_frames(
+def encode_non_keyframes(
     call: Call, feed: VideoFeed, store: VideoStore, slices: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the numbers, the patches and the further features of slices, chunk by chunk."""
-    for numbers, features in encode_merged(call, feed, slices, store, "other frames"):
+    """Yield the numbers, the patches and the further features of slices, in chunks."""
+    for numbers, features in encode_merged(call, feed, slices, store, "non-keyframes"):
         yield numbers, features.patches, *features.extra
 
 
 def encode_tokens(
     call: Call, feed: VideoFeed, store: VideoStore, slices: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same with the tokens of keyframes in place of the patches."""
+    """Yield the numbers, a keyframe's tokens and the further features of slices, in chunks."""
     for numbers, features in encode_merged(call, feed, slices, store, "whole video"):
         yield numbers, features.tokens, *features.extra

@@ -1,4 +1,4 @@
-"""The frames of one video, wherever they come from: a processor's tensors or a lazy source."""
+"""The frames of one video, from a processor's tensors or from a lazy source."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CHUNKS_AHEAD = 2
 """Chunks that a thread decodes ahead."""
 
 Pixels = dict[str, Tensor]
-"""What one family's vision tower takes for some slices."""
+"""The vision tower's inputs for some slices, by argument name."""
 
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """A video that is decoded only while it is read, as ``vtc.prepare_inputs`` passes it on.
+    """A video that is decoded only while it is read; made by ``vtc.prepare_inputs``.
 
     Attributes:
         source: The frames.
@@ -53,14 +53,14 @@ class VideoFeed(ABC):
     frames: int
     """How many frames the video has; the last slice may hold fewer than the others."""
     timestamps: Tensor | None
-    """``[N]`` float64 seconds of each slice's first frame; None where the input does not say."""
+    """``[N]`` float64 seconds of each slice's first frame; None if unknown."""
 
     source: VideoSource | None = None
     """The lazy source of the frames."""
     processor: Any = None
-    """The processor that makes pixels of the frames of `source`."""
+    """The processor that turns the frames of `source` into pixels."""
     cache_uses: tuple[CacheUse, ...] = ()
-    """What the cache did for this video, for the report."""
+    """The uses of the cache for this video, for the report."""
 
     @property
     def video(self) -> object:
@@ -68,42 +68,42 @@ class VideoFeed(ABC):
         return id(self)
 
     decoded: int | None = None
-    """Frames that were decoded so far, over all passes; None where nothing is decoded."""
+    """Frames decoded so far, over all passes; None if nothing is decoded."""
 
     @property
     def kept(self) -> int:
-        """How many frames of the first pass are kept in memory."""
+        """The number of frames of the first pass that are kept in memory."""
         return 0
 
     def release(self) -> None:  # noqa: B027 - optional
-        """Free the frames that are kept."""
+        """Free the kept frames."""
 
     def decoding_ahead(self) -> AbstractContextManager[object]:
-        """In it, a thread has begun to decode what `rgb` gives, a few chunks far."""
+        """Prefetch the frames for `rgb` in a background thread."""
         return nullcontext()
 
     @abstractmethod
     def rgb(self) -> Iterator[Tensor]:
-        """One frame for each slice in chunks: uint8 RGB ``[n, H, W, 3]``, for selection."""
+        """Yield one frame per slice for the selector, in chunks ``[n, H, W, 3]`` uint8 RGB."""
 
     @abstractmethod
     def pixels(
         self, slices: Sequence[int], size: int
     ) -> Generator[tuple[Tensor, Pixels], None, None]:
-        """Some slices in chunks: their numbers ``[n]``, and what the vision tower takes."""
+        """Yield some slices in chunks: their numbers ``[n]`` and the vision tower's inputs."""
 
     @abstractmethod
     def pictures(self, slices: Sequence[int]) -> Pictures:
-        """Small pictures of the first frames of some slices, ascending."""
+        """Return small pictures of the first frames of some slices, ascending."""
 
     @property
     def warnings(self) -> list[str]:
-        """What was lost while reading."""
+        """Warnings of frames that could not be read as requested."""
         return []
 
     @property
     def seconds_per_slice(self) -> float | None:
-        """The mean time from slice to slice; None where the input does not say."""
+        """The mean time from one slice to the next; None if unknown."""
         times = self.timestamps
         if times is None or len(times) < 2:
             return None
@@ -148,11 +148,11 @@ class TensorFeed(VideoFeed):
     def pictures(self, slices: Sequence[int]) -> Pictures:
         if self._processor is None:
             return Pictures()
-        each = self.span.frames_per_slice
+        step = self.span.frames_per_slice
         chunks = self.pixels(slices, ENCODER_CHUNK)
         frames = [self._adapter.frames(self._processor, pixels).cpu() for _, pixels in chunks]
         pixels = (frame.numpy() for chunk in frames for frame in chunk)
-        return Pictures(zip((number * each for number in slices), pixels, strict=True))
+        return Pictures(zip((number * step for number in slices), pixels, strict=True))
 
 
 class SourceFeed(VideoFeed):
@@ -185,7 +185,7 @@ class SourceFeed(VideoFeed):
     def rgb(self) -> Iterator[Tensor]:
         try:
             yield from self._begin()
-        finally:  # a second reader starts from the first frame
+        finally:  # the next call starts from the first frame
             self._end()
 
     def _begin(self) -> Generator[Tensor, None, None]:
@@ -200,25 +200,25 @@ class SourceFeed(VideoFeed):
             self._begun = None
 
     def _first_pass(self) -> Generator[Tensor, None, None]:
-        """Yield the first frame of each slice, in chunks; keep what the vision tower will need."""
-        source, each = self.source, self.span.frames_per_slice
+        """Yield the first frame of each slice, in chunks; keep frames for the vision tower."""
+        source, step = self.source, self.span.frames_per_slice
         size, kept = source.frames_per_chunk(ENCODER_CHUNK), self._keeper
         if kept is None and not source.in_memory:
             limit = default_limit() if source.keep is None else source.keep
             kept = FrameKeeper(self._adapter, self._request.processor, source, limit)
             self._keeper = kept
         room = 0 if kept is None or len(kept) else kept.room
-        numbers = [*range(room), *range(-(-room // each) * each, self.frames, each)]
+        numbers = [*range(room), *range(-(-room // step) * step, self.frames, step)]
         waiting: list[Tensor] = []
         with closing(self._decode(numbers, size, prefetch=0)) as chunks:
             for chunk in chunks:
                 frames = torch.from_numpy(chunk.frames)
                 if room and kept is not None:
                     kept.keep(frames)
-                if each == 1:
+                if step == 1:
                     yield frames
                     continue
-                waiting += frames[torch.from_numpy(chunk.indices) % each == 0]
+                waiting += frames[torch.from_numpy(chunk.indices) % step == 0]
                 if len(waiting) >= size:
                     yield torch.stack(waiting[:size])
                     del waiting[:size]
@@ -237,27 +237,27 @@ class SourceFeed(VideoFeed):
     def pixels(
         self, slices: Sequence[int], size: int
     ) -> Generator[tuple[Tensor, Pixels], None, None]:
-        each = self.span.frames_per_slice
-        wanted = [
+        step = self.span.frames_per_slice
+        indices = [
             frame
             for number in slices
-            for frame in range(number * each, min((number + 1) * each, self.frames))
+            for frame in range(number * step, min((number + 1) * step, self.frames))
         ]
         done = 0
-        with closing(self._second_pass(wanted, size * each)) as chunks:
-            for frames in _regroup(chunks, each):
-                count = -(-len(frames) // each)
+        with closing(self._second_pass(indices, size * step)) as chunks:
+            for frames in _regroup(chunks, step):
+                count = -(-len(frames) // step)
                 numbers = torch.as_tensor(list(slices[done : done + count]))
                 done += count
                 processor = self._request.processor
                 yield numbers, self._adapter.preprocess(processor, frames, self.frames)
 
-    def _second_pass(self, wanted: Sequence[int], size: int) -> Generator[Tensor, None, None]:
-        """Yield frames in chunks: those that were kept, and others decoded."""
+    def _second_pass(self, indices: Sequence[int], size: int) -> Generator[Tensor, None, None]:
+        """Yield frames in chunks: the kept ones from memory, the others decoded again."""
         count = 0 if self._keeper is None else len(self._keeper)
-        missing = [number for number in wanted if number >= count]
-        if self._keeper is None or len(missing) == len(wanted):
-            with closing(self._decode(wanted, size, CHUNKS_AHEAD)) as chunks:
+        missing = [index for index in indices if index >= count]
+        if self._keeper is None or len(missing) == len(indices):
+            with closing(self._decode(indices, size, CHUNKS_AHEAD)) as chunks:
                 for chunk in chunks:
                     yield torch.from_numpy(chunk.frames)
             return
@@ -265,8 +265,8 @@ class SourceFeed(VideoFeed):
         decoding = self._decode(missing, size, CHUNKS_AHEAD if missing else 0)
         with closing(decoding) as chunks:
             decoded = (torch.from_numpy(frame) for chunk in chunks for frame in chunk.frames)
-            for start in range(0, len(wanted), size):
-                yield self._keeper.join(wanted[start : start + size], decoded)
+            for start in range(0, len(indices), size):
+                yield self._keeper.join(indices[start : start + size], decoded)
 
     @property
     def kept(self) -> int:
@@ -276,10 +276,10 @@ class SourceFeed(VideoFeed):
         self._keeper = None
 
     def pictures(self, slices: Sequence[int]) -> Pictures:
-        source, each = self._request.source, self.span.frames_per_slice
-        if not source.in_memory:  # read when they are needed
+        source, step = self._request.source, self.span.frames_per_slice
+        if not source.in_memory:  # read when they are shown
             return Pictures(source=source)
-        numbers = [number * each for number in slices]
+        numbers = [number * step for number in slices]
         return Pictures((number, source.frames([number])[0]) for number in numbers)
 
     @property
@@ -291,12 +291,12 @@ class SourceFeed(VideoFeed):
         ]
 
 
-def _regroup(chunks: Iterable[Tensor], each: int) -> Iterator[Tensor]:
-    """Chunks of whole slices: frames that a chunk has too many wait for the next one."""
+def _regroup(chunks: Iterable[Tensor], step: int) -> Iterator[Tensor]:
+    """Cut chunks of frames at multiples of ``step``; the remainder goes into the next chunk."""
     left: Tensor | None = None
     for frames in chunks:
         frames = frames if left is None else torch.cat([left, frames])
-        whole = len(frames) - len(frames) % each
+        whole = len(frames) - len(frames) % step
         left = frames[whole:].clone() if whole < len(frames) else None
         if whole:
             yield frames[:whole]

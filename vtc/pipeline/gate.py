@@ -1,4 +1,4 @@
-"""Let any number of calls use a model at once, and refuse changes of its toolkit meanwhile."""
+"""Allow concurrent calls of a model, and block changes of its toolkit while they run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Gate:
     """Counts the running calls of one model.
 
     Attributes:
-        stock_state: A lock for the few values that transformers itself keeps on a model while it
-            computes the positions of a prompt.
+        stock_state: A lock for the values that transformers stores on a model while it computes
+            the positions of a prompt.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Gate:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Run a call inside; waits while the toolkit is being changed."""
+        """Run a call in the ``with`` block; wait while the toolkit is being changed."""
         with self._lock:
             self._calls += 1
         try:
@@ -33,7 +33,7 @@ class Gate:
 
     @contextmanager
     def change(self, action: str) -> Iterator[None]:
-        """Change the toolkit inside; calls that start meanwhile wait.
+        """Change the toolkit in the ``with`` block; calls that start meanwhile wait.
 
         Raises:
             RuntimeError: A call is running.
@@ -42,6 +42,6 @@ class Gate:
             if self._calls:
                 raise RuntimeError(
                     f"cannot {action} while {self._calls} call(s) of the model are running; wait "
-                    "until they have returned"
+                    "until they return"
                 )
             yield

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def first_apart(frames: Tensor, count: int) -> Tensor:
-    """Return the first ``count`` of some frames that lie apart, filled up with the first others.
+    """Return the first ``count`` frames that are not neighbours, then the first of the rest.
 
     Neighbours look alike, so one of them is enough.
     """
@@ -34,9 +34,9 @@ def first_apart(frames: Tensor, count: int) -> Tensor:
 
 
 class HeatKeeper:
-    """The weights of the most relevant non-keyframes of one video, not of neighbours.
+    """The weights of the most relevant non-keyframes of one video that are not neighbours.
 
-    Nothing is kept where gradients are computed, as in training, and for mergers that have no
+    Nothing is kept while gradients are computed, as in training, or for mergers that have no
     weights or merge several frames together.
 
     Args:
@@ -65,10 +65,10 @@ class HeatKeeper:
         has_reference: Tensor,
         query: Query,
     ) -> None:
-        """Keep the weights of those frames of a chunk that are wanted.
+        """Keep the weights of the frames to show in a chunk.
 
         Args:
-            slices: ``[n]`` int64, their numbers.
+            slices: ``[n]`` int64, the numbers of the chunk's frames.
             patches, reference, has_reference: As `vtc.TokenMerger.forward` takes them.
         """
         rows = torch.isin(slices, self._slices).nonzero().flatten()
@@ -83,7 +83,7 @@ class HeatKeeper:
             if weights is None:
                 return
             maps = [frame.float().mean(dim=0).reshape(grid).cpu().numpy() for frame in weights]
-        except Exception as error:  # a third party's merger: a picture is not worth the answer
+        except Exception as error:  # from a third party's merger; the answer matters more
             self._call.recorder.warn(
                 f"the weights of merger {self._call.merger_name!r} cannot be shown: {error}"
             )
@@ -116,6 +116,6 @@ class HeatOfAll:
         has_reference: Tensor,
         query: Query,
     ) -> None:
-        """Keep the weights of those frames of a chunk that a keeper wants."""
+        """Pass a chunk to every keeper."""
         for keeper in self._keepers:
             keeper.keep(slices, patches, reference, has_reference, query)

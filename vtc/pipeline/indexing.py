@@ -1,4 +1,4 @@
-"""Store in the cache of a video what no question about it need compute again."""
+"""Fill the cache of a video with everything that questions about it can share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from vtc.cache.writing import CacheError
 from vtc.pipeline.caching import NOT_STORED, StoredEmbeddings
-from vtc.pipeline.compress import reading_of, select_keyframes, tokens_of_all
+from vtc.pipeline.compress import make_pass, merge_all_frames, select_keyframes
 from vtc.pipeline.locate import locate_videos
-from vtc.pipeline.query import embed_queries
+from vtc.pipeline.query import make_queries
 from vtc.pipeline.report import CacheUse, Recorder, Report
 from vtc.pipeline.selection import embed_frames
 from vtc.pipeline.video_store import VideoStore
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def index_video(
-    source: VideoSource, encoder: FrameEncoder, every: int = 1, progress: Progress | None = None
+    source: VideoSource, encoder: FrameEncoder, stride: int = 1, progress: Progress | None = None
 ) -> CacheUse:
-    """Store the frame embeddings of a video in its cache, unless they are there.
+    """Store the frame embeddings of a video in its cache, unless it has them.
 
     Args:
-        source: With a cache.
+        source: The video, with a cache.
         encoder: The frame encoder.
-        every: Embed each frame, each second one, ...: the first of each slice of a model.
+        stride: Embed every ``stride``-th frame: the first frame of each slice of a model.
         progress: Called with the stage, the frames done and the frames in all.
 
     Raises:
@@ -40,11 +40,11 @@ def index_video(
         VideoError: The video cannot be read.
     """
     recorder = Recorder(Report(selector={}, merger={}), progress)
-    stored = StoredEmbeddings(source, encoder, every, recorder)
+    stored = StoredEmbeddings(source, encoder, stride, recorder)
     if not stored.is_possible:
         raise ValueError(stored.use.note)
     if stored.embeddings is None:
-        firsts = range(0, len(source), every)
+        firsts = range(0, len(source), stride)
         frames = (torch.from_numpy(chunk.frames) for chunk in source.chunks(firsts))
         stored.write({"embeddings": embed_frames(encoder, frames, len(firsts), recorder)})
     return stored.use
@@ -52,7 +52,7 @@ def index_video(
 
 @torch.no_grad()
 def fill_cache(call: Call) -> tuple[CacheUse, ...]:
-    """Store all that the cache of a video can hold for a model and its parts, unless it is there.
+    """Store everything that a video's cache can hold for a model and its parts.
 
     Args:
         call: A call with one video that has a cache.
@@ -64,15 +64,15 @@ def fill_cache(call: Call) -> tuple[CacheUse, ...]:
     """
     [feed], processors = locate_videos(call)
     call.spans = [feed.span]
-    [query] = embed_queries(call, processors)
+    [query] = make_queries(call, processors)
     store = VideoStore(call, feed)
     with feed.decoding_ahead() if store.needs_all_frames else nullcontext():
         [selection], _ = select_keyframes(call, feed, [query], store)
     if store.tower is not None:
         store.tower.fill(call, feed)
     if store.tokens is not None and store.tokens.is_possible:
-        reading = reading_of(call, feed, query, selection, None)
-        tokens_of_all(call, feed, [reading], store)
+        query_pass = make_pass(call, feed, query, selection, None)
+        merge_all_frames(call, feed, [query_pass], store)
     feed.release()
     for use in store.uses:
         if use.note == NOT_STORED:

@@ -1,4 +1,4 @@
-"""Keep the frames of the first pass over a video for the second one, so that it need not decode."""
+"""Keep frames of the first pass over a video, so that the second pass need not decode them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 10**9
 SHARE_OF_FREE = 0.1
-"""Frames of one video take at most this share of the memory that is free."""
+"""The largest share of the free memory that frames of one video take."""
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
@@ -26,14 +26,14 @@ _MEMINFO = Path("/proc/meminfo")
 class FrameKeeper:
     """The first frames of a video, as the vision tower's processor resizes them.
 
-    A frame of 384 x 384 takes 0.44 MB, one of 1280 x 720 2.8 MB. Frames keep their full size where
-    that is smaller, or where the processor makes other pixels of a resized frame.
+    A frame of 384 x 384 takes 0.44 MB, one of 1280 x 720 2.8 MB. Frames keep their full size if
+    that is smaller, or if the processor gives different pixels for a resized frame.
 
     Args:
-        adapter: The family.
-        processor: Its processor.
+        adapter: The adapter of the model.
+        processor: The processor of the model.
         source: The video.
-        limit: The most bytes to keep.
+        limit: The maximum number of bytes to keep.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class FrameKeeper:
     ) -> None:
         self._adapter, self._processor, self._total = adapter, processor, len(source)
         self._resizer = _without_normalisation(processor)
-        each = adapter.frames_per_slice
+        step = adapter.frames_per_slice
         generator = torch.Generator().manual_seed(0)
-        shape = (each, source.height, source.width, 3)
+        shape = (step, source.height, source.width, 3)
         probe = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         small = self._resize(probe)
         self._resizes = small.nbytes < probe.nbytes and self._is_equal(small, probe)
         kept = small if self._resizes else probe
-        fits = limit * each // kept.nbytes
-        self.room = len(source) if fits >= len(source) else fits - fits % each
-        """Frames that fit, from the first one on."""
+        fits = limit * step // kept.nbytes
+        self.room = len(source) if fits >= len(source) else fits - fits % step
+        """The number of frames that fit, counted from the first frame."""
         self._frames = torch.empty(self.room, *kept.shape[1:], dtype=torch.uint8)
         self._count = 0
 
     def __len__(self) -> int:
-        """Return the number of frames that are kept: those from the first one on."""
+        """Return the number of kept frames, which start with the first frame."""
         return self._count
 
     @property
@@ -64,7 +64,7 @@ class FrameKeeper:
         return self._frames[: self._count].nbytes
 
     def keep(self, frames: Tensor) -> None:
-        """Keep as many of the next frames ``[n, H, W, 3]`` as there is room for."""
+        """Keep as many of the next frames ``[n, H, W, 3]`` as fit."""
         frames = frames[: self.room - self._count]
         if len(frames):
             end = self._count + len(frames)
@@ -72,11 +72,11 @@ class FrameKeeper:
             self._count = end
 
     def join(self, numbers: Sequence[int], decoded: Iterator[Tensor]) -> Tensor:
-        """Return frames ``[n, h, w, 3]`` of one size: kept ones, and others that were decoded.
+        """Return frames ``[n, h, w, 3]``, kept ones joined with decoded ones.
 
         Args:
-            numbers: ``[n]``, ascending.
-            decoded: Yields those of them that are not kept, ``[H, W, 3]`` each.
+            numbers: ``[n]``, the frames' numbers, ascending.
+            decoded: Yields the frames that are not kept, ``[H, W, 3]`` each.
         """
         kept = [number for number in numbers if number < self._count]
         others = list(islice(decoded, len(numbers) - len(kept)))
@@ -90,13 +90,13 @@ class FrameKeeper:
 
     def _resize(self, frames: Tensor) -> Tensor:
         """Return frames ``[n, h, w, 3]`` uint8 in the size of the processor."""
-        if (each := self._adapter.frames_per_slice) > 1:  # slices of one frame several times
-            frames = frames.repeat_interleave(each, dim=0)
+        if (step := self._adapter.frames_per_slice) > 1:  # fill each slice with one frame
+            frames = frames.repeat_interleave(step, dim=0)
         pixels = self._adapter.preprocess(self._resizer, frames, self._total)
         return self._adapter.frames(self._resizer, pixels)
 
     def _is_equal(self, small: Tensor, frames: Tensor) -> bool:
-        """Return whether resized frames give the pixels of full-size frames, bit by bit."""
+        """Return whether resized frames give exactly the pixels of full-size frames."""
         of_small, of_frames = self._pixels(small), self._pixels(frames)
         return of_small.keys() == of_frames.keys() and all(
             torch.equal(value, of_frames[name]) for name, value in of_small.items()
@@ -107,7 +107,7 @@ class FrameKeeper:
 
 
 def _without_normalisation(processor: Any) -> Any:
-    """Copy a processor so that it only resizes and crops: its pixels are whole numbers."""
+    """Copy a processor so that it only resizes and crops; its pixels are then whole numbers."""
     resizer = copy.copy(processor)
     for name in ("image_processor", "video_processor"):
         if (settings := getattr(processor, name, None)) is not None:
@@ -118,12 +118,12 @@ def _without_normalisation(processor: Any) -> Any:
 
 
 def default_limit() -> int:
-    """Return the most bytes of frames to keep: 1 GB, or a tenth of the free memory if less."""
+    """Return the default limit in bytes: 1 GB, or a tenth of the free memory if that is less."""
     return min(MOST_BYTES, int(SHARE_OF_FREE * free_memory()))
 
 
 def free_memory() -> int:
-    """Return the bytes that this process can still take, by the system and by its container."""
+    """Return the bytes that this process can still allocate, within its container's limit."""
     free = [_of_system()]
     try:
         most = (_CGROUP / "memory.max").read_text().strip()

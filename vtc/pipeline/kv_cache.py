@@ -1,4 +1,4 @@
-"""The cache of a call, under the name that the installed transformers gives it."""
+"""The key-value cache of a call, whose name depends on the transformers version."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 CACHE_NAME = "cache" if hasattr(BaseModelOutputWithPast, "cache") else "past_key_values"
-"""The argument of ``forward`` and ``generate``, and the attribute of what they return.
+"""The name of the argument of ``forward`` and ``generate``, and of the attribute of their results.
 
-transformers 5.24 calls it ``cache``, and still takes ``past_key_values``, with a warning.
+transformers 5.24 calls it ``cache``, and still accepts ``past_key_values`` with a warning.
 """
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:
-    """Return the cache among arguments of ``forward`` or ``generate`` that the stock model uses.
+    """Return the cache that the stock model uses, among arguments of ``forward`` or ``generate``.
 
-    Of two, that is the one under the newer name. Where transformers does not know ``cache``, it is
-    not read: ``generate`` refuses it there, and ``forward`` ignores it.
+    If both names are given, the newer one counts. In versions of transformers without ``cache``,
+    it is not read: ``generate`` refuses it, and ``forward`` ignores it.
     """
     return arguments.get(CACHE_NAME if CACHE_NAME in arguments else "past_key_values")
 
@@ -35,7 +35,7 @@ def cached_length(cache: Any) -> int:
 
 
 def mark_shortened(cache: Any, restored_prompt: Tensor | None) -> None:
-    """Note on a cache that it holds a shortened prompt, and which prompt the caller was given.
+    """Mark a cache as one of a shortened prompt, and store the prompt that the caller was given.
 
     A continuation of that prompt, or one with its mask, does not fit the cache.
     """
@@ -45,13 +45,13 @@ def mark_shortened(cache: Any, restored_prompt: Tensor | None) -> None:
 
 
 def note_offsets(cache: Any, offsets: Tensor | None) -> None:
-    """Note on a cache how far the positions after it differ from the count of its tokens.
+    """Store on a cache the offset of positions after it from the number of its tokens.
 
-    transformers keeps these offsets (``rope_deltas``) on the model, where calls of other threads
-    overwrite them. The cache belongs to its caller.
+    transformers stores these offsets (``rope_deltas``) on the model, where calls in other threads
+    overwrite them. The cache belongs to one caller.
 
     Args:
-        offsets: ``[B, 1]`` int64; None where positions count tokens.
+        offsets: ``[B, 1]`` int64; None if positions count tokens.
     """
     if cache is not None and not isinstance(cache, tuple) and offsets is not None:
         cache.vtc_offsets = offsets

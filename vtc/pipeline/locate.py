@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def has_video(adapter: VideoAdapter, inputs: Mapping[str, Any]) -> bool:
-    """Return whether a call brings a video: tensors of the processor or lazy sources.
+    """Return whether a call has a video: tensors of the processor or lazy sources.
 
     Raises:
         ValueError: ``vtc_frames`` does not fit the family or the other inputs.
@@ -28,11 +28,11 @@ def has_video(adapter: VideoAdapter, inputs: Mapping[str, Any]) -> bool:
     if adapter.modality == "video":
         if inputs.get("vtc_frames") is not None:
             raise ValueError(
-                "vtc_frames says which still images are frames of a video; this family takes "
-                "videos as such, so leave it out"
+                "vtc_frames marks the still images that are frames of a video; this family takes "
+                "videos directly, so leave it out"
             )
         return raw is not None
-    # Frames look like still images, so the caller says which they are.
+    # Frames enter as still images, so the caller marks them.
     frames = inputs.get("vtc_frames")
     frames = frames.tolist() if isinstance(frames, Tensor) else frames
     some = any(frames) if isinstance(frames, (list, tuple)) else bool(frames)
@@ -69,9 +69,9 @@ def _lazy_videos(call: Call, requests: list[VideoRequest]) -> tuple[list[VideoFe
     adapter, ids = call.adapter, call.inputs["input_ids"]
     places = (ids == adapter.video_token_id(call.model)).nonzero()
     places = places[places[:, 1] >= call.start]
-    each = adapter.frames_per_slice
+    step = adapter.frames_per_slice
     counts = [
-        -(-len(request.source) // each) if adapter.placeholder_per_slice else 1
+        -(-len(request.source) // step) if adapter.placeholder_per_slice else 1
         for request in requests
     ]
     if len(places) != sum(counts):
@@ -81,10 +81,10 @@ def _lazy_videos(call: Call, requests: list[VideoRequest]) -> tuple[list[VideoFe
         )
     processors = [call.processor] * len(ids)
     feeds: list[VideoFeed] = []
-    for own, request in zip(places.split(counts), requests, strict=True):
-        row = int(own[0, 0])
+    for slots, request in zip(places.split(counts), requests, strict=True):
+        row = int(slots[0, 0])
         processors[row] = request.processor
-        span = _lazy_span(call.model, adapter, request, row, own[:, 1].cpu())
+        span = _lazy_span(call.model, adapter, request, row, slots[:, 1].cpu())
         feeds.append(SourceFeed(adapter, request, span))
     return feeds, processors
 
@@ -92,17 +92,17 @@ def _lazy_videos(call: Call, requests: list[VideoRequest]) -> tuple[list[VideoFe
 def _lazy_span(
     model: Any, adapter: VideoAdapter, request: VideoRequest, row: int, places: Tensor
 ) -> VideoSpan:
-    """Return the span of placeholders that were never expanded: views of one position."""
-    source, each = request.source, adapter.frames_per_slice
-    blank = torch.zeros(each, source.height, source.width, 3, dtype=torch.uint8)
+    """Return the span of a video whose placeholders are not expanded: views of one position."""
+    source, step = request.source, adapter.frames_per_slice
+    blank = torch.zeros(step, source.height, source.width, 3, dtype=torch.uint8)
     pixels = adapter.preprocess(request.processor, blank, len(source))
     grid = adapter.slice_grid(model, pixels)
-    slots = places[:, None].expand(-(-len(source) // each), grid[0] * grid[1])
+    slots = places[:, None].expand(-(-len(source) // step), grid[0] * grid[1])
     return VideoSpan(
         row=row,
         slots=slots,
         tail=places[-1].expand(adapter.tail_length()),
         grid=grid,
-        frames_per_slice=each,
+        frames_per_slice=step,
         frame_text=adapter.frame_text(slots),
     )

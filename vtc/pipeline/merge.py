@@ -1,4 +1,4 @@
-"""Merge slices: whole groups of frames go to the merger, and its tokens are checked."""
+"""Merge slices: pass whole groups of frames to the merger and check its tokens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def whole_groups(chunks: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tuple[Tensor, ...]]:
     """Cut chunks of tensors that run along the slices into whole groups of ``size``.
 
-    The rest of a chunk waits for the next one, so at most ``size - 1`` slices more than a chunk
-    are alive. A feed may return smaller chunks than requested, so requesting a multiple of
+    The remainder of a chunk goes into the next one, so at most ``size - 1`` slices more than a
+    chunk are alive. A feed may return smaller chunks than requested, so requesting a multiple of
     ``size`` is not enough.
     """
     left: tuple[Tensor, ...] | None = None
@@ -53,7 +53,7 @@ def merge_slices(
         patches, reference, has_reference: As `vtc.TokenMerger.forward` takes them.
         query: The query of the row.
         extra: Further features ``[n, M, D]`` of the same patches (deepstack). They are merged with
-            the same weights and stand beside the merged tokens: ``[T_i, (1 + len(extra)) * D]``.
+            the same weights and appended to the merged tokens: ``[T_i, (1 + len(extra)) * D]``.
 
     Raises:
         ValueError: The merger returned something else.
@@ -102,8 +102,8 @@ def prune_slices(
 
     Args:
         patches, reference, has_reference, query, extra: As for `merge_slices`.
-        counts: How many tokens each slice keeps; None: as the pruner says.
-        survey: What `survey_video` returned.
+        counts: The number of tokens that each slice keeps; None: the pruner decides.
+        survey: The result of `survey_video`.
 
     Returns:
         n tensors ``[T_i, (1 + len(extra)) * D]``, and their indices ``[T_i]`` int64.
@@ -113,9 +113,8 @@ def prune_slices(
     """
     label, embedding = label_of("merger", call.merger), query.for_merger(patches)
     with part_errors(label):
-        given = (patches, reference, has_reference, embedding)
-        surveyed = {"survey": survey} if call.merger.uses_survey else {}
-        indices = call.merger.keep(*given, counts, **surveyed)
+        options = {"survey": survey} if call.merger.uses_survey else {}
+        indices = call.merger.keep(patches, reference, has_reference, embedding, counts, **options)
     check_indices(indices, patches, counts, label)
     rows = []
     for number, keep in enumerate(indices):
@@ -125,11 +124,11 @@ def prune_slices(
 
 
 def check_indices(indices: Any, patches: Tensor, counts: Sequence[int] | None, label: str) -> None:
-    """Raise a ValueError unless indices are what `vtc.TokenPruner.keep` says."""
+    """Raise a ValueError unless indices are in the form that `vtc.TokenPruner.keep` documents."""
     frames, most = patches.shape[:2]
     if not isinstance(indices, list) or len(indices) != frames:
-        given = type(indices).__name__
-        raise ValueError(f"expected {label} to keep a list of {frames} tensors, got {given}")
+        kind = type(indices).__name__
+        raise ValueError(f"expected {label} to keep a list of {frames} tensors, got {kind}")
     for number, keep in enumerate(indices):
         if not isinstance(keep, Tensor) or keep.dtype != torch.int64 or keep.ndim != 1:
             raise ValueError(f"expected {label} to keep int64 indices [T], got {keep!r}")
@@ -147,7 +146,7 @@ def check_indices(indices: Any, patches: Tensor, counts: Sequence[int] | None, l
 
 
 def _with_extra(row: Tensor, weights: Any, extra: Sequence[Tensor], number: int) -> Tensor:
-    """Put the merged extra features of one frame beside its merged tokens."""
+    """Append the merged extra features of one frame to its merged tokens."""
     deep = torch.cat([layer[number] for layer in extra], dim=-1)
     if weights is None:
         weights = deep.new_full((len(row), len(deep)), 1 / len(deep))
@@ -156,7 +155,7 @@ def _with_extra(row: Tensor, weights: Any, extra: Sequence[Tensor], number: int)
 
 
 def checked_tokens(merged: Any, patches: Tensor, label: str) -> list[Tensor]:
-    """Return the merged tokens of each frame, none of which keeps the patches alive."""
+    """Return the merged tokens of each frame; copy those that would keep the patches alive."""
     frames, width = len(patches), patches.shape[-1]
     rows = merged if isinstance(merged, (list, Tensor)) else None
     if (
@@ -164,10 +163,10 @@ def checked_tokens(merged: Any, patches: Tensor, label: str) -> list[Tensor]:
         or len(rows) != frames
         or any(row.ndim != 2 or row.shape[1] != width for row in rows)
     ):
-        given = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
+        value = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
         raise ValueError(
             f"expected {label} to return a tensor [{frames}, T, {width}], or a list of {frames} "
-            f"tensors [T_i, {width}], got {given}"
+            f"tensors [T_i, {width}], got {value}"
         )
     if isinstance(merged, Tensor):
         merged = _compact(merged)
@@ -175,6 +174,6 @@ def checked_tokens(merged: Any, patches: Tensor, label: str) -> list[Tensor]:
 
 
 def _compact(tokens: Tensor) -> Tensor:
-    """Copy tokens that are a view of something larger, which they would keep alive."""
+    """Copy tokens that are a view of a larger tensor, which they would keep alive."""
     held = 0 if tokens.is_meta else tokens.untyped_storage().nbytes()
     return tokens.clone() if held > 2 * tokens.nbytes and not tokens.requires_grad else tokens

@@ -1,4 +1,4 @@
-"""Turn the caller's inputs into inputs of the stock model: the heart of the toolkit."""
+"""Turn the caller's inputs into inputs of the stock model: the core of the toolkit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vtc.interfaces.video_span import CompressedVideo, EncodedInput, Layout
 from vtc.pipeline.compress import compress_video
 from vtc.pipeline.locate import locate_videos
-from vtc.pipeline.query import embed_queries, image_tokens
+from vtc.pipeline.query import image_tokens, make_queries
 from vtc.pipeline.rows import caller_index, shorten_rows
 from vtc.pipeline.video_store import VideoStore
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from vtc.pipeline.report import Report
 
 OUR_INPUTS = ("vtc_query", "vtc_videos", "vtc_frames", "vtc_restore_prompt")
-"""Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not know."""
+"""Arguments of the wrapped ``forward`` and ``generate`` that the stock model does not take."""
 VIDEOS_AHEAD = 2
-"""Videos of a batch whose decoding starts while one before them is compressed."""
+"""The number of next videos of a batch that are decoded while one is compressed."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Prepared:
     Attributes:
         inputs: The caller's, with the ids shortened and the videos as ``mm_encoder_outputs``,
             in the form of `RowFeatures`.
-        report: What the call did.
-        caller_index: ``[B, L]`` int64, the token of the shortened row that stands at each position
-            of the caller's row, see `vtc.pipeline.rows.caller_index`.
-        offsets: ``[B, 1]`` int64, how far the positions of new tokens differ from the count of
-            tokens; None where positions count tokens.
+        report: The report of the call.
+        caller_index: ``[B, L]`` int64, the token of the shortened row for each position of the
+            caller's row, see `vtc.pipeline.rows.caller_index`.
+        offsets: ``[B, 1]`` int64, the offset of the positions of new tokens from the number of
+            tokens; None if positions count tokens.
         encoded: The videos (and the images of ``modality``) in the order of their placeholders,
             for the result of ``forward``; empty for ``generate``, which returns none of them.
     """
@@ -58,26 +58,27 @@ class Prepared:
 class RowFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]
     """Features before `VideoAdapter.pack`: a list of ``[F, D]``, one for each row with a video.
 
-    The stock ``generate`` repeats a list for beams row by row, where it would mix up the packed
-    form of some families; so features are packed when ``forward`` is reached.
+    For beam search the stock ``generate`` repeats a list row by row, but would mix up the packed
+    form of some families. So features are packed in ``forward``.
     """
 
 
 def prepare(call: Call) -> Prepared:
     """Compress the videos of a call.
 
-    ``call.inputs`` holds what the stock ``forward`` takes, or ``input_ids`` with one placeholder
-    a video and ``vtc_videos``, a list of ``VideoRequest``; ``vtc_query`` is the query.
+    ``call.inputs`` holds the inputs of the stock ``forward``, or ``input_ids`` with one
+    placeholder per video and ``vtc_videos``, a list of ``VideoRequest``; ``vtc_query`` is the
+    query.
 
     Raises:
         ValueError: The placeholders and the videos do not fit; the selector needs a query; an
             input cannot be shortened.
     """
-    _refuse_what_cannot_be_shortened(call)
+    _check_inputs(call)
     feeds, processors = locate_videos(call)
     call.spans = [feed.span for feed in feeds]
     call.warn_of_untrained()
-    queries = embed_queries(call, processors)
+    queries = make_queries(call, processors)
     videos = compress_videos(call, feeds, queries)
     inputs, layout = shorten_inputs(call, videos)
     call.report.videos[:] = [
@@ -100,7 +101,7 @@ def prepare(call: Call) -> Prepared:
 def compress_videos(
     call: Call, feeds: Sequence[VideoFeed], queries: Sequence[Query]
 ) -> list[CompressedVideo]:
-    """Compress the videos of a batch one after another; the next ones are decoded meanwhile.
+    """Compress the videos of a batch one after another, and decode the next ones meanwhile.
 
     Rows with the same ``VideoSource`` share one pass over it.
 
@@ -108,7 +109,7 @@ def compress_videos(
         queries: The query of each row.
 
     Returns:
-        One for each feed, in their order; so are the videos of the report.
+        One video for each feed, in their order, which is also the order of the report.
     """
     groups: dict[object, list[int]] = {}
     for number, feed in enumerate(feeds):
@@ -118,14 +119,14 @@ def compress_videos(
     stores: dict[int, VideoStore] = {}
     with ExitStack() as stack:
         for number, group in enumerate(members):
-            for soon, *_ in members[number : number + 1 + VIDEOS_AHEAD]:
-                if soon not in stores:
-                    stores[soon] = VideoStore(call, feeds[soon])
-                if stores[soon].needs_all_frames:
-                    stack.enter_context(feeds[soon].decoding_ahead())
+            for first, *_ in members[number : number + 1 + VIDEOS_AHEAD]:
+                if first not in stores:
+                    stores[first] = VideoStore(call, feeds[first])
+                if stores[first].needs_all_frames:
+                    stack.enter_context(feeds[first].decoding_ahead())
             shared = [feeds[member] for member in group]
-            asked = [queries[feed.span.row] for feed in shared]
-            compressed = compress_video(call, shared, asked, stores.pop(group[0]))
+            group_queries = [queries[feed.span.row] for feed in shared]
+            compressed = compress_video(call, shared, group_queries, stores.pop(group[0]))
             videos.update(zip(group, compressed, strict=True))
             shared[0].release()
     reports = dict(zip(videos, call.report.videos, strict=True))
@@ -136,7 +137,7 @@ def compress_videos(
 def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str, Any], Layout]:
     """Shorten everything that runs along the sequence: ids, masks, labels, token types.
 
-    Placeholders are never learned, whatever the caller's labels say of them.
+    The labels of placeholders are set to -100, so they are never learned.
     """
     dropped = {*call.adapter.video_inputs, *OUR_INPUTS}
     kept = {name: value for name, value in call.inputs.items() if name not in dropped}
@@ -146,7 +147,7 @@ def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str,
     )
     if inputs.get("labels") is not None:
         if call.model.training and call.inputs.get("num_items_in_batch") is not None:
-            _refuse_learned_placeholders(call)
+            _check_labels(call)
         visual = inputs["input_ids"] == call.adapter.video_token_id(call.model)
         inputs["labels"] = inputs["labels"].masked_fill(visual, -100)
     layout = Layout(
@@ -163,10 +164,10 @@ def shorten_inputs(call: Call, videos: list[CompressedVideo]) -> tuple[dict[str,
 
 
 def place_positions(call: Call, inputs: dict[str, Any], layout: Layout) -> Tensor | None:
-    """Set ``position_ids`` where the family counts them in its own way.
+    """Set ``position_ids`` if the family computes them itself.
 
     Returns:
-        ``[B, 1]`` int64, the offsets of positions after the prompt; None where they count tokens.
+        ``[B, 1]`` int64, the offsets of positions after the prompt; None if they count tokens.
     """
     positions = call.adapter.position_ids(call.model, call.inputs, layout)
     if positions is None:
@@ -188,39 +189,41 @@ def _in_order(
 ) -> list[EncodedInput]:
     """Return videos and still images in the order of their placeholders."""
     encoded = [
-        EncodedInput(one.span.row, one.span.first, one.features, one.by_slice, one.hidden)
-        for one in videos
+        EncodedInput(video.span.row, video.span.first, video.features, video.by_slice, video.hidden)
+        for video in videos
     ]
     encoded += [EncodedInput(row, first, image, (image,)) for row, first, image in stills]
-    return sorted(encoded, key=lambda one: (one.row, one.first))
+    return sorted(encoded, key=lambda media: (media.row, media.first))
 
 
 def _by_row(encoded: list[EncodedInput]) -> list[Tensor]:
     """Return the features of each row's placeholders, in their order."""
     rows: dict[int, list[Tensor]] = {}
-    for one in encoded:
-        rows.setdefault(one.row, []).append(one.features)
-    return [row[0] if len(row) == 1 else torch.cat(row) for row in rows.values()]  # no copy of one
+    for media in encoded:
+        rows.setdefault(media.row, []).append(media.features)
+    # A single tensor is not copied.
+    return [row[0] if len(row) == 1 else torch.cat(row) for row in rows.values()]
 
 
-def _refuse_what_cannot_be_shortened(call: Call) -> None:
+def _check_inputs(call: Call) -> None:
+    """Raise a ValueError if an input cannot be shortened."""
     inputs: Mapping[str, Any] = call.inputs
     ids = inputs.get("input_ids")
     if ids is None:
         raise ValueError(
-            "a video was given without input_ids; the placeholders in input_ids say where it "
-            "stands, and inputs_embeds alone cannot be compressed"
+            "a video was given without input_ids; the placeholders in input_ids mark its "
+            "position, and inputs_embeds alone cannot be compressed"
         )
     mask = inputs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
         raise ValueError(
-            f"attention_mask must be a tensor of input_ids' shape {tuple(ids.shape)}, so that it "
-            "can be shortened with them"
+            f"attention_mask must be a tensor of input_ids' shape {tuple(ids.shape)}, so that both "
+            "can be shortened"
         )
     if inputs.get("shift_labels") is not None:
         raise ValueError("shift_labels cannot be shortened; give labels")
     if inputs.get("inputs_embeds") is not None:
-        raise ValueError("give input_ids or inputs_embeds beside a video, not both")
+        raise ValueError("give either input_ids or inputs_embeds with a video, not both")
     if isinstance(inputs.get("logits_to_keep"), Tensor):
         raise ValueError(
             "logits_to_keep as a tensor counts positions of the prompt before it is shortened; "
@@ -231,13 +234,16 @@ def _refuse_what_cannot_be_shortened(call: Call) -> None:
             raise ValueError(f"{name} cannot be changed in a call; set model.config.{name}")
 
 
-def _refuse_learned_placeholders(call: Call) -> None:
-    """The Trainer divides the loss by the labels it counted, also those that are never learned."""
+def _check_labels(call: Call) -> None:
+    """Raise a ValueError if the Trainer has counted labels of placeholders.
+
+    It divides the loss by the number of labels it counted, but these are never learned.
+    """
     ids, labels = call.inputs["input_ids"], call.inputs["labels"]
     learned = (ids == call.adapter.video_token_id(call.model)) & (labels != -100)
     if bool(learned.any()):
         raise ValueError(
-            f"the labels teach {int(learned.sum())} video placeholders, which vtc never learns, "
+            f"the labels include {int(learned.sum())} video placeholders, which vtc never learns, "
             "but the Trainer has counted them (num_items_in_batch): set them to -100 in the data"
         )
 

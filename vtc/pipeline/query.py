@@ -1,4 +1,4 @@
-"""What a video is read for: the text of the last user turn, or what the caller says."""
+"""The query of each row: ``vtc_query``, or the last user turn."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Query:
     """The query of one row, as text and as embeddings.
 
-    Each embedding is computed once, whether the selector or the merger asks first, and however
-    many videos the row has.
+    Each embedding is computed once, on first use by the selector or the merger, for all videos of
+    the row.
     """
 
     def __init__(self, text: str | None, call: Call, processor: Any) -> None:
@@ -29,7 +29,7 @@ class Query:
         self._embeddings: dict[tuple[int, str], Tensor] = {}
 
     def for_selector(self) -> Tensor:
-        """Return ``[d]`` float32, L2-normalised, without a gradient."""
+        """Return the frame encoder's embedding ``[d]`` float32, L2-normalised, without gradient."""
         call, key = self._call, (id(self._call.selector_encoder), "frame_encoder")
         if key not in self._embeddings:
             self._embeddings[key] = embed_query(
@@ -38,7 +38,7 @@ class Query:
         return self._embeddings[key]
 
     def for_merger(self, like: Tensor) -> Tensor | None:
-        """Return ``[Dq]`` on the device and of the dtype of ``like``; None without a text.
+        """Return the embedding ``[Dq]`` with the device and dtype of ``like``; None without text.
 
         Raises:
             ValueError: The merger needs the tokenizer and there is no processor, or the query has
@@ -64,7 +64,7 @@ class Query:
         return self._embeddings[key]
 
     def _language_model_embedding(self, text: str) -> Tensor:
-        """``[D]``, the mean of the language model's input embeddings of the text's tokens."""
+        """Return ``[D]``, the mean of the language model's input embeddings of the text."""
         call = self._call
         if self._processor is None:
             raise ValueError(
@@ -79,8 +79,8 @@ class Query:
         return embeddings.mean(0)
 
 
-def embed_queries(call: Call, processors: Sequence[Any]) -> list[Query]:
-    """Return the query of each row; its embeddings are computed when a part first takes them.
+def make_queries(call: Call, processors: Sequence[Any]) -> list[Query]:
+    """Return the query of each row; its embeddings are computed on first use.
 
     Args:
         processors: The processor of each row, or None.
@@ -92,20 +92,20 @@ def embed_queries(call: Call, processors: Sequence[Any]) -> list[Query]:
 
 
 def row_texts(call: Call, processors: Sequence[Any]) -> list[str | None]:
-    """Return the text of each row's query: ``vtc_query`` where given, else its last user turn.
+    """Return the text of each row's query: ``vtc_query``, or else its last user turn.
 
     Raises:
-        ValueError: ``vtc_query`` is neither a text nor one text for each row.
+        ValueError: ``vtc_query`` is neither a text nor one text per row.
     """
     inputs, ids = call.inputs, call.inputs["input_ids"]
-    given = inputs.get("vtc_query")
-    if given is not None:
-        texts = [given] * len(ids) if isinstance(given, str) else list(given)
+    query = inputs.get("vtc_query")
+    if query is not None:
+        texts = [query] * len(ids) if isinstance(query, str) else list(query)
         filled = all(isinstance(text, str) and text.strip() for text in texts)
         if len(texts) != len(ids) or not filled:
             raise ValueError(
                 f"expected vtc_query to be a text, or one for each of {len(ids)} rows, "
-                f"got {given!r}"
+                f"got {query!r}"
             )
         return texts
     placeholders = [call.adapter.video_token_id(call.model), *image_tokens(call.model)]
@@ -128,12 +128,12 @@ def row_texts(call: Call, processors: Sequence[Any]) -> list[str | None]:
 def last_user_turn(processor: Any, ids: Tensor, prompt: Tensor) -> str | None:
     """Return the text of the last user turn, without special tokens.
 
-    Turns are told apart by the processor's own chat template. A prompt without its marks counts as
-    one turn.
+    The processor's chat template shows where turns begin and end. A prompt without its marks
+    counts as one turn.
 
     Args:
         ids: ``[L]`` int64, the row without placeholders and padding.
-        prompt: ``[L']`` int64, the part of it that is not an answer to learn.
+        prompt: ``[L']`` int64, ``ids`` without the answer to learn.
     """
     tokenizer = _tokenizer(processor)
     marks = _turn_marks(processor)
@@ -148,7 +148,7 @@ def last_user_turn(processor: Any, ids: Tensor, prompt: Tensor) -> str | None:
 
 
 def _turn_marks(processor: Any) -> tuple[str, str] | None:
-    """Return what the chat template writes before and after the text of a user turn."""
+    """Return the strings that the chat template writes before and after a user's text."""
     if not getattr(processor, "chat_template", None):
         return None
     first, answer, second = "\x01", "\x02", "\x03"

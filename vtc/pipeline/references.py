@@ -23,10 +23,9 @@ class References:
     Attributes:
         numbers: ``[n]`` int64, the reference of each non-keyframe; -1 for none, or for a frame
             whose reference is the frame before it in the stream.
-        distinct: ``[R]`` int64, the different ones among them, ascending.
-        passing: ``[p]`` int64, frames that are encoded only because the next one is compared with
-            them.
-        patches: ``[R, P, D]``, the patches of ``distinct``; None where there are none.
+        distinct: ``[R]`` int64, the distinct numbers among them, ascending.
+        passing: ``[p]`` int64, frames that are encoded only as the reference of the next frame.
+        patches: ``[R, P, D]``, the patches of ``distinct``; None if there are none.
     """
 
     numbers: Tensor
@@ -35,11 +34,11 @@ class References:
     patches: Tensor | None = None
 
     def of(self, places: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reference patches of some non-keyframes, and which of them have any.
+        """Return the reference patches of some non-keyframes, and a mask of those with a reference.
 
         Args:
-            places: ``[c]`` int64, their places in ``numbers``.
-            like: ``[c, P, D]``, their own patches.
+            places: ``[c]`` int64, the non-keyframes as indices into ``numbers``.
+            like: ``[c, P, D]``, the patches of these non-keyframes.
 
         Returns:
             ``[c, P, D]``, zeros where there is no reference, and ``[c]`` bool.
@@ -54,7 +53,7 @@ class References:
 
 
 def no_references(rest: Tensor) -> References:
-    """Return the references of frames that are compared with none."""
+    """Return empty references, for frames that are not compared with others."""
     return References(torch.full_like(rest, -1), rest[:0], rest[:0])
 
 
@@ -63,7 +62,7 @@ def references_of(call: Call, rest: Tensor, keyframes: Tensor, is_keyframe: Tens
 
     Args:
         rest: ``[n]`` int64, the frames to merge, ascending.
-        keyframes: ``[K]`` int64, what the selector chose.
+        keyframes: ``[K]`` int64, the selector's keyframes.
         is_keyframe: ``[N]`` bool, the frames that keep all their tokens.
 
     Raises:
@@ -73,7 +72,7 @@ def references_of(call: Call, rest: Tensor, keyframes: Tensor, is_keyframe: Tens
         return no_references(rest)
     if call.merger.uses_previous_frame:
         before = rest[rest > 0] - 1
-        # Frames that keep all their tokens are encoded before the others, so they are at hand.
+        # Frames that keep all their tokens are encoded first, so their patches are available.
         numbers = torch.where((rest > 0) & is_keyframe[(rest - 1).clamp(min=0)], rest - 1, -1)
         streams = ~is_keyframe[before] & ~torch.isin(before, rest)
         return References(numbers, torch.unique(numbers[numbers >= 0]), before[streams])

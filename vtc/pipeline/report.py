@@ -1,4 +1,4 @@
-"""What a call did: frames, keyframes, tokens, seconds and bytes."""
+"""The report of a call: frames, keyframes, tokens, seconds and bytes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, the frames done and the frames in all."""
+"""Called with the name of a stage, the number of frames done, and the total."""
 Watch = Callable[[str], AbstractContextManager[None]]
-"""Makes the context in which a stage of the given name runs."""
+"""Returns the context in which the stage of the given name runs."""
 
 _watch: ContextVar[Watch | None] = ContextVar("vtc_watch", default=None)
 
@@ -34,9 +34,9 @@ class Keyframe:
     """A frame that keeps all its tokens.
 
     Attributes:
-        index: Its number among the sampled frames, from 0.
-        timestamp: Seconds from the first shown frame; None where the input does not say.
-        relevance: What the selector ranked it by; None where nothing was ranked.
+        index: The frame's number among the sampled frames, from 0.
+        timestamp: Seconds from the first shown frame; None if unknown.
+        relevance: The selector's score; None if the selector does not rank.
     """
 
     index: int
@@ -47,7 +47,7 @@ class Keyframe:
 def keyframes_of(
     selection: Selection, timestamps: Tensor | None, frames_per_slice: int = 1
 ) -> tuple[Keyframe, ...]:
-    """Return the keyframes of a selection with their times and what they were ranked by."""
+    """Return the keyframes of a selection with their times and scores."""
     relevance = selection.relevance
     return tuple(
         Keyframe(
@@ -66,12 +66,12 @@ def numbers_of(values: Tensor | None) -> tuple[float, ...] | None:
 
 @dataclass(frozen=True, eq=False)
 class Heat:
-    """What a merger weighed in one frame.
+    """A merger's weights of one frame's patches.
 
     Attributes:
         index: The frame's number among the sampled frames.
-        relevance: What the selector ranked it by; None where nothing was ranked.
-        weights: ``[h, w]`` float32 of its patches, the mean over its merged tokens.
+        relevance: The selector's score of the frame; None if the selector does not rank.
+        weights: ``[h, w]`` float32, the weights of the patches, the mean over the merged tokens.
     """
 
     index: int
@@ -81,12 +81,12 @@ class Heat:
 
 @dataclass(frozen=True)
 class CacheUse:
-    """What a cache did for one video.
+    """One use of the cache for a video.
 
     Attributes:
-        kind: What was looked for, such as ``"frame embeddings"``.
-        hit: Whether it was read from the cache.
-        note: Why it was not, and whether it is in the cache now.
+        kind: The kind of tensors, such as ``"frame embeddings"``.
+        hit: Whether they were read from the cache.
+        note: Otherwise the reason, and whether they are in the cache now.
     """
 
     kind: str
@@ -99,34 +99,35 @@ class CacheUse:
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What became of one video.
+    """Statistics of one compressed video.
 
     Attributes:
-        name: The file, or what stands for it.
-        frames: The number of frames seen (N).
+        name: The file name, or a label.
+        frames: N, the number of sampled frames.
         keyframes: The frames that kept all their tokens, in order of time.
         tokens_before: The visual tokens that the bare model would read.
         tokens_after: The visual tokens that the wrapped model reads.
-        query: What the frames were ranked for; None without a query.
-        text_before, text_after: The tokens of text around the slices (timestamps and the like),
-            which come on top, likewise.
-        timestamps: Seconds of each slice; None where the input does not say.
-        relevance: What the selector ranked each slice by; None where it ranked nothing.
-        frames_per_slice: How many frames a slice has.
-        budget: The ``limit`` of visual tokens, and how many slices are ``whole``, have ``several``
-            tokens, ``one``, or ``none``, or share one (``shared``, in so many ``groups``); None
+        query: The query that frames were ranked for; None without one.
+        text_before, text_after: The same for the text around the slices (timestamps and the
+            like), which is not counted among the visual tokens.
+        timestamps: Seconds of each slice; None if unknown.
+        relevance: The selector's score of each slice; None if the selector does not rank.
+        frames_per_slice: The number of frames per slice.
+        budget: The ``limit`` of visual tokens, and the number of slices that are ``whole``, have
+            ``several`` tokens, ``one`` or ``none``, or share one (``shared``, in ``groups``); None
             without a budget.
-        decoded: Frames that were decoded, over all passes; None where the input was no file, or
-            where another row of the batch read it.
+        decoded: Frames that were decoded, over all passes; None if the input was not a file, or
+            if another row of the batch decoded it.
         kept: Frames of the first pass that were kept in memory for the second.
-        cache: What was read from the cache, and what was not; empty without a cache.
-        heat: What the merger weighed in a few frames, see ``model.vtc.heat_frames``.
+        cache: The uses of the cache; empty without one.
+        heat: The merger's weights of a few frames, see ``model.vtc.heat_frames``.
         pictures: Small pictures of frames.
         keyframe_tokens, merged_tokens: The visual tokens of the frames that keep all of them, and
-            of the others; what is left of ``tokens_after`` follows the last frame. None where no
+            of the merged frames; the rest of ``tokens_after`` follows the last frame. None if no
             model read the video.
-        prompt_tokens: All tokens of its row that the model reads, text included; None likewise.
-        near: The seconds up to which a keyframe is near, for `uncovered`.
+        prompt_tokens: All tokens of the video's row that the model reads, text included; None if
+            no model read the video.
+        near: For `uncovered`, the largest distance in seconds at which a keyframe is near.
     """
 
     near: ClassVar[float] = 10.0
@@ -155,8 +156,8 @@ class VideoReport:
     def uncovered(self) -> float | None:
         """The share of the video, 0 to 1, that is more than ``near`` seconds from every keyframe.
 
-        The video is the time from its first sampled frame to the end of the last one, which lasts
-        as long as the mean step between frames. None where the input has no times.
+        The video runs from its first sampled frame to the end of its last one, which lasts as long
+        as the mean step between frames. None if there are no timestamps.
         """
         if not self.timestamps:
             return None
@@ -174,7 +175,7 @@ class VideoReport:
 
 @dataclass
 class Stage:
-    """One stage of the work: its seconds, and the bytes that it handed on."""
+    """One stage of a call: its seconds, and the bytes of its output."""
 
     seconds: float = 0.0
     bytes: int = 0
@@ -182,16 +183,16 @@ class Stage:
 
 @dataclass
 class Report:
-    """What the last call of a wrapped model did.
+    """The report of a call of a wrapped model.
 
     Attributes:
         selector, merger, budget: The parts and their options, as ``vtc.wrap`` takes them.
-        videos: One report a video.
-        stages: Seconds and bytes by stage. On a GPU, work is counted where it is waited for.
-        warnings: What was lost, shortened or replaced on the way.
-        answer: What the model answered; None where ``vtc.ask`` did not make the call.
-        total_seconds: From the start of ``vtc.ask`` to the answer; 0 where it did not make the
-            call. Opening the model is not part of it.
+        videos: One report per video.
+        stages: Seconds and bytes by stage. On a GPU, work counts in the stage that waits for it.
+        warnings: Everything that was lost, shortened or replaced.
+        answer: The model's answer; None if the call was not made by ``vtc.ask``.
+        total_seconds: Seconds from the start of ``vtc.ask`` to the answer, without opening the
+            model; 0 if the call was not made by ``vtc.ask``.
     """
 
     selector: dict[str, Any]
@@ -239,7 +240,7 @@ class Report:
 
     @property
     def decoding_line(self) -> str:
-        """How many frames were decoded, and how many of them kept; empty where none could be."""
+        """The number of frames decoded and kept, as text; empty if nothing was decoded."""
         videos = [video for video in self.videos if video.decoded is not None]
         if not videos:
             return ""
@@ -249,7 +250,7 @@ class Report:
 
     @property
     def cache_lines(self) -> list[str]:
-        """One line for each video that has a cache."""
+        """One line for each video with a cache."""
         several = len(self.videos) > 1
         return [
             (f"{video.name}: " if several else "") + "; ".join(map(str, video.cache))
@@ -271,7 +272,7 @@ class Report:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON values, with the totals, without pictures."""
+        """Return the report as plain JSON values, with totals and without pictures."""
         names = ("frames", "tokens_before", "tokens_after", "text_before", "text_after")
         totals = {name: getattr(self, name) for name in names}
         videos = [replace(video, heat=(), pictures=None) for video in self.videos]
@@ -282,10 +283,10 @@ class Report:
         return totals | plain
 
     def save_page(self, path: str | os.PathLike[str], marks: Sequence[Mark] = ()) -> None:
-        """Write a page that shows why: question, answer, keyframes in time, weights, costs.
+        """Write a page that explains the answer: question, keyframes in time, weights, costs.
 
-        The page is one HTML file without scripts, and makes no request. Pictures of the frames of
-        a file are read from it now, so it must still be there.
+        The page is one HTML file without scripts or network requests. Its pictures are read from
+        the video file now, so that must still exist.
 
         Args:
             path: A file that ends in ``.html``.
@@ -322,7 +323,7 @@ class Report:
 
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
-    """Run every stage of the calls inside in a context of one's own, as profilers do."""
+    """Run every stage of the calls inside in the context that ``watch`` returns, to profile it."""
     token = _watch.set(watch)
     try:
         yield
@@ -331,7 +332,7 @@ def watching(watch: Watch) -> Iterator[None]:
 
 
 class Recorder:
-    """Fill a report during a call."""
+    """Fills a report during a call."""
 
     def __init__(self, report: Report, progress: Progress | None = None) -> None:
         self.report = report
@@ -339,7 +340,7 @@ class Recorder:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Add the time spent inside to a stage."""
+        """Add the time of the ``with`` block to a stage."""
         stage = self.report.stages.setdefault(name, Stage())
         watch = _watch.get()
         start = perf_counter()
@@ -350,7 +351,7 @@ class Recorder:
             stage.seconds += perf_counter() - start
 
     def waited(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """Pass ``items`` on, adding the time spent waiting for them to a stage."""
+        """Yield ``items``; add the time spent waiting for them to a stage."""
         iterator = iter(items)
         while True:
             with self.stage(name):
@@ -361,12 +362,12 @@ class Recorder:
             yield item
 
     def warn(self, *warnings: str) -> None:
-        """Note what a reader of the result must know, each sentence once."""
+        """Add warnings to the report, each once."""
         for warning in warnings:
             if warning not in self.report.warnings:
                 self.report.warnings.append(warning)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """Report the progress of a stage to the callback."""
+        """Call the progress callback, if there is one."""
         if self._progress is not None:
             self._progress(stage, done, total)

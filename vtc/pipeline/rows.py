@@ -1,4 +1,4 @@
-"""Shorten the rows of a batch to the tokens that are left, and pad them again."""
+"""Shorten the rows of a batch to their kept tokens, and pad them again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def shorten_rows(
     """Apply one index list per row to everything that runs along the sequence.
 
     Args:
-        inputs: The caller's, with ``input_ids`` ``[B, L]``.
+        inputs: The caller's inputs, with ``input_ids`` ``[B, L]``.
         videos: The compressed videos of all rows.
         padding: The id of the padding token.
         media: The ids of placeholders; the stock model gives them features even if they are
-            masked, so they are no padding.
-        cached: Columns that a cache holds already; they stay where they are.
+            masked, so they are not padding.
+        cached: The number of columns that a cache already holds; they are unchanged.
 
     Returns:
         The inputs with the shortened, padded rows ``[B, L']``; for each row ``[L_row]`` int64, the
@@ -62,10 +62,10 @@ def shorten_rows(
 
 
 def caller_index(rows: list[Tensor], length: int, starts: list[int]) -> Tensor:
-    """Return which token of a shortened row stands at each position of the caller's row.
+    """Return, for each position of the caller's row, a token of the shortened row.
 
-    That is the token itself where it is kept, and else the last one kept before it, since its
-    prediction is that of what follows.
+    It is the token itself if it is kept, else the last kept token before it, whose logits predict
+    the next token.
 
     Args:
         rows: For each row ``[L_row]`` int64, ascending, the caller's positions that are kept.
@@ -85,7 +85,7 @@ def caller_index(rows: list[Tensor], length: int, starts: list[int]) -> Tensor:
 
 
 def _row_index(row: int, used: Tensor, videos: list[CompressedVideo]) -> Tensor:
-    """Return the positions of a row that are kept, in order, without padding."""
+    """Return the kept positions of a row, in order, without padding."""
     places = used.nonzero().flatten().cpu()
     begin, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
     pieces = []
@@ -98,11 +98,11 @@ def _row_index(row: int, used: Tensor, videos: list[CompressedVideo]) -> Tensor:
 
 
 def _positions(positions: Tensor, mask: Tensor, new_mask: Tensor) -> Tensor:
-    """Return the positions of the shortened rows, if the caller's just count the tokens."""
+    """Return the positions of the shortened rows; raise unless the caller's count the tokens."""
     usual = (mask.cumsum(-1) - 1).clamp(min=0)
     if positions.shape != mask.shape or not bool(((positions == usual) | (mask == 0)).all()):
         raise ValueError(
-            "position_ids other than the numbers of the tokens cannot be kept when a video is "
-            "compressed; leave position_ids out"
+            "expected position_ids to count the tokens, since others cannot be kept when a video "
+            "is compressed; leave position_ids out"
         )
     return (new_mask.cumsum(-1) - 1).clamp(min=0).to(positions.dtype)

@@ -44,10 +44,11 @@ def select_for_texts(
     The video is decoded and embedded once.
 
     Args:
-        queries: What to look for; None only for selectors that take no query.
+        queries: The texts to look for; None only for selectors that take no query.
         spec: The selector, ``{"name": ..., **options}``.
-        encoder: The frame encoder, whatever the selector names; it runs if the selector needs it.
-        progress: Called with the stage, the frames done and the frames in all.
+        encoder: The frame encoder, in place of the one that the selector may name; it runs only
+            if the selector uses embeddings.
+        progress: Called with the stage, the number of frames done, and the total.
 
     Raises:
         ValueError: The selector is unknown or needs a query.
@@ -94,13 +95,11 @@ def select_for_texts(
         )
         warnings = list(shared.warnings)
         if not video.keyframes:
-            warnings.append(
-                "no frame was good enough for a keyframe, so there are no pictures of any"
-            )
+            warnings.append("the selector chose no keyframe, so there are no pictures")
         reports.append(replace(shared, videos=[video], warnings=warnings))
     return reports
 
 
 def _rgb(source: VideoSource) -> Iterator[Tensor]:
-    for chunk in source.chunks():  # decoding begins when the first one is taken
+    for chunk in source.chunks():  # decoding starts with the first chunk that is taken
         yield torch.from_numpy(chunk.frames)

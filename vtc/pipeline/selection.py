@@ -55,19 +55,19 @@ def select_for_queries(
         encoder: The frame encoder.
         frames: Chunks of uint8 RGB frames ``[n, H, W, 3]``, in order; read only if needed.
         count: N, the number of frames in all chunks.
-        timestamps: ``[N]`` float64 seconds, or None where they are unknown.
-        queries: Return the embedding ``[d]`` of a query each, called only if the selector uses
-            it; None without a query.
+        timestamps: ``[N]`` float64 seconds; None if unknown.
+        queries: Functions that return the embedding ``[d]`` of a query, called only if the
+            selector uses it; None without a query.
         recorder: Takes the times of the stages.
         name: The selector's name, for messages.
-        stored: The embeddings in the cache of the video; they are stored in it if they are missing.
+        stored: The embeddings in the video's cache; missing ones are stored.
 
     Returns:
         The selections, and the embeddings ``[N, d]``; ``[N, 0]`` if the selector uses none.
 
     Raises:
         ValueError: The selector needs a query, or returned frames that are not in the video.
-        TypeError: The selector returned something else than frame numbers.
+        TypeError: The selector did not return frame numbers.
     """
     if selector.uses_query and any(query is None for query in queries):
         raise ValueError(
@@ -86,7 +86,7 @@ def select_for_queries(
             embeddings = embed_frames(encoder, frames, count, recorder)
             if stored is not None:
                 stored.store_embeddings(embeddings)
-    if timestamps is not None and embeddings.device.type != "mps":  # which has no float64
+    if timestamps is not None and embeddings.device.type != "mps":  # mps has no float64
         timestamps = timestamps.to(embeddings.device)
     selections = []
     for query_embedding in query_embeddings:
@@ -99,15 +99,15 @@ def select_for_queries(
     return selections, embeddings
 
 
-@torch.no_grad()  # a choice has no gradient
+@torch.no_grad()  # selection has no gradient
 def embed_query(encoder: FrameEncoder, text: str, recorder: Recorder) -> Tensor:
-    """Embed a query: ``[d]`` float32, L2-normalised; report what was cut or split of its text."""
+    """Embed a query: ``[d]`` float32, L2-normalised; warn if its text was cut or split."""
     embedding = encoder.encode_text(text)
     recorder.warn(*encoder.text_notes(text))
     return embedding
 
 
-@torch.no_grad()  # a graph would keep all frames alive, and a choice has no gradient
+@torch.no_grad()  # selection has no gradient, and a graph would keep all frames alive
 def embed_frames(
     encoder: FrameEncoder, frames: Iterable[Tensor], count: int, recorder: Recorder
 ) -> Tensor:
@@ -125,7 +125,7 @@ def embed_frames(
 
 
 def _check(selection: object, count: int, name: str) -> None:
-    """Refuse a selection that would silently shuffle or repeat frames."""
+    """Raise if a selection is malformed, which could silently shuffle or repeat frames."""
     if not isinstance(selection, Selection) or not isinstance(selection.keyframes, Tensor):
         raise TypeError(
             f"expected selector {name!r} to return a vtc.Selection of tensors, got {selection!r}"

@@ -14,7 +14,7 @@ from vtc.cache.sizes import size_text
 from vtc.cache.video import TOWER_OUTPUT, EntryWriter
 from vtc.cache.writing import CacheError
 from vtc.interfaces.video_adapter import VideoAdapter
-from vtc.pipeline.cache_keys import maker_of_tower_output
+from vtc.pipeline.cache_keys import tower_key
 from vtc.pipeline.caching import NOT_STORED, StoredTensors
 from vtc.pipeline.encode import run_tower
 from vtc.pipeline.report import CacheUse
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class StoredTower(StoredTensors):
-    """What the projector is given of each slice, bfloat16, mapped into memory.
+    """The projector's inputs for all slices of a video, bfloat16, mapped into memory.
 
     Args:
         call: The call, which computes no gradients.
@@ -44,27 +44,27 @@ class StoredTower(StoredTensors):
             )
         if feed.source is None:
             raise ValueError("expected a video with a cache, got tensors of a processor")
-        made_by = maker_of_tower_output(call, feed)
-        super().__init__(feed.source, TOWER_OUTPUT, made_by, call.recorder, mapped=True)
+        key = tower_key(call, feed)
+        super().__init__(feed.source, TOWER_OUTPUT, key, call.recorder, mapped=True)
 
     def fill(self, call: Call, feed: VideoFeed) -> None:
         """Run the vision tower on all slices, unless its output is in the cache.
 
-        Warns where the cache cannot be written; `tensors` stays None then.
+        If the cache cannot be written, warns and leaves `tensors` None.
         """
-        if self.tensors is not None or self._made_by is None:
+        if self.tensors is not None or self._key is None:
             return
         try:
-            size = self._compute(call, feed, self._made_by)
+            size = self._compute(call, feed, self._key)
         except CacheError as error:  # a full disk is no reason to give no answer
             self._recorder.warn(str(error))
             self.use = CacheUse(TOWER_OUTPUT, False, NOT_STORED)
             return
         note = f"computed and stored ({size_text(size)}), since {self.use.note}"
         self.use = CacheUse(TOWER_OUTPUT, False, note)
-        self.tensors = self._cache.find(TOWER_OUTPUT, self._made_by, mapped=True).tensors
+        self.tensors = self._cache.find(TOWER_OUTPUT, self._key, mapped=True).tensors
 
-    def _compute(self, call: Call, feed: VideoFeed, made_by: Any) -> int:
+    def _compute(self, call: Call, feed: VideoFeed, key: Any) -> int:
         count, writer = len(feed.span), None
 
         def tower(pixels: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -76,7 +76,7 @@ class StoredTower(StoredTensors):
                 with call.recorder.stage("cache") as stage:
                     if writer is None:
                         shapes = {name: (count, *row.shape[1:]) for name, row in rows.items()}
-                        writer = EntryWriter(self._cache, TOWER_OUTPUT, made_by, shapes)
+                        writer = EntryWriter(self._cache, TOWER_OUTPUT, key, shapes)
                         self._say_size(sum(2 * prod(shape) for shape in shapes.values()), count)
                     writer.write(int(numbers[0]), rows)
                     stage.bytes += sum(2 * row.numel() for row in rows.values())
@@ -119,7 +119,7 @@ class StoredTower(StoredTensors):
 
 
 def _name(place: int, state: Tensor) -> str:
-    """Return a tensor's name in the file, with the dtype that the projector is given."""
+    """Return a tensor's name in the file, which includes the dtype that the projector takes."""
     return f"{place:02d}.{str(state.dtype).removeprefix('torch.')}"
 
 

@@ -1,4 +1,4 @@
-"""What ``vtc.wrap`` adds to a model: the module ``model.vtc`` with the parts and the options."""
+"""The module ``model.vtc`` that ``vtc.wrap`` adds to a model: its parts and options."""
 
 from __future__ import annotations
 
@@ -43,18 +43,19 @@ class Toolkit(nn.Module):
     Attributes:
         merger: The token merger; its parameters train and are saved with the model.
         connector: The projector of merged frames, see `separate_connector` and
-            `merge_encoder_patches`; None where they go through the stock one. It trains and is
+            `merge_encoder_patches`; None if they go through the stock projector. It trains and is
             saved with the model.
         selector, budget, adapter, encoder, processor: The other parts. Mergers take the query from
             ``encoder``; a selector may have another, `selector_encoder`.
-        chunk_slices: Slices that the vision tower encodes at a time. It changes memory and speed,
+        chunk_slices: Slices that the vision tower encodes at a time. It affects memory and speed,
             never the result.
         prefill_chunk: Tokens of the shortened prompt that the language model reads at a time in
-            ``generate``, where that saves memory; None for all of them. It changes memory and
-            speed, and results by rounding.
-        heat_frames: Non-keyframes of a video whose merger weights the report keeps for its page.
-        progress: Called with (stage, done, total) while frames are read; None for silence.
-        gate: Counts the running calls, and refuses changes of the toolkit meanwhile.
+            ``generate``, if that saves memory; None for all of them. It affects memory and speed,
+            and results by rounding.
+        heat_frames: The number of non-keyframes per video whose merger weights the report's page
+            shows.
+        progress: Called with (stage, done, total) while frames are read; None for no calls.
+        gate: Counts the running calls; while one runs, changes to the toolkit raise.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class Toolkit(nn.Module):
 
     @property
     def budget(self) -> TokenBudget | None:
-        """How many tokens each frame gets, see ``vtc.wrap``; None without a limit.
+        """The token budget, see ``vtc.wrap``; None without a limit.
 
-        Set it as ``vtc.wrap`` takes it.
+        It can be set to anything that ``vtc.wrap`` takes.
         """
         return self._budget
 
@@ -140,7 +141,7 @@ class Toolkit(nn.Module):
         return None if reports is None else reports.get(self)
 
     def note_report(self, report: Report | None) -> None:
-        """Make a report this thread's latest one; None forgets it."""
+        """Set the report of this thread's latest call; None clears it."""
         if not hasattr(_latest, "reports"):
             _latest.reports = weakref.WeakKeyDictionary()
         _latest.reports[self] = report
@@ -155,16 +156,16 @@ class Toolkit(nn.Module):
         name = self.selector.encoder
         if name is None or name == self.encoder.name:
             return self.encoder
-        with self.gate.stock_state:  # two calls at once share one
-            own = self._own_encoder
-            if own is None or own.name != name:
-                own = self._own_encoder = LazyEncoder(name)
-            return own
+        with self.gate.stock_state:  # concurrent calls share one encoder
+            encoder = self._own_encoder
+            if encoder is None or encoder.name != name:
+                encoder = self._own_encoder = LazyEncoder(name)
+            return encoder
 
     def encoders_on(self, device: torch.device) -> tuple[LazyEncoder, LazyEncoder]:
-        """Return the mergers' and the selector's frame encoder, on a device unless theirs is set.
+        """Return the mergers' and the selector's frame encoder, to run on a device unless set.
 
-        They are not loaded for it.
+        This does not load them.
         """
         encoders = self.encoder, self.selector_encoder
         for encoder in encoders:
@@ -172,18 +173,18 @@ class Toolkit(nn.Module):
         return encoders
 
     def replace_encoders(self, change: Callable[[LazyEncoder], LazyEncoder]) -> None:
-        """Replace the frame encoders, for instance by ones that cache their embeddings.
+        """Replace the frame encoders, for instance by encoders that cache their embeddings.
 
         Args:
-            change: Takes each encoder in use, once, and returns its replacement.
+            change: Called once with each encoder in use; returns its replacement.
         """
         with self.gate.change("replace the frame encoders"):
-            own = self.selector_encoder
-            self._own_encoder = None if own is self.encoder else change(own)
+            encoder = self.selector_encoder
+            self._own_encoder = None if encoder is self.encoder else change(encoder)
             self.encoder = change(self.encoder)
 
     def attach(self, model: Any) -> None:
-        """Refer to the model that owns this toolkit, weakly."""
+        """Keep a weak reference to the model that owns this toolkit."""
         self._model = weakref.ref(model)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,16 +198,15 @@ class Toolkit(nn.Module):
         self.gate = Gate()
 
     def separate_connector(self) -> None:
-        """Give merged frames a projector of their own (MLP_n of Eq. 11 in ViLAMP).
+        """Give merged frames a separate projector (MLP_n of Eq. 11 in ViLAMP).
 
-        It starts as a copy of the stock projector, so that nothing changes before it is trained.
-        Keyframes keep the stock one. Eq. 7 compares patches in one space, so the patches of a
-        keyframe that others are compared with go through the copy as well: keyframes run through
-        the vision tower twice.
+        It starts as a copy of the stock projector, so nothing changes before it is trained.
+        Keyframes keep the stock projector. Eq. 7 compares patches in one space, so keyframes that
+        serve as references go through the vision tower twice: once for each projector.
 
         Raises:
             ValueError: There is a connector already, the family names no projector, or the toolkit
-                belongs to no model (peft has copied it: call this before).
+                belongs to no model (peft has copied it: call this before peft).
             RuntimeError: A call is running.
         """
         self.add_connector("separate")
@@ -217,12 +217,12 @@ class Toolkit(nn.Module):
         The vision tower then encodes the keyframes alone. The frame encoder computes the patches
         of all frames along with its embeddings; they are kept until the keyframes are known:
         N * P * C numbers of the model's dtype. They go through a new connector, which must be
-        trained, together with the merger if that has parameters. Of a slice of several frames the
-        first one is merged, and merged frames bring no deepstack features.
+        trained, together with the merger if that has parameters. If a slice has several frames,
+        its first one is merged. Merged frames have no deepstack features.
 
         Raises:
             ValueError: There is a connector already, the encoder gives no patches, or the toolkit
-                belongs to no model (peft has copied it: call this before).
+                belongs to no model (peft has copied it: call this before peft).
             RuntimeError: A call is running.
         """
         self.add_connector("encoder_patches")
@@ -264,9 +264,9 @@ class Toolkit(nn.Module):
         return "encoder_patches" if new else "separate"
 
     def configure(self, **options: Any) -> None:
-        """Set options of the adapter: how this family of models reads a compressed video.
+        """Set options of the adapter, which control how the model reads a compressed video.
 
-        Options that are not named keep their values. ``vtc parts`` lists those of each family.
+        Other options keep their values. ``vtc parts`` lists the options of each family.
 
         Raises:
             ValueError: An option is unknown to this family, or a value is out of range.
@@ -291,7 +291,7 @@ class Toolkit(nn.Module):
         part = active_module(part)
         if registry.is_registered(part):
             return registry.spec_of(part)
-        return {"name": type(part).__name__}  # an instance of a class of the user's own
+        return {"name": type(part).__name__}  # an instance of an unregistered class
 
     def name_of(self, part: FrameSelector | TokenMerger) -> str:
         """Return the name of a part for messages."""
@@ -301,7 +301,7 @@ class Toolkit(nn.Module):
         """Create the merger's parameters, once, on the device of the language model's inputs."""
         self.merger_is_new = not any(True for _ in self.merger.parameters())
         table = model.get_input_embeddings().weight
-        if self.merger_is_new:  # an instance may have been built, and trained, before
+        if self.merger_is_new:  # an instance may already be built and trained
             width = table.shape[-1]
             query_width = self.encoder.dim if takes_text_embedding(self.merger) else width
             self.merger.build(width, query_width)
@@ -311,18 +311,18 @@ class Toolkit(nn.Module):
             self.note_new("merger")
 
     def note_new(self, name: str) -> None:
-        """Remember that the ``merger`` or the ``connector`` is untrained as it is now."""
+        """Record that the ``merger`` or the ``connector`` is untrained in its present state."""
         self._new_sums[name] = _sums(getattr(self, name))
 
     def untrained(self) -> list[str]:
-        """Return which of ``merger`` and ``connector`` need training and are unchanged since.
+        """Return the names of ``merger`` and ``connector`` if they need training and had none.
 
-        LoRA on a component changes it once its second factor is no longer zero.
+        LoRA on a component counts as training once its second factor is no longer zero.
         """
         return [name for name in self._drawn() if not _lora_has_learned(getattr(self, name))]
 
     def _drawn(self) -> list[str]:
-        """Return the components whose own parameters are still as they were drawn."""
+        """Return the components whose own parameters still have their random initial values."""
         return [name for name, sums in self._new_sums.items() if _sums(getattr(self, name)) == sums]
 
     def untrained_warnings(self) -> list[str]:
@@ -338,7 +338,7 @@ class Toolkit(nn.Module):
 
 
 def connector_kind(kind: str) -> ConnectorKind:
-    """Return the kind of connector that a name stands for.
+    """Return the kind of connector for a name, which may be a deprecated one.
 
     Raises:
         ValueError: The name is unknown.
@@ -354,10 +354,10 @@ def connector_kind(kind: str) -> ConnectorKind:
 
 
 def _sums(module: Any) -> tuple[float, ...]:
-    """Return sums by which a change of a module's parameters shows; none on the meta device.
+    """Return the sum of each parameter, to detect changes.
 
-    LoRA's own parameters do not count. Of a parameter that is sharded over processes, only this
-    process's shard counts.
+    Parameters of LoRA and those on the meta device are skipped. If a parameter is sharded over
+    processes, only this process's shard counts.
     """
     named = active_module(module).named_parameters()
     values = [parameter.detach() for name, parameter in named if "lora_" not in name]
@@ -366,7 +366,7 @@ def _sums(module: Any) -> tuple[float, ...]:
 
 
 def _no_model() -> None:
-    """Stand for the model of a toolkit that belongs to none."""
+    """Stand in for the model of a toolkit without one."""
 
 
 def _has_lora(module: Any) -> bool:
@@ -380,12 +380,12 @@ def _lora_has_learned(module: Any) -> bool:
 
 
 def _warn_of_lora_on_drawn(toolkit: Toolkit, *_: Any) -> None:
-    """Warn, where a state dict is taken to save an adapter, of what the adapter does not hold."""
+    """Warn, when a state dict is made, that a LoRA adapter will not contain random base weights."""
     for name in toolkit._drawn():
         if _has_lora(getattr(toolkit, name)):
             warnings.warn(
-                f"LoRA is on the {name}, whose own weights were drawn at random. An adapter holds "
-                "LoRA's weights only, so it will be loaded onto other random weights: leave the "
+                f"LoRA is on the {name}, whose own weights are random. An adapter holds only "
+                "LoRA's weights, so it will be loaded onto other random weights: leave the "
                 f"{name} out of target_modules (or use exclude_modules) and train it whole with "
                 "LoraConfig(modules_to_save=['vtc'])",
                 stacklevel=2,

@@ -1,4 +1,4 @@
-"""What is known of one video before its frames are read."""
+"""The cached tensors of one video, looked up before its frames are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from vtc.cache.video import MERGED_TOKENS
 from vtc.encoders.encoder_patches import PatchKeeper
-from vtc.pipeline.cache_keys import maker_of_tokens
+from vtc.pipeline.cache_keys import tokens_key
 from vtc.pipeline.caching import StoredEmbeddings, StoredTensors
 from vtc.pipeline.stored_tower import StoredTower
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 
 class VideoStore:
-    """What is known of one video before its frames are read.
+    """The cached tensors of one video, looked up before its frames are read.
 
     Attributes:
-        patches: Where the frame encoder's patches are kept; None where nothing merges them.
+        patches: Holds the frame encoder's patches; None if they are not merged.
         selection: The embeddings that the selector takes; None without a cache.
-        merging: The patches, where the selector does not take the same encoder's embeddings.
-        tokens: The merged tokens of all frames, where they depend on neither query nor keyframes.
-        tower: The output of the vision tower, where the cache shall hold it.
+        merging: The patches, if the selector does not take the same encoder's embeddings.
+        tokens: The merged tokens of all frames, if they depend on neither query nor keyframes.
+        tower: The output of the vision tower, if it is cached.
 
     Raises:
-        ValueError: The cache shall hold the tower's output, and the family does not separate it.
+        ValueError: The vision tower's output is to be cached, but the adapter does not separate
+            the tower from the projector.
     """
 
     def __init__(self, call: Call, feed: VideoFeed) -> None:
@@ -43,7 +44,7 @@ class VideoStore:
         if call.merges_encoder_patches:
             dtype = call.model.get_input_embeddings().weight.dtype
             self.patches = PatchKeeper(call.encoder, len(feed.span), dtype)
-        source, every = feed.source, feed.span.frames_per_slice
+        source, stride = feed.source, feed.span.frames_per_slice
         if source is None or source.cache is None:
             return
         selects = call.selector.uses_embeddings
@@ -51,22 +52,22 @@ class VideoStore:
         if selects:
             patches = self.patches if shares else None
             self.selection = StoredEmbeddings(
-                source, call.selector_encoder, every, call.recorder, patches
+                source, call.selector_encoder, stride, call.recorder, patches
             )
         if self.patches is not None and not shares:
             self.merging = StoredEmbeddings(
-                source, call.encoder, every, call.recorder, self.patches
+                source, call.encoder, stride, call.recorder, self.patches
             )
 
         if merges_frames_alone(call):
-            made_by = maker_of_tokens(call, feed)
-            self.tokens = StoredTensors(source, MERGED_TOKENS, made_by, call.recorder)
+            key = tokens_key(call, feed)
+            self.tokens = StoredTensors(source, MERGED_TOKENS, key, call.recorder)
         if source.cache.tower and not torch.is_grad_enabled():
             self.tower = StoredTower(call, feed)
 
     @property
     def needs_all_frames(self) -> bool:
-        """Whether the frame encoder sees every frame of the video."""
+        """Whether the frame encoder sees stride frame of the video."""
         embeds = self._call.selector.uses_embeddings
         if self.selection is not None and self.selection.embeddings is not None:
             embeds = False
@@ -76,7 +77,7 @@ class VideoStore:
     def uses(self) -> tuple[CacheUse, ...]:
         """What the cache did, for the report."""
         stored = (self.selection, self.merging, self.tokens, self.tower)
-        return tuple(one.use for one in stored if one is not None)
+        return tuple(tensors.use for tensors in stored if tensors is not None)
 
 
 def merges_frames_alone(call: Call) -> bool:
@@ -85,7 +86,7 @@ def merges_frames_alone(call: Call) -> bool:
 
 
 def merges_alone(merger: TokenMerger) -> bool:
-    """Return whether a merger takes the patches of one frame and nothing else."""
+    """Return whether a merger takes only the patches of one frame."""
     return (
         merger.query_source is None
         and not merger.uses_reference

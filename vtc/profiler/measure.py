@@ -41,9 +41,9 @@ _NAMES = {
     "selection": SELECTION,
     "vision tower (keyframes)": KEYFRAMES,
     "vision tower (references)": KEYFRAMES,
-    "vision tower (other frames)": OTHERS,
+    "vision tower (non-keyframes)": OTHERS,
     "connector (references)": CONNECTOR,
-    "connector (other frames)": CONNECTOR,
+    "connector (non-keyframes)": CONNECTOR,
     "merging": MERGING,
     _LANGUAGE_MODEL: PREFILL,
 }
