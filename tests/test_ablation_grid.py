@@ -184,7 +184,7 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
             {"model": ["no/where/x"]},
             "product",
             {},
-            "'no/where/x' is no folder here; give a folder with a config.json",
+            "'no/where/x' is not a folder; give a folder with a config.json",
         ),
         ({}, "product", {"model": {"recipe": "tiny_vl"}}, "no recipe 'tiny_vl'.*'tiny_vlm'"),
         ({}, "product", {"model": {"recip": "smoke"}}, "model.recip is unknown"),

@@ -172,7 +172,7 @@ def test_bad_arguments_say_what_to_do(model, processor, encoder, make_video):
         vtc.ask(model, processor, make_video(2), "")
     with pytest.raises(vtc.VideoError, match=r"no-such\.mp4"):
         vtc.ask(model, processor, "no-such.mp4", "What?")
-    with pytest.raises(ValueError, match="give a list of as many videos"):
+    with pytest.raises(ValueError, match="expected a list of . videos, one for each"):
         vtc.prepare_inputs(model, processor, make_video(2), ["one", "two"])
     with pytest.raises(ValueError, match="this thread has not called the model yet"):
         vtc.last_report(model)
@@ -208,11 +208,11 @@ def test_a_report_is_of_the_last_call(wrapped, processor, make_inputs, make_vide
         wrapped.generate(**video, max_new_tokens=2)
         assert vtc.last_report(wrapped).frames == 6
         call()
-        with pytest.raises(ValueError, match="its latest call brought no video"):
+        with pytest.raises(ValueError, match="its latest call had no video"):
             vtc.last_report(wrapped)
     with vtc.disabled(wrapped):
         wrapped(**video)
-    with pytest.raises(ValueError, match="its latest call brought no video"):
+    with pytest.raises(ValueError, match="its latest call had no video"):
         vtc.last_report(wrapped)
     step = wrapped(**video, use_cache=True)
     wrapped(input_ids=torch.tensor([[5]]), **vtc.testing.cache_argument(returned_cache(step)))

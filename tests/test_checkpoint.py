@@ -117,7 +117,7 @@ def test_an_encoder_object_must_be_given_again(model, processor, encoder, tmp_pa
     vtc.wrap(model, vtc.selector("dks", keyframes=3), processor=processor, encoder=encoder)
     vtc.save_pretrained(model, tmp_path)
     loaded = vtc.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="pass one like it: vtc.from_pretrained"):
+    with pytest.raises(ValueError, match="pass the encoder: vtc.from_pretrained"):
         loaded(**inputs)
 
 
@@ -152,7 +152,7 @@ def test_foreign_folders_are_refused(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no vtc\.json"):
         vtc.from_pretrained(tmp_path)
     (tmp_path / "vtc.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="is of format 99"):
+    with pytest.raises(ValueError, match="has format 99"):
         vtc.from_pretrained(tmp_path)
 
 

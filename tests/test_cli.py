@@ -130,7 +130,7 @@ def test_select_uniform_needs_neither_query_nor_encoder(command, folders):
         (("-s", "keyframes"), "write NAME=VALUE"),
         (("--merger", "dmf"), "unknown merger 'dmf'"),
         (("--fps", "0"), "expected fps to be a number from 1e-06"),
-        (("--model", "no/such/folder"), "is no folder here; give a folder with a config.json"),
+        (("--model", "no/such/folder"), "is not a folder; give a folder with a config.json"),
         (("--model", "nobody/nothing"), "nobody/nothing"),
         (("--dtype", "int8"), "float16, got 'int8'"),
         (("--device", "cuda:77"), "cannot use device='cuda:77' here"),

@@ -124,7 +124,7 @@ def test_an_untrained_connector_is_told_of_until_it_is_trained(encoder, tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vtc.from_pretrained(tmp_path / "trained", encoder=encoder)
-    with pytest.raises(ValueError, match="encoder that was an object; pass one like it"):
+    with pytest.raises(ValueError, match="encoder that was an object; pass the encoder"):
         vtc.from_pretrained(tmp_path / "trained")
     with pytest.raises(ValueError, match=r"already have a connector \(encoder_patches\)"):
         opened.vtc.separate_connector()

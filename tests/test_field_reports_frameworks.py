@@ -111,7 +111,7 @@ def test_offloaded_weights_are_named_and_the_old_folder_stays(wrapped, tmp_path)
 def test_ids_that_are_given_twice_are_refused(wrapped, inputs):
     """The second ones took the place of the first in silence."""
     ids = inputs["input_ids"]
-    with pytest.raises(TypeError, match="forward got input_ids twice, by place and by name"):
+    with pytest.raises(TypeError, match="forward got input_ids twice, by position and by name"):
         wrapped(ids, **inputs)
     with pytest.raises(ValueError, match="expected either inputs or input_ids, got both"):
         wrapped.generate(ids, **inputs)

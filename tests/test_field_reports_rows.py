@@ -77,7 +77,7 @@ def test_a_placeholder_that_the_model_generated_is_no_video():
         cache = vtc.testing.cache_argument(returned_cache(model(input_ids=ids, use_cache=True)))
         written.append(model.generate(input_ids=talk, **cache, max_new_tokens=4, do_sample=False))
     assert torch.equal(*written)
-    with pytest.raises(ValueError, match="has video placeholders, but no video"):
+    with pytest.raises(ValueError, match="has video placeholders, but the call has no video"):
         cache = vtc.testing.cache_argument(returned_cache(bare(input_ids=ids, use_cache=True)))
         again = torch.cat([ids, more, generated], dim=1)
         wrapped.generate(input_ids=again, **cache, max_new_tokens=4)

@@ -246,7 +246,7 @@ def test_a_second_turn_from_the_restored_prompt_is_refused(
 def test_placeholders_without_a_video_are_refused(wrapped, make_inputs, make_video):
     inputs = make_inputs([make_video(8)], ["What is it?"])
     for call in (wrapped, wrapped.generate):
-        with pytest.raises(ValueError, match="no video came with them"):
+        with pytest.raises(ValueError, match="but the call has no video"):
             call(input_ids=inputs["input_ids"])
     with vtc.disabled(wrapped):
         wrapped(input_ids=inputs["input_ids"])
@@ -259,7 +259,7 @@ def test_the_mask_of_the_unshortened_prompt_is_refused_on_a_cache(
     with torch.no_grad():
         step = wrapped(**inputs, use_cache=True)
         longer = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
-        with pytest.raises(ValueError, match="the cache is of the shortened prompt"):
+        with pytest.raises(ValueError, match="the cache holds the shortened prompt"):
             wrapped(
                 input_ids=torch.tensor([[5]]),
                 attention_mask=longer,

@@ -104,7 +104,7 @@ def test_the_dtype_is_that_which_was_asked_for(stock_folder):
 
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "./no-folder", "/no/folder", "owner/na me"])
 def test_a_name_of_no_known_form_is_refused(name):
-    with pytest.raises(ValueError, match=f"model '{name}' is no folder here; give a folder"):
+    with pytest.raises(ValueError, match=f"model '{name}' is not a folder; give a folder"):
         vtc.open_model(name, device="cpu")
 
 

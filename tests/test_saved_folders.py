@@ -117,7 +117,7 @@ def test_an_encoder_inside_a_repository_on_the_hub_is_downloaded(
         ("tokenizer.json", "[]", "tokenizer.json: expected a mapping, got list"),
         ("tokenizer.json", '{"version": "1.0", "model": 3}', "processor in .* cannot be opened"),
         ("model.safetensors", "version https://git-lfs", "model.safetensors is cut off or no safe"),
-        ("vtc.safetensors", "", "vtc.safetensors is cut off or no safetensors file"),
+        ("vtc.safetensors", "", "vtc.safetensors is cut off or not a safetensors file"),
     ],
 )
 def test_damaged_json_is_named_with_its_path_and_the_error(

@@ -393,4 +393,4 @@ def test_the_shipped_model_answers_questions_about_unseen_videos() -> None:
 def test_a_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--model", "nowhere"])
-    assert "model 'nowhere' is no folder here" in capsys.readouterr().err
+    assert "model 'nowhere' is not a folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Reach the toolkit of a wrapped model, switch it off, and read its latest report."""
+"""Access the toolkit of a wrapped model, disable it, and read its latest report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Switch:
-    """One ``with vtc.disabled(model)``: the model, and whether its block still runs."""
+    """One ``with vtc.disabled(model)`` block: the model, and whether the block is running."""
 
     def __init__(self, model: Any) -> None:
         self.model = id(model)
@@ -36,12 +36,12 @@ def stock_model(model: Any) -> Any:
     """Return the Hugging Face model inside a peft or compiled model, or the model itself.
 
     Raises:
-        TypeError: It is no Hugging Face model.
+        TypeError: It is not a Hugging Face model.
     """
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    model = getattr(model, "_orig_mod", model)  # set by torch.compile
     if hasattr(type(model), "get_base_model"):  # a peft model
         return model.get_base_model()
-    # By its class: FSDP and DeepSpeed lend the attributes of the model inside.
+    # Look at the class: FSDP and DeepSpeed forward attributes to the model inside.
     if not hasattr(type(model), "config_class") or not isinstance(model, nn.Module):
         inside = "; pass its .module" if hasattr(model, "module") else ""
         raise TypeError(f"expected a Hugging Face model, got {type(model).__name__}{inside}")
@@ -51,7 +51,7 @@ def stock_model(model: Any) -> Any:
 def own_toolkit(model: nn.Module) -> Toolkit | None:
     """Return the toolkit of a stock model that `wrap` added; None for a model without one.
 
-    It is looked up at each use, as peft may replace it.
+    It is looked up on each use, because peft may replace it.
     """
     module = model._modules.get("vtc")
     if module is None or not hasattr(type(model), "vtc_stock_class"):
@@ -81,7 +81,7 @@ def is_wrapped(model: Any) -> bool:
 def last_report(model: Any) -> Report:
     """Return the report of the latest call of a wrapped model in this thread.
 
-    The steps of a caller's own generation loop, which continue from a cache, keep the report of
+    In a generation loop of the caller, the steps that continue from a cache keep the report of
     the prompt.
 
     Raises:
@@ -91,13 +91,13 @@ def last_report(model: Any) -> Report:
     if report is None:
         raise ValueError(
             "there is no report: this thread has not called the model yet, or its latest call "
-            "brought no video to compress"
+            "had no video to compress"
         )
     return report
 
 
 def is_enabled(model: Any) -> bool:
-    """Return False inside ``vtc.disabled``, in the thread that entered it and those it started."""
+    """Return False in a ``vtc.disabled`` block, also in threads that are started inside it."""
     return not any(switch.active and switch.model == id(model) for switch in _disabled.get())
 
 
@@ -105,8 +105,8 @@ def is_enabled(model: Any) -> bool:
 def disabled(model: Any) -> Iterator[None]:
     """Run a wrapped model as the stock model: ``with vtc.disabled(model): ...``
 
-    It applies to this thread and to threads that are started inside. Other threads, and threads of
-    a pool that existed before, are not affected.
+    It applies to this thread and to threads started in the block. Other threads, such as those of
+    an existing pool, are not affected.
 
     Raises:
         ValueError: The model is not wrapped.
@@ -118,7 +118,7 @@ def disabled(model: Any) -> Iterator[None]:
 
 @contextmanager
 def while_disabled(model: Any) -> Iterator[None]:
-    """Switch the toolkit of a stock model off in this context."""
+    """Disable the toolkit of a stock model in this context."""
     switch = _Switch(model)
     token = _disabled.set((*_disabled.get(), switch))
     _inherit(+1)
@@ -131,10 +131,10 @@ def while_disabled(model: Any) -> Iterator[None]:
 
 
 def _inherit(change: int) -> None:
-    """Let threads started inside ``disabled`` take the switches of the thread that starts them.
+    """Make threads started in a ``disabled`` block inherit the switches of their parent.
 
-    Python 3.14 can do so itself (``thread_inherit_context``); until then `threading.Thread.start`
-    is replaced while some block runs.
+    Python 3.14 can do this itself (``thread_inherit_context``); until then
+    `threading.Thread.start` is replaced while a block runs.
     """
     global _blocks
     with _blocks_lock:

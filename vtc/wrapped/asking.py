@@ -1,4 +1,4 @@
-"""``ask`` and ``prepare_inputs``: a video and a question, without expanding its placeholder."""
+"""``ask`` and ``prepare_inputs``: a video and a question, with unexpanded placeholders."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from vtc.pipeline.report import Report
 
 NEW_TOKENS = 256
-"""The longest answer of ``ask`` where neither the call nor the model's settings say otherwise."""
+"""The default maximum number of tokens of an answer."""
 _PATHS = (str, os.PathLike)
 _OPENED_AT_ONCE = 4
-"""Videos of a batch."""
+"""The number of videos of a batch that are opened in parallel."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered, and how the video was read.
+    """A model's answer about one video.
 
     Attributes:
         text: The answer, without special tokens.
@@ -75,18 +75,19 @@ def ask(
     """Ask a wrapped model about a video, once or several times.
 
     Several questions share one pass over the video: it is decoded, embedded and encoded once. They
-    are answered as one batch, so the prompt of each takes memory of its own.
+    are answered as one batch, so memory grows with the number of questions.
 
     Args:
         model: A model that ``vtc.wrap`` returned.
-        processor: Its stock processor.
+        processor: The model's stock processor.
         video: A file, an array ``[N, H, W, 3]`` uint8, a list of PIL images, or a ``VideoSource``.
-        question: What to ask, or a list of questions about the same video.
-        fps: Frames to sample a second; None for every frame.
-        max_frames: Where ``fps`` gives more frames, this many are spread evenly instead.
+        question: A question, or a list of questions about the same video.
+        fps: Frames to sample per second; None for every frame.
+        max_frames: The maximum number of frames; if ``fps`` gives more, this many are spread
+            evenly instead.
         system: Instructions for the model, the system turn of the processor's chat template.
-        **generate_kwargs: Passed to ``model.generate``; at most 256 new tokens unless they or
-            the model's generation settings say otherwise.
+        **generate_kwargs: Passed to ``model.generate``. The default limit is 256 new tokens,
+            unless these or the model's generation settings contain another.
 
     Returns:
         The answer, or a list of answers in the order of the questions.
@@ -118,19 +119,19 @@ def ask(
     )
     limits = ("max_new_tokens", "max_length")
     settings = (generate_kwargs.get("generation_config"), model.generation_config)
-    limited = any(getattr(one, name, None) for one in settings for name in limits)
+    limited = any(getattr(config, name, None) for config in settings for name in limits)
     if not limited and not generate_kwargs.keys() & set(limits):
         generate_kwargs["max_new_tokens"] = NEW_TOKENS
     result = model.generate(**inputs, **generate_kwargs)
     sequences = getattr(result, "sequences", result)
     report = last_report(model)
     report.total_seconds = perf_counter() - began
-    copies = len(sequences) // len(report.videos)  # the settings may return several of each
+    copies = len(sequences) // len(report.videos)  # generate may return several per prompt
     answers = []
-    for row, one in enumerate(report.videos):
+    for row, video_report in enumerate(report.videos):
         new = sequences[row * copies, inputs["input_ids"].shape[1] :]
         text = processor.decode(new, skip_special_tokens=True).strip()
-        answers.append(Answer(text, replace(report, videos=[one], answer=text)))
+        answers.append(Answer(text, replace(report, videos=[video_report], answer=text)))
     if several:
         return answers
     report.answer = answers[0].text
@@ -150,22 +151,22 @@ def prepare_inputs(
 ) -> dict[str, Any]:
     """Return the arguments for ``model.generate(**inputs)`` or ``model(**inputs)``.
 
-    The video stays lazy: ``input_ids`` holds one placeholder for all of its frames (one per slice
-    in families that write text around each), which are decoded chunk by chunk while the model
-    reads them. A list of videos and a list of as many questions give a left-padded batch.
+    The video stays lazy: ``input_ids`` holds one placeholder per video (one per slice in families
+    that write text around each slice). Frames are decoded chunk by chunk while the model reads
+    them. A list of videos and a list of as many questions give a left-padded batch.
 
     Args:
         model, processor, video, question, fps, max_frames, system: As for ``ask``.
-        errors: What happens to a video of a list that cannot be opened: ``"raise"``, or
-            ``"report"`` to leave its row out with a warning that names the row and the reason.
+        errors: ``"raise"`` if a video of a list cannot be opened, or ``"report"`` to leave out its
+            row with a warning that names the row and the reason.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` ``[B, L]`` int64 on the model's device (and what else
-        the family needs beside them), the lazy videos as ``vtc_videos``, the questions as
-        ``vtc_query``, a list of B each.
+        ``input_ids`` and ``attention_mask`` ``[B, L]`` int64 on the model's device, other inputs
+        that the family needs, and two lists of length B: the lazy videos as ``vtc_videos`` and
+        the questions as ``vtc_query``.
 
     Raises:
-        VideoError: A video cannot be opened; with ``errors="report"`` none can.
+        VideoError: A video cannot be opened; with ``errors="report"``, no video can be opened.
         TypeError: The model or the processor has the wrong type.
         ValueError: The model is not wrapped, or an argument is out of range.
     """
@@ -180,9 +181,7 @@ def prepare_inputs(
     questions: list[Any] = list(question) if batch else [question]
     videos = video if batch else [video]
     if batch and (not isinstance(video, (list, tuple)) or len(videos) != len(questions)):
-        raise ValueError(
-            f"{len(questions)} questions were given; give a list of as many videos, one for each"
-        )
+        raise ValueError(f"expected a list of {len(questions)} videos, one for each question")
     if not batch and isinstance(video, (list, tuple)) and _are_videos(video):
         raise ValueError(
             f"{len(video)} videos were given with one question; give a list of as many questions"
@@ -193,16 +192,15 @@ def prepare_inputs(
     for text in questions:
         check_text(processor, text)
     opened = _open_all(videos, fps, max_frames, keep_errors=errors == "report")
-    if failed := [each for each in opened if isinstance(each, VideoError)]:
-        for row, each in enumerate(opened):
-            if isinstance(each, VideoError):
-                warnings.warn(f"row {row} is left out: {each}", stacklevel=2)
-        if len(failed) == len(opened):
-            raise failed[0]
-    questions = [
-        text for text, each in zip(questions, opened, strict=True) if isinstance(each, VideoSource)
-    ]
-    sources = [each for each in opened if isinstance(each, VideoSource)]
+    if failures := [result for result in opened if isinstance(result, VideoError)]:
+        for row, result in enumerate(opened):
+            if isinstance(result, VideoError):
+                warnings.warn(f"row {row} is left out: {result}", stacklevel=2)
+        if len(failures) == len(opened):
+            raise failures[0]
+    pairs = zip(questions, opened, strict=True)
+    questions = [text for text, result in pairs if isinstance(result, VideoSource)]
+    sources = [result for result in opened if isinstance(result, VideoSource)]
     writer = processor if system is None else with_system(processor, system)
     prompts = [
         toolkit.adapter.prompt(writer, text, source)
@@ -228,9 +226,9 @@ def prepare_inputs(
 def _open_all(
     videos: Sequence[Any], fps: float | None, max_frames: int | None, keep_errors: bool
 ) -> list[VideoSource | VideoError]:
-    """Open videos, several at a time, as each file is read through for its index.
+    """Open videos in parallel, since opening a file scans all of it for its index.
 
-    A video that stands in the list twice is opened once.
+    A video that is in the list twice is opened once.
     """
 
     def open_one(video: Any) -> VideoSource | VideoError:
@@ -242,7 +240,7 @@ def _open_all(
                 return error
             raise
 
-    keys = [os.fspath(each) if isinstance(each, _PATHS) else id(each) for each in videos]
+    keys = [os.fspath(video) if isinstance(video, _PATHS) else id(video) for video in videos]
     distinct = dict(zip(keys, videos, strict=True))
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         opened = dict(zip(distinct, pool.map(open_one, distinct.values()), strict=True))
@@ -250,5 +248,5 @@ def _open_all(
 
 
 def _are_videos(items: Sequence[Any]) -> bool:
-    """Return whether a list holds videos; a list of pictures is one video."""
+    """Return whether a list holds videos; a list of images is one video."""
     return any(isinstance(item, (str, os.PathLike, VideoSource)) for item in items)

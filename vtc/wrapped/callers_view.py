@@ -1,4 +1,4 @@
-"""Let callables of ``generate`` see the caller's prompt in place of the shortened one."""
+"""Show callbacks of ``generate`` the caller's prompt in place of the shortened one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vtc.wrapped.running import outside_generation
 
 
 class CallersView:
-    """Turn sequences of the stock ``generate`` into those that the caller knows.
+    """Replaces the shortened prompt in sequences of ``generate`` by the caller's prompt.
 
     Args:
         prompt: ``[B, L]`` int64, the caller's prompt.
-        shortened: L', the length of the prompt that the stock ``generate`` has.
+        shortened: L', the length of the prompt that the stock ``generate`` gets.
     """
 
     def __init__(self, prompt: Tensor, shortened: int) -> None:
@@ -35,15 +35,15 @@ class CallersView:
         return torch.cat([prompt, sequences[:, self.shortened :]], dim=1)
 
     def of_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return arguments of ``generate`` whose callables get the caller's sequences."""
+        """Return arguments of ``generate`` whose callbacks get the caller's sequences."""
         arguments = dict(arguments)
-        given = arguments.get("logits_processor")
-        if given is not None:
-            processors = [_Processor(self, one) for one in given]
+        processors = arguments.get("logits_processor")
+        if processors is not None:
+            processors = [_Processor(self, processor) for processor in processors]
             arguments["logits_processor"] = LogitsProcessorList(processors)
-        given = arguments.get("stopping_criteria")
-        if given is not None:
-            criteria = [_Criterion(self, one) for one in given]
+        criteria = arguments.get("stopping_criteria")
+        if criteria is not None:
+            criteria = [_Criterion(self, criterion) for criterion in criteria]
             arguments["stopping_criteria"] = StoppingCriteriaList(criteria)
         if arguments.get("prefix_allowed_tokens_fn") is not None:
             arguments["prefix_allowed_tokens_fn"] = self._allowed_tokens(
@@ -66,7 +66,7 @@ class _Processor(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, view: CallersView, inner: Any) -> None:
         self.view, self.inner = view, inner
 
-    # The stock code passes what the signature names and nothing else.
+    # The stock code passes only arguments that the signature names.
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
         with outside_generation():
             return self.inner(self.view(input_ids), scores)
@@ -82,7 +82,7 @@ class _Criterion(StoppingCriteria):  # type: ignore[misc]
 
 
 class _Streamer:
-    """A streamer gets the prompt first, then the new tokens."""
+    """Passes the caller's prompt to a streamer first, then the new tokens."""
 
     def __init__(self, view: CallersView, inner: Any) -> None:
         self.view, self.inner = view, inner

@@ -1,4 +1,4 @@
-"""``generate`` of a wrapped model: shorten the prompt, run the stock one, restore the prompt."""
+"""``generate`` of a wrapped model: shorten the prompt, generate, restore the prompt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RULE_OUT_CHUNKS = (
     "prompt_lookup_num_tokens",
     "cache_implementation",
 )
-"""Settings that rule chunked prefill out."""
+"""Settings that rule out chunked prefill."""
 _CHUNKS_FAIL = version.parse(transformers.__version__) < version.parse("5.23")
 """Older versions fail, for some families, on a prompt that is read in chunks."""
 
@@ -41,11 +41,11 @@ def generate_compressed(
     """Run the stock ``generate`` on compressed videos.
 
     Args:
-        arguments: Those of ``generate``, by name. ``vtc_restore_prompt=False`` leaves the
-            shortened prompt in the result, which is what a next turn on the same cache needs.
+        arguments: The arguments of ``generate``, by name. ``vtc_restore_prompt=False`` leaves the
+            shortened prompt in the result, as the next turn on the same cache needs it.
 
     Returns:
-        What the stock ``generate`` returns, its sequences starting with the caller's prompt.
+        The result of the stock ``generate``, with the caller's prompt in its sequences.
     """
     arguments = dict(arguments)
     restore = arguments.pop("vtc_restore_prompt", True)
@@ -90,7 +90,7 @@ def _usual_mask(model: Any, arguments: Mapping[str, Any], prompt: Tensor) -> Ten
 
 
 def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: int) -> None:
-    """Count ``max_length`` and ``min_length`` from the caller's prompt, not from ours.
+    """Convert ``max_length`` and ``min_length`` from the caller's prompt to the shortened one.
 
     Raises:
         ValueError: ``max_length`` leaves no room after the prompt.
@@ -116,7 +116,7 @@ def _shift_lengths(model: Any, arguments: dict[str, Any], before: int, after: in
 
 
 def _most_new_tokens(model: Any, arguments: Mapping[str, Any], length: int) -> int:
-    """Return the most tokens that the stock ``generate`` may write after a prompt of ``length``."""
+    """Return the maximum number of tokens that the stock ``generate`` adds to ``length`` tokens."""
     new_tokens = _setting(model, arguments, "max_new_tokens", None)
     if new_tokens is None:
         new_tokens = (_setting(model, arguments, "max_length", None) or length) - length
@@ -126,9 +126,9 @@ def _most_new_tokens(model: Any, arguments: Mapping[str, Any], length: int) -> i
 def _chunk_prefill(call: Call, arguments: dict[str, Any], length: int) -> None:
     """Enable chunked prefill unless the caller's settings rule it out.
 
-    The activations of a layer then take memory for a chunk and not for the whole prompt. It is off
-    where tokens attend to later ones, where there is no cache or a static one, for which the stock
-    code would compile, and where the outputs of all tokens are requested.
+    The activations of a layer then take memory for one chunk instead of the whole prompt. It stays
+    off if tokens attend to later ones, if there is no cache or a static one (for which the stock
+    code would compile), and if the outputs of all tokens are requested.
     """
     size, model = call.prefill_chunk, call.model
     if size is None or length <= size or _CHUNKS_FAIL:

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 def index_for_model(model: Any, processor: Any, source: VideoSource) -> tuple[CacheUse, ...]:
-    """Store what a wrapped model can cache of a video: see `vtc.pipeline.indexing.fill_cache`.
+    """Fill the cache of a video for a wrapped model; see `vtc.pipeline.indexing.fill_cache`.
 
-    That is what a question with the same parts looks for: frame embeddings, encoder patches,
-    merged tokens, and the output of the vision tower if ``source`` keeps it.
+    It stores everything that later questions with the same parts look up: frame embeddings,
+    encoder patches, merged tokens, and the vision tower's output if ``source`` caches it.
 
     Args:
         model, processor: As ``vtc.ask`` takes them.
-        source: With a cache.
+        source: The video, with a cache.
 
     Raises:
-        TypeError, ValueError: As ``vtc.ask``; the weights of a part are unknown.
-        CacheError: Something cannot be stored.
+        TypeError, ValueError: As for ``vtc.ask``; or the weights of a part are unknown.
+        CacheError: A tensor cannot be stored.
         VideoError: The video cannot be read.
     """
     inputs = prepare_inputs(model, processor, source, "What is shown?")  # any question

@@ -1,8 +1,8 @@
-"""Compress the videos of frameworks that call the inner model (``model.model``) themselves.
+"""Compress the videos of direct calls of the inner model (``model.model``).
 
-Trainers with a fused loss replace the ``forward`` of a model by one of their own, which calls the
-inner model and computes the loss from its hidden states and the caller's labels. So the inner model
-compresses such a call, and returns the hidden states at the caller's positions.
+Trainers with a fused loss replace the ``forward`` of a model. Theirs calls the inner model and
+computes the loss from its hidden states and the caller's labels. So the inner model compresses
+the videos of such a call, and returns the hidden states at the caller's positions.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
 
 class _Encoded(dict[str, Any]):
-    """``mm_encoder_outputs`` of a call of the inner model, and how its prompt was shortened."""
+    """``mm_encoder_outputs`` of a call of the inner model, with its prepared inputs."""
 
     prepared: Prepared
     adapter: VideoAdapter
 
 
 class InnerModelHook:
-    """Compress the videos that reach the inner model by another way than the wrapped model's."""
+    """Compresses the videos of calls that reach the inner model directly."""
 
-    # Until `watch`: an inner model that is copied alone belongs to no wrapped model.
+    # Before `watch` is called: an inner model that is copied alone has no wrapped model.
     _model: Callable[[], Any] = staticmethod(lambda: None)
 
     def __init__(self, model: Any) -> None:
         self.watch(model)
 
     def watch(self, model: Any) -> None:
-        """Work for a wrapped model, referred to weakly, so that it is freed as a stock model is."""
+        """Set the wrapped model, as a weak reference, so that it is freed like a stock model."""
         self._model = weakref.ref(model)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,10 +58,10 @@ class InnerModelHook:
     def __call__(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]] | None:
-        """Return the arguments of the inner ``forward`` with the videos compressed; None: as given.
+        """Return the arguments of the inner ``forward`` with compressed videos; None: unchanged.
 
         Raises:
-            ValueError: As `vtc.pipeline.prepare.prepare`.
+            ValueError: As for `vtc.pipeline.prepare.prepare`.
         """
         model = self._model()
         toolkit = None if model is None else own_toolkit(model)
@@ -90,16 +90,16 @@ def _compressed(model: Any, toolkit: Toolkit, inputs: dict[str, Any]) -> dict[st
 
 
 def require_features(forward: Callable[..., Any]) -> None:
-    """Refuse a ``forward`` that would drop the encoded videos, which is none of transformers' own.
+    """Raise if ``forward`` does not accept ``mm_encoder_outputs``.
 
     Raises:
-        ValueError: It does not name ``mm_encoder_outputs``.
+        ValueError: It is not a ``forward`` of transformers 5.18 or newer.
     """
     if "mm_encoder_outputs" not in inspect.signature(forward).parameters:
         raise ValueError(
             f"{getattr(forward, '__qualname__', forward)} takes no mm_encoder_outputs, through "
-            "which videos enter: it needs transformers 5.18 or newer, and its own forward on the "
-            "class; where a library such as Liger replaced that, replace it on the wrapped model"
+            "which videos enter: install transformers 5.18 or newer; if a library such as Liger "
+            "replaced the forward of the class, let it replace that of the wrapped model instead"
         )
 
 
@@ -119,13 +119,13 @@ def stock_inputs(call: Call) -> tuple[dict[str, Any], Prepared]:
 
 
 def note_shortened(cache: Any, prepared: Prepared) -> None:
-    """Note on the cache of a ``forward`` that it holds a shortened prompt."""
+    """Mark the cache of a ``forward`` as one of a shortened prompt."""
     mark_shortened(cache, None)
     note_offsets(cache, prepared.offsets)
 
 
 def restore_hidden_states(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    """Put the hidden states of a compressed call of the inner model at the caller's positions."""
+    """Map the hidden states of a compressed call of the inner model to the caller's positions."""
     encoded = kwargs.get("mm_encoder_outputs")
     if not isinstance(encoded, _Encoded):
         return output
@@ -141,17 +141,17 @@ def restore_hidden_states(module: nn.Module, args: Any, kwargs: dict[str, Any], 
 
 
 def with_encoder_outputs(
-    model: Any, adapter: VideoAdapter, output: Any, given: Mapping[str, Any], prepared: Prepared
+    model: Any, adapter: VideoAdapter, output: Any, encoded: Mapping[str, Any], prepared: Prepared
 ) -> Any:
     """Return the result of a stock ``forward`` with the encoder's outputs in the stock form.
 
     Args:
-        output: A mapping or a tuple, which holds the packed features that it was given.
-        given: ``mm_encoder_outputs`` as ``forward`` took it.
+        output: A mapping or a tuple that contains the packed features of ``encoded``.
+        encoded: The argument ``mm_encoder_outputs`` of ``forward``.
     """
-    features = given[adapter.modality]
+    features = encoded[adapter.modality]
 
-    def is_given(value: Any) -> bool:
+    def is_packed(value: Any) -> bool:
         if not isinstance(value, tuple):
             return value is features
         parts = features.to_tuple()
@@ -159,14 +159,14 @@ def with_encoder_outputs(
 
     stock_form = functools.partial(adapter.encoder_outputs, model, prepared.encoded)
     if isinstance(output, tuple):
-        return tuple(stock_form().to_tuple() if is_given(one) else one for one in output)
-    for name in [name for name, value in output.items() if is_given(value)]:
+        return tuple(stock_form().to_tuple() if is_packed(item) else item for item in output)
+    for name in [name for name, value in output.items() if is_packed(value)]:
         output[name] = stock_form()
     return output
 
 
 def at_positions(values: Tensor, index: Tensor) -> Tensor:
-    """Take values ``[B, L', ...]`` of a shortened prompt at the caller's positions.
+    """Map values ``[B, L', ...]`` of a shortened prompt to the caller's positions.
 
     Args:
         index: ``[B, L]`` int64, see `vtc.pipeline.rows.caller_index`.

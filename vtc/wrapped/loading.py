@@ -42,23 +42,22 @@ def from_pretrained(
     encoder: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """Open a model that ``vtc.save_pretrained`` saved, wrapped with the parts it had.
+    """Open a model that ``vtc.save_pretrained`` saved, wrapped with its saved parts.
 
     Args:
         folder: A folder, or the name of a repository on the hub.
-        selector: Takes the place of the saved one, as ``vtc.wrap`` takes it.
-        merger: Likewise. With other options of the saved merger its weights are kept; those of
-            another merger are new.
-        budget: Takes the place of the saved one, as ``vtc.wrap`` takes it.
-        processor: Takes the place of the one in the folder.
-        encoder: Takes the place of the saved frame encoder; needed where that was an object.
+        selector: Replaces the saved selector; in any form that ``vtc.wrap`` takes.
+        merger: Replaces the saved merger, likewise. The saved weights are kept if only the options
+            change; another merger gets new weights.
+        budget: Replaces the saved budget, likewise.
+        processor: Replaces the processor in the folder.
+        encoder: Replaces the saved frame encoder; required if that was an object.
         **kwargs: Passed to the stock ``from_pretrained`` (``dtype``, ``device_map``, ...). Python
             code in the folder runs only with ``trust_remote_code=True``.
 
     Raises:
-        ValueError: There is no ``vtc.json``, it is of a later format, or weights are missing.
+        ValueError: ``vtc.json`` is missing or has a later format, or weights are missing.
     """
-
     for name in ("variant", "output_loading_info"):
         if name in kwargs:
             raise ValueError(f"{name} is not supported by vtc.from_pretrained; leave it out")
@@ -66,7 +65,7 @@ def from_pretrained(
     trust = {"trust_remote_code": kwargs.pop("trust_remote_code", False)}
     config = open_config(folder, **trust, **_hub(kwargs))
     base = _stock_class(config, folder)
-    # The subclass, only while loading, knows that the toolkit's tensors are no mistake.
+    # While loading, use the subclass, which does not report the toolkit's tensors as unexpected.
     model = load_weights(wrapped_class(base), folder, **trust, **kwargs)
     model.__class__ = base
     try:
@@ -112,7 +111,7 @@ def saved_config(folder: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
     """Return the contents of ``vtc.json`` in a folder or in a repository on the hub.
 
     Raises:
-        ValueError: It is of a later format, or damaged.
+        ValueError: It has a later format, or is damaged.
         FileNotFoundError: There is none.
     """
     file = _file(folder, CONFIG_NAME, hub)
@@ -121,8 +120,8 @@ def saved_config(folder: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
         raise ValueError(f"{file}: expected a mapping, got {type(saved).__name__}")
     if saved.get("format") != FORMAT:
         raise ValueError(
-            f"{CONFIG_NAME} in {folder} is of format {saved.get('format')!r}; this version "
-            f"of vtc reads format {FORMAT}; install a newer one"
+            f"{CONFIG_NAME} in {folder} has format {saved.get('format')!r}, but this version of "
+            f"vtc reads format {FORMAT}; install a newer one"
         )
     return parse(SavedToolkit, _with_new_names(saved), str(file)).plain()
 
@@ -140,7 +139,7 @@ def _stock_class(config: Any, folder: str | os.PathLike[str]) -> Any:
 
 
 def _with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return the contents of ``vtc.json`` with today's names for those of earlier versions."""
+    """Return the contents of ``vtc.json`` with names of earlier versions replaced."""
     if "chunk_frames" in saved:
         saved["chunk_slices"] = saved.pop("chunk_frames")
     if saved.get("connector") == "trained":
@@ -151,11 +150,11 @@ def _with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
 def find_encoder(name: str, folder: str | os.PathLike[str], **hub: Any) -> str:
     """Return the frame encoder that ``vtc.json`` in a folder names.
 
-    One that lies inside a repository on the hub is downloaded.
+    An encoder inside a repository on the hub is downloaded.
 
     Args:
         folder: A folder, or the name of a repository.
-        **hub: Options that say where on the hub to look.
+        **hub: Options for the hub, such as ``revision``.
 
     Raises:
         OSError: The repository cannot be read.
@@ -176,7 +175,7 @@ def find_encoder(name: str, folder: str | os.PathLike[str], **hub: Any) -> str:
 def _saved_encoder(
     saved: dict[str, Any], folder: str | os.PathLike[str], hub: dict[str, Any]
 ) -> Any:
-    """Return the frame encoder that ``vtc.json`` in a folder names, not loaded yet."""
+    """Return the frame encoder that ``vtc.json`` in a folder names, without loading it."""
     if saved["encoder"] is None:
         return MissingEncoder()
     name = find_encoder(saved["encoder"], folder, **hub)
@@ -184,11 +183,11 @@ def _saved_encoder(
 
 
 class MissingEncoder:
-    """Stands for a frame encoder that was an object, which no file can name."""
+    """Stands in for a frame encoder that was an object, which cannot be saved by name."""
 
     def _raise(self, _: object) -> Tensor:
         raise ValueError(
-            "the model was saved with a frame encoder that was an object; pass one like it: "
+            "the model was saved with a frame encoder that was an object; pass the encoder: "
             "vtc.from_pretrained(folder, encoder=...), or --encoder on the command line"
         )
 
@@ -198,39 +197,39 @@ class MissingEncoder:
 def _load_toolkit(
     toolkit: Toolkit, folder: str | os.PathLike[str], kwargs: dict[str, Any], saved_merger: str
 ) -> None:
-    """Fill the merger and the connector with the saved tensors, all and no others."""
+    """Load the saved tensors into the merger and the connector, and check that they match."""
     replaced = toolkit.name_of(toolkit.merger) != saved_merger
     toolkit.merger_is_new = replaced
-    wanted = {k: v for k, v in toolkit.state_dict().items() if not (replaced and _of_merger(k))}
-    if not wanted:
+    state = {k: v for k, v in toolkit.state_dict().items() if not (replaced and _of_merger(k))}
+    if not state:
         return
-    found = {
+    saved = {
         key: value
         for key, value in _saved_tensors(folder, kwargs).items()
         if not (replaced and _of_merger(key))
     }
-    if found.keys() != wanted.keys():
-        missing, extra = sorted(wanted.keys() - found), sorted(found.keys() - wanted)
+    if saved.keys() != state.keys():
+        missing, extra = sorted(state.keys() - saved), sorted(saved.keys() - state)
         raise ValueError(
             f"the weights in {folder} do not fit its {CONFIG_NAME}: tensors missing: "
             f"{missing}, unexpected: {extra}"
         )
-    for key, value in found.items():
-        if value.is_floating_point() != wanted[key].is_floating_point():
+    for key, value in saved.items():
+        if value.is_floating_point() != state[key].is_floating_point():
             raise ValueError(
-                f"{key} in {folder}: expected a tensor of {wanted[key].dtype}, got {value.dtype}"
+                f"{key} in {folder}: expected a tensor of {state[key].dtype}, got {value.dtype}"
             )
-        if value.shape != wanted[key].shape:
+        if value.shape != state[key].shape:
             raise ValueError(
-                f"{key} is {list(value.shape)} in {folder} and {list(wanted[key].shape)} here: a "
-                "merger or connector that was trained on a frame encoder needs one of the same "
-                f"widths, and {toolkit.encoder.name} is another"
+                f"{key} in {folder}: expected shape {list(state[key].shape)} for the frame encoder "
+                f"{toolkit.encoder.name}, got {list(value.shape)}; pass the frame encoder that the "
+                "merger or connector was trained with"
             )
-    toolkit.load_state_dict({**toolkit.state_dict(), **found})
+    toolkit.load_state_dict({**toolkit.state_dict(), **saved})
 
 
 def _saved_tensors(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the toolkit's tensors; they are among the weights in checkpoints of a Trainer."""
+    """Return the toolkit's tensors; in a Trainer's checkpoint they are among the weights."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 
@@ -246,12 +245,12 @@ def _saved_tensors(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> di
         shards = sorted({name for key, name in index.items() if _ours(key)})
     except OSError:  # one file holds everything
         shards = [_WEIGHTS]
-    found: dict[str, Tensor] = {}
+    toolkit: dict[str, Tensor] = {}
     for shard in shards:
         with safe_open(_file(folder, shard, kwargs), framework="pt") as tensors:
             for key in filter(_ours, tensors.keys()):
-                found[key.removeprefix("vtc.")] = tensors.get_tensor(key)
-    return found
+                toolkit[key.removeprefix("vtc.")] = tensors.get_tensor(key)
+    return toolkit
 
 
 def _of_merger(key: str) -> bool:
@@ -271,15 +270,15 @@ def _file(folder: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> 
         file = Path(folder, kwargs.get("subfolder", ""), name)
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file.parent} holds no {name}; vtc.from_pretrained opens what "
-                "vtc.save_pretrained saved"
+                f"{file.parent} holds no {name}; vtc.from_pretrained opens folders that "
+                "vtc.save_pretrained wrote"
             )
         return file
     return Path(cached_file(os.fspath(folder), name, **_hub(kwargs)))
 
 
 def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that say where on the hub to look."""
+    """Return the options for the hub, such as ``revision``."""
     return {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
 
 
@@ -287,13 +286,13 @@ def is_saved_by_vtc(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder, or a repository on the hub, holds a wrapped model."""
     try:
         _file(folder, CONFIG_NAME, {})
-    except OSError:  # how transformers says that a repository has no such file
+    except OSError:  # raised by transformers if a repository has no such file
         return False
     return True
 
 
 def _processor(folder: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
-    """Return the processor saved beside the model, or None where there is none."""
+    """Return the processor saved with the model; None if there is none."""
     trust = kwargs["trust_remote_code"]
     for name in ("processor_config.json", "preprocessor_config.json"):
         try:

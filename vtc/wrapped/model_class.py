@@ -1,4 +1,4 @@
-"""The class of a wrapped model: the stock class, made to compress the videos of a call first."""
+"""The class of a wrapped model: a subclass of the stock class that compresses videos first."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 def wrapped_class(base: Any) -> Any:
     """Return the subclass of a stock class that compresses videos.
 
-    Output capture and ``architectures`` in config.json go by the name of the class, so it keeps
-    the stock name. An object of it without a toolkit behaves as one of the stock class.
+    It keeps the name of the stock class, which output capture and ``architectures`` in config.json
+    depend on. An object without a toolkit behaves like one of the stock class.
     """
     forward_names = list(inspect.signature(base.forward).parameters)[1:]
     generate_names = list(inspect.signature(base.generate).parameters)[1:]
@@ -52,7 +52,7 @@ def wrapped_class(base: Any) -> Any:
 
     class Wrapped(base):  # type: ignore[misc]
         vtc_stock_class = base
-        # Its tensors are read by vtc.from_pretrained.
+        # vtc.from_pretrained loads the toolkit's tensors.
         _keys_to_ignore_on_load_unexpected = [
             *(getattr(base, "_keys_to_ignore_on_load_unexpected", None) or []),
             r"^vtc\.",
@@ -100,9 +100,9 @@ def wrapped_class(base: Any) -> Any:
             return _stock_positions(self, toolkit, stock, inputs_tensor, model_kwargs)
 
         def _merge_criteria_processor_list(self, default_list: Any, custom_list: Any) -> Any:
-            # A custom one replaces the default of its type, also inside `CallersView`.
-            custom = {type(getattr(one, "inner", one)) for one in custom_list}
-            kept = type(default_list)(one for one in default_list if type(one) not in custom)
+            # A custom processor replaces the default of its type, also inside `CallersView`.
+            custom = {type(getattr(item, "inner", item)) for item in custom_list}
+            kept = type(default_list)(item for item in default_list if type(item) not in custom)
             return super()._merge_criteria_processor_list(kept, custom_list)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
@@ -133,11 +133,11 @@ def _forward(
     cache = given_cache(inputs)
     if not (is_enabled(model) and has_video(toolkit.adapter, inputs)):
         if cache is None:
-            toolkit.note_report(None)  # an earlier call's would be taken for this one's
+            toolkit.note_report(None)  # clear the previous call's report
         return _forward_without_video(model, stock, toolkit, _packed_inputs(model, toolkit, inputs))
     if not torch.compiler.is_compiling():
         require_features(stock)
-    toolkit.note_report(None)  # an earlier call's would be taken for this one's
+    toolkit.note_report(None)  # clear the previous call's report
     shortened, prepared = stock_inputs(Call(model, toolkit, inputs))
     toolkit.note_report(prepared.report)
     output = stock(model, **shortened)
@@ -150,10 +150,10 @@ def _forward(
 
 
 def _compares_with_labels(model: Any, inputs: Mapping[str, Any]) -> bool:
-    """Return whether the caller will compare the logits with labels of its own.
+    """Return whether the caller will compare the logits with its labels.
 
-    The Trainer keeps the labels for itself where it smooths labels or has a ``compute_loss_func``,
-    and gives logits and labels to ``compute_metrics`` in an evaluation.
+    The Trainer does not pass the labels on if it smooths labels or has a ``compute_loss_func``,
+    and passes logits and labels to ``compute_metrics`` in an evaluation.
     """
     if inputs.get("logits_to_keep"):
         return False
@@ -165,7 +165,7 @@ def _compares_with_labels(model: Any, inputs: Mapping[str, Any]) -> bool:
 def _forward_without_video(
     model: Any, stock: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
 ) -> Any:
-    """Run the stock ``forward``; keep on the cache what some families keep on the model."""
+    """Run the stock ``forward``; store on the cache the offsets that families keep on the model."""
     adapter, cache, ids = toolkit.adapter, given_cache(inputs), inputs.get("input_ids")
     if adapter.position_state is None or ids is None:
         return stock(model, **inputs)
@@ -175,7 +175,7 @@ def _forward_without_video(
     if cached or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return stock(model, **inputs)
     with toolkit.gate.stock_state:
-        _write_state(model, adapter.position_state, None)  # another call's, if this one sets none
+        _write_state(model, adapter.position_state, None)  # clear another call's offsets
         output = stock(model, **inputs)
         offsets = _read_state(model, adapter.position_state)
     note_offsets(
@@ -190,9 +190,9 @@ def _generate(
     """Run the stock ``generate`` on compressed videos."""
     start = cached_length(given_cache(inputs))
     check_call(model, toolkit, inputs, start)
-    toolkit.note_report(None)  # an earlier call's would be taken for this one's
+    toolkit.note_report(None)  # clear the previous call's report
     enabled = is_enabled(model)
-    # What held at the start holds to the end, in whatever thread the call runs.
+    # Fix enabled/disabled for the whole call, in every thread.
     with nullcontext() if enabled else while_disabled(model), generating(model) as generation:
         if enabled and has_video(toolkit.adapter, inputs):
             require_features(type(model).vtc_stock_class.forward)
@@ -209,9 +209,9 @@ def _generate(
 def _stock_positions(
     model: Any, toolkit: Toolkit, stock: Callable[..., Any], ids: Tensor, kwargs: dict[str, Any]
 ) -> Any:
-    """Let a stock ``generate`` compute positions with the offsets of its own cache.
+    """Compute the positions of a stock ``generate`` with the offsets of its own cache.
 
-    transformers keeps them on the model, where another thread's call may have put its own.
+    transformers keeps offsets on the model, where a call in another thread may overwrite them.
     """
     name = toolkit.adapter.position_state or ""
     offsets = getattr(given_cache(kwargs), "vtc_offsets", None)
@@ -236,7 +236,7 @@ def _write_state(model: Any, name: str, value: Tensor | None) -> None:
 
 
 def _counted(toolkit: Toolkit) -> Any:
-    """Count a call, so that the toolkit is not changed meanwhile."""
+    """Count a call in the ``with`` block, so that the toolkit cannot change meanwhile."""
     return nullcontext() if torch.compiler.is_compiling() else toolkit.gate.call()
 
 
@@ -254,14 +254,15 @@ def _by_name(
 ) -> dict[str, Any]:
     if len(args) > len(names):
         raise TypeError(f"{function} takes at most {len(names)} positional arguments")
-    by_place = dict(zip(names, args, strict=False))
-    if twice := by_place.keys() & kwargs:
-        raise TypeError(f"{function} got {', '.join(sorted(twice))} twice, by place and by name")
-    return {**by_place, **kwargs}
+    positional = dict(zip(names, args, strict=False))
+    if twice := positional.keys() & kwargs:
+        names_twice = ", ".join(sorted(twice))
+        raise TypeError(f"{function} got {names_twice} twice, by position and by name")
+    return {**positional, **kwargs}
 
 
 def _with_our_inputs(forward: Callable[..., Any]) -> inspect.Signature:
-    """Return the stock signature and our inputs, which the Trainer would drop as unused."""
+    """Return the stock signature with our inputs, which the Trainer would otherwise drop."""
     signature = inspect.signature(forward)
     known = list(signature.parameters.values())
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -1,4 +1,4 @@
-"""Open a model by its name, wherever it comes from."""
+"""Open a model by its name: a folder, a repository on the hub, or a plug-in's model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class StockModel(NamedTuple):
     """A model that is not wrapped.
 
     Attributes:
-        model: In evaluation mode.
-        processor: Its own.
-        toolkit: The parts that vtc saved with it; None for a stock model.
+        model: The model, in evaluation mode.
+        processor: The model's processor.
+        toolkit: The toolkit that was saved with the model; None for a stock model.
     """
 
     model: Any
@@ -53,14 +53,14 @@ def open_model(
         name: A folder with a stock model or one that vtc saved; ``OWNER/NAME`` on the hub;
             ``shipped``, the trained tiny model that comes with vtc; ``tiny:FAMILY``, a tiny model
             with random weights; or another name that a plug-in registers.
-        selector, merger, budget, encoder: As ``vtc.wrap`` takes them; None for what was saved with
-            the model, else the defaults of ``vtc.wrap``.
-        device: Where the model runs; ``"auto"`` is a GPU where there is one.
-        dtype: Of the weights, a dtype or its name; ``"auto"`` keeps the one they were saved in.
-        trust_remote_code: Run Python code that lies beside the weights.
-        seed: Of random weights.
+        selector, merger, budget, encoder: As ``vtc.wrap`` takes them; None for the ones saved with
+            the model, or else the defaults of ``vtc.wrap``.
+        device: The device of the model; ``"auto"`` is a GPU if there is one.
+        dtype: The dtype of the weights, or its name; ``"auto"`` keeps the saved dtype.
+        trust_remote_code: Run Python code that is stored with the weights.
+        seed: The seed of random weights.
         **options: Passed to the stock ``from_pretrained`` (``attn_implementation``, ...). With
-            ``device_map`` or ``quantization_config`` the model stays where that puts it.
+            ``device_map`` or ``quantization_config`` the model is not moved to ``device``.
 
     Returns:
         The wrapped model in evaluation mode, and its processor.
@@ -83,7 +83,7 @@ def open_model(
     registry.build_budget(budget)
     place, trust = find_model(name), {"trust_remote_code": trust_remote_code}
     if place is None and placed:
-        raise ValueError(f"{placed[0]} needs weights in files, which {name} has not")
+        raise ValueError(f"{placed[0]} needs weights in files, but {name} has none")
     if place is not None:
         registry.adapter_for(open_config(place, **trust).model_type)
     if place is not None and is_saved_by_vtc(place):
@@ -122,7 +122,7 @@ def open_stock(
 
     Args:
         name, dtype, trust_remote_code, seed, options: As `open_model` takes them.
-        encoder: Takes the place of the frame encoder that was saved with the toolkit.
+        encoder: Replaces the frame encoder that was saved with the toolkit.
         meta: Build the model on the meta device, without weights and without a toolkit.
 
     Raises:
@@ -139,7 +139,7 @@ def open_stock(
             shape, processor = open_shape(name, **trust)
             if isinstance(shape, transformers.PretrainedConfig):
                 options["dtype"] = shape.dtype or torch.float32 if dtype == "auto" else dtype
-                # from_config writes into what it is given.
+                # from_config modifies its argument.
                 with torch.device("meta" if meta else "cpu"):
                     shape = auto.from_config(copy.deepcopy(shape), **options)
             elif dtype != "auto":
@@ -160,7 +160,7 @@ def open_stock(
 def open_shape(name: str | os.PathLike[str], *, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """Return the configuration and the processor of a model, without its weights.
 
-    Of a tiny model, which has no weights to wait for, the model itself.
+    For a model that a plug-in makes in memory, return the model in place of its configuration.
 
     Raises:
         ValueError, OSError: As `open_model`.
@@ -176,7 +176,7 @@ def open_shape(name: str | os.PathLike[str], *, trust_remote_code: bool = False)
 
 
 def find_model(name: str | os.PathLike[str]) -> str | None:
-    """Return the folder, or the name on the hub, that a model's name stands for.
+    """Return the folder, or the name on the hub, of a model.
 
     Returns:
         None for a model that a plug-in makes in memory.
@@ -190,16 +190,16 @@ def find_model(name: str | os.PathLike[str]) -> str | None:
     if function is None:
         check_model_name(text, ", shipped, or tiny:FAMILY")
         return text
-    made = None if colon else function()
-    return os.fspath(made) if isinstance(made, str | os.PathLike) else None
+    folder = None if colon else function()
+    return os.fspath(folder) if isinstance(folder, str | os.PathLike) else None
 
 
 def saved_parts(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the ``selector``, ``merger`` and ``encoder`` that a model was saved with.
 
     Returns:
-        The contents of ``vtc.json``; ``encoder`` is None where it was an object, which no file can
-        name. Of other models the defaults of ``vtc.wrap``.
+        The contents of ``vtc.json``; ``encoder`` is None if it was an object, which cannot be
+        saved by name. For other models, the defaults of ``vtc.wrap``.
     """
     place = find_model(name)
     if place is None or not is_saved_by_vtc(place):
@@ -212,7 +212,7 @@ def saved_parts(name: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def pick_device(device: str | torch.device) -> str:
-    """Return the device of a name; ``auto`` is a GPU if there is one.
+    """Return the name of a device; ``auto`` is a GPU if there is one.
 
     Raises:
         ValueError: There is no such device.
@@ -229,10 +229,10 @@ def pick_device(device: str | torch.device) -> str:
 
 
 def read_dtype(dtype: str | torch.dtype) -> Any:
-    """Return the dtype of a name; ``auto`` stays as it is.
+    """Return the dtype with a name; ``"auto"`` is returned unchanged.
 
     Raises:
-        ValueError: It is no floating-point dtype.
+        ValueError: It is not a floating-point dtype.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Know whether a wrapped ``generate`` runs the stock one: encoded videos are then our own."""
+"""Track whether a wrapped ``generate`` is running, which passes encoded videos to ``forward``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def generating(model: Any) -> Iterator[Generation]:
 
 @contextmanager
 def outside_generation() -> Iterator[None]:
-    """Run a callback of ``generate``: what it calls of a model is a call of its own."""
+    """Run a callback of ``generate``; its calls of the model count as separate calls."""
     token = _generation.set(None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Save a wrapped model: a stock folder, the toolkit in two files beside its weights."""
+"""Save a wrapped model: a stock folder, with the toolkit in two additional files."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _HUB_OPTIONS = (
 def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
     """Save a wrapped model with its processor, so that ``vtc.from_pretrained`` opens it again.
 
-    The stock weights have the names that the stock class gives them, so that any program that
-    opens the stock model opens the folder, without the toolkit. ``vtc.json`` and
-    ``vtc.safetensors`` hold the toolkit, and the processor's files are saved where ``vtc.wrap`` was
-    given one. An interrupted save leaves the folder's earlier model as it was.
+    The stock weights keep the names of the stock class, so any program that opens the stock model
+    can open the folder, without the toolkit. ``vtc.json`` and ``vtc.safetensors`` hold the
+    toolkit. The processor is saved too if ``vtc.wrap`` was given one. An interrupted save leaves
+    the folder's earlier model unchanged.
 
     Raises:
         ValueError: The model is not wrapped, or a part is not registered under a name.
@@ -59,11 +59,11 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
 
 
 def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what ``vtc.json`` in a folder says of a toolkit: all but its tensors.
+    """Return the contents of ``vtc.json`` for a toolkit: everything but its tensors.
 
-    A frame encoder that is a folder beside this one is named by ``../``, so that both can move;
-    one inside a saved model's folder by ``./``, as `save_wrapped` copies it; any other folder by
-    its absolute path.
+    If the frame encoder is a folder, its path starts with ``../`` if it lies next to ``folder``,
+    so that both can move; with ``./`` if it lies inside a saved model's folder, from which
+    `save_wrapped` copies it; otherwise it is absolute.
 
     Raises:
         ValueError: A part is not registered under a name.
@@ -84,7 +84,7 @@ def described(toolkit: Toolkit, folder: str | os.PathLike[str]) -> dict[str, Any
 
 
 def write_config(toolkit: Toolkit, folder: str | os.PathLike[str]) -> None:
-    """Write ``vtc.json`` into a folder that exists."""
+    """Write ``vtc.json`` into an existing folder."""
     _write_config(described(toolkit, folder), Path(folder))
 
 
@@ -100,14 +100,14 @@ def save_wrapped(
     processor: Any = None,
     **settings: Any,
 ) -> None:
-    """``model.save_pretrained`` of a wrapped model: the stock one, and the toolkit beside it.
+    """Save the stock model and the toolkit: ``model.save_pretrained`` of a wrapped model.
 
-    In a checkpoint of a Trainer, ``checkpoint-N``, the weights keep the names that they have in
-    memory, the toolkit's among them: the Trainer resumes from these.
+    In a checkpoint of a Trainer, ``checkpoint-N``, all weights, those of the toolkit included, keep
+    the names that they have in memory, because the Trainer resumes from these names.
 
     Args:
         stock: ``save_pretrained`` of the stock class.
-        **settings: Its settings.
+        **settings: Keyword arguments of ``stock``.
     """
     if not os.fspath(folder):
         raise ValueError("expected a folder to save into, got ''")
@@ -140,16 +140,16 @@ def save_wrapped(
             processor.save_pretrained(new)
         _bring_encoder(toolkit.encoder, Path(folder), new)
         _write_config(settings_of_toolkit, new)
-    if push:  # by way of this function, so that the toolkit goes along
+    if push:  # through this function again, to include the toolkit
         options = {name: settings[name] for name in _HUB_OPTIONS if name in settings}
         model.push_to_hub(settings.get("repo_id") or Path(folder).name, **options)
 
 
 def _whole_tensors(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """Return tensors on the CPU, gathered where they are sharded over processes.
+    """Return tensors on the CPU, gathered if they are sharded over processes.
 
     Raises:
-        ValueError: One has no values here, as with weights that are offloaded.
+        ValueError: A tensor is on the meta device, because its weights are offloaded.
     """
     whole = {}
     for name, tensor in tensors.items():
@@ -164,7 +164,7 @@ def _whole_tensors(tensors: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _place(encoder: str, folder: str | os.PathLike[str]) -> str:
-    """Return a name of the encoder that holds in any working directory."""
+    """Return the encoder's name with paths that do not depend on the working directory."""
     if _is_inside_a_model(encoder):
         return f"./{Path(encoder).name}"
     place = Path(encoder).expanduser()
@@ -189,8 +189,8 @@ def _bring_encoder(encoder: LazyEncoder, folder: Path, new: Path) -> None:
     """Copy a frame encoder that lies inside another saved model's folder.
 
     Args:
-        folder: Where the model is saved to.
-        new: Where its files are written first.
+        folder: The folder that the model is saved to.
+        new: The temporary folder that its files are written to first.
     """
     home = Path(encoder.name)
     inside = not encoder.given_object and _is_inside_a_model(encoder.name)

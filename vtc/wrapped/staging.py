@@ -1,8 +1,8 @@
-"""Replace a saved model's files at once: a killed save leaves the old model or the new one.
+"""Replace a saved model's files atomically: a killed save leaves the old model or the new one.
 
-New files are written and flushed in a hidden folder inside the target, which then gets the name
-`STAGED`: from there on the new model counts. Its files are moved to their places by the same
-process, or, if that is killed, by the next one that opens the folder.
+New files are written and flushed in a hidden folder inside the target, which is then renamed to
+`STAGED`. From then on the new model is valid. Its files are moved into place by the same process
+or, if that is killed, by the next one that opens the folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _REPLACED = (*_WEIGHTS, "vtc.safetensors")
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Write files of a model into the folder that this yields; at the end they are all in place.
+    """Yield a folder to write a model's files into; at the end, move them all into place.
 
-    Files of the same name are replaced, weights of an earlier model removed; other files stay.
+    Files of the same name are replaced and weights of an earlier model removed; other files stay.
 
     Raises:
         RuntimeError: Another process is saving into the folder.
@@ -50,7 +50,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def finish(folder: Path) -> None:
-    """Move the files of a complete save to their places, if its process could not."""
+    """Move the files of a complete save into place, in case its process was killed."""
     source = folder / STAGED
     if not source.is_dir():
         return
@@ -74,7 +74,7 @@ def finish(folder: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what saves left behind whose process is dead."""
+    """Remove the partial files of saves whose process is dead."""
     for partial in folder.glob(f"{_PARTIAL}[0-9]*"):
         process = int(partial.name.removeprefix(_PARTIAL))
         if process != os.getpid() and is_alive(process):

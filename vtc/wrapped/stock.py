@@ -12,7 +12,7 @@ from vtc.plugins.sections import Row, load_json, read_json
 
 
 def is_hub_name(name: str | os.PathLike[str]) -> bool:
-    """Return whether a name is a repository on the hub, ``OWNER/NAME``, and no folder here."""
+    """Return whether a name is a repository on the hub, ``OWNER/NAME``, not a local folder."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -27,10 +27,10 @@ def is_hub_name(name: str | os.PathLike[str]) -> bool:
 
 
 def check_model_name(name: str | os.PathLike[str], others: str = "") -> None:
-    """Refuse a name that is neither a model's folder nor of the form of a hub's.
+    """Check that a name is a model's folder or has the form of a name on the hub.
 
     Args:
-        name: What a user gave.
+        name: The name that the user gave.
         others: Other forms that the caller accepts, for the message.
 
     Raises:
@@ -38,7 +38,7 @@ def check_model_name(name: str | os.PathLike[str], others: str = "") -> None:
     """
     if os.path.isfile(os.path.join(name, "config.json")) or is_hub_name(name):
         return
-    what = "a folder without a config.json" if os.path.isdir(name) else "no folder here"
+    what = "a folder without a config.json" if os.path.isdir(name) else "not a folder"
     raise ValueError(
         f"model {os.fspath(name)!r} is {what}; give a folder with a config.json, OWNER/NAME on the "
         f"hub{others}"
@@ -48,11 +48,11 @@ def check_model_name(name: str | os.PathLike[str], others: str = "") -> None:
 def open_config(
     name: str | os.PathLike[str], *, trust_remote_code: bool = False, **hub: Any
 ) -> Any:
-    """Read the configuration of a model, before any other file of it is fetched.
+    """Read the configuration of a model, without fetching its other files.
 
     Raises:
-        ValueError: The folder needs Python code of its own, which is not run; or a JSON file in
-            it is damaged.
+        ValueError: The model needs its own Python code and ``trust_remote_code`` is False, or a
+            JSON file is damaged.
         OSError: It cannot be read.
     """
     import transformers
@@ -77,14 +77,14 @@ def open_processor(
         return processor.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     except (OSError, ValueError, ImportError):
         raise
-    # tokenizers raises bare Exceptions; JSON of another form than expected ends in any error.
+    # tokenizers raises bare Exceptions, and unexpected JSON may cause any other error.
     except Exception as error:
         message = f"the processor in {os.fspath(name)} cannot be opened: {cause(error)}"
         raise ValueError(message) from error
 
 
 def check_json(folder: str | os.PathLike[str], *patterns: str) -> None:
-    """Check the JSON files of a folder, which transformers reads without naming damaged ones.
+    """Check the JSON files of a folder, as transformers' errors do not name the damaged file.
 
     Raises:
         ValueError: A file is not valid JSON, or an index names weights outside the folder.
@@ -116,7 +116,7 @@ def read_index(file: Path) -> dict[str, str]:
     """
     files = read_json(file, _Index).weight_map
     for key, name in files.items():
-        path = PureWindowsPath(name)  # which knows both separators
+        path = PureWindowsPath(name)  # it accepts both separators
         if path.anchor or ".." in path.parts or not name:
             raise ValueError(
                 f"{file}: weight_map of {key}: expected a file in this folder, got {name!r}"
@@ -125,13 +125,14 @@ def read_index(file: Path) -> dict[str, str]:
 
 
 def check_weights(*files: Path, are_quantized: bool = False) -> None:
-    """Check files of weights, which safetensors reads without naming damaged ones.
+    """Check files of weights, as safetensors' errors do not name the damaged file.
 
     Args:
-        are_quantized: Whether weights may be integers; otherwise these would be taken as they are.
+        are_quantized: Whether weights may be integers.
 
     Raises:
-        ValueError: A file is cut off or no safetensors file, or holds weights that are integers.
+        ValueError: A file is cut off or not a safetensors file, or its weights are integers
+            although the model is not quantized.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -142,13 +143,13 @@ def check_weights(*files: Path, are_quantized: bool = False) -> None:
                 types = {key: tensors.get_slice(key).get_dtype() for key in weights}
         except SafetensorError as error:
             raise ValueError(
-                f"{file} is cut off or no safetensors file ({error}); download or save it again"
+                f"{file} is cut off or not a safetensors file ({error}); download or save it again"
             ) from error
         integer = next((key for key in weights if types[key].lstrip("U")[0] == "I"), None)
         if integer is not None and not are_quantized:
             raise ValueError(
                 f"{file}: {integer} holds integers ({types[integer]}), but config.json has no "
-                "quantization_config that says how to read them"
+                "quantization_config to read them with"
             )
 
 
@@ -160,16 +161,17 @@ def load_weights(
     ignore_mismatched_sizes: bool = False,
     **options: Any,
 ) -> Any:
-    """Load a model with ``model_class.from_pretrained``, and refuse incomplete weights.
+    """Load a model with ``model_class.from_pretrained``; raise if weights are incomplete.
 
-    transformers draws weights that are missing at random and only logs it. Tensors that the stock
-    class computes or ignores itself may be missing.
+    transformers initialises missing weights at random and only logs it. Tensors that the stock
+    class computes or ignores may be missing.
 
     Args:
         model_class: A stock class, or one of transformers' auto classes.
         name: A folder or a name on the hub.
-        trust_remote_code: Run Python code that lies beside the weights.
-        ignore_mismatched_sizes: Draw weights of another shape at random, as transformers does.
+        trust_remote_code: Run Python code that is stored with the weights.
+        ignore_mismatched_sizes: Initialise weights of another shape at random, as transformers
+            does.
         **options: Passed on (``dtype``, ``device_map``, ...).
 
     Raises:
@@ -184,7 +186,7 @@ def load_weights(
         name,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # refused below, with their names
+        ignore_mismatched_sizes=True,  # they raise below, with their names
         **{"use_safetensors": True, **options},
     )
     stock = type(model).__name__

@@ -1,6 +1,6 @@
-"""``wrap`` and ``unwrap``: splice the toolkit into a stock model, and take it out again.
+"""``wrap`` and ``unwrap``: splice the toolkit into a stock model, and remove it again.
 
-The model stays the same object. Its class becomes a subclass, made on the spot, whose ``forward``
+The model stays the same object. Its class becomes a subclass, made at runtime, whose ``forward``
 and ``generate`` compress the videos of a call and then run the stock code on the result.
 """
 
@@ -39,18 +39,19 @@ def wrap(
 
     Args:
         model: A stock model of a supported family; it is changed in place.
-        selector: Which frames keep all their tokens: a name, ``vtc.selector(name, **options)``,
-            a mapping ``{"name": ..., option: ...}`` or an instance.
-        merger: What each other frame becomes; given likewise.
-        budget: The most visual tokens of a video, keyframes included: a number or ``"auto"`` for
-            what fits the model's context, shared evenly by the other frames;
-            ``vtc.budget(name, max_tokens=..., **options)`` shares them otherwise. None: as many as
-            selector and merger make.
-        processor: The model's own processor. Needed when videos come through it, to read the
-            question and the frames; ``vtc.ask`` and ``vtc.prepare_inputs`` bring their own.
-        encoder: The frame encoder that selectors look through, where they name none of their own:
-            a name, a folder or an object, see ``vtc.encoders.lazy.load_encoder``. Loaded at its
-            first use. ``vtc.encoders.lazy.LazyEncoder`` gives it options.
+        selector: Chooses the keyframes, which keep all their tokens: a name,
+            ``vtc.selector(name, **options)``, a mapping ``{"name": ..., option: ...}`` or an
+            instance.
+        merger: Merges each non-keyframe; in the same forms.
+        budget: The maximum number of visual tokens of a video, keyframes included, or ``"auto"``
+            to fill the model's context. Non-keyframes share them evenly;
+            ``vtc.budget(name, max_tokens=..., **options)`` shares them differently. None: no
+            limit.
+        processor: The model's processor. Needed if videos are passed through it, to read the
+            question and the frames; ``vtc.ask`` and ``vtc.prepare_inputs`` take their own.
+        encoder: The frame encoder of selectors that do not name one: a name, a folder or an
+            object, see ``vtc.encoders.lazy.load_encoder``. Loaded on first use;
+            ``vtc.encoders.lazy.LazyEncoder`` takes options.
 
     Returns:
         The same object, still an instance of its Hugging Face class.
@@ -78,7 +79,7 @@ def wrap(
 
 
 def warn_of_untrained(toolkit: Toolkit, stacklevel: int) -> None:
-    """Warn of each untrained component."""
+    """Warn about each untrained component."""
     for warning in toolkit.untrained_warnings():
         warnings.warn(warning, stacklevel=stacklevel)
 
@@ -86,7 +87,7 @@ def warn_of_untrained(toolkit: Toolkit, stacklevel: int) -> None:
 def splice(
     model: Any, selector: Any, merger: Any, processor: Any, encoder: Any, budget: Any = None
 ) -> Toolkit:
-    """Check everything, then change the model: ``wrap`` without its warning.
+    """Check everything, then change the model: ``wrap`` without its warnings.
 
     Returns:
         The toolkit, now ``model.vtc``.
@@ -95,10 +96,10 @@ def splice(
         raise ValueError(
             "the model is wrapped already; call vtc.unwrap(model) first to change its parts"
         )
-    _refuse_replaced_forward(model)
+    _check_forward(model)
     adapter = registry.adapter_for(model.config.model_type)
-    chosen_selector = registry.build_part("selector", selector)
-    chosen_merger = registry.build_part("merger", merger)
+    selector = registry.build_part("selector", selector)
+    merger = registry.build_part("merger", merger)
     lazy = encoder if isinstance(encoder, LazyEncoder) else LazyEncoder(encoder)
     if not hasattr(model, "generate"):
         raise ValueError(
@@ -106,7 +107,7 @@ def splice(
             "(...ForConditionalGeneration)"
         )
     require_features(model.forward)
-    toolkit = Toolkit(chosen_selector, chosen_merger, adapter, lazy, processor)
+    toolkit = Toolkit(selector, merger, adapter, lazy, processor)
     toolkit.budget = registry.build_budget(budget)
     toolkit.encoders_on(input_device(model))
     toolkit.build_merger(model)
@@ -128,17 +129,18 @@ def splice(
 
 
 def unwrap(model: M) -> M:
-    """Give a wrapped model its stock class, weights and outputs back.
+    """Restore the stock class, weights and outputs of a wrapped model.
 
-    The merger leaves with the toolkit; ``model.vtc.merger`` taken before keeps its parameters.
+    The toolkit is removed with its merger. To keep the merger's parameters, get
+    ``model.vtc.merger`` first.
 
     Raises:
-        ValueError: The model is not wrapped, or its ``forward`` was replaced since.
+        ValueError: The model is not wrapped, or its ``forward`` was replaced after wrapping.
         RuntimeError: A call is running.
     """
     target: Any = stock_model(model)
     toolkit = toolkit_of(target)
-    _refuse_replaced_forward(target)
+    _check_forward(target)
     with toolkit.gate.change("unwrap the model"):
         for hook in target.vtc_hooks:
             hook.remove()
@@ -149,13 +151,13 @@ def unwrap(model: M) -> M:
     return model
 
 
-def _refuse_replaced_forward(model: Any) -> None:
-    """Refuse a model whose forward was replaced on the object: it would keep the old class."""
+def _check_forward(model: Any) -> None:
+    """Raise if a model's forward was replaced on the object, where it hides that of its class."""
     is_replaced = "forward" in vars(model) and not _has_own_forward(model)
     if is_replaced and not hasattr(model, "_hf_hook"):
         raise ValueError(
             f"the forward of this {type(model).__name__} was replaced on the object, as "
-            "accelerate does for mixed precision; take it off first: "
+            "accelerate does for mixed precision; remove it first: "
             "model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
         )
 
@@ -163,19 +165,19 @@ def _refuse_replaced_forward(model: Any) -> None:
 def _has_own_forward(model: Any) -> bool:
     """Return whether the forward on the object is that of its class.
 
-    ``accelerator.unwrap_model`` puts it there, without the decorators that the class has around it.
+    ``accelerator.unwrap_model`` sets it, without the decorators of the class.
     """
     function = getattr(vars(model).get("forward"), "__func__", None)
     return function in (type(model).forward, inspect.unwrap(type(model).forward))
 
 
 def _remove_own_forward(model: Any) -> None:
-    """Let a model take the forward of its class, also once that changes."""
+    """Delete a forward on the object, so that the model uses the forward of its class."""
     if _has_own_forward(model):
         del model.forward
 
 
 def _rebind_old_forward(model: Any) -> None:
-    """Let a hook of accelerate on the model itself call the forward of its new class."""
+    """Make accelerate's hook on the model call the forward of its new class."""
     if hasattr(model, "_old_forward"):
         model._old_forward = functools.partial(type(model).forward, model)
