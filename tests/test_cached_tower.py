@@ -177,7 +177,7 @@ def test_a_damaged_output_is_computed_again(model, processor, file, tmp_path):
     content = bytearray(data.read_bytes())
     content[-1] ^= 1
     data.write_bytes(content)
-    with pytest.warns(RuntimeWarning, match="was damaged and thrown away"):
+    with pytest.warns(RuntimeWarning, match="was damaged and has been removed"):
         again, report = tokens(model, processor, source)
     assert torch.equal(again, features) and "was damaged" in use_of(report).note
     assert use_of(tokens(model, processor, source)[1]).hit

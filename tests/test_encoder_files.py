@@ -35,13 +35,13 @@ def test_unknown_open_clip_names_are_explained(spec, message):
 def test_open_clip_files_that_do_not_fit_are_explained(open_clip_weights, tmp_path):
     with (
         pytest.warns(UserWarning, match="runs with GELU.*write 'ViT-B-32-quickgelu'"),
-        pytest.raises(ValueError, match="weights are not those of this architecture"),
+        pytest.raises(ValueError, match="weights do not fit this architecture"),
     ):
         load_encoder(f"open_clip:ViT-B-32/{open_clip_weights}")
     with pytest.raises(ValueError, match="ViT-L-14 differ in preprocessing"):
         load_encoder(f"open_clip:ViT-L-14/{open_clip_weights}")
     (tmp_path / "w.safetensors").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="weights are not those of this architecture"):
+    with pytest.raises(ValueError, match="weights do not fit this architecture"):
         load_encoder(f"open_clip:{ARCHITECTURE}/{tmp_path}/w.safetensors")
     (tmp_path / "open_clip_pytorch_model.bin").touch()
     with pytest.raises(ValueError, match="lacks open_clip_config.json.*holds open_clip_py.*save_f"):

@@ -74,7 +74,7 @@ def test_merged_tokens_are_those_of_the_encoder_patches(case, encoder):
     torch.testing.assert_close(
         found[:, :width].double(), torch.stack(expected), atol=2e-4, rtol=2e-4
     )
-    assert not found[:, width:].any(), "merged frames bring no deepstack features"
+    assert not found[:, width:].any(), "merged frames have no deepstack features"
 
 
 def _feeds(model, inputs):

@@ -283,7 +283,7 @@ def test_encoded_videos_from_outside_are_refused(wrapped, make_inputs, make_vide
     inputs = make_inputs([make_video(5)], ["What?"])
     features = wrapped.get_video_features(inputs.pop("pixel_values_videos"), return_dict=True)
     for call in (wrapped, wrapped.generate):
-        with pytest.raises(RuntimeError, match="nothing was compressed"):
+        with pytest.raises(RuntimeError, match="an already encoded video"):
             call(**inputs, mm_encoder_outputs={"video": features})
 
 

@@ -335,7 +335,7 @@ def test_pictures_of_16_bits_keep_their_levels(mode, tmp_path):
 
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_pictures_without_a_range_are_refused(mode):
-    with pytest.raises(ValueError, match=f"8 or 16 bits a channel, .* mode {mode}"):
+    with pytest.raises(ValueError, match=f"8 or 16 bits per channel, .* mode {mode}"):
         VideoSource([Image.new(mode, (4, 4))])
 
 

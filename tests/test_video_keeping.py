@@ -168,5 +168,5 @@ def test_frames_in_memory_are_not_kept(model, processor):
     wrapped(model, processor)
     _, report = read(model, processor, np.zeros((4, 64, 64, 3), np.uint8))
     assert (report.decoded, report.kept) == (None, 0)
-    with pytest.raises(ValueError, match="max_frames, keep and cache to it"):
+    with pytest.raises(ValueError, match="max_frames, keep and cache when"):
         vtc.VideoSource(vtc.VideoSource(np.zeros((4, 2, 2, 3), np.uint8)), keep=10)

@@ -276,7 +276,7 @@ def test_a_source_of_a_source_shares_it() -> None:
     source = VideoSource(FRAMES, fps=4.0)
     again = VideoSource(source)
     assert len(again) == 10 and again.timestamps is source.timestamps
-    with pytest.raises(ValueError, match="a VideoSource is sampled already"):
+    with pytest.raises(ValueError, match="this VideoSource is sampled already"):
         VideoSource(source, max_frames=3)
 
 

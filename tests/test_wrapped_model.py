@@ -222,7 +222,7 @@ def test_video_past_the_wrapper_is_compressed_or_raises(
             logits = output.logits if states is None else model.lm_head(states)
             assert logits.shape[1] == inputs["input_ids"].shape[1]
             torch.testing.assert_close(logits[:, -1], expected)
-    with pytest.raises(RuntimeError, match="nothing was compressed"):
+    with pytest.raises(RuntimeError, match="an already encoded video"):
         stock_class.generate(model, **inputs, max_new_tokens=2)
     with vtc.disabled(model):
         stock_class.forward(model, **inputs)

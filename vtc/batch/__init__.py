@@ -1,1 +1,1 @@
-"""Many questions about many videos: rows in a file, results in another, resumed after any end."""
+"""Many questions about many videos: rows in one file, results in another, resumable."""

@@ -1,7 +1,7 @@
-"""What answers the rows of a group: a language model, or a selector alone.
+"""Jobs that answer the rows of a group: with a language model, or with a selector alone.
 
-A `Job` holds plain values and functions of modules, so that it can be sent to another process,
-which loads the model there.
+A `Job` holds plain values and module-level functions, so that it can be sent to another process,
+which loads the model.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Answer = Callable[[Group], list[Line]]
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ABC):
-    """How the rows are answered.
+    """Answers the rows of a batch.
 
     Attributes:
         root: The folder that the rows' videos are relative to.
         video: Options of ``VideoSource``.
-        all_frames: Whether a line holds time and relevance of all frames, not of keyframes alone.
+        all_frames: Whether a line holds the times and scores of all frames, not only of keyframes.
     """
 
     root: Path
     video: Mapping[str, Any] = field(default_factory=dict)
     all_frames: bool = False
     empty: ClassVar[Mapping[str, Any]]
-    """The fields of the result where there is none."""
+    """The fields of the result of a row that failed."""
 
     @abstractmethod
     def load(self) -> Callable[[Any, list[str]], list[Mapping[str, Any]]]:
@@ -44,14 +44,14 @@ class Job(ABC):
         """
 
     def open(self, worker: int | None = None) -> Answer:
-        """Load the models, and return what answers a group.
+        """Load the models; return a function that answers a group.
+
+        It returns a line for each row of the group. An exception of a video, a model or a part
+        becomes the line's error. A group that fails is retried in halves, so that one question too
+        long for the memory does not fail the others.
 
         Args:
             worker: The number of this worker process; the workers share the GPUs of the machine.
-
-        It returns a line for each row of the group. What a video, a model or a part raises becomes
-        the line's error; a group that fails is asked in halves, so that one question too long for
-        the memory does not take the others with it.
         """
         from vtc.video import VideoError, VideoSource
 
@@ -67,12 +67,12 @@ class Job(ABC):
                 return [_line(row, result) for row, result in zip(group.rows, results, strict=True)]
             except VideoError as error:
                 return [self.failure(row, cause(error)) for row in group.rows]
-            # Whatever a model, a third party's part or a library raises, other rows can be asked.
+            # A model, a third party's part or a library may raise anything; other rows still run.
             except Exception as error:
                 if _is_broken_device(error):
                     raise
                 reason = cause(error)
-            # Outside of the handler: the error holds the tensors of the call that failed.
+            # Retry outside the handler: the exception keeps the failed call's tensors alive.
             if len(group.rows) == 1:
                 return [self.failure(group.rows[0], reason)]
             middle = len(group.rows) // 2
@@ -85,14 +85,14 @@ class Job(ABC):
         return _line(row, self.empty, reason)
 
     def _frames(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what a report holds of every frame, unless all frames were asked for."""
+        """Leave out the values of every frame, unless `all_frames` is set."""
         names = ("timestamps", "relevance")
         return {k: v for k, v in values.items() if self.all_frames or k not in names}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AskJob(Job):
-    """Answers with a language model.
+    """Answers rows with a language model.
 
     Attributes:
         open_model: Returns a wrapped model and its processor.
@@ -113,25 +113,25 @@ class AskJob(Job):
         def ask(source: Any, questions: list[str]) -> list[Mapping[str, Any]]:
             answers = vtc.ask(model, processor, source, questions, **self.generation)
             return [
-                {"answer": each.text, "report": self._report(each.report.to_dict())}
-                for each in answers
+                {"answer": answer.text, "report": self._report(answer.report.to_dict())}
+                for answer in answers
             ]
 
         return ask
 
     def _report(self, report: dict[str, Any]) -> dict[str, Any]:
-        del report["answer"]  # it stands beside the report
+        del report["answer"]  # it is next to the report
         return {**report, "videos": [self._frames(video) for video in report["videos"]]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectJob(Job):
-    """Selects keyframes, without a language model.
+    """Selects keyframes for rows, without a language model.
 
     Attributes:
         selector: ``{"name": ..., **options}``.
-        encoder: The frame encoder, unless the selector names its own.
-        device: Device of the frame encoder.
+        encoder: The frame encoder, unless the selector names one.
+        device: The device of the frame encoder.
     """
 
     selector: Mapping[str, Any]
@@ -145,8 +145,8 @@ class SelectJob(Job):
         from vtc.plugins import registry
         from vtc.wrapped.opening import pick_device
 
-        named = registry.build_part("selector", self.selector).encoder
-        encoder = LazyEncoder(named or self.encoder, device=pick_device(self.device))
+        name = registry.build_part("selector", self.selector).encoder or self.encoder
+        encoder = LazyEncoder(name, device=pick_device(self.device))
 
         def select(source: Any, questions: list[str]) -> list[Mapping[str, Any]]:
             reports = select_for_texts(source, questions, self.selector, encoder)
@@ -170,21 +170,21 @@ class SelectJob(Job):
 
 
 def place(root: Path, video: str) -> Path | str:
-    """Return where a row's video is."""
+    """Return the path or address of a row's video."""
     return video if video.startswith("file://") else root / video
 
 
 def check_videos(groups: Sequence[Group], root: Path) -> None:
-    """Refuse rows none of whose videos exists, as of a wrong folder.
+    """Check that some video exists, to detect a wrong folder.
 
     Raises:
-        ValueError: None exists.
+        ValueError: None of the videos exists.
     """
     places = (place(root, group.video) for group in groups)
-    if not any(isinstance(each, str) or each.exists() for each in places):
+    if not any(isinstance(video, str) or video.exists() for video in places):
         first = place(root, groups[0].video)
         raise ValueError(
-            f"none of the videos exists, {first} for one; give the folder that their names are "
+            f"none of the videos exists, such as {first}; give the folder that their names are "
             "relative to as --video-root"
         )
 
@@ -203,6 +203,6 @@ def _take_gpu(worker: int) -> None:
 
 
 def _is_broken_device(error: Exception) -> bool:
-    """Return whether a GPU has failed in a way that only a new process can recover from."""
+    """Return whether a GPU failed so that only a new process can use it again."""
     kind = getattr(sys.modules.get("torch"), "AcceleratorError", ())
     return isinstance(error, kind)

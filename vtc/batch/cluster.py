@@ -1,4 +1,4 @@
-"""The groups of a batch as tasks of Ray, on one machine or a cluster."""
+"""Answer the groups of a batch in Ray tasks, on one machine or a cluster."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vtc.plugins.discovery import cause
 
 LOCAL = "local"
 _MAX_LOST = 3
-"""Groups that may be lost before any is answered."""
+"""The run fails after this many lost groups if none has been answered."""
 _AHEAD = 2
-"""Tasks that are submitted for each processor of the cluster."""
+"""The number of tasks that are submitted per processor of the cluster."""
 
 _answers: dict[str, Answer] = {}
-"""What this worker process of Ray answers with, by run."""
+"""The function that this Ray worker process answers groups with, by run."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task takes.
+    """The resources of a task.
 
     Attributes:
-        cpus: Processors.
-        gpus: GPUs, also a part of one; None for one where the cluster has any.
+        cpus: The number of processors.
+        gpus: The number of GPUs, may be a fraction; None for one GPU if the cluster has any.
     """
 
     cpus: float = 1.0
@@ -42,10 +42,10 @@ class Resources:
 
 
 def connect(address: str) -> Any:
-    """Join a cluster of Ray, or start one on this machine; return the module ``ray``.
+    """Join a Ray cluster, or start one on this machine; return the module ``ray``.
 
     Args:
-        address: As ``ray.init`` takes it; ``"local"`` starts Ray on 127.0.0.1.
+        address: The address for ``ray.init``; ``"local"`` starts Ray on 127.0.0.1.
 
     Raises:
         ImportError: Ray is not installed.
@@ -63,17 +63,17 @@ def connect(address: str) -> Any:
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": quiet}
     if address == LOCAL:
         logging.getLogger("ray").setLevel(quiet)
-        # Without a limit, Ray would run a task that takes too much memory again for ever.
+        # Without a limit, Ray would retry a task that takes too much memory forever.
         settings |= {"_system_config": {"task_oom_retries": MAX_DEATHS - 1}}
         settings |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
     stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**settings)
-    # Ray raises errors of many kinds, a bare Exception for a slow start among them.
+    # Ray raises many kinds of errors, among them a bare Exception if it starts too slowly.
     except Exception as error:
-        raise OSError(f"cannot join a cluster of Ray at {address}: {cause(error)}") from error
+        raise OSError(f"cannot join a Ray cluster at {address}: {cause(error)}") from error
     finally:
-        signal.signal(signal.SIGTERM, stop)  # Ray sets its own
+        signal.signal(signal.SIGTERM, stop)  # Ray replaces the handler
     return ray
 
 
@@ -86,7 +86,7 @@ def task_options(ray: Any, resources: Resources) -> dict[str, Any]:
 
 
 def deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """Return the errors of a task whose process or machine has died too often."""
+    """Return the exceptions of a task whose process or machine has died too often."""
     errors = ray.exceptions
     return (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError)
 
@@ -94,14 +94,14 @@ def deaths(ray: Any) -> tuple[type[Exception], ...]:
 def answer_on_cluster(
     groups: Sequence[Group], job: Job, address: str, resources: Resources
 ) -> Generator[list[Line], None, None]:
-    """Yield the lines of each group as a task of Ray has answered it.
+    """Yield the lines of each group when its Ray task ends.
 
-    Ray runs a task again whose process has died. If that dies too, the rows of the group are asked
-    one by one, and a row that takes down its process again gets an error.
+    Ray retries a task whose process has died. If that dies too, the rows of the group are retried
+    one by one, and a row whose process dies again gets an error.
 
     Raises:
-        ImportError, OSError: As `connect`.
-        LoadingError: A task cannot load the model, or none of the first has lived.
+        ImportError, OSError: As for `connect`.
+        LoadingError: A task cannot load the model, or the processes of the first tasks died.
     """
     ray = connect(address)
     options = task_options(ray, resources)
@@ -125,13 +125,13 @@ def answer_on_cluster(
                 lost += 1
                 if lost >= _MAX_LOST and not answered:
                     raise LoadingError(
-                        f"the processes of the first {lost} tasks died (out of memory?); give "
-                        "each more of a machine with --ray-cpus"
+                        f"the processes of the first {lost} tasks died (out of memory?); run "
+                        "fewer tasks per machine with a larger --ray-cpus"
                     ) from None
                 if len(group.rows) == 1:
                     yield [job.failure(group.rows[0], set_aside(MAX_DEATHS))]
                 else:
-                    waiting.extend((each, 0) for each in group.split())
+                    waiting.extend((row, 0) for row in group.split())
                 continue
             if isinstance(result, str):
                 raise LoadingError(result)
@@ -145,25 +145,25 @@ def answer_on_cluster(
 
 
 def _work(run: str, folder: str, job: Job, group: Group) -> list[Line] | str:
-    """Answer a group in a process of Ray, which keeps its model for the next.
+    """Answer a group in a Ray process, which keeps its model for the next group.
 
     Args:
         folder: The folder that paths in the job are relative to.
 
     Returns:
-        The lines; or why the model cannot be loaded.
+        The lines; or the reason why the model cannot be loaded.
     """
     if run not in _answers:
         _answers.clear()
         try:
             os.chdir(folder)
             _answers[run] = job.open()
-        # A model, a part or a library may raise anything, also what cannot be sent.
+        # A model, a part or a library may raise anything, even unpicklable exceptions.
         except Exception as error:
             return str(error) if isinstance(error, ValueError) else cause(error)
     try:
         return _answers[run](group)
-    # Only a GPU that needs a new process ends up here; see `answering.Job.open`.
+    # Raised only by a GPU that needs a new process; see `answering.Job.open`.
     except Exception as error:
-        print(f"vtc: a worker ends: {cause(error)}", file=sys.stderr, flush=True)
+        print(f"vtc: a worker exits: {cause(error)}", file=sys.stderr, flush=True)
         os._exit(1)

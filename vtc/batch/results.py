@@ -1,4 +1,4 @@
-"""The file of results: one writer, one line a row, safe to end at any moment."""
+"""The file of results: one writer, one line per row, valid after a kill at any time."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from vtc.batch.rows import Question, RowId, parse_lines, shorten
 from vtc.plugins.sections import SectionError, load_json
 
 _START = b'{"id": '
-"""What every line starts with."""
+"""The start of every line."""
 
 Line = Mapping[str, Any]
 """A result: ``id``, ``video``, ``question``, the result itself, ``error`` and ``report``."""
 
 
 class WrittenLine(Question):
-    """What a run reads of a line that an earlier run wrote."""
+    """The fields that a run reads from a line of an earlier run."""
 
     error: str | None
 
 
 @dataclass
 class ResultFile:
-    """A file of results that this process alone writes to.
+    """A file of results that only this process writes to.
 
     Attributes:
         path: The file.
-        lines: What it holds, without the results themselves.
+        lines: The lines of the file, without the results.
     """
 
     path: Path
@@ -46,11 +46,11 @@ class ResultFile:
         return {line.id for line in self.lines}
 
     def append(self, line: Line) -> None:
-        """Write a line; it is on the disk when this returns."""
+        """Write a line and flush it to the disk."""
         text = json.dumps(line) + "\n"
         with self.path.open("ab", buffering=0) as file:
             rest = memoryview(text.encode())
-            while rest:  # an unbuffered write may write a part
+            while rest:  # an unbuffered write may be partial
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         self.lines.append(
@@ -58,7 +58,7 @@ class ResultFile:
         )
 
     def remove_errors(self) -> int:
-        """Remove the lines with an error, so that their rows are missing; return their number."""
+        """Remove the lines with an error, so that their rows run again; return their number."""
         count = sum(line.error is not None for line in self.lines)
         if count:
             kept = [text for text in self._texts() if json.loads(text)["error"] is None]
@@ -67,17 +67,17 @@ class ResultFile:
         return count
 
     def check_rows(self, rows: Sequence[Question]) -> None:
-        """Refuse a file whose lines do not belong to the rows.
+        """Check that the lines belong to the rows.
 
         Raises:
-            SectionError: All ids that the rows lack, or have with another video or question.
+            SectionError: All ids that are not in the rows, or have another video or question.
         """
-        known = {row.id: row for row in rows}
+        by_id = {row.id: row for row in rows}
         problems = []
         for line in self.lines:
-            row = known.get(line.id)
+            row = by_id.get(line.id)
             if row is None:
-                problems.append(f"id {line.id!r} is none of the rows")
+                problems.append(f"id {line.id!r} is not in the rows")
             elif (row.video, row.question) != (line.video, line.question):
                 problems.append(f"id {line.id!r} has another video or question than its row")
         if problems:
@@ -85,15 +85,15 @@ class ResultFile:
             raise SectionError(str(self.path), [*shorten(problems), hint])
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Compare the settings with those of the run that started the file, or keep them.
+        """Compare the settings with those of the first run of the file, or store them.
 
-        They are in a file beside it, ``ANSWERS.jsonl.settings``.
+        They are stored next to it in ``ANSWERS.jsonl.settings``.
 
         Raises:
-            ValueError: They differ, so that the results would not belong together.
+            ValueError: They differ, so the results would not be comparable.
         """
         file = self.path.with_name(f"{self.path.name}.settings")
-        settings = json.loads(json.dumps(settings))  # as a file has them: no tuples
+        settings = json.loads(json.dumps(settings))  # lists for tuples, as in the file
         if not self.lines or not file.is_file():
             _replace(file, (json.dumps(settings, indent=1) + "\n").encode())
             return
@@ -110,7 +110,7 @@ class ResultFile:
         return self.path.read_bytes().splitlines(keepends=True)
 
     def _read(self) -> None:
-        """Read the lines; cut off a last one that a killed process did not finish.
+        """Read the lines; remove an incomplete last line of a killed process.
 
         Raises:
             SectionError: All other broken lines and repeated ids.
@@ -129,19 +129,19 @@ class ResultFile:
 
 @contextmanager
 def open_results(path: Path) -> Iterator[ResultFile]:
-    """Open a file of results for this process alone, and read what it holds.
+    """Open a file of results for this process only, and read its lines.
 
-    The lock is a file beside it, ``ANSWERS.jsonl.lock``; the system frees it when the process ends.
+    The lock is the file ``ANSWERS.jsonl.lock``; the system releases it when the process ends.
 
     Raises:
-        ValueError: Another process has it open, it cannot be written, or it holds other lines.
+        ValueError: Another process has the file open, or it holds other lines.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock").acquire(blocking=False)
     except Timeout as error:
         raise ValueError(
-            f"another run is writing to {path}; wait for its end, or give another --out"
+            f"another run is writing to {path}; wait until it ends, or give another --out"
         ) from error
     with lock:
         path.touch()
@@ -151,8 +151,8 @@ def open_results(path: Path) -> Iterator[ResultFile]:
 
 
 def _is_torn(text: bytes) -> bool:
-    """Return whether a line is one of `ResultFile.append` without its end."""
-    text = text.rstrip(b"\0")  # what a file system may leave after a power failure
+    """Return whether a line of `ResultFile.append` is incomplete."""
+    text = text.rstrip(b"\0")  # a file system may leave these after a power failure
     return not text.endswith(b"\n") and text[: len(_START)] == _START[: len(text)]
 
 
@@ -163,7 +163,7 @@ def _truncate(path: Path, size: int) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a whole file, or none of it."""
+    """Write a file atomically."""
     unfinished = path.with_name(f"{path.name}.partial")
     with unfinished.open("wb") as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""The rows of a batch: reading, checking, and grouping those about one video."""
+"""The rows of a batch: read them, check them, and group them by video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import field_validator
 from vtc.plugins.sections import Row, SectionError, parse, parse_json, read_text
 
 _MOST_PROBLEMS = 50
-"""Problems of one file that are named."""
+"""The maximum number of problems of a file that a message lists."""
 
 RowId = str | int
 
@@ -50,7 +50,7 @@ class Group:
 
     @property
     def video(self) -> str:
-        """The video, as the rows name it."""
+        """The video, as it is written in the rows."""
         return self.rows[0].video
 
     def split(self) -> Iterator[Group]:
@@ -60,17 +60,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Shard:
-    """The i-th of n parts of the rows, from 1; all rows about a video are in one part."""
+    """The i-th of n parts of the rows, counted from 1; a part has all rows about its videos."""
 
     number: int
     count: int
 
     @classmethod
     def read(cls, text: str) -> Shard:
-        """Read ``"2/8"``.
+        """Parse a shard such as ``"2/8"``.
 
         Raises:
-            ValueError: It has another form, or a number out of range.
+            ValueError: It has another form, or a number is out of range.
         """
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -80,12 +80,12 @@ class Shard:
     def rows(self, rows: Sequence[Question]) -> list[Question]:
         """Return the rows of this part: those about every n-th video."""
         videos = list(dict.fromkeys(row.video for row in rows))
-        mine = set(videos[self.number - 1 :: self.count])
-        return [row for row in rows if row.video in mine]
+        shard = set(videos[self.number - 1 :: self.count])
+        return [row for row in rows if row.video in shard]
 
 
 def read_rows(path: Path) -> list[Question]:
-    """Read a file with one JSON object a line: ``{"id": ..., "video": ..., "question": ...}``.
+    """Read a file with one JSON object per line: ``{"id": ..., "video": ..., "question": ...}``.
 
     Raises:
         SectionError: All broken lines, missing fields and repeated ids.
@@ -97,7 +97,7 @@ def read_rows(path: Path) -> list[Question]:
         raise SectionError(str(path), shorten(problems))
     if not rows:
         raise ValueError(
-            f"{path} holds no row; write one JSON object with id, video, question a line"
+            f"{path} holds no row; write one JSON object per line, with id, video and question"
         )
     return rows
 
@@ -105,7 +105,7 @@ def read_rows(path: Path) -> list[Question]:
 def parse_lines(
     kind: type[R], path: Path, texts: Iterable[tuple[int, str]]
 ) -> tuple[list[R], list[str]]:
-    """Parse the lines of a file, each with its number; return the rows, and all problems."""
+    """Parse the numbered lines of a file; return the rows and all problems."""
     rows: list[R] = []
     problems: list[str] = []
     lines: dict[RowId, int] = {}
@@ -139,6 +139,6 @@ def group_rows(rows: Iterable[Question], most: int) -> list[Group]:
 
 
 def shorten(problems: Sequence[str]) -> list[str]:
-    """Return the first problems, and how many more there are."""
+    """Return the first problems, and the number of further ones."""
     more = len(problems) - _MOST_PROBLEMS
     return [*problems[:_MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]

@@ -1,4 +1,4 @@
-"""Run a batch: whatever answers the groups, the lines go to the file as they come."""
+"""Run a batch: append the lines of answered groups to the file of results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Summary:
 
     Attributes:
         out: The file.
-        rows: Rows of the batch.
-        answered: Rows with a result.
-        errors: Rows with an error.
-        missing: Rows without a line.
-        new: Lines that this run has added.
-        seconds: Time of this run.
+        rows: The number of rows of the batch.
+        answered: The number of rows with a result.
+        errors: The number of rows with an error.
+        missing: The number of rows without a line.
+        new: The number of lines that this run added.
+        seconds: The time of this run.
     """
 
     out: str
@@ -50,10 +50,10 @@ class Run:
         return [row for row in self.rows if row.id not in ids]
 
     def write(self, answered: Iterable[list[Line]], show: Callable[[int], None]) -> None:
-        """Append lines as they come.
+        """Append lines as groups are answered.
 
         Args:
-            show: Called with the number of rows that have a line, after each line.
+            show: Called after each line with the number of rows that have a line.
         """
         done = len(self.rows) - len(self.missing)
         show(done)
@@ -64,7 +64,7 @@ class Run:
                 show(done + self.new)
 
     def summary(self) -> Summary:
-        """Return where the file stands."""
+        """Return the state of the file."""
         ids = {row.id for row in self.rows}
         lines = [line for line in self.results.lines if line.id in ids]
         errors = sum(line.error is not None for line in lines)

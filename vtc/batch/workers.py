@@ -1,4 +1,4 @@
-"""Worker processes on this machine, each with its own model, started anew when they die."""
+"""Worker processes on this machine, each with its own model, restarted when they die."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from vtc.batch.rows import Group, RowId
 from vtc.plugins.discovery import cause
 
 MAX_DEATHS = 2
-"""Worker processes that a row may take down before it is set aside."""
+"""The number of worker processes that may die on a row before it is set aside."""
 
 _answer: Answer | None = None
-"""What this worker process answers with."""
+"""The function that this worker process answers groups with."""
 
 
 class LoadingError(RuntimeError):
@@ -32,10 +32,10 @@ class LoadingError(RuntimeError):
 def answer_in_workers(
     groups: Sequence[Group], job: Job, count: int
 ) -> Generator[list[Line], None, None]:
-    """Yield the lines of each group as a worker has answered it.
+    """Yield the lines of each group when a worker has answered it.
 
-    The rows of a group whose worker dies are asked again one by one. A row that was there twice
-    when a worker died gets an error.
+    If a worker dies, the rows of its group are retried one by one. A row whose worker died twice
+    gets an error.
 
     Args:
         count: The number of workers.
@@ -57,29 +57,29 @@ def answer_in_workers(
                 except BrokenProcessPool:
                     deaths.update(row.id for row in group.rows)
                     dead = [row for row in group.rows if deaths[row.id] >= MAX_DEATHS]
-                    waiting.extend(each for each in group.split() if each.rows[0] not in dead)
+                    waiting.extend(row for row in group.split() if row.rows[0] not in dead)
                     yield [job.failure(row, set_aside(MAX_DEATHS)) for row in dead]
     finally:
         workers.end()
 
 
 def set_aside(deaths: int) -> str:
-    """Return the error of a row that took down its workers."""
+    """Return the error of a row whose workers died."""
     return f"set aside, as {deaths} worker processes died while they answered it (out of memory?)"
 
 
 class _Workers:
-    """Pools of one process each: a pool that breaks names the group that broke it.
+    """Pools of one process each, so that a broken pool identifies the group that broke it.
 
     Attributes:
-        idle: Numbers of the workers that have loaded their model and wait for a group.
+        idle: The numbers of the workers that have loaded their model and wait for a group.
         busy: Whether a group is being answered.
     """
 
     def __init__(self, job: Job, count: int) -> None:
         self._job = job
         self._threads = max(1, (os.cpu_count() or 1) // max(1, count))
-        self._others = set(active_children())  # of other code in this process
+        self._others = set(active_children())  # started by other code in this process
         self._pools: dict[int, ProcessPoolExecutor] = {}
         self._loading: dict[Future[None], int] = {}
         self._running: dict[Future[list[Line]], tuple[int, Group]] = {}
@@ -93,7 +93,7 @@ class _Workers:
         return bool(self._running)
 
     def submit(self, group: Group) -> bool:
-        """Give a group to an idle worker; return False if that has died, and start it anew."""
+        """Submit a group to an idle worker; if that has died, restart it and return False."""
         number = self.idle.pop()
         try:
             future = self._pools[number].submit(_work, group)
@@ -104,7 +104,7 @@ class _Workers:
         return True
 
     def finished(self) -> list[tuple[Group, Future[list[Line]]]]:
-        """Wait for the workers; return the groups that are answered or whose worker has died.
+        """Wait for a worker; return the groups that are answered or whose worker has died.
 
         Raises:
             LoadingError: A model cannot be loaded.
@@ -140,7 +140,7 @@ class _Workers:
             if self._failures >= MAX_DEATHS:
                 raise LoadingError(
                     f"{MAX_DEATHS} worker processes died while they loaded the model (out of "
-                    "memory?); give fewer --workers"
+                    "memory?); use fewer --workers"
                 ) from None
             self._start(number)
         else:
@@ -148,7 +148,7 @@ class _Workers:
             self.idle.append(number)
 
     def end(self) -> None:
-        """End all workers at once."""
+        """Terminate all workers."""
         for process in set(active_children()) - self._others:
             process.terminate()
         for pool in self._pools.values():
@@ -156,14 +156,14 @@ class _Workers:
 
 
 def _prepare(threads: int) -> None:
-    """Prepare a worker process, before it imports anything heavy."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+    """Prepare a worker process, before heavy imports."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent terminates this process
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has died, kill -9 included."""
+    """Exit when the parent process dies, even by kill -9."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -175,7 +175,7 @@ def _load(number: int, job: Job) -> None:
     global _answer
     try:
         _answer = job.open(number)
-    # A model, a part or a library may raise anything, also what cannot be sent to the parent.
+    # A model, a part or a library may raise anything, even unpicklable exceptions.
     except Exception as error:
         raise LoadingError(str(error) if isinstance(error, ValueError) else cause(error)) from None
 
@@ -185,7 +185,7 @@ def _work(group: Group) -> list[Line]:
     assert _answer is not None
     try:
         return _answer(group)
-    # Only a GPU that needs a new process ends up here; see `answering.Job.open`.
+    # Raised only by a GPU that needs a new process; see `answering.Job.open`.
     except Exception as error:
-        print(f"vtc: a worker ends: {cause(error)}", file=sys.stderr, flush=True)
+        print(f"vtc: a worker exits: {cause(error)}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -1,1 +1,1 @@
-"""What was computed of a video, on disk, so that the next question need not compute it again."""
+"""A cache on disk of what models compute for a video, for later questions about it."""

@@ -1,4 +1,4 @@
-"""The hashes of files, which a cache remembers as long as a file does not change."""
+"""Hashes of files, which a cache stores to avoid reading unchanged files again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vtc.cache.writing import CacheError, unfinished_folder
 from vtc.plugins.sections import Section, read_json
 
 _SETTLED_NS = 2 * 10**9
-"""A file that was written to less long ago may change again within one tick of its clock."""
+"""A file modified more recently may change again with the same modification time."""
 
 
 class FileNote(Section):
-    """The hash of a file as it was, and of what stood at its path before."""
+    """The state and hash of a file, and the hash of the earlier content at its path."""
 
     path: str
     size: int
@@ -26,7 +26,7 @@ class FileNote(Section):
 
 
 def content_of(root: Path, path: Path) -> str:
-    """Return the SHA-256 of a file; it is read again only where it was changed.
+    """Return the SHA-256 of a file; the file is read again only if it was changed.
 
     Args:
         root: The folder of the cache.
@@ -49,19 +49,19 @@ def content_of(root: Path, path: Path) -> str:
                 (unfinished / "note.json").write_text(note.model_dump_json(), encoding="utf-8")
                 note_file.parent.mkdir(exist_ok=True)
                 (unfinished / "note.json").replace(note_file)
-        except CacheError:  # then it is hashed the next time too
+        except CacheError:  # the file is hashed again next time
             pass
     return content
 
 
 def earlier_content(root: Path, path: Path) -> str | None:
-    """Return the SHA-256 of what stood at a path before; None where that is unknown."""
+    """Return the SHA-256 of the earlier content at a path; None if unknown."""
     note = _read_note(_note_file(root, path))
     return None if note is None else note.earlier
 
 
 def forget_contents(root: Path) -> None:
-    """Remove all hashes that a cache remembers."""
+    """Remove all stored hashes of a cache."""
     for note in (root / "files").glob("*.json"):
         note.unlink(missing_ok=True)
 
@@ -73,5 +73,5 @@ def _note_file(root: Path, path: Path) -> Path:
 def _read_note(path: Path) -> FileNote | None:
     try:
         return read_json(path, FileNote)
-    except ValueError:  # there is none, or it is torn
+    except ValueError:  # missing or damaged
         return None

@@ -1,4 +1,4 @@
-"""An entry of a cache: tensors of one video, and what they depend on."""
+"""An entry of a cache: tensors of one video and their key."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ FORMAT = 1
 """The version of the files; entries of another version are not read."""
 
 Key = dict[str, str | int | float | bool | None]
-"""What the tensors of an entry depend on, besides the content of the video."""
+"""Everything the tensors of an entry depend on except the content of the video."""
 
-_UNPRINTED = {
+_DESCRIPTIONS = {
     "timestamps": "other sampled frames",
     "weights": "other weights",
-    "preparation": "frames prepared in another way",
+    "preparation": "other preprocessing of frames",
     "connector": "another connector",
     "merger": "another merger",
     "processor": "another processor",
     "tower": "another tower",
     "configuration": "another configuration of the model",
 }
-"""Differences whose values say nothing to a reader."""
+"""Descriptions of differences whose values are hashes."""
 
 
 class Entry(Section):
-    """``entry.json``, beside ``data.safetensors``.
+    """``entry.json``, the description of ``data.safetensors`` in the same folder.
 
     Attributes:
         format: The version of the files.
-        kind: What the tensors are, such as ``"frame embeddings"``.
-        video: The name of the file.
-        content: The SHA-256 of its content.
-        key: What the tensors depend on besides.
-        sampling: The options that chose the frames, for messages.
-        warnings: What was lost while the video was read.
+        kind: The kind of the tensors, such as ``"frame embeddings"``.
+        video: The name of the video file.
+        content: The SHA-256 of the video file's content.
+        key: Everything else that the tensors depend on.
+        sampling: The sampling options of the frames, for messages.
+        warnings: Warnings from reading the video.
         bytes: The size of the data.
         sha256: The hash of the data.
         created: Seconds since 1970.
@@ -61,14 +61,14 @@ def entry_name(kind: str, key: Key) -> str:
 
 
 def differences(entry: Entry, key: Key, sampling: Key) -> list[str]:
-    """Return in what an entry differs from what is needed, in words."""
+    """Describe the differences between an entry and the required key."""
     options = _changes(entry.sampling, sampling)
     lines: list[str] = []
     for name, change in _changes(entry.key, key).items():
         if name == "timestamps" and options:
             lines += options.values()
         else:
-            lines.append(_UNPRINTED.get(name, change))
+            lines.append(_DESCRIPTIONS.get(name, change))
     return lines
 
 

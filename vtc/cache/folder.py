@@ -1,9 +1,9 @@
 """The folder of a cache, which any number of processes share.
 
-``entries/CONTENT/KIND-KEY/`` holds one entry each, CONTENT and KEY being hashes; ``files/`` the
-hashes of files that were read before; ``cache.json`` the limit. An entry is written beside, in
-``unfinished/``, and then renamed, so that a reader sees a whole entry or none. Only renaming and
-removing take the lock. The kernel releases it when a process dies.
+Each entry is a folder ``entries/CONTENT/KIND-KEY/``, where CONTENT and KEY are hashes. ``files/``
+holds the hashes of files, ``cache.json`` the limit. An entry is written in ``unfinished/`` and
+then renamed, so that a reader sees a whole entry or none. Only renaming and removing take the
+lock, which the kernel releases when a process dies.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_LIMIT = 20 * 10**9
-"""Bytes that a cache holds at most, unless its ``cache.json`` says otherwise."""
+"""The maximum size of a cache in bytes, unless its ``cache.json`` sets another."""
 _LOCK_SECONDS = 60.0
 
 
 class Settings(Section):
-    """``cache.json``."""
+    """The contents of ``cache.json``."""
 
     limit: int = DEFAULT_LIMIT
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a cache says when it is asked for an entry.
+    """Result of a cache lookup.
 
     Attributes:
-        tensors: The tensors of the entry, on the CPU; None where there is no such entry.
-        reason: Why there is none.
-        is_damaged: Whether there was one that could not be read.
-        warnings: What was lost while the video was read for the entry.
+        tensors: The tensors of the entry, on the CPU; None if there is no such entry.
+        reason: Why there is no entry.
+        is_damaged: Whether an entry was found but could not be read.
+        warnings: Warnings from reading the video for the entry.
     """
 
     tensors: dict[str, Tensor] | None
@@ -64,10 +64,10 @@ class StoredEntry:
     """An entry on disk.
 
     Attributes:
-        folder: Its folder.
-        entry: Its description; None where it cannot be read.
-        bytes: What it takes on disk.
-        used: When it was last read or written, in seconds since 1970.
+        folder: The folder of the entry.
+        entry: The description of the entry; None if it cannot be read.
+        bytes: The size on disk.
+        used: The time of the last read or write, in seconds since 1970.
     """
 
     folder: Path
@@ -77,17 +77,17 @@ class StoredEntry:
 
 
 def user_folder() -> Path:
-    """Return the user's own cache folder: ``$XDG_CACHE_HOME/vtc``, else ``~/.cache/vtc``."""
+    """Return the user's cache folder: ``$XDG_CACHE_HOME/vtc``, else ``~/.cache/vtc``."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "vtc"
 
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """A folder with entries; it is made when the first entry is written.
+    """A folder with entries, created when the first entry is written.
 
     Raises:
-        ValueError: There is something else than a folder at the path.
+        ValueError: The path is not a folder.
     """
 
     path: Path
@@ -99,15 +99,15 @@ class CacheFolder:
     # --- entries
 
     def find(self, path: Path, kind: str, key: Key, sampling: Key, mapped: bool = False) -> Lookup:
-        """Return the tensors of an entry, or why there are none.
+        """Look up an entry; return its tensors, or the reason why there are none.
 
-        An entry that is damaged is removed with a warning.
+        A damaged entry is removed with a warning.
 
         Args:
             path: The video file.
-            kind, key, sampling: As `Entry` has them.
-            mapped: Map the data into memory, which takes none until it is read. It is checked when
-                it is found for the first time after the file was changed, not each time.
+            kind, key, sampling: See `Entry`.
+            mapped: Map the data into memory, which is then read on demand. The data is checked
+                only on the first lookup after its file was changed.
 
         Raises:
             OSError: The video file cannot be read.
@@ -120,18 +120,18 @@ class CacheFolder:
             hash_of = partial(content_of, self.path) if mapped else None
             try:
                 tensors, warned = read_tensors(folder, content, key, hash_of)
-            except DamagedError:  # or another process has just replaced it
+            except DamagedError:  # another process may have just replaced it
                 tensors, warned = read_tensors(folder, content, key, hash_of)
         except DamagedError as error:
             if not folder.is_dir():
                 return Lookup(None, "another process has removed them from the cache")
             self._remove(folder)
-            reason = f"its entry in the cache was damaged and thrown away ({error})"
+            reason = f"its entry in the cache was damaged and has been removed ({error})"
             warnings.warn(f"{path.name}: {reason}", RuntimeWarning, stacklevel=2)
             return Lookup(None, reason, is_damaged=True)
         try:
-            os.utime(folder / ENTRY)  # the oldest entries go first
-        except OSError:  # a cache that others may only read
+            os.utime(folder / ENTRY)  # the least recently used entries are removed first
+        except OSError:  # a read-only cache
             pass
         return Lookup(tensors, warnings=warned)
 
@@ -145,14 +145,14 @@ class CacheFolder:
         sampling: Key,
         warned: Sequence[str] = (),
     ) -> int:
-        """Write an entry, and remove the oldest ones beyond the limit; return its bytes.
+        """Write an entry, and remove the oldest entries beyond the limit; return its bytes.
 
         Args:
-            path, kind, key, sampling: As `find` takes them.
-            warned: What was lost while the video was read.
+            path, kind, key, sampling: As for `find`.
+            warned: Warnings from reading the video.
 
         Raises:
-            CacheError: It cannot be written, or is larger than the whole cache may be.
+            CacheError: It cannot be written, or is larger than the limit of the cache.
             OSError: The video file cannot be read.
         """
         from safetensors import SafetensorError
@@ -162,7 +162,7 @@ class CacheFolder:
         with unfinished_folder(self.path) as unfinished:
             try:
                 save_file(tensors, unfinished / DATA)
-            except SafetensorError as error:  # what it raises where the disk is full
+            except SafetensorError as error:  # raised if the disk is full
                 raise OSError(str(error)) from error
             return self.finish(
                 unfinished, path=path, kind=kind, key=key, sampling=sampling, warned=warned
@@ -178,7 +178,7 @@ class CacheFolder:
         sampling: Key,
         warned: Sequence[str] = (),
     ) -> int:
-        """Make an entry of a folder that holds its data, as `store` does.
+        """Make an entry from a folder that holds its data; see `store`.
 
         Args:
             unfinished: A folder inside the cache, see `vtc.cache.writing`.
@@ -210,7 +210,7 @@ class CacheFolder:
         return size
 
     def entries(self) -> list[StoredEntry]:
-        """Return all entries, the one that was used last at the end."""
+        """Return all entries, the least recently used first."""
         stored = []
         for folder in self._entries.glob("*/*-*"):
             try:
@@ -223,10 +223,10 @@ class CacheFolder:
             except DamagedError:
                 entry = None
             stored.append(StoredEntry(folder, entry, size, used))
-        return sorted(stored, key=lambda one: one.used)
+        return sorted(stored, key=lambda entry: entry.used)
 
     def clear(self) -> tuple[int, int]:
-        """Remove all entries; return how many there were, and their bytes.
+        """Remove all entries; return their number and their bytes.
 
         Raises:
             CacheError: The folder cannot be written.
@@ -234,22 +234,22 @@ class CacheFolder:
         entries = self.entries()
         if self.path.is_dir():
             with self._lock():
-                for one in entries:
-                    self._remove(one.folder)
+                for entry in entries:
+                    self._remove(entry.folder)
                 self._remove_abandoned()
             forget_contents(self.path)
-        return len(entries), sum(one.bytes for one in entries)
+        return len(entries), sum(entry.bytes for entry in entries)
 
     @property
     def limit(self) -> int:
-        """Bytes that the cache holds at most."""
+        """The maximum size of the cache in bytes."""
         try:
             return read_json(self.path / "cache.json", Settings).limit
         except ValueError:  # none was set
             return DEFAULT_LIMIT
 
     def set_limit(self, limit: int) -> None:
-        """Set the limit for all who use the cache, and remove the oldest entries beyond it.
+        """Set the limit for all users of the cache, and remove the oldest entries beyond it.
 
         Raises:
             CacheError: The folder cannot be written.
@@ -268,7 +268,7 @@ class CacheFolder:
         return self.path / "entries"
 
     def _why_not(self, path: Path, content: str, kind: str, key: Key, sampling: Key) -> str:
-        """Return in what the most similar entry differs."""
+        """Explain the miss: how the closest entry differs."""
         others: list[list[str]] = []
         for folder in (self._entries / content[:32]).glob(f"{kind.replace(' ', '-')}-*"):
             try:
@@ -288,12 +288,13 @@ class CacheFolder:
         return "they were not in the cache"
 
     def check_size(self, size: int) -> None:
-        """Refuse an entry that the cache or the disk has no room for.
+        """Check that an entry fits the cache and the disk.
 
         Raises:
-            CacheError: It is larger than the whole cache may be, or than what is free on the disk.
+            CacheError: It is larger than the limit of the cache, or than the free disk space.
         """
-        place = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
+        parents = self.path.absolute().parents
+        place = next(folder for folder in (self.path, *parents) if folder.exists())
         if size > (free := shutil.disk_usage(place).free) > 0:
             raise CacheError(
                 f"{size_text(size)} do not fit on the disk of the cache {str(self.path)!r}, "
@@ -320,18 +321,18 @@ class CacheFolder:
             ) from error
 
     def _make_room(self, size: int) -> None:
-        """Remove the oldest entries until ``size`` more bytes fit; the lock is held."""
+        """Remove the oldest entries until ``size`` more bytes fit; the caller holds the lock."""
         self._remove_abandoned()
         limit, entries = self.limit, self.entries()
-        total = size + sum(one.bytes for one in entries)
-        for one in entries:
+        total = size + sum(entry.bytes for entry in entries)
+        for entry in entries:
             if total <= limit:
                 break
-            self._remove(one.folder)
-            total -= one.bytes
+            self._remove(entry.folder)
+            total -= entry.bytes
 
     def _remove(self, folder: Path) -> None:
-        """Remove an entry at once for all others; one that is being read stays readable."""
+        """Remove an entry atomically; a reader that has it open can finish."""
         target = self.path / "unfinished" / uuid.uuid4().hex
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -341,7 +342,7 @@ class CacheFolder:
             pass
 
     def _remove_abandoned(self) -> None:
-        """Remove what writers that died have left, and folders without entries."""
+        """Remove unfinished folders of dead processes, and folders without entries."""
         for folder in self._entries.glob("*"):
             try:
                 folder.rmdir()

@@ -1,4 +1,4 @@
-"""Hashes of what cached values depend on: files, weights, settings."""
+"""Hashes of files, weights and settings, for cache keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 2**20
 _hashes: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
-"""The state of each module that was hashed, and its hash."""
+"""The state of each hashed module, and its hash."""
 _lock = Lock()
 
 
@@ -45,12 +45,12 @@ def file_hash(path: Path) -> str:
 
 
 def module_hash(module: nn.Module, without: Iterable[nn.Module] = ()) -> str | None:
-    """Return the SHA-256 of a module's parameters and buffers; None where they have no data here.
+    """Return the SHA-256 of a module's parameters and buffers; None if they have no data here.
 
     It is computed again only after a parameter was changed or moved.
 
     Args:
-        without: Modules inside whose parameters do not count.
+        without: Submodules to leave out.
     """
     left_out = {id(tensor) for inner in without for tensor in _tensors(inner).values()}
     tensors = {
@@ -60,8 +60,8 @@ def module_hash(module: nn.Module, without: Iterable[nn.Module] = ()) -> str | N
         return None
     state = tuple(_state(tensor) for tensor in tensors.values())
     with _lock:
-        known, value = _hashes.get(module, (None, ""))
-        if known != state or None in state:
+        hashed_state, value = _hashes.get(module, (None, ""))
+        if hashed_state != state or None in state:
             value = _tensors_hash(tensors)
             _hashes[module] = state, value
         return value
@@ -72,7 +72,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _state(tensor: Tensor) -> tuple[int, int] | None:
-    """Return what changes when a tensor is written to; None where torch does not count writes."""
+    """Return a value that changes with each write to a tensor; None if torch counts no writes."""
     return None if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
 
 

@@ -1,4 +1,4 @@
-"""Read one entry of a cache, and check that it is what was written."""
+"""Read one entry of a cache, and check that it is undamaged."""
 
 from __future__ import annotations
 
@@ -45,28 +45,28 @@ def read_entry(folder: Path) -> Entry:
 def read_tensors(
     folder: Path, content: str, key: Key, hash_of: Callable[[Path], str] | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors of an entry, and what was lost while the video was read for it.
+    """Return the tensors of an entry, and the warnings from reading the video for it.
 
     Args:
-        content, key: What the entry must describe.
+        content, key: The values that the entry must have.
         hash_of: If given, the data is mapped into memory, and this function returns the SHA-256
             of the file.
 
     Raises:
-        DamagedError: The entry is not what was written, or describes something else.
+        DamagedError: The entry is damaged, or has another content or key.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
 
     entry = read_entry(folder)
     if (entry.content, entry.key) != (content, key):
-        raise DamagedError(f"{folder.name} describes something else")
+        raise DamagedError(f"{folder.name} has another content or key")
     path = folder / DATA
     try:
         data = path.read_bytes() if hash_of is None else b""
         size = path.stat().st_size
         if size != entry.bytes or (hash_of(path) if hash_of else bytes_hash(data)) != entry.sha256:
-            raise DamagedError(f"{folder.name}/{DATA} is not what was written")
+            raise DamagedError(f"{folder.name}/{DATA} was changed after it was written")
         tensors = load_file(path) if hash_of else load(data)
         return tensors, tuple(entry.warnings)
     except OSError as error:

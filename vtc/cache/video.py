@@ -1,4 +1,4 @@
-"""What a cache holds of one video, sampled in one way."""
+"""The cache entries of one video with one sampling."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class VideoCache:
     Attributes:
         folder: The cache.
         path: The video file.
-        frames: What depends on the frames: the hash of their timestamps, the reader.
-        sampling: The options that chose the frames, for messages.
-        tower: Whether the output of the vision tower is kept too.
-        kinds: What may be kept.
+        frames: The part of the key that identifies the frames: the hash of their timestamps, and
+            the reader.
+        sampling: The sampling options of the frames, for messages.
+        tower: Whether the vision tower's output is cached too.
+        kinds: The kinds of tensors that may be cached.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset(
@@ -46,10 +47,10 @@ class VideoCache:
     tower: bool = False
 
     def find(self, kind: str, key: Key, mapped: bool = False) -> Lookup:
-        """Return the tensors of a kind, or why there are none.
+        """Look up the tensors of a kind.
 
         Args:
-            key: What they depend on besides the frames.
+            key: Everything they depend on except the frames.
             mapped: See `CacheFolder.find`.
 
         Raises:
@@ -63,9 +64,9 @@ class VideoCache:
         """Write the tensors of a kind; return their bytes.
 
         Args:
-            kind, key: As `find` takes them.
-            tensors: By their names.
-            warned: What was lost while the video was read.
+            kind, key: As for `find`.
+            tensors: The tensors by name.
+            warned: Warnings from reading the video.
 
         Raises:
             CacheError: They cannot be written.
@@ -79,15 +80,15 @@ class VideoCache:
 
 
 class EntryWriter:
-    """Write bfloat16 tensors of a video a few rows at a time; an entry stands there at the end.
+    """Writes bfloat16 tensors of a video in blocks of rows; `finish` makes them an entry.
 
     Args:
         cache: The entries of the video.
-        kind, key: As `VideoCache.find` takes them.
-        shapes: The shape of each tensor by its name; all have the same number of rows.
+        kind, key: As for `VideoCache.find`.
+        shapes: The shape of each tensor by name; all have the same number of rows.
 
     Raises:
-        CacheError: They cannot be written, or take too much.
+        CacheError: They cannot be written, or do not fit.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class EntryWriter:
             raise
 
     def write(self, first: int, rows: Mapping[str, Tensor]) -> None:
-        """Write rows ``[n, ...]`` of each tensor, from row ``first`` on.
+        """Write rows ``[n, ...]`` of each tensor, starting at row ``first``.
 
         Raises:
             CacheError: They cannot be written.
@@ -114,7 +115,7 @@ class EntryWriter:
             self._file.write(first, rows)
 
     def finish(self, warned: Sequence[str] = ()) -> int:
-        """Make an entry of the rows; return its bytes.
+        """Make the rows an entry; return its bytes.
 
         Raises:
             CacheError: It cannot be written.
@@ -125,7 +126,7 @@ class EntryWriter:
         return self._cache.folder.finish(self._folder.path, **self._entry, warned=warned)
 
     def discard(self) -> None:
-        """Remove what was written, unless it is an entry."""
+        """Remove the rows, unless they are an entry."""
         with suppress(OSError):
             self._file.close()
         self._folder.remove()
@@ -136,7 +137,7 @@ def cache_folder(cache: object) -> CacheFolder:
 
     Raises:
         TypeError: It is neither a folder nor True.
-        ValueError: There is something else than a folder at the path.
+        ValueError: The path is not a folder.
     """
     if cache is True:
         return CacheFolder(user_folder())

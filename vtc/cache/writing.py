@@ -1,4 +1,4 @@
-"""Write files of a cache beside their place, so that no reader sees a part of them."""
+"""Write files of a cache in a temporary folder, so that no reader sees a partial file."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ABANDONED_SECONDS = 24 * 3600.0
 
 
 class CacheError(OSError):
-    """A cache cannot be written; the message says why."""
+    """A cache cannot be written; the message gives the reason."""
 
 
 @contextmanager
 def writes_to(root: Path) -> Iterator[None]:
-    """Raise what cannot be written inside as a `CacheError`."""
+    """Convert an OSError in the ``with`` block to a `CacheError`."""
     try:
         yield
     except OSError as error:
@@ -40,9 +40,9 @@ def writes_to(root: Path) -> Iterator[None]:
 
 
 class UnfinishedFolder:
-    """A folder in a cache for what is being written.
+    """A temporary folder in a cache for files that are being written.
 
-    This process holds a lock beside it, which the kernel releases when the process dies.
+    This process locks a file next to it; the kernel releases the lock when the process dies.
 
     Attributes:
         path: The folder.
@@ -78,10 +78,10 @@ class UnfinishedFolder:
 
 @contextmanager
 def unfinished_folder(root: Path) -> Iterator[Path]:
-    """Make a folder for what is being written; what is left in it is removed.
+    """Make a temporary folder for files that are being written; remove it at the end.
 
     Raises:
-        CacheError: What is written inside cannot be written.
+        CacheError: A file cannot be written in the ``with`` block.
     """
     folder = UnfinishedFolder(root)
     try:
@@ -92,7 +92,7 @@ def unfinished_folder(root: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove what writers that died have left."""
+    """Remove the unfinished folders of dead processes."""
     import filelock
 
     for path in (root / "unfinished").glob("*"):
@@ -105,7 +105,7 @@ def remove_abandoned(root: Path) -> None:
                     lock_file.unlink(missing_ok=True)
             elif time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-        except (OSError, filelock.Timeout):  # another process has it
+        except (OSError, filelock.Timeout):  # another process uses it
             continue
 
 
@@ -114,17 +114,17 @@ def _lock_file(folder: Path) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Write a file to the disk, so that a rename never survives a power cut without it."""
+    """Flush a file to the disk, so that after a power cut its rename implies its content."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 class RowFile:
-    """A safetensors file of bfloat16 tensors that is written a few rows at a time.
+    """A safetensors file of bfloat16 tensors that is written in blocks of rows.
 
     Args:
         path: The file.
-        shapes: The shape of each tensor by its name, the same number of rows first.
+        shapes: The shape of each tensor by name; all have the same number of rows.
 
     Raises:
         OSError: The file cannot be written.
@@ -146,7 +146,7 @@ class RowFile:
         self._file.write(len(text).to_bytes(8, "little") + text)
 
     def write(self, first: int, rows: Mapping[str, Tensor]) -> None:
-        """Write rows ``[n, ...]`` of each tensor, from row ``first`` on.
+        """Write rows ``[n, ...]`` of each tensor, starting at row ``first``.
 
         Raises:
             OSError: They cannot be written.
@@ -163,6 +163,6 @@ class RowFile:
         """Close the file.
 
         Raises:
-            OSError: What was written last does not fit on the disk.
+            OSError: The last rows do not fit on the disk.
         """
         self._file.close()

@@ -1,9 +1,9 @@
 """The interface of frame encoders, which embed frames and the query in one space.
 
-Selectors choose keyframes by these embeddings. The paper uses CLIP ViT-B/32 (Eq. 2-3 and section
-5.1 of ViLAMP), the default of ``vtc.wrap``; any CLIP, SigLIP or SigLIP2 model works, and so does an
-object with the two abstract methods. Models of timm embed frames only: they serve selectors that
-take no query.
+Selectors choose keyframes by these embeddings. The default of ``vtc.wrap`` is CLIP ViT-B/32, as in
+the paper (Eq. 2-3 and section 5.1 of ViLAMP). Any CLIP, SigLIP or SigLIP2 model works, and so does
+an object with the two abstract methods. Models of timm embed only frames, so they work with
+selectors that take no query.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class FrameEncoder(ABC):
-    """Embeds frames and text in one space. Calls change nothing, so threads can share an encoder.
+    """Embeds frames and text in one space. Calls have no side effects: threads can share one.
 
     Attributes:
-        name: What the encoder was loaded from; `load_encoder` takes it again.
+        name: The name or folder that the encoder was loaded from, as `load_encoder` takes it.
         dim: d, the width of the embeddings.
     """
 
@@ -44,7 +44,7 @@ class FrameEncoder(ABC):
             ``[n, d]`` float32, L2-normalised, on the encoder's device.
 
         Raises:
-            TypeError: The frames are no tensor or array, or not uint8.
+            TypeError: The frames are not a tensor or array, or not uint8.
             ValueError: They have another shape.
         """
 
@@ -53,19 +53,19 @@ class FrameEncoder(ABC):
         """Embed a query: ``[d]`` float32, L2-normalised, on the encoder's device.
 
         Raises:
-            TypeError: The text is no str.
+            TypeError: The text is not a str.
             ValueError: The text is empty, or the encoder embeds frames only.
         """
 
     def text_notes(self, text: str) -> list[str]:
-        """Return what `encode_text` drops or changes of a text, in sentences for the report."""
+        """Return notes for the report if `encode_text` splits or truncates a text."""
         return []
 
     def fingerprint(self) -> dict[str, str] | None:
-        """Return what the embeddings depend on, besides the frames; None where that is unknown.
+        """Return everything the embeddings depend on except the frames; None if unknown.
 
-        A cache of embeddings is used only where every value is the same: the weights, how frames
-        are prepared, the dtype, the kind of device.
+        Cached embeddings are used only if all these values are equal: the weights, the
+        preprocessing, the dtype, the type of the device.
         """
         return None
 
@@ -101,7 +101,7 @@ class FrameEncoder(ABC):
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How an encoder runs; checked before anything is loaded."""
+    """Options of an encoder, checked before anything is loaded."""
 
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
@@ -111,7 +111,7 @@ class EncoderOptions:
     def __post_init__(self) -> None:
         is_float = isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point
         require(is_float, "dtype", self.dtype, "a floating-point torch.dtype")
-        whole = isinstance(self.batch_size, int) and self.batch_size >= 1
-        require(whole, "batch_size", self.batch_size, "a whole number of at least 1")
-        known = self.long_text in ("split", "truncate")
-        require(known, "long_text", self.long_text, "'split' or 'truncate'")
+        is_whole = isinstance(self.batch_size, int) and self.batch_size >= 1
+        require(is_whole, "batch_size", self.batch_size, "a whole number of at least 1")
+        is_mode = self.long_text in ("split", "truncate")
+        require(is_mode, "long_text", self.long_text, "'split' or 'truncate'")

@@ -1,4 +1,4 @@
-"""The base of encoders with two towers (CLIP, SigLIP): texts of any length."""
+"""The base class of encoders with an image and a text tower, which embed texts of any length."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ClipEncoder(ImageEncoder):
 
     Args:
         model: The module with both towers. It is put into evaluation mode, moved and cast.
-        name: What the encoder was loaded from.
+        name: The name or folder that the encoder was loaded from.
         dim: d, the width of the embeddings.
-        context: The most tokens of a text, special tokens included.
+        context: The maximum number of tokens of a text, special tokens included.
         options: Device, dtype, batch size, and whether long texts are split or truncated.
     """
 
@@ -79,8 +79,8 @@ class ClipEncoder(ImageEncoder):
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Cut text into consecutive parts that fit, each as long as possible.
 
-    Cuts are made at white space; within a word only where the word alone does not fit, as in
-    languages written without spaces.
+    Cuts are made at white space, or within a word if the word alone does not fit, as in languages
+    written without spaces.
 
     >>> split_text("one two three", lambda part: len(part) <= 8)
     ['one two', 'three']
@@ -98,7 +98,7 @@ def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _longest_prefix(text: str, fits: Callable[[str], bool]) -> int:
-    """Return how many leading characters fit, found by bisection; at least one."""
+    """Return the number of leading characters that fit, found by bisection; at least one."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2

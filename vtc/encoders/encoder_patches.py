@@ -51,7 +51,7 @@ class PatchKeeper(FrameEncoder):
 
     @property
     def count(self) -> int:
-        """P, the patches of a frame; known once frames were encoded."""
+        """P, the patches of a frame; 0 before the first frame is encoded."""
         return 0 if self._patches is None else int(self._patches.shape[1])
 
     def all(self) -> Tensor:
@@ -65,7 +65,7 @@ class PatchKeeper(FrameEncoder):
         return self._patches
 
     def restore(self, patches: Tensor) -> None:
-        """Take the patches ``[N, P, C]`` of all frames, as `all` has returned them before."""
+        """Set the patches ``[N, P, C]`` of all frames, from a cache of the result of `all`."""
         self._patches, self.done = patches, len(patches)
 
     def of(self, numbers: Tensor) -> Tensor:

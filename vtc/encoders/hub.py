@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 T = TypeVar("T")
 
 _SECONDS = 5.0
-"""How long the hub may take to answer at all."""
+"""The time limit for the hub's first answer."""
 
 
 def cache_first(spec: str, repository: str, folder: str, load: Callable[[bool], T]) -> T:
@@ -23,7 +23,7 @@ def cache_first(spec: str, repository: str, folder: str, load: Callable[[bool], 
     Args:
         spec: The encoder as the user named it.
         repository: ``OWNER/NAME`` on the hub.
-        folder: The form in which the user can name a local copy: ``open_clip:FOLDER``.
+        folder: The form of a local copy's name: ``open_clip:FOLDER``.
         load: Called with ``local_files_only``.
 
     Raises:
@@ -50,11 +50,11 @@ def cache_first(spec: str, repository: str, folder: str, load: Callable[[bool], 
 
 
 def _require_answer(address: str) -> None:
-    """Raise an OSError at once if a server cannot be reached."""
+    """Raise an OSError without retries if a server cannot be reached."""
     try:
         with urllib.request.urlopen(
             urllib.request.Request(address, method="HEAD"), timeout=_SECONDS
         ):
             pass
     except HTTPError:
-        pass  # an answer, whatever it says
+        pass  # any answer will do

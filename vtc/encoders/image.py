@@ -1,4 +1,4 @@
-"""The base of encoders that run a model over frames: batches and checks."""
+"""The base class of encoders that run a model on frames: batches and checks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class ImageEncoder(FrameEncoder):
     """A vision model whose embeddings are compared by their cosine.
 
     Args:
-        model: It is put into evaluation mode, moved and cast.
-        name: What the encoder was loaded from.
+        model: The vision model. It is put into evaluation mode, moved and cast.
+        name: The name or folder that the encoder was loaded from.
         dim: d, the width of the embeddings.
         options: Device, dtype and batch size.
     """
@@ -49,17 +49,17 @@ class ImageEncoder(FrameEncoder):
     def _image_features(self, frames: Tensor) -> Tensor:
         """Return the features ``[n, d]`` of ``[n, 3, H, W]`` uint8 RGB on the CPU.
 
-        Frames are resized on the CPU for every device, since torchvision resizes uint8 otherwise on
-        a GPU: selectors would choose other keyframes there.
+        Frames are always resized on the CPU: torchvision's result on a GPU differs, so selectors
+        would choose other keyframes there.
         """
 
     @abstractmethod
     def _image_patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same features, and the patches ``[n, P, C]`` of the last layer."""
+        """Return the features ``[n, d]``, and the patches ``[n, P, C]`` of the last layer."""
 
     @abstractmethod
     def _preparation(self) -> str:
-        """Describe how frames are resized and normalised."""
+        """Return a description of the preprocessing, for the fingerprint."""
 
     def fingerprint(self) -> dict[str, str] | None:
         weights = module_hash(self._model)
@@ -79,7 +79,7 @@ class ImageEncoder(FrameEncoder):
         self._dtype = dtype
         self._model.to(device=self._device, dtype=dtype)
 
-    # Not inference_mode: its tensors could not be saved for the backward pass of a trained merger.
+    # Not inference_mode: a trained merger could not save its tensors for the backward pass.
     @torch.no_grad()
     def encode_frames(self, frames: Tensor | NDArray[np.uint8]) -> Tensor:
         embeddings = [torch.empty(0, self.dim, device=self._device)]
@@ -104,9 +104,9 @@ class ImageEncoder(FrameEncoder):
         for start in range(0, len(frames), self._batch_size):
             batch = frames[start : start + self._batch_size]
             if isinstance(batch, np.ndarray):
-                # Copied, since torch takes no negative strides and warns about read-only arrays.
+                # Copy, since torch takes no negative strides and warns about read-only arrays.
                 batch = torch.from_numpy(batch.copy())
-            # The profiler counts frames without data, which cannot be copied to the CPU.
+            # The profiler uses frames on the meta device, which cannot be copied to the CPU.
             yield (batch if batch.is_meta else batch.cpu()).permute(0, 3, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Load a frame encoder by its name or folder, at its first use."""
+"""Load a frame encoder by its name or folder, on first use."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def load_encoder(
 ) -> FrameEncoder:
     """Load the encoder that ``spec`` names.
 
-    Local weights are read from safetensors only. Downloads are safetensors where they were
-    published so; open_clip's few older files are read with ``weights_only=True``. No code from the
-    hub runs. Files in the local cache of the Hugging Face hub are used without asking the hub.
+    Local weights are read from safetensors only. Downloads are safetensors if these were
+    published; open_clip's few older files are read with ``weights_only=True``. No code from the
+    hub runs. Files in the local cache of the Hugging Face hub are used without contacting the hub.
 
     Args:
         spec: ``"open_clip:MODEL/TAG"``, ``"open_clip:MODEL/FILE.safetensors"``,
             ``"open_clip:FOLDER"`` with an ``open_clip_config.json``, ``"hf:NAME"``, the folder of
-            a transformers CLIP, SigLIP or SigLIP2 model, ``"timm:NAME"`` or ``"timm:FOLDER"``,
-            which embed no text, or an object with ``encode_frames`` and ``encode_text``, which is
-            returned unchanged; the other arguments are then ignored.
-        device: Where the model runs and where embeddings are returned.
+            a transformers CLIP, SigLIP or SigLIP2 model, ``"timm:NAME"`` or ``"timm:FOLDER"``
+            (which embed no text), or an object with ``encode_frames`` and ``encode_text``. An
+            object is returned unchanged, and the other arguments are ignored.
+        device: The device of the model and of the embeddings.
         dtype: The dtype of the weights; embeddings are always float32.
-        batch_size: Frames that are encoded at once, at least 1.
+        batch_size: The number of frames to encode at a time, at least 1.
         long_text: For text beyond the model's context: ``"split"`` embeds it in parts and
             averages them, ``"truncate"`` drops the rest. `FrameEncoder.text_notes` reports it.
 
@@ -118,14 +118,14 @@ def check_spec(spec: object) -> str | FrameEncoder:
 
 
 class LazyEncoder(FrameEncoder):
-    """An encoder that is loaded at its first use; threads can share it.
+    """An encoder that is loaded on first use; threads can share it.
 
-    Only the form of ``spec`` is checked at once, so that a selector that needs no embeddings
-    costs neither imports nor memory.
+    Initially only the form of ``spec`` is checked, so that a selector without embeddings costs
+    neither imports nor memory.
 
     Args:
         spec, dtype, batch_size, long_text: As `load_encoder` takes them.
-        device: Where the encoder runs; None: where the model runs that it is wrapped into.
+        device: The device of the encoder; None: the device of the model it is wrapped into.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class LazyEncoder(FrameEncoder):
 
     @property
     def loaded(self) -> bool:
-        """True from the first use on; always for an object."""
+        """Whether the encoder is loaded; always True for an object."""
         return self._encoder is not None
 
     @property
@@ -164,13 +164,13 @@ class LazyEncoder(FrameEncoder):
     def dim(self) -> int:  # type: ignore[override]
         """d, the width of the embeddings; loads the encoder."""
         encoder = self.load()
-        # An object needs no more than encode_frames and encode_text.
+        # An object may have only encode_frames and encode_text.
         return encoder.dim if hasattr(encoder, "dim") else int(self.encode_text("width").shape[0])
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> LazyEncoder:
-        """Move and cast the encoder; it stays on the device, wherever the model runs.
+        """Move and cast the encoder; it then no longer follows the model's device.
 
         An encoder given as an object is not moved.
         """
@@ -181,7 +181,7 @@ class LazyEncoder(FrameEncoder):
         return self
 
     def follow(self, device: torch.device) -> None:
-        """Run on the device of the model, unless the encoder was given a device of its own."""
+        """Move to the device of the model, unless the encoder was given a device."""
         if self._follows and torch.device(self._options.device) != device:
             with self._lock:
                 self._move(device, self._options.dtype)
@@ -203,22 +203,22 @@ class LazyEncoder(FrameEncoder):
             return super().encode_patches(frames)
         embeddings, patches = encoder.encode_patches(frames)
         if not isinstance(patches, Tensor) or patches.ndim != 3 or len(patches) != len(frames):
-            given = list(patches.shape) if isinstance(patches, Tensor) else type(patches).__name__
+            value = list(patches.shape) if isinstance(patches, Tensor) else type(patches).__name__
             raise ValueError(
                 f"encoder {self.name}: expected patches to be a torch.Tensor "
-                f"[{len(frames)}, P, C], got {given}"
+                f"[{len(frames)}, P, C], got {value}"
             )
         return self._checked(embeddings, len(frames)), patches
 
     def fingerprint(self) -> dict[str, str] | None:
-        fingerprint = getattr(self.load(), "fingerprint", None)  # an object needs no such method
+        fingerprint = getattr(self.load(), "fingerprint", None)  # optional for an object
         values: dict[str, str] | None = None if fingerprint is None else fingerprint()
         if values is None or not self.given_object:
             return values
         return {**values, "encoder": f"{self.name} (object)"}  # its embeddings are scaled here
 
     def text_notes(self, text: str) -> list[str]:
-        notes = getattr(self.load(), "text_notes", None)  # an object needs no such method
+        notes = getattr(self.load(), "text_notes", None)  # optional for an object
         return [] if notes is None else notes(text)
 
     def encode_text(self, text: str) -> Tensor:
@@ -227,15 +227,15 @@ class LazyEncoder(FrameEncoder):
     def encode_text_raw(self, text: str) -> Tensor:
         """Embed a query without scaling it to length one: ``[d]`` float32.
 
-        Calls `encode_text` of an object that has no ``encode_text_raw``, whose embeddings may be of
-        any length.
+        For an object without ``encode_text_raw`` this calls `encode_text`, whose result need not
+        be normalised.
         """
         encoder = self.load()
         encode = getattr(encoder, "encode_text_raw", encoder.encode_text)
         return self._checked(encode(text), None, scale=False)
 
     def load(self) -> FrameEncoder:
-        """Return the encoder itself."""
+        """Return the encoder; load it on first use."""
         if self._encoder is None:
             with self._lock:
                 if self._encoder is None:
@@ -244,14 +244,14 @@ class LazyEncoder(FrameEncoder):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_lock"]  # can be neither copied nor pickled
+        del state["_lock"]  # it can be neither copied nor pickled
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=Lock())
 
     def _checked(self, embeddings: object, rows: int | None, scale: bool = True) -> Tensor:
-        """Check shape and numbers; scale an object's embeddings to length one."""
+        """Check the shape and values; scale an object's embeddings to length one."""
         expected = "[d]" if rows is None else f"[{rows}, d]"
         if not isinstance(embeddings, Tensor):
             raise TypeError(

@@ -19,7 +19,7 @@ from vtc.encoders.image import CONVERT, PICKLES
 
 
 class OpenClipEncoder(ClipEncoder):
-    """A model of open_clip, with the preprocessing of open_clip's own transform."""
+    """A model of open_clip, with the preprocessing of open_clip's transform."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class OpenClipEncoder(ClipEncoder):
 def prepare_pixels(frames: Tensor, preprocessing: dict[str, Any]) -> Tensor:
     """Apply open_clip's evaluation transform to a batch of frames of one size.
 
-    Resizing works on uint8, like Pillow's, and differs from it by at most two levels of 255.
+    Resizing works on uint8 like Pillow's, with differences of at most 2 of 255 levels.
 
     Args:
         frames: ``[n, 3, H, W]`` uint8.
@@ -131,8 +131,8 @@ def load_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
             lambda: open_clip.create_model(
                 architecture,
                 pretrained=str(file),
-                # open_clip 3 only warns where the weights of a tag were trained with QuickGELU
-                # and the architecture says GELU, as for ViT-B-32/openai.
+                # open_clip 3 only warns if the weights of a tag were trained with QuickGELU but
+                # the architecture has GELU, as for ViT-B-32/openai.
                 force_quick_gelu=published.get("quick_gelu", False),
                 force_preprocess_cfg=preprocessing,
             ),
@@ -143,7 +143,7 @@ def load_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
 
 
 def untrained_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
-    """Return the model ``"open_clip:MODEL/TAG"`` with random weights; with none on "meta"."""
+    """Return the model ``"open_clip:MODEL/TAG"`` with random weights, or none on "meta"."""
     import open_clip
 
     architecture = spec.removeprefix("open_clip:").partition("/")[0]
@@ -160,7 +160,7 @@ def untrained_open_clip(spec: str, options: EncoderOptions) -> OpenClipEncoder:
 
 
 def _download(spec: str, published: dict[str, Any]) -> str:
-    """Return the file with published weights: from the cache, else downloaded."""
+    """Return the file with published weights, from the cache or downloaded."""
     import open_clip
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -204,10 +204,10 @@ def _checked(spec: str, load: Callable[[], Any]) -> Any:
 
     try:
         return load()
-    # The errors of torch's load_state_dict, of open_clip's resizing of positions, of a torn file.
+    # From torch's load_state_dict, open_clip's resizing of positions, or a damaged file.
     except (RuntimeError, AssertionError, SafetensorError) as error:
         raise ValueError(
-            f"encoder={spec!r}: the weights are not those of this architecture: {error}"
+            f"encoder={spec!r}: the weights do not fit this architecture: {error}"
         ) from error
 
 
@@ -257,8 +257,8 @@ def _check_file(spec: str, architecture: str, weights: str) -> str:
 def _published_preprocessing(spec: str, architecture: str) -> dict[str, Any]:
     """Return the preprocessing of an architecture's published weights.
 
-    A checkpoint file does not state it, and open_clip then assumes that of OpenAI's CLIP, which is
-    wrong for SigLIP and others.
+    A checkpoint file does not contain it, and open_clip would assume that of OpenAI's CLIP, which
+    is wrong for SigLIP and others.
     """
     import open_clip
 
@@ -271,7 +271,7 @@ def _published_preprocessing(spec: str, architecture: str) -> dict[str, Any]:
     if len(variants) > 1:
         raise ValueError(
             f"encoder={spec!r}: the published weights of {architecture} differ in preprocessing,"
-            " and a file does not say which is right; give a folder with open_clip_config.json and"
+            " and a file does not contain it; give a folder with open_clip_config.json and"
             " open_clip_model.safetensors: 'open_clip:FOLDER'"
         )
     return variants[0] if variants else {}

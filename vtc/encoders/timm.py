@@ -18,7 +18,7 @@ FILES = ("config.json", "model.safetensors")
 
 
 class TimmEncoder(ImageEncoder):
-    """A model of timm without its classifier; frames are prepared by timm's own transform.
+    """A model of timm without its classifier, with the preprocessing of timm's transform.
 
     The embedding is the input of the classifier: the class token or the mean of the patches,
     depending on the model's pooling.
@@ -51,7 +51,7 @@ class TimmEncoder(ImageEncoder):
     def _pixels(self, frames: Tensor) -> Tensor:
         from PIL import Image
 
-        # With Pillow, since timm cannot pad tensors in the colour that some models need.
+        # Use Pillow, since timm cannot pad tensors in the colour that some models need.
         pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).cpu().numpy()]
         pixels = torch.stack([self._transform(picture) for picture in pictures])
         return pixels.to(self._device, self._dtype)
@@ -82,7 +82,7 @@ def load_timm(spec: str, options: EncoderOptions) -> TimmEncoder:
         folder = _download(spec, source)
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (RuntimeError, SafetensorError) as error:  # what load_state_dict and a torn file raise
+    except (RuntimeError, SafetensorError) as error:  # from load_state_dict or a damaged file
         raise ValueError(
             f"encoder={spec!r}: timm cannot build the model from {' and '.join(FILES)}: {error}"
         ) from error
@@ -113,7 +113,7 @@ def _download(spec: str, name: str) -> Path:
         near = difflib.get_close_matches(name, timm.list_models(pretrained=True), n=3)
         raise ValueError(
             f"encoder={spec!r}: timm has no published weights of {name!r};"
-            f" similar: {', '.join(near) or 'none'}. timm.list_models(pretrained=True) names all"
+            f" similar: {', '.join(near) or 'none'}. timm.list_models(pretrained=True) lists all"
         )
     repository: str = published.hf_hub_id
     return Path(cache_first(spec, repository, "timm:FOLDER", files)[0]).parent

@@ -1,4 +1,4 @@
-"""Small frame encoders with random weights, built offline, that react to every pixel and word."""
+"""Small frame encoders with random weights, built offline, for tests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CONTEXT = {"clip": 77, "siglip": 64}
 
 
 def tiny_encoder(dim: int = 16, seed: int = 0) -> FrameEncoder:
-    """A CLIP with random weights: the same ``dim`` and ``seed`` give the same embeddings.
+    """Return a CLIP with random weights: equal ``dim`` and ``seed`` give equal embeddings.
 
     Different frames and different texts get clearly different embeddings, but a text is no nearer
-    to the frames that it describes. Pass the object itself as ``encoder``: its name loads nothing.
+    to the frames that it describes. Pass the object as ``encoder``: its name cannot be loaded.
 
     >>> encoder = tiny_encoder()
     >>> encoder.encode_text("a red car").shape
@@ -59,7 +59,7 @@ def save_tiny_siglip(folder: str | os.PathLike[str], dim: int = 16, seed: int = 
 
 
 def save_tiny_timm(folder: str | os.PathLike[str], dim: int = 32, seed: int = 0) -> None:
-    """Save a tiny vision transformer of timm, for tests of ``"timm:FOLDER"``; it knows no text."""
+    """Save a tiny vision transformer of timm, for tests of ``"timm:FOLDER"``; it embeds no text."""
     import timm
     from timm.models import save_for_hf
 
@@ -73,14 +73,14 @@ def save_tiny_timm(folder: str | os.PathLike[str], dim: int = 32, seed: int = 0)
     save_for_hf(
         model,
         folder,
-        model_args=shape,  # what tells the saved model from the published architecture
+        model_args=shape,  # the differences from the published architecture
         model_config={"pretrained_cfg": {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}},
         safe_serialization=True,
     )
 
 
 def _towers(family: str, hidden_size: int) -> dict[str, dict[str, Any]]:
-    """The text and vision configs that CLIP and SigLIP share; token ids are `_byte_tokenizer`'s."""
+    """Return the text and vision configs of CLIP or SigLIP, with the ids of `_byte_tokenizer`."""
     shape = {
         "hidden_size": hidden_size,
         "intermediate_size": 2 * hidden_size,
@@ -106,10 +106,10 @@ def _siglip(dim: int, seed: int) -> Any:
 
 
 def _draw(model_class: Any, config: Any, seed: int) -> Any:
-    """Build with weights that let the input through; the default initialisation hardly does.
+    """Build a model whose outputs depend strongly on the input, unlike the default initialisation.
 
-    What every input shares (positions, the class and the end token) stays small beside what
-    attention gathers, or all embeddings would point the same way.
+    The constant parts (positions, the class and the end token) are small compared to the output
+    of attention; otherwise all embeddings would point in the same direction.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -126,7 +126,7 @@ def _draw(model_class: Any, config: Any, seed: int) -> Any:
 
 
 def _byte_tokenizer(family: str) -> Any:
-    """A token a byte: 0-255, then padding, begin and end, placed as the family's tokenizer does."""
+    """Return a tokenizer with one token per byte (0-255), then padding, begin and end tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Open files with PyAV; errors say in one line what is wrong."""
+"""Open files with PyAV, with one-line error messages."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _PICTURE_FORMATS = (
     "jpegxl_pipe ppm_pipe pgm_pipe pbm_pipe pam_pipe qoi_pipe exr_pipe hdr_pipe dpx_pipe psd_pipe "
     "sgi_pipe pcx_pipe"
 )
-_AUDIO_FORMATS = "mp3 wav flac aac ac3 aiff au caf w64"  # refused with a better message
+_AUDIO_FORMATS = "mp3 wav flac aac ac3 aiff au caf w64"  # opened for a better error message
 _OPTIONS = {
-    # Others name further files, or fetch them from a network.
+    # Other formats refer to further files, or fetch them from a network.
     "format_whitelist": ",".join(f"{_VIDEO_FORMATS} {_PICTURE_FORMATS} {_AUDIO_FORMATS}".split()),
     "protocol_whitelist": "file",
     "pattern_type": "none",  # "a%d.png" is a file of that name
@@ -45,15 +45,15 @@ _REFERENCES = {
 
 @contextmanager
 def open_video(file: FileIdentity) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its best video stream; only formats that hold the video themselves.
+    """Open a file and its best video stream; formats that refer to other files are refused.
 
     Raises:
-        VideoError: It holds no video, or it was changed since it was indexed.
+        VideoError: The file has no video, or was changed since it was indexed.
     """
     path = file.path
     file.require_same()
     try:
-        # An absolute path, because FFmpeg takes "talk: 1.mp4" for a protocol called "talk".
+        # An absolute path, because FFmpeg reads "talk: 1.mp4" as a protocol called "talk".
         container = av.open(str(path.absolute()), options=_OPTIONS)
     except av.FFmpegError as error:
         raise VideoError(f"{path.name}: {_reason(file, error)}") from error
@@ -63,14 +63,14 @@ def open_video(file: FileIdentity) -> Iterator[tuple[InputContainer, VideoStream
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Packets that hold a frame, in order of decoding: the same ones at every call on a file."""
+    """Return the packets with a frame, in order of decoding; every call gives the same packets."""
     return (packet for packet in container.demux(stream) if packet.size)
 
 
 def decode(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-    """Feed one packet (None: the end) and return the frames that came out.
+    """Send one packet (None: the end) to the decoder and return the frames that it outputs.
 
-    A packet that cannot be decoded yields no frames. The caller sees which ones are missing; most
+    A packet that cannot be decoded gives no frames. The caller detects the missing ones; most
     damage loses only a few.
     """
     try:
@@ -80,7 +80,7 @@ def decode(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> li
 
 
 def _reason(file: FileIdentity, error: av.FFmpegError) -> str:
-    """Say why a file cannot be opened."""
+    """Return the reason why a file cannot be opened."""
     if not isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
         return f"cannot be opened ({error.strerror})"
     with file.path.open("rb") as content:
@@ -94,8 +94,8 @@ def _reason(file: FileIdentity, error: av.FFmpegError) -> str:
 
 
 def _best_stream(container: InputContainer, name: str) -> VideoStream:
-    # FFmpeg takes the cover picture of a song for a video. Of the other streams this takes the one
-    # that av_find_best_stream prefers, else the one with the most pixels.
+    # FFmpeg treats the cover picture of a song as a video stream. Among the other streams, take
+    # the one that av_find_best_stream prefers, else the one with the most pixels.
     streams = [s for s in container.streams.video if Disposition.attached_pic not in s.disposition]
     best = container.streams.best("video")
     if isinstance(best, VideoStream) and best in streams:

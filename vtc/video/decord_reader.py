@@ -1,6 +1,6 @@
-"""The reader for decord, which refuses the files that decord gets wrong.
+"""The reader for decord, which refuses files that decord reads incorrectly.
 
-decord 0.6 silently returns wrong frames of some kinds of files; PyAV's index shows which.
+decord 0.6 silently returns wrong frames for some kinds of files; PyAV's index identifies them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _MAX_BATCH = 32  # decord buffers without bound for larger batches
 
 
 class DecordReader:
-    """Reads with ``get_batch`` only: single reads make decord fill memory in the background.
+    """Reads only with ``get_batch``, as single reads make decord fill memory in the background.
 
-    decord does not report damaged frames, so all of them count as intact, and a file with an error
-    is refused as a whole.
+    decord does not report damaged frames, so all frames count as intact, and a file with an error
+    is refused entirely.
     """
 
     in_memory = False
@@ -38,7 +38,7 @@ class DecordReader:
         self.times = self._index.times
         self.warnings = self._index.warnings
         self._refuse_wrong_kinds()
-        self._own_index = self._match_timestamps(self._open())
+        self._decord_index = self._match_timestamps(self._open())
 
     def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
         decord = _import_decord()
@@ -49,11 +49,11 @@ class DecordReader:
         for start in range(0, len(positions), size):
             batch = positions[start : start + size]
             try:
-                frames = video.get_batch(self._own_index[batch].tolist())
+                frames = video.get_batch(self._decord_index[batch].tolist())
             except decord.DECORDError as error:
                 raise self._refusal(f"failed ({_reason(error)})") from error
             self._index.file.require_same()
-            # Other code of the process may have set decord's bridge to torch.
+            # Other code in the process may have set decord's bridge to torch.
             pixels = frames.asnumpy() if hasattr(frames, "asnumpy") else np.asarray(frames)
             for position, frame in zip(batch.tolist(), pixels, strict=True):
                 yield Picture(position, frame, True)
@@ -83,11 +83,11 @@ class DecordReader:
         """
         starts = np.asarray(video.get_frame_timestamp(range(len(video))))[:, 0]
         starts = starts.astype(np.float64) - starts[0]  # float32 seconds
-        own = np.searchsorted(starts, self.times - self._half_frame(), side="left")
-        own = np.minimum(own, len(starts) - 1)
-        if np.abs(starts[own] - self.times).max() > self._half_frame():
+        index = np.searchsorted(starts, self.times - self._half_frame(), side="left")
+        index = np.minimum(index, len(starts) - 1)
+        if np.abs(starts[index] - self.times).max() > self._half_frame():
             raise self._refusal("gives other timestamps than the file")
-        return own.astype(np.int64)
+        return index.astype(np.int64)
 
     def _half_frame(self) -> float:
         steps = np.diff(self.times)

@@ -1,4 +1,4 @@
-"""Video files: paths and file:// addresses, what they may be, and whether they have changed."""
+"""Video files: paths and file:// addresses, and checks of their kind and of changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = (
 
 
 def as_path(video: str | os.PathLike[Any]) -> Path:
-    """Return the path of a file, which may be given as a ``file://`` address.
+    """Return the path of a file, given as a path or as a ``file://`` address.
 
     Raises:
         VideoError: It is an address on another machine.
@@ -36,18 +36,18 @@ def as_path(video: str | os.PathLike[Any]) -> Path:
     parts = urlsplit(text)
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost"):
         raise VideoError(f"{text}: is an address; download the video and give the file")
-    if parts.query or parts.fragment:  # of an unescaped name
+    if parts.query or parts.fragment:  # the name holds an unescaped ? or #
         return Path(unquote(text[len("file://") + len(parts.netloc) :]))
     return Path(url2pathname(parts.path))
 
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """A regular file as it was when it was indexed: frames are read by that index only.
+    """The state of a regular file when it was indexed; later passes require the same state.
 
     Raises:
-        VideoError: `of`: there is no such file, or it is no regular one; `require_same`: it was
-            changed or replaced.
+        VideoError: `of`: there is no such file, or it is not a regular file; `require_same`: it
+            was changed or replaced.
     """
 
     path: Path

@@ -1,9 +1,9 @@
-"""The index of a video file: the time of each frame, and the packets that decode it.
+"""The index of a video file: the time of each frame, and the packets to decode for it.
 
-The index pass only demuxes: 0.4-0.9 s for half an hour of video. A frame's *position* is its place
-in order of presentation, a packet's *ordinal* its place in order of decoding. A later pass demuxes
-the same packets in the same order, so ordinals identify them. Timestamps do not: those of AVI are
-guesses, and raw streams have none.
+The index pass only demuxes: 0.4-0.9 s for half an hour of video. A frame's *position* is its
+number in order of presentation, a packet's *ordinal* its number in order of decoding. A later pass
+demuxes the same packets in the same order, so ordinals identify packets. Timestamps do not: those
+of AVI are guesses, and raw streams have none.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Index:
     warnings: list[str]
 
     def plan(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Find the packets to decode: for each frame those from the key frame before it.
+        """Find the packets to decode: for each frame, all from its key frame on.
 
         Args:
             positions: ``[n]`` int64, the frames to read.
 
         Returns:
-            ``[P]`` bool, whether a packet is needed, and ``[P]`` int64, the position of the frame
-            to read that a packet holds, or -1.
+            ``[P]`` bool, whether a packet is needed, and ``[P]`` int64, the position of the
+            packet's frame if that is to be read, else -1.
         """
         targets = self.presentation.ordinals[positions]
         position_of = np.full(len(self.is_key), -1, dtype=np.int64)
@@ -86,7 +86,7 @@ def read_index(path: Path) -> Index:
     """Index a file.
 
     Raises:
-        VideoError: It cannot be read, holds no video, or not one frame of it can be decoded.
+        VideoError: It cannot be read, holds no video, or none of its frames can be decoded.
     """
     warnings: list[str] = []
     file = FileIdentity.of(path)
@@ -137,7 +137,7 @@ def _seconds(shown: Presentation, stream: VideoStream, warnings: list[str]) -> N
         warnings.append(f"holds no timestamps; its frames are taken to come at {rate:g} FPS")
         return np.arange(len(shown.ordinals)) / rate
     tick = stream.time_base or Fraction(1)
-    # Multiplied before divided, so that whole seconds come out exact.
+    # Multiply before dividing, so that whole seconds are exact.
     seconds: NDArray[np.float64] = (
         (shown.ticks - shown.ticks[0]) * tick.numerator / tick.denominator
     )
@@ -145,7 +145,7 @@ def _seconds(shown: Presentation, stream: VideoStream, warnings: list[str]) -> N
 
 
 def _rotation(frame: Any, warnings: list[str]) -> int:
-    """Return the degrees counter-clockwise by which frames are turned to be shown."""
+    """Return the degrees by which frames are rotated counter-clockwise for display."""
     if frame.rotation % 90:
         warnings.append(f"its rotation of {frame.rotation} degrees is ignored")
         return 0
@@ -153,7 +153,7 @@ def _rotation(frame: Any, warnings: list[str]) -> int:
 
 
 def _frame_interval(times: NDArray[np.float64], stream: VideoStream) -> float:
-    """Return the seconds that the last frame is shown.
+    """Return the display time of the last frame in seconds.
 
     The durations of packets are wrong in variable-rate MP4s.
     """
@@ -170,9 +170,9 @@ def _has_variable_rate(times: NDArray[np.float64]) -> bool:
 def _losses(
     container: InputContainer, stream: VideoStream, count: int, duration: float
 ) -> list[str]:
-    """Warn where the file holds less than it declares."""
+    """Return a warning if the file holds less than it declares."""
     declared = (container.duration or 0) / 1e6
-    if "matroska" in container.format.name:  # which counts from 0, and not from the first frame
+    if "matroska" in container.format.name:  # it counts from 0, not from the first frame
         declared -= max(0, container.start_time or 0) / 1e6
     if stream.frames > count:
         missing = stream.frames - count

@@ -1,4 +1,4 @@
-"""A reader of frames in memory: arrays, tensors, lists of pictures."""
+"""A reader of frames in memory: arrays, tensors, lists of images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PICTURE_MODES = (
 
 
 class MemoryReader:
-    """Reads an array or a list in which each item is a frame.
+    """Reads an array or a list of frames.
 
     Args:
         video: ``[N, H, W, 3]`` uint8 array or CPU tensor, or a list of PIL images or of
@@ -50,7 +50,7 @@ class MemoryReader:
     in_memory = True
 
     def __init__(self, video: Any, fps: float | None) -> None:
-        _refuse_other_kinds(video)
+        _check_kind(video)
         if fps is None:
             raise ValueError(
                 "expected fps to be a number for frames in memory, which have no timestamps, got "
@@ -86,7 +86,7 @@ class MemoryReader:
 def _as_array(video: Any) -> NDArray[np.uint8]:
     try:
         array = np.asarray(video)
-    except (TypeError, RuntimeError) as error:  # tensors of a GPU, or of another dtype than numpy's
+    except (TypeError, RuntimeError) as error:  # a tensor on a GPU, or of a dtype unknown to numpy
         dtype, device = getattr(video, "dtype", "?"), getattr(video, "device", "cpu")
         raise TypeError(
             "expected a video to be an array or a CPU tensor [N, H, W, 3] uint8, got "
@@ -100,7 +100,7 @@ def _as_array(video: Any) -> NDArray[np.uint8]:
     return array
 
 
-def _refuse_other_kinds(video: Any) -> None:
+def _check_kind(video: Any) -> None:
     is_kind = isinstance(video, (list, tuple)) or hasattr(video, "__array__")
     if not is_kind or isinstance(video, Image.Image):
         raise TypeError(
@@ -127,7 +127,7 @@ def _size(frame: Any, index: int) -> tuple[int, int]:
     if isinstance(frame, Image.Image):
         if frame.mode not in _PICTURE_MODES:
             raise ValueError(
-                f"expected frame {index} to have 8 or 16 bits a channel, got a picture of the mode "
+                f"expected frame {index} to have 8 or 16 bits per channel, got an image of mode "
                 f"{frame.mode}; convert it to RGB"
             )
         is_turned = frame.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)

@@ -1,4 +1,4 @@
-"""Properties of a video that change how it looks: HDR, interlacing, pixel shape, orientation."""
+"""Detect properties that change how a video looks: HDR, interlacing, pixel shape, orientation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_PIXEL_RATIO, _SQUARE_ENOUGH = 4.0, 0.02
 
 
 def oddities(container: InputContainer, stream: VideoStream, first: VideoFrame) -> list[str]:
-    """Return a sentence for each property that is not handled."""
+    """Return a warning for each property that is not handled."""
     warnings = []
     transfer = first.color_trc if hasattr(first, "color_trc") else stream.codec_context.color_trc
     if int(transfer or 0) in _HDR:
@@ -49,7 +49,7 @@ def oddities(container: InputContainer, stream: VideoStream, first: VideoFrame) 
 def square_pixel_size(
     first: VideoFrame, stream: VideoStream, warnings: list[str]
 ) -> tuple[tuple[int, int], bool]:
-    """Return (width, height) at which the pixels are square, and whether they are stored so."""
+    """Return the (width, height) with square pixels, and whether the stored pixels are square."""
     stored = first.width, first.height
     ratio = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
     if ratio == 0 or abs(ratio - 1) < _SQUARE_ENOUGH:
@@ -63,9 +63,9 @@ def square_pixel_size(
 
 
 def picture_turn(path: Path, container: str) -> tuple[int, bool] | None:
-    """Return the EXIF orientation of a picture: degrees, and whether to mirror; None of videos.
+    """Return the EXIF orientation of a picture: degrees, and whether to mirror; None for videos.
 
-    FFmpeg's versions differ in it.
+    It is read with Pillow, as FFmpeg's versions differ.
     """
     if not _is_picture(container):
         return None
@@ -77,12 +77,12 @@ def picture_turn(path: Path, container: str) -> tuple[int, bool] | None:
 
 
 def more_pictures(path: Path, container: str) -> list[str]:
-    """Warn where a file holds several pictures, of which FFmpeg reads the first."""
+    """Return a warning if a file holds several pictures, of which FFmpeg reads only the first."""
     if not _is_picture(container):
         return []
     try:
         with Image.open(path) as picture:
-            is_photo = picture.format == "MPO"  # and its previews
+            is_photo = picture.format == "MPO"  # a photo with previews
             count = 1 if is_photo else getattr(picture, "n_frames", 1)
     except (UnidentifiedImageError, OSError, SyntaxError):  # formats that only FFmpeg reads
         return []

@@ -1,4 +1,4 @@
-"""The default reader: PyAV, exact; it decodes only the packets that the frames need."""
+"""The default reader, with PyAV: exact, and decoding only the packets that frames need."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vtc.video.index import read_index
 from vtc.video.reader import Picture
 
 _SKIPS_PER_PACKET = ("h264", "hevc")
-"""Decoders whose ``skip_frame`` can change before each packet. Others read it once (libdav1d) or
-were not tried; they decode every needed packet."""
+"""Decoders whose ``skip_frame`` can change before each packet. Others read it only once (libdav1d)
+or are untested; they decode every needed packet."""
 
 _UNSPECIFIED, _FULL_RANGE, _LIMITED_RANGE, _BT601 = 2, 2, 1, 5  # FFmpeg's numbers
 
 
 class PyAVReader:
-    """Reads a file in passes: each opens it anew and decodes in order."""
+    """Reads a file in passes; each pass opens it again and decodes in order."""
 
     in_memory = False
 
@@ -63,11 +63,11 @@ class PyAVReader:
                 if needed[ordinal]:
                     if skips:
                         decoder.skip_frame = "NONREF" if position_of[ordinal] < 0 else "DEFAULT"
-                    packet.pts = ordinal  # becomes the frame's pts, by which it is recognised
+                    packet.pts = ordinal  # copied to the frame's pts, which identifies the frame
                     frames = decode(decoder, packet)
                     holding = True
                 elif holding:
-                    # Like a seek: drain the decoder, and start afresh at the next key frame.
+                    # Like a seek: drain the decoder, and restart at the next key frame.
                     frames = decode(decoder, None)
                     decoder.flush_buffers()
                     holding = False

@@ -1,4 +1,4 @@
-"""The interface of readers, and the facts and frames that they return."""
+"""The interface of readers, and the metadata and frames that they return."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts about a video.
+    """Metadata of a video.
 
     Attributes:
-        width: Of a frame after rotation, in pixels; so is ``height``.
+        width, height: The size of a frame after rotation, in pixels.
         duration: Seconds from the first shown frame to the end of the last one.
-        frame_count: Frames that the file holds and shows.
+        frame_count: The number of shown frames.
         native_fps: ``frame_count / duration``, the mean rate in frames per second.
         codec: FFmpeg's name of the decoder; ``"array"`` for frames in memory.
         container: FFmpeg's name of the file format; ``"memory"`` for frames in memory.
-        rotation: Degrees counter-clockwise by which the stored frames are turned to be shown.
-        key_interval: Longest time between two key frames in seconds, the cost of a random access.
-        open_gop: Some frames shown before a key frame are stored after it.
-        trimmed: The file holds frames that its edit list hides.
-        square_pixels: False where frames are resized, since their stored pixels are not square.
-        variable_rate: Some frame lasts over 1.5 times as long as the typical one.
+        rotation: Degrees by which stored frames are rotated counter-clockwise for display.
+        key_interval: The longest time between two key frames in seconds, which determines the
+            cost of random access.
+        open_gop: Whether frames that are shown before a key frame are stored after it.
+        trimmed: Whether the file holds frames that its edit list hides.
+        square_pixels: Whether the stored pixels are square; otherwise frames are resized.
+        variable_rate: Whether some frame lasts over 1.5 times as long as the median frame.
     """
 
     width: int
@@ -48,9 +49,9 @@ class Picture(NamedTuple):
     """One decoded frame.
 
     Attributes:
-        position: Its place among the shown frames of the video, from 0.
+        position: The frame's number among the shown frames of the video, from 0.
         pixels: ``[H, W, 3]`` uint8 RGB, after rotation.
-        intact: False where the decoder guessed damaged parts.
+        intact: False if the decoder guessed damaged parts.
     """
 
     position: int
@@ -67,10 +68,10 @@ class Reader(Protocol):
     """``[frame_count]`` seconds, strictly ascending from 0."""
     warnings: list[str]
     in_memory: bool
-    """Whether frames need no decoding, and so no thread."""
+    """True: frames need no decoding, so no thread prefetches them."""
 
     def read(self, positions: NDArray[np.int64]) -> Generator[Picture, None, None]:
-        """Yield the frames at ``positions``, ``[n]`` ascending, without those that are damaged."""
+        """Yield the frames at ``positions``, ``[n]`` ascending, except those it cannot decode."""
 
     def decodable(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return ``[n]`` bool, whether each of ``positions`` (ascending) can be decoded."""

@@ -15,13 +15,13 @@ _POLL = 0.05  # seconds between checks whether the consumer has closed
 def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """Run a generator in a daemon thread, at most ``depth`` items ahead of the consumer.
 
-    The thread begins at once, so that several generators can work before the first is read. With
-    the item being made and the one being used, ``depth + 2`` items are alive. An error in the
-    thread is raised in the consumer. Closing the generator ends the thread.
+    The thread starts immediately, so that several generators can run before the first is read.
+    Including the item being made and the one being used, ``depth + 2`` items are alive. An error
+    in the thread is raised in the consumer. Closing the generator ends the thread.
 
     Args:
         items: A generator; it runs and closes in the thread.
-        depth: Finished items that may wait; 0 runs ``items`` in the caller's thread.
+        depth: The maximum number of waiting items; 0 runs ``items`` in the caller's thread.
     """
     if depth == 0:
         return items
@@ -31,7 +31,7 @@ def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None,
 
 
 def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T | None, None, None]:
-    """Start the thread and yield None, then yield its items."""
+    """Start the thread and yield None; then yield its items."""
     queue: Queue[tuple[T] | BaseException | None] = Queue(maxsize=depth)
     closed = Event()
     thread = Thread(target=_run, args=(items, queue, closed), name="vtc-prefetch", daemon=True)

@@ -17,12 +17,12 @@ class Samples:
     """Reads a picture for every sample.
 
     A lost sample is replaced by the last good one before it (at the start by the first good one).
-    The substitute does not depend on the pass that meets the loss: at the first loss all samples
-    are tried once, and later passes read substitutes directly. Only the decoder's guesses at a
-    damaged stretch may differ between passes.
+    The substitute is the same in every pass: at the first loss all samples are tried once, and
+    later passes read substitutes directly. Only the decoder's guesses in damaged parts may differ
+    between passes.
 
     Args:
-        reader: Leaves out frames that it cannot decode.
+        reader: The reader, which skips frames that it cannot decode.
         positions: ``[N]`` int64, the sampled frames, strictly ascending.
     """
 
@@ -36,7 +36,7 @@ class Samples:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence each for lost and damaged samples, so far."""
+        """One sentence each about the lost and the damaged samples so far."""
         warnings = []
         of_all = f"of {len(self._good)} sampled frames"
         lost = int(np.sum(~self._good))
@@ -70,7 +70,7 @@ class Samples:
     ) -> Generator[Picture, None, tuple[int, Picture | None]]:
         """Yield pictures until one is missing.
 
-        ``last`` is reused instead of decoded again: after a loss it is usually the substitute.
+        ``last`` is reused instead of decoded again, as after a loss it is usually the substitute.
 
         Returns:
             The number of pictures, and the last picture that was read.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vtc.video.timestamps import gaps
 
 TOLERANCE = 1e-6
-"""Seconds; otherwise rounding (29.97 for 30000/1001) would choose the frame before."""
+"""Seconds; without it, rounding (29.97 for 30000/1001) would choose the frame before."""
 
 
 def sample(
@@ -26,11 +26,11 @@ def sample(
 
     Args:
         times: ``[N]`` seconds at which the frames are shown, strictly ascending from 0.
-        duration: Seconds, where the last frame ends.
-        fps: Samples at ``k / fps`` for k = 0, 1, ... while that is below ``duration``.
-        frames: n samples at the midpoints ``(k + 0.5) * duration / n`` instead. In a video with
-            gaps, the frames before them take one sample each and the others are spread evenly.
-        max_frames: Where that gives more samples, this many at midpoints instead.
+        duration: The end of the last frame in seconds.
+        fps: Take samples at ``k / fps`` for k = 0, 1, ... while that is below ``duration``.
+        frames: Take n samples at the midpoints ``(k + 0.5) * duration / n`` instead. In a video
+            with gaps, each frame before a gap takes one sample and the others are spread evenly.
+        max_frames: If that gives more samples, take this many at midpoints instead.
 
     Returns:
         ``[n]`` int64 positions, strictly ascending; every frame without ``fps`` and ``frames``.
@@ -52,14 +52,14 @@ def sample(
 
 
 def _spread(times: NDArray[np.float64], duration: float, count: int) -> NDArray[np.int64]:
-    """Positions of ``count`` evenly spaced frames, of all frames if there are no more."""
+    """Return the positions of ``count`` evenly spaced frames, or of all if there are no more."""
     if count >= len(times):
         return np.arange(len(times), dtype=np.int64)
     positions = _on_grid(times, duration, count / duration, 0.5)
     if len(positions) == count or not len(gaps(times)):
         return positions
-    # Some frames stay for longer than a count-th part. Cut them to the length at which each takes
-    # one sample, and spread the others over what is left.
+    # Some frames last longer than duration / count. Cut these to the length at which each takes
+    # one sample, and spread the other samples over the rest.
     steps = np.diff(np.append(times, duration))
     ascending = np.sort(steps)
     shorter = np.cumsum(ascending) - ascending  # the sum of all steps before each
@@ -73,10 +73,10 @@ def _spread(times: NDArray[np.float64], duration: float, count: int) -> NDArray[
 def _on_grid(
     times: NDArray[np.float64], duration: float, rate: float, phase: float
 ) -> NDArray[np.int64]:
-    """Positions of the frames during which some instant ``(k + phase) / rate`` falls.
+    """Return the positions of the frames that are shown at some time ``(k + phase) / rate``.
 
-    Asking each frame for its first instant, rather than each instant for its frame, costs the
-    same however high the rate is.
+    The cost does not depend on the rate, as this finds the first such time in each frame, not the
+    frame at each such time.
     """
     starts = times - TOLERANCE
     ends = np.append(starts[1:], duration - TOLERANCE)

@@ -24,10 +24,10 @@ class Scan:
     """The timestamps and flags of the P packets, in order of decoding.
 
     Attributes:
-        pts: ``[P]`` int64, when the frame is shown, in ticks of the stream.
-        dts: ``[P]`` int64, when it is decoded; both are ``_UNKNOWN`` where the file has none.
-        is_key: ``[P]`` bool, whether decoding can begin here.
-        is_hidden: ``[P]`` bool, decoded but cut away by an edit list.
+        pts: ``[P]`` int64, the presentation time of the frame, in ticks of the stream.
+        dts: ``[P]`` int64, its decoding time; both are ``_UNKNOWN`` if the file has none.
+        is_key: ``[P]`` bool, whether decoding can begin at this packet.
+        is_hidden: ``[P]`` bool, whether the frame is decoded but hidden by an edit list.
         first: The first decoded frame, its pts the ordinal of its packet.
     """
 
@@ -43,9 +43,10 @@ class Presentation:
     """The order in which frames are shown, and their times.
 
     Attributes:
-        order: ``[P]`` int64, the place of each packet in order of presentation, hidden ones too.
+        order: ``[P]`` int64, the rank of each packet in order of presentation, hidden ones
+            included.
         ordinals: ``[N]`` int64, the packets of the shown frames, in order of presentation.
-        ticks: ``[N]`` float64, strictly ascending; None where the file has no timestamps.
+        ticks: ``[N]`` float64, strictly ascending; None if the file has no timestamps.
     """
 
     order: NDArray[np.int64]
@@ -74,7 +75,7 @@ def scan(container: InputContainer, stream: VideoStream, warnings: list[str]) ->
 def presentation(
     file: FileIdentity, container: str, packets: Scan, warnings: list[str]
 ) -> Presentation:
-    """Find the order of presentation: from the timestamps, or without them by decoding."""
+    """Find the order of presentation: from timestamps, or by decoding if there are none."""
     # FFmpeg guesses the pts of an AVI, starting at any value.
     if container == "avi" or np.any(packets.pts == _UNKNOWN):
         return _by_decoding(file, packets)
@@ -104,11 +105,11 @@ def _by_timestamp(packets: Scan, warnings: list[str]) -> Presentation:
 def _without_jumps_back(
     pts: NDArray[np.int64], packets: Scan, warnings: list[str]
 ) -> NDArray[np.int64]:
-    """Continue time where it starts anew, as in recordings joined end to end."""
-    known = packets.dts != _UNKNOWN
+    """Make time continuous if it restarts, as in recordings joined end to end."""
+    has_dts = packets.dts != _UNKNOWN
     dts = packets.dts.copy()
-    dts[known], _ = repair(dts[known])
-    steps = np.where(known[:-1] & known[1:], np.diff(dts), 1)
+    dts[has_dts], _ = repair(dts[has_dts])
+    steps = np.where(has_dts[:-1] & has_dts[1:], np.diff(dts), 1)
     for jump in np.flatnonzero((steps <= 0) & packets.is_key[1:]):
         pts[jump + 1 :] += int(np.median(steps)) - steps[jump]
         warnings.append(f"its timestamps jump back at frame {jump + 1}; time continues")
@@ -116,10 +117,10 @@ def _without_jumps_back(
 
 
 def _first_shown(packets: Scan, order: NDArray[np.int64]) -> int:
-    """Return the place in ``order`` of the first frame that is shown.
+    """Return the rank in ``order`` of the first frame that is shown.
 
-    Frames that are stored after the first key frame but shown before it may need frames that a
-    cut removed; the decoder skips them, and so must the index.
+    Frames that are stored after the first key frame but shown before it may depend on frames that
+    a cut removed; the decoder skips them, and so must the index.
     """
     starts = np.flatnonzero(packets.is_key)[:1].tolist()
     if packets.first is not None and packets.first.pts is not None:

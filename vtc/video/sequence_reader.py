@@ -1,4 +1,4 @@
-"""A reader of frames that an object returns by number: drawn, spliced or fetched on demand."""
+"""A reader of frames that an object returns by number, for example drawn on demand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vtc.video.reader import Picture, VideoInfo
 class FrameSequence(Protocol):
     """A video without a file: an object that returns frames by number.
 
-    ``VideoSource`` takes one wherever it takes an array, and reads it in chunks, so that a video
-    of any length needs the memory of a few frames. Three attributes are optional: ``name``; a list
-    of sentences ``warnings``, which may grow while frames are read and becomes part of the
-    source's warnings; and ``cache``, a `vtc.cache.video.VideoCache` of all frames.
+    ``VideoSource`` takes one in place of an array and reads it in chunks, so that a video of any
+    length needs the memory of a few frames. Three attributes are optional: ``name``; ``warnings``,
+    a list of sentences that may grow while frames are read and becomes part of the source's
+    warnings; and ``cache``, a `vtc.cache.video.VideoCache` of all frames.
     """
 
     height: int
@@ -28,7 +28,7 @@ class FrameSequence(Protocol):
         """Return the number of frames."""
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames ``[height, width, 3]`` uint8 RGB at ``indices``, which ascend."""
+        """Yield the frames ``[height, width, 3]`` uint8 RGB at ``indices``, ascending."""
 
 
 class SequenceReader:

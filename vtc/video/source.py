@@ -41,11 +41,11 @@ class Chunk:
     """Some sampled frames.
 
     Attributes:
-        indices: ``[n]`` int64, which samples they are.
+        indices: ``[n]`` int64, the numbers of the samples.
         frames: ``[n, H, W, 3]`` uint8 RGB, full resolution, after rotation.
-        timestamps: ``[n]`` float64 seconds, when the sampled frames are shown.
-        ok: ``[n]`` bool; False where the frame is damaged, or could not be decoded and the last
-            good sample before it (the first good one, at the start) stands in.
+        timestamps: ``[n]`` float64 seconds, the presentation times of the sampled frames.
+        ok: ``[n]`` bool; False if the frame is damaged, or could not be decoded and is replaced
+            by the last good sample before it (at the start, the first good one).
     """
 
     indices: NDArray[np.int64]
@@ -58,31 +58,32 @@ class VideoSource:
     """The sampled frames of a video, read in chunks as often as needed.
 
     t = 0 is the first shown frame, and a sample at time t is the last frame shown at or before t.
-    A frame is sampled once at most, so there are never more samples than frames. The file is
-    indexed once and opened anew for each pass over it; nothing stays open in between, and a file
-    that was changed in between is an error. A source can be pickled.
+    A frame is sampled at most once, so there are never more samples than frames. The file is
+    indexed once and reopened for each pass; nothing stays open in between, and a file that changed
+    in between is an error. A source can be pickled.
 
     Args:
         video: A path or ``file://`` address; an array ``[N, H, W, 3]`` uint8 (numpy or CPU
             tensor); a list of PIL images or of ``[H, W, 3]`` uint8 arrays; a `FrameSequence`, which
             returns frames by number; or a VideoSource, which is shared.
         fps: Samples per second, at ``k / fps``; 1e-6 to 1e6. None: every frame of the file. For
-            arrays, lists and sequences the frames per second that they hold; all are samples.
-        frames: This many evenly spaced samples instead, at ``(k + 0.5) * duration / frames``. In a
-            video with gaps they are spread over the frames that exist.
-        max_frames: Where there would be more samples, this many evenly spaced ones instead.
-        reader: ``"pyav"`` (exact) or ``"decord"`` (refuses files that it would get wrong).
-        keep: The most bytes of decoded frames that a call keeps in memory. A model reads a file
-            twice, for the selection and for the vision tower; frames of the first pass are kept in
-            the tower's size, and the second pass decodes the others only. None: 1 GB, or a tenth
-            of the free memory if that is less. 0: keep none.
-        cache: A folder in which a model keeps what it computes of a file, so that the next question
-            about it need not compute it again; True for the user's own (``~/.cache/vtc``).
-        cache_tower: Keep the output of the vision tower in the cache too, in bfloat16: the next
-            question decodes nothing. It is large, 1.7 MB a frame in LLaVA-OneVision.
+            arrays, lists and sequences it is their frame rate; all their frames are samples.
+        frames: Take this many evenly spaced samples instead, at
+            ``(k + 0.5) * duration / frames``. In a video with gaps they are spread over the
+            existing frames.
+        max_frames: If there would be more samples, take this many evenly spaced ones instead.
+        reader: ``"pyav"`` (exact) or ``"decord"`` (refuses files that it reads incorrectly).
+        keep: The maximum number of bytes of decoded frames that a call keeps in memory. A model
+            reads a file twice, for the selection and for the vision tower; frames of the first
+            pass are kept in the tower's size, and the second pass decodes only the others. None:
+            1 GB, or a tenth of the free memory if that is less. 0: keep none.
+        cache: A folder in which a model stores its results for a file, so that later questions
+            about it need not compute them again; True for ``~/.cache/vtc``.
+        cache_tower: Cache the vision tower's output too, in bfloat16, so that later questions
+            decode nothing. It is large: 1.7 MB per frame in LLaVA-OneVision.
 
     Raises:
-        VideoError: The file cannot be read; the message says why in one line.
+        VideoError: The file cannot be read; the message gives the reason in one line.
         ValueError: An option is out of range, two options exclude each other, or an array is not
             ``[N, H, W, 3]`` uint8.
         TypeError: ``video`` or an option has the wrong type.
@@ -122,10 +123,10 @@ class VideoSource:
             )
             if is_sampled_again or keep is not None or folder:
                 raise ValueError(
-                    "a VideoSource is sampled already; give fps, frames, max_frames, keep and "
-                    "cache to it"
+                    "this VideoSource is sampled already; pass fps, frames, max_frames, keep and "
+                    "cache when it is made"
                 )
-            # Shared, so that both report the same warnings.
+            # Share the samples, so that both report the same warnings.
             self._reader, self._samples = video._reader, video._samples
             self._cache, self.keep = video._cache, video.keep
             return
@@ -136,8 +137,8 @@ class VideoSource:
         else:
             if folder:
                 raise ValueError(
-                    f"expected a file with cache={cache!r}, got {type(video).__name__}: what is "
-                    "cached is found by the content of the file"
+                    f"expected a file with cache={cache!r}, got {type(video).__name__}: the cache "
+                    "finds entries by the content of a file"
                 )
             kind = SequenceReader if isinstance(video, FrameSequence) else MemoryReader
             self._reader = kind(video, fps)
@@ -174,22 +175,22 @@ class VideoSource:
 
     @property
     def info(self) -> VideoInfo:
-        """Size, rate, codec and other facts."""
+        """Size, rate, codec and other metadata."""
         return self._reader.info
 
     @property
     def timestamps(self) -> NDArray[np.float64]:
-        """``[N]`` seconds at which the sampled frames are shown, strictly ascending."""
+        """``[N]`` seconds, the presentation times of the sampled frames, strictly ascending."""
         return self._samples.timestamps
 
     @property
     def width(self) -> int:
-        """Pixels of a row, after rotation."""
+        """The width in pixels, after rotation."""
         return self.info.width
 
     @property
     def height(self) -> int:
-        """Pixels of a column, after rotation."""
+        """The height in pixels, after rotation."""
         return self.info.height
 
     @property
@@ -204,13 +205,13 @@ class VideoSource:
 
     @property
     def cache(self) -> VideoCache | None:
-        """What is cached of this video, sampled in this way; None without a cache."""
+        """The cache entries of this video with this sampling; None without a cache."""
         return self._cache
 
     def watched(self, check: Callable[[], None]) -> VideoSource:
         """Return a source of the same samples that calls ``check`` before it decodes a frame.
 
-        What ``check`` raises ends the pass. It is called from the thread that decodes.
+        An exception of ``check`` ends the pass. It is called in the decoding thread.
         """
         source = copy.copy(self)
         source._reader = WatchedReader(self._reader, check)
@@ -231,9 +232,9 @@ class VideoSource:
 
         Args:
             indices: ``[n]``, the samples to read, strictly ascending; all by default.
-            size: Frames per chunk, at least 1; fewer where they would take more than about 64 MB.
-            prefetch: Chunks that a thread reads ahead; 0 reads in the caller's thread, as for
-                arrays and lists.
+            size: Frames per chunk, at least 1; fewer if they would take more than about 64 MB.
+            prefetch: The number of chunks that a thread reads ahead; 0 reads in the caller's
+                thread, as for arrays and lists.
 
         Raises:
             TypeError: ``indices`` are not whole numbers.
@@ -249,13 +250,13 @@ class VideoSource:
         )
 
     def frames_per_chunk(self, size: int) -> int:
-        """Return how many frames a chunk of `chunks` has: ``size``, or fewer of large frames."""
+        """Return the number of frames per chunk: ``size``, or fewer if frames are large."""
         return max(1, min(size, _CHUNK_BYTES // (self.width * self.height * 3)))
 
     def frames(self, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:
-        """Read some samples (all by default) at once: ``[n, H, W, 3]`` uint8 RGB.
+        """Read some samples (all by default) into one array: ``[n, H, W, 3]`` uint8 RGB.
 
-        Takes ``indices`` and raises as `chunks` does.
+        ``indices`` and the exceptions are those of `chunks`.
         """
         samples = self._check_indices(indices)
         frames = np.empty((len(samples), self.height, self.width, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Timestamps that cannot be right: wild ones, equal ones, and gaps without a frame."""
+"""Detect and repair implausible timestamps: outliers, equal ones, and gaps without a frame."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FAR = 100
-"""Timestamps this many typical steps apart belong to different groups."""
+"""Timestamps that are this many median steps apart belong to different groups."""
 _FEW = 0.02
-"""The largest share of a group that may be wild."""
+"""A group of at most this share of all frames may be outliers."""
 _MAX_REORDERING = 16
-"""Frames that may be stored between a frame and those shown before it."""
+"""The maximum number of frames stored between a frame and one shown before it."""
 _GAP_SECONDS, _GAP_STEPS = 10.0, 10
-"""A frame that stays for longer, and for this many typical steps, leaves a gap."""
+"""A frame that is shown for more than this many seconds and median steps leaves a gap."""
 
 
 def repair(ticks: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Replace wild timestamps, far from those stored before and after, by interpolated ones.
+    """Replace outliers, timestamps far from those stored before and after, by interpolated ones.
 
-    After a gap time continues from there, so its timestamps are not wild, nor is a late last one.
+    Timestamps after a gap are not outliers, as time continues from there; nor is a late last one.
 
     Args:
         ticks: ``[P]`` int64, in order of decoding.
 
     Returns:
-        ``[P]`` int64, and how many were replaced.
+        ``[P]`` int64, and the number of replaced timestamps.
 
     >>> repair(np.array([0, 1, 2, 9999, *range(4, 99)]))[0][:5]
     array([0, 1, 2, 3, 4])
@@ -48,21 +48,21 @@ def repair(ticks: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     small, after = small[inside], after[inside]
     around = groups[good[after]]
     is_late_end = (groups[small] > around) & (small >= count - _MAX_REORDERING)
-    wild = small[(groups[good[after - 1]] == around) & ~is_late_end]
+    outliers = small[(groups[good[after - 1]] == around) & ~is_late_end]
     repaired = ticks.copy()
-    repaired[wild] = np.round(np.interp(wild, good, ticks[good])).astype(np.int64)
-    return repaired, len(wild)
+    repaired[outliers] = np.round(np.interp(outliers, good, ticks[good])).astype(np.int64)
+    return repaired, len(outliers)
 
 
 def spread_equal(ticks: NDArray[np.int64]) -> tuple[NDArray[np.float64] | None, int]:
-    """Spread frames of one timestamp evenly up to the next timestamp.
+    """Spread frames with equal timestamps evenly up to the next timestamp.
 
     Args:
         ticks: ``[N]`` int64, ascending.
 
     Returns:
-        ``[N]`` float64, strictly ascending, or None where all are equal; and how many frames had
-        the timestamp of the frame before.
+        ``[N]`` float64, strictly ascending, or None if all are equal; and the number of frames
+        that had the timestamp of the frame before.
 
     >>> spread_equal(np.array([0, 0, 4, 8, 8]))
     (array([ 0.,  2.,  4.,  8., 10.]), 2)
@@ -81,7 +81,7 @@ def spread_equal(ticks: NDArray[np.int64]) -> tuple[NDArray[np.float64] | None, 
 
 
 def gaps(times: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Find the frames that stay far too long: no others are shown after them for a while.
+    """Find the frames before gaps, which are shown for far too long.
 
     Args:
         times: ``[N]`` seconds, strictly ascending.
@@ -96,7 +96,7 @@ def gaps(times: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def gap_warnings(times: NDArray[np.float64]) -> list[str]:
-    """Name the longest gap between the frames shown at ``times``, ``[N]`` seconds."""
+    """Return a warning with the longest gap between frames shown at ``times``, ``[N]`` seconds."""
     positions = gaps(times)
     if not len(positions):
         return []
@@ -105,5 +105,5 @@ def gap_warnings(times: NDArray[np.float64]) -> list[str]:
     more = f", and {len(steps) - 1} more such gaps" if len(steps) > 1 else ""
     return [
         f"has no frame for {steps.max():.1f} s after {start:.1f} s{more}: the recording has a gap, "
-        "or a timestamp is broken; max_frames and frames are spread over the frames that exist"
+        "or a timestamp is broken; max_frames and frames are spread over the existing frames"
     ]

@@ -1,4 +1,4 @@
-"""A reader that calls a function before each frame, which may end the pass."""
+"""A reader that calls a function before each frame, which can end the pass by raising."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WatchedReader:
 
     Args:
         reader: The reader that decodes.
-        check: What it raises ends the pass.
+        check: Called before each frame; an exception ends the pass.
     """
 
     def __init__(self, reader: Reader, check: Callable[[], None]) -> None:

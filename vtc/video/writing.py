@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def write_video(
     path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]], fps: int = 10
 ) -> None:
-    """Encode frames as H.264 with B-frames; the same frames always give the same file.
+    """Encode frames as H.264 with B-frames; equal frames always give equal files.
 
     Args:
         path: The file to write.
