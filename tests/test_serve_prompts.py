@@ -57,7 +57,7 @@ def test_a_model_answers_text_pictures_and_videos_or_says_that_it_cannot(family,
     reads_pictures = model.vtc.adapter.modality == "image"
     for name, turns in conversations.items():
         if family == "paligemma" or (name == "beside" and reads_pictures):
-            with pytest.raises(ValueError, match="has no chat template|no pictures beside them"):
+            with pytest.raises(ValueError, match="has no chat template|no images besides them"):
                 conversation_inputs(model, processor, turns)
             continue
         inputs = conversation_inputs(model, processor, turns)

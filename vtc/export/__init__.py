@@ -1,1 +1,1 @@
-"""Keyframes for other programs: chat messages, and a video loader of vLLM."""
+"""Keyframes for other programs: chat messages, and a video loader for vLLM."""

@@ -1,4 +1,4 @@
-"""Keyframes as a chat message that servers of the OpenAI protocol take."""
+"""Keyframes as a chat message for servers with the OpenAI protocol."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from vtc.video import VideoSource
 
 _QUALITY = 85
-"""Of the JPEG files."""
+"""The quality of the JPEG files."""
 
 
 def openai_request(
     source: VideoSource, keyframes: Sequence[int], query: str | None
 ) -> dict[str, Any]:
-    """Return ``messages`` with a time and a picture for each keyframe, then the query.
+    """Return ``messages`` with the time and the image of each keyframe, then the query.
 
     Args:
         keyframes: Numbers of samples of ``source``, ascending.
 
     Returns:
-        ``{"messages": [...]}``; pictures are JPEG files of full size in ``data:`` addresses.
+        ``{"messages": [...]}``; images are JPEG files of full size in ``data:`` addresses.
     """
     times = source.timestamps[list(keyframes)].tolist()
     decimals = clock_decimals(times)
@@ -47,7 +47,7 @@ def vllm_request(
     """Return ``messages`` and ``media_io_kwargs`` of a chat request to vLLM.
 
     The keyframes are one video, ``data:video/jpeg;base64,<jpeg>,<jpeg>...``, and
-    ``media_io_kwargs`` says where they were in the file, so that the model sees their times.
+    ``media_io_kwargs`` holds their positions in the file, so that the model sees their times.
     """
     url = "data:video/jpeg;base64," + ",".join(jpegs(source, keyframes))
     content = [{"type": "video_url", "video_url": {"url": url}}, *_question(query)]
@@ -58,9 +58,9 @@ def vllm_request(
 
 
 def frame_numbers(source: VideoSource, keyframes: Sequence[int]) -> dict[str, Any]:
-    """Return vLLM's description of where keyframes were in the file.
+    """Return the positions of keyframes in the file, in vLLM's form.
 
-    ``frames_indices`` count the frames of the file, so that ``frames_indices / fps`` are seconds.
+    ``frames_indices`` count the frames of the file, so ``frames_indices / fps`` are seconds.
     """
     info = source.info
     last = max(0, info.frame_count - 1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vtc.encoders.lazy import LazyEncoder
 
 KEYFRAMES = 32
-"""Keyframes of a request that names no number."""
+"""The default number of keyframes of a request."""
 
 
 def register() -> None:
@@ -48,13 +48,13 @@ def load_keyframes(
     device: str = "cpu",
     **_: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the keyframes of a video file, and where they were in it.
+    """Return the keyframes of a video file, and their positions in it.
 
     Args:
         data: The file's bytes.
-        num_frames: Keyframes at most; 32 where it is not above 0.
-        fps: Frames to read a second; 1 where it is not above 0.
-        query: What to look for.
+        num_frames: The maximum number of keyframes; 32 if it is not above 0.
+        fps: Frames to read per second; 1 if it is not above 0.
+        query: The query for the selector.
         selector, encoder, device: As for ``vtc select``.
 
     Returns:
@@ -83,7 +83,7 @@ def load_keyframes(
 
 @cache
 def _encoder(name: str, device: str) -> LazyEncoder:
-    """One encoder for all requests."""
+    """Return the encoder, which all requests share."""
     from vtc.encoders.lazy import LazyEncoder
 
     return LazyEncoder(name, device=device)

@@ -1,1 +1,1 @@
-"""Pictures and pages that show what a call did."""
+"""Pictures and HTML pages of reports."""

@@ -1,4 +1,4 @@
-"""A picture of the keyframes, with their times and what they were ranked by."""
+"""A picture of the keyframes, with their times and relevance."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def contact_sheet(
 
     Args:
         frames: ``[K, H, W, 3]`` uint8 RGB.
-        keyframes: What they are: their times and relevance stand below them.
-        columns: Frames in a row; None for a sheet about as wide as it is high.
+        keyframes: The keyframes; their times and relevance are drawn below the frames.
+        columns: The number of frames in a row; None for a sheet about as wide as high.
         title: Lines above the frames, such as the query and the name of the file.
         marked: Numbers of frames that get a border and the word ``mark``.
 
     Raises:
-        ValueError: There is no frame, or not one for each keyframe.
+        ValueError: There are no frames, or their number differs from that of the keyframes.
     """
     if len(frames) != len(keyframes) or not len(frames):
         raise ValueError(
@@ -87,7 +87,7 @@ def _caption(keyframe: Keyframe, decimals: int) -> str:
 
 
 def _shorten(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """Cut a line off where it would leave the sheet."""
+    """Truncate a line to the width of the sheet."""
     line = " ".join(visible(line).split())
     if font.getlength(line) <= width:
         return line

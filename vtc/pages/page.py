@@ -1,4 +1,4 @@
-"""A page that shows why: one HTML file about a call, which needs nothing else to be shown."""
+"""A page about a call: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WIDE_GAP = 0.1
 
 
 def page_html(report: Report, marks: Sequence[Mark] = ()) -> str:
-    """Return a page about a call: its answer, its keyframes in time, what they cost.
+    """Return a page about a call: its answer, its keyframes in time, and the costs.
 
     The page is one file: it has no script, and its content security policy forbids every request.
     All text in it is escaped.
@@ -189,7 +189,7 @@ def _storyboard(
     number: int,
     each: int,
 ) -> Iterator[str]:
-    """Yield the keyframes in order, and between them how much of the video is merged."""
+    """Yield the keyframes in order, and between them the number of merged frames."""
     if not video.keyframes:
         yield '<p class="note">No frame was kept.</p>'
         return
@@ -249,9 +249,8 @@ def _heat(
         return
     yield f"<h2>What the merger weighs {name}</h2>"
     yield (
-        "<p>Relevant frames that are no keyframes, from different parts of the video: the frame, "
-        "and the weight of each of its patches. Bright patches make up the merged token; dark ones "
-        "hardly count.</p>"
+        "<p>Relevant non-keyframes from different parts of the video: each frame, and the weights "
+        "of its patches. Bright patches make up the merged token; dark ones hardly count.</p>"
     )
     yield '<ul class="heat">'
     for item in shown:
@@ -271,7 +270,7 @@ def _heat(
 
 
 def _tokens(report: Report) -> Iterator[str]:
-    """Yield how many tokens the language model reads of what."""
+    """Yield a table of the tokens that the language model reads, by part of the prompt."""
     videos = [video for video in report.videos if video.keyframe_tokens is not None]
     if not videos:
         return

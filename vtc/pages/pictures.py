@@ -1,4 +1,4 @@
-"""Small pictures of frames, and of what a merger weighs in them."""
+"""Small pictures of frames, and of a merger's weights of their patches."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _DIM = 0.15
 
 
 class Pictures:
-    """Small pictures of some frames of a video: kept, or read from its file when needed.
+    """Small pictures of some frames of a video, kept in memory or read from its file on demand.
 
     Args:
-        frames: The frames by number; they are kept scaled down to ``WIDTH``.
-        source: A ``vtc.VideoSource`` that reads the others; None for none.
+        frames: Pairs of a frame's number and its pixels; they are kept scaled down to ``WIDTH``.
+        source: A ``vtc.VideoSource`` to read other frames from; None for none.
     """
 
     def __init__(
@@ -34,25 +34,25 @@ class Pictures:
         self._source = source
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the file out: a copy or a pickle holds the kept pictures only."""
+        """Leave out the file: a copy or a pickle holds only the kept pictures."""
         return {"_kept": self._kept, "_source": None}
 
     def of(self, numbers: Sequence[int]) -> dict[int, Image.Image]:
-        """Return the pictures of frames, by number; those that cannot be read are left out."""
+        """Return the pictures of frames by number; leave out those that cannot be read."""
         missing = sorted(set(numbers) - self._kept.keys())
         if missing and self._source is not None:
             try:
                 for chunk in self._source.chunks(missing):
                     frames = zip(chunk.indices.tolist(), chunk.frames, strict=True)
                     self._kept.update((number, scale_down(frame)) for number, frame in frames)
-            except (OSError, ValueError):  # the file is gone, or is another one by now
+            except (OSError, ValueError):  # the file was removed or changed
                 self._source = None
         return {number: self._kept[number] for number in numbers if number in self._kept}
 
 
 def scale_down(frame: NDArray[np.uint8], width: int = WIDTH) -> Image.Image:
     """Return a frame ``[H, W, 3]`` uint8 as a picture of at most this width."""
-    step = max(1, frame.shape[1] // (2 * width))  # every step-th pixel first: fast, and enough
+    step = max(1, frame.shape[1] // (2 * width))  # take every step-th pixel first, for speed
     picture = Image.fromarray(np.ascontiguousarray(frame[::step, ::step]))
     if picture.width <= width:
         return picture
@@ -61,20 +61,20 @@ def scale_down(frame: NDArray[np.uint8], width: int = WIDTH) -> Image.Image:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """Return a picture as an address that holds it."""
+    """Return a picture as a ``data:`` address."""
     stream = io.BytesIO()
     picture.convert("RGB").save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def heat_map(picture: Image.Image, weights: NDArray[np.float32]) -> Image.Image:
-    """Darken a frame where a merger gives its patches little weight.
+    """Darken the patches of a frame to which a merger gives little weight.
 
     The heaviest patch keeps its brightness, so the map can be read without colour.
 
     Args:
         picture: The frame, at least as large as the grid.
-        weights: ``[h, w]`` of its patches, not negative.
+        weights: ``[h, w]``, the weights of its patches, not negative.
     """
     share = weights / max(float(weights.max()), 1e-12)
     light = Image.fromarray(((_DIM + (1 - _DIM) * share) * 255).astype(np.uint8))

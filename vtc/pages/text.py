@@ -24,13 +24,13 @@ def clock(seconds: float, decimals: int = 0) -> str:
 
 
 def clock_decimals(times: Sequence[float]) -> int:
-    """Return how many decimals tell neighbouring times apart: 0 for frames a second apart."""
+    """Return the number of decimals to distinguish the times: 0 for frames a second apart."""
     step = min((b - a for a, b in zip(times, times[1:], strict=False)), default=1.0)
     return 0 if step > 0.9 else 1 if step > 0.09 else 2
 
 
 def visible(text: str) -> str:
-    """Replace control characters and those that turn the direction of the text around them."""
+    """Replace control characters, including those that change the text direction."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
         if c in _DIRECTIONS or not (c.isprintable() or c in "\n\t")
@@ -40,19 +40,19 @@ def visible(text: str) -> str:
 
 
 def escape(text: object) -> str:
-    """Return text that HTML shows as it is, inside an element or an attribute."""
+    """Escape text for an HTML element or attribute."""
     return html.escape(visible(str(text)), quote=True)
 
 
 def check_target(path: str | os.PathLike[str], suffix: str, what: str) -> None:
-    """Refuse a file that could not be written, before any work is done.
+    """Check that a file can be written, before any work is done.
 
     Args:
-        suffix: What the name must end in, such as ``".png"``.
-        what: What is written, for the message.
+        suffix: The required suffix, such as ``".png"``.
+        what: The name of the output, for the message.
 
     Raises:
-        ValueError: The name ends otherwise, or its folder is missing or cannot be written.
+        ValueError: The suffix differs, or the folder is missing or cannot be written.
     """
     folder = Path(path).resolve().parent
     if Path(path).suffix.lower() != suffix:

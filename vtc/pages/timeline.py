@@ -1,4 +1,4 @@
-"""The timeline of a page as SVG: the relevance of all frames, the keyframes, the gaps between."""
+"""The timeline of a page as SVG: the relevance of all frames, the keyframes and the gaps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from vtc.pages.text import clock, escape
 
 WIDTH, LEFT, RIGHT = 1000, 56, 12
-"""Units of the drawing: its width and its margins."""
+"""The width and the margins of the drawing, in its units."""
 TOP, BOTTOM = 26, 190
-"""Where the highest and the lowest relevance stand."""
+"""The y coordinates of the highest and the lowest relevance."""
 LANE_TOP, THUMB, LANES, SPACE = 236, 92, 4, 6
 _POINTS = 600
-"""Columns that the curve is drawn by; a longer one shows the extremes in each."""
+"""The number of columns of the curve; with more frames, each column shows its extremes."""
 _MINUTE, _HOUR = 60, 3600
 _STEPS: tuple[float, ...] = (
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
@@ -24,11 +24,11 @@ _STEPS: tuple[float, ...] = (
 
 @dataclass(frozen=True)
 class Mark:
-    """A part of the timeline that is marked, such as the needle of a demo.
+    """A marked part of the timeline, such as the needle of a demo.
 
     Attributes:
-        name: Its label.
-        start, end: Seconds; numbers of frames where the video has no times.
+        name: The label.
+        start, end: Seconds; frame numbers if the video has no times.
     """
 
     name: str
@@ -38,18 +38,18 @@ class Mark:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What is drawn.
+    """The data of a timeline.
 
     Attributes:
-        times: Of all N frames, ascending: seconds, or numbers of frames.
-        relevance: Of all N frames; None where the selector ranked none.
+        times: The times of all N frames, ascending: seconds, or frame numbers.
+        relevance: The relevance of all N frames; None if the selector does not rank.
         keyframes: The numbers of the keyframes, ascending.
-        thumbnails: Addresses of small pictures of keyframes, by number.
-        anchors: The element that each keyframe links to.
+        thumbnails: The addresses of small pictures of keyframes, by number.
+        anchors: The id of the element that each keyframe links to, by number.
         seconds: Whether ``times`` are seconds.
-        decimals: Of the times.
-        aspect: Height of a thumbnail by its width.
-        marks: Marked parts.
+        decimals: The number of decimals of the times.
+        aspect: The height of a thumbnail divided by its width.
+        marks: The marked parts.
     """
 
     times: Sequence[float]
@@ -64,17 +64,17 @@ class Timeline:
 
     @property
     def end(self) -> float:
-        """When the last frame ends: as long after it as frames follow one another."""
+        """The end of the last frame, which lasts as long as the mean step between frames."""
         if len(self.times) < 2:
             return self.times[0] + 1 if self.times else 1.0
         return self.times[-1] + (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
     def label(self, time: float) -> str:
-        """Return a time as readers see it."""
+        """Return a time as text."""
         return clock(time, self.decimals) if self.seconds else f"frame {time:.0f}"
 
     def x(self, time: float) -> float:
-        """Return where a time stands."""
+        """Return the x coordinate of a time."""
         start = self.times[0] if self.times else 0.0
         share = (time - start) / max(self.end - start, 1e-9)
         return round(LEFT + min(1.0, max(0.0, share)) * (WIDTH - LEFT - RIGHT), 1)
@@ -84,7 +84,7 @@ def timeline_svg(line: Timeline, number: int = 0) -> str:
     """Draw a timeline.
 
     Args:
-        number: Of the video on its page, to keep the names of elements apart.
+        number: The number of the video on its page, to make the ids of elements unique.
     """
     lanes = _lanes(line)
     used = 1 + max((lane for _, lane in lanes), default=-1)
@@ -178,7 +178,7 @@ def _y(line: Timeline, frame: int) -> float:
 
 
 def _drawn(relevance: Sequence[float]) -> list[int]:
-    """Return the frames that the curve is drawn by: the lowest and the highest of each column."""
+    """Return the frames of the curve's points: the lowest and the highest of each column."""
     count = len(relevance)
     if count <= 2 * _POINTS:
         return list(range(count))
@@ -215,9 +215,9 @@ def _keyframes(line: Timeline, lanes: Sequence[tuple[int, int]]) -> list[str]:
 
 
 def _lanes(line: Timeline) -> list[tuple[int, int]]:
-    """Return the keyframes whose thumbnails find a place below their time, each with its lane.
+    """Place thumbnails below their times without overlap; return pairs of keyframe and lane.
 
-    The most relevant ones come first.
+    The most relevant keyframes are placed first; those without room get no thumbnail.
     """
     taken: list[list[float]] = [[] for _ in range(LANES)]
     ranks = line.relevance or [0.0] * len(line.times)
@@ -237,6 +237,6 @@ def _lanes(line: Timeline) -> list[tuple[int, int]]:
 
 
 def _left(line: Timeline, k: int) -> float:
-    """Return where the thumbnail of a keyframe begins."""
+    """Return the left edge of a keyframe's thumbnail."""
     x = line.x(line.times[k]) - THUMB / 2
     return min(WIDTH - RIGHT - THUMB, max(LEFT, x))

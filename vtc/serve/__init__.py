@@ -1,1 +1,1 @@
-"""A server of the OpenAI protocol for one wrapped model: ``vtc serve``."""
+"""A server with the OpenAI protocol for one wrapped model: ``vtc serve``."""

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost.
+    """Limits of a request.
 
     Attributes:
-        fps: Frames to read a second, where the request does not say.
-        max_frames: The most frames of a video.
-        max_new_tokens: The most tokens of an answer.
-        max_pixels: The most pixels of a video's frame.
+        fps: Frames to read per second, unless the request sets it.
+        max_frames: The maximum number of frames of a video.
+        max_new_tokens: The maximum number of tokens of an answer.
+        max_pixels: The maximum number of pixels of a video's frame.
     """
 
     fps: float = 1.0
@@ -42,13 +42,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """An answer that is complete.
+    """The statistics of a complete answer.
 
     Attributes:
-        finish_reason: ``stop``, or ``length`` where it was cut.
-        prompt_tokens: What the language model read, after compression.
-        completion_tokens: What it wrote.
-        report: How videos were read; None without one.
+        finish_reason: ``stop``, or ``length`` if the answer was cut.
+        prompt_tokens: The number of tokens that the language model read, after compression.
+        completion_tokens: The number of tokens that it wrote.
+        report: The report of the videos; None without a video.
     """
 
     finish_reason: str
@@ -61,7 +61,7 @@ class Answerer:
     """A wrapped model that answers requests.
 
     Args:
-        check: Called often while the model works; what it raises ends the request.
+        check: Called often while the model works; an exception ends the request.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Answerer:
         toolkit = toolkit_of(model)
         toolkit.progress = lambda *_: check()
         toolkit.heat_frames = 0
-        if toolkit.selector.uses_embeddings:  # the first request should not wait for it
+        if toolkit.selector.uses_embeddings:  # load it now, not in the first request
             toolkit.encoders_on(input_device(model))[1].load()
         for layer in _layers(model):
             layer.register_forward_pre_hook(lambda *_: check())
@@ -85,10 +85,10 @@ class Answerer:
     def answer(
         self, request: ChatRequest, turns: list[Turn], emit: Callable[[str], None]
     ) -> Result:
-        """Answer a conversation; videos are paths.
+        """Answer a conversation, in which videos are paths.
 
         Raises:
-            ValueError: A video cannot be read, or the model takes no such conversation.
+            ValueError: A video cannot be read, or the model does not take such a conversation.
         """
         turns = [
             Turn(turn.role, [self._opened(item, request) for item in turn.items]) for turn in turns
@@ -130,10 +130,10 @@ class Answerer:
 
 
 def check_length(request: ChatRequest, limits: Limits) -> None:
-    """Refuse an answer longer than the server allows.
+    """Check that the requested answer is not longer than the server allows.
 
     Raises:
-        ApiError: The request asks for one.
+        ApiError: It is longer.
     """
     for name in ("max_tokens", "max_completion_tokens"):
         length = getattr(request, name)
@@ -144,7 +144,7 @@ def check_length(request: ChatRequest, limits: Limits) -> None:
 
 
 def short_report(report: Report) -> dict[str, Any]:
-    """Return a report as plain values, without the time and relevance of every frame."""
+    """Return a report as plain values, without the times and scores of every frame."""
     videos = [replace(video, timestamps=None, relevance=None) for video in report.videos]
     plain = replace(report, videos=videos).to_dict()
     for video in plain["videos"]:
@@ -153,7 +153,7 @@ def short_report(report: Report) -> dict[str, Any]:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of all towers: members of module lists."""
+    """Return the layers of all towers: the members of module lists."""
     return [
         layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module
     ]
@@ -162,14 +162,14 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 def _sampling(request: ChatRequest) -> dict[str, Any]:
     if request.temperature == 0:
         return {"do_sample": False}
-    given = {"temperature": request.temperature, "top_p": request.top_p}
-    given = {name: value for name, value in given.items() if value is not None}
-    return {"do_sample": True, **given} if given else {}
+    options = {"temperature": request.temperature, "top_p": request.top_p}
+    options = {name: value for name, value in options.items() if value is not None}
+    return {"do_sample": True, **options} if options else {}
 
 
 @contextmanager
 def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draw from a seed inside, and as before outside."""
+    """Use a seed in the ``with`` block, and restore the random state after it."""
     if seed is None:
         yield
         return

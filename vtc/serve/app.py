@@ -1,4 +1,4 @@
-"""The application: paths, requests, answers."""
+"""The ASGI application: routes, requests and answers."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _GONE = ApiError(499, "the client left")
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server meets its clients.
+    """Settings of the server for its clients.
 
     Attributes:
         model: The name of the model in requests.
-        max_upload: The most bytes of a request's body.
-        hosts, key: As `Guard` takes them.
+        max_upload: The maximum number of bytes of a request's body.
+        hosts, key: See `Guard`.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Server:
         self.answerer, self.worker, self.media, self.settings = answerer, worker, media, settings
         self.metrics = Metrics(lambda: worker.waiting, lambda: worker.running)
         self._bodies = 0
-        self._one_at_a_time = anyio.CapacityLimiter(1)  # so that large bodies do not add up
+        self._one_at_a_time = anyio.CapacityLimiter(1)  # parse one large body at a time
         self._began = int(time())
 
     def app(self, on_end: Callable[[], None] = lambda: None) -> FastAPI:
@@ -86,20 +86,20 @@ class Server:
         return app
 
     async def models(self) -> JSONResponse:
-        """List the one model."""
+        """List the model."""
         return JSONResponse({"object": "list", "data": [self._card()]})
 
     async def model(self, name: str) -> JSONResponse:
-        """Describe the one model."""
+        """Describe the model."""
         self._require_model(name)
         return JSONResponse(self._card())
 
     async def health(self) -> JSONResponse:
-        """Return whether the server takes requests."""
+        """Return 200 if the server accepts requests."""
         try:
             self.worker.require_room()
         except ApiError as error:
-            if error.status != 429:  # a full queue is no fault
+            if error.status != 429:  # a full queue is healthy
                 raise
         waiting, running = self.worker.waiting, self.worker.running
         return JSONResponse({"status": "ok", "waiting": waiting, "running": running})
@@ -127,7 +127,7 @@ class Server:
 
     async def _begin(self, request: Request, stack: AsyncExitStack) -> Exchange:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # which pages of other origins cannot send unasked
+        if kind != "application/json":  # pages of other origins cannot send it without CORS
             raise ApiError(415, "expected the header Content-Type: application/json")
         self.worker.require_room()
         body = await self._read_body(request)
@@ -145,9 +145,9 @@ class Server:
         return exchange
 
     async def _read_body(self, request: Request) -> IO[bytes]:
-        """Write the body to a file; read one that is too large to its end, and drop it."""
+        """Write the body to a file; if it is too large, read it to its end and raise."""
         if self._bodies >= _BODIES:
-            raise ApiError(429, f"{_BODIES} requests are being sent, which is the most")
+            raise ApiError(429, f"{_BODIES} requests are being sent, which is the maximum")
         self._bodies += 1
         limit, size = self.settings.max_upload, 0
         try:
@@ -212,7 +212,7 @@ class Server:
 
 
 class Exchange:
-    """One request and its answer, as the worker gives it piece by piece."""
+    """One request and its answer, which the worker returns in pieces."""
 
     job: Job
 
@@ -224,17 +224,17 @@ class Exchange:
         self._watch = self._loop.create_task(self._stop_when_gone())
 
     def emit(self, kind: str, value: Any) -> None:
-        """Take an event from the worker's thread."""
+        """Queue an event; called in the worker's thread."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, value))
 
     async def response(self, stack: AsyncExitStack) -> Response:
-        """Return the answer, or a stream once its first text is there.
+        """Return the answer, or a stream once it has its first text.
 
         Args:
             stack: Closed after the answer.
 
         Raises:
-            ApiError: The request failed before there was any text.
+            ApiError: The request failed before it had any text.
         """
         async with stack:
             kind, value = await self._next()
@@ -248,7 +248,7 @@ class Exchange:
             return JSONResponse(self._replies.whole("".join(pieces), value))
 
     async def close(self) -> None:
-        """Stop the work if it has not ended."""
+        """Stop the job if it has not ended."""
         self._server.worker.stop(self.job, _GONE)
         self._watch.cancel()
 
@@ -268,8 +268,8 @@ class Exchange:
             yield event(error.body())
             return
         self._count(value)
-        for each in self._replies.last(value):
-            yield each
+        for reply in self._replies.last(value):
+            yield reply
 
     async def _stop_when_gone(self) -> None:
         while (await self._http.receive())["type"] != "http.disconnect":
@@ -291,8 +291,8 @@ class EventStream(Response):
     """Server-sent events.
 
     Args:
-        events: What to send.
-        stack: Closed at the end, also if nothing was sent.
+        events: The events to send.
+        stack: Closed at the end, even if nothing was sent.
     """
 
     media_type = "text/event-stream"
@@ -312,7 +312,7 @@ class EventStream(Response):
 
 
 async def _send(send: Any, body: bytes, more: bool) -> None:
-    with anyio.fail_after(_SEND_SECONDS):  # of a client that does not read
+    with anyio.fail_after(_SEND_SECONDS):  # a client may not read
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
@@ -326,4 +326,4 @@ async def _http_error(_: Request, error: Any) -> JSONResponse:
 
 
 async def _any_error(_: Request, error: Any) -> JSONResponse:
-    return JSONResponse(ApiError(500, "the server failed; its log says why").body(), 500)
+    return JSONResponse(ApiError(500, "the server failed; see its log").body(), 500)

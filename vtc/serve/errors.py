@@ -6,13 +6,13 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """What a request is refused with, or why its answer failed.
+    """A request was refused, or its answer failed.
 
     Args:
         status: The HTTP status.
         message: One line that says what to do.
-        param: The field of the request that is at fault.
-        code: A word for programs.
+        param: The faulty field of the request.
+        code: The error as a word for programs.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class ApiError(Exception):
         self.message = _printable(" ".join(message.split()), 2000)
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON object that the protocol has for errors."""
+        """Return the protocol's JSON object for errors."""
         kind = _KINDS.get(self.status, "invalid_request_error")
         if self.status >= 500:
             kind = "server_error"
@@ -33,7 +33,7 @@ class ApiError(Exception):
 
 
 def _printable(text: str, most: int) -> str:
-    """Cut what a client sent, and escape the lone surrogates in it."""
+    """Truncate a client's text, and escape its lone surrogates."""
     text = text if len(text) <= most else f"{text[:most]}..."
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -1,4 +1,4 @@
-"""Checks of every request before anything of it is read: Host, and the key."""
+"""Check the host and the key of every request before its body is read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OPEN_PATHS = ("/health",)
 
 
 class Guard:
-    """ASGI middleware that refuses foreign hosts and wrong keys.
+    """ASGI middleware that refuses unknown hosts and wrong keys.
 
-    A page in a browser can reach a server on the loopback under a name of its own (DNS rebinding),
-    so the Host must be an IP address, ``localhost``, or one of ``hosts``.
+    A page in a browser can reach a loopback server under the page's host name (DNS rebinding), so
+    the Host must be an IP address, ``localhost``, or one of ``hosts``.
 
     Args:
-        hosts: Names under which the server may be reached.
-        key: What clients send as ``Authorization: Bearer KEY``; None: nothing.
+        hosts: Other allowed host names of the server.
+        key: The key that clients send as ``Authorization: Bearer KEY``; None: no key is needed.
     """
 
     def __init__(self, app: Any, hosts: Collection[str] = (), key: str | None = None) -> None:
@@ -46,14 +46,14 @@ class Guard:
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             raise ApiError(
                 403,
-                f"this server does not answer under the name {', '.join(hosts)!r}; use its IP "
+                f"this server does not answer to the host name {', '.join(hosts)!r}; use its IP "
                 "address, or start it with --allowed-host NAME",
                 code="host_not_allowed",
             )
         if self._key is None or path in OPEN_PATHS:
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        # Headers are decoded from latin-1, so any byte can be encoded again.
+        # Headers are decoded as latin-1, so encoding restores the bytes.
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.encode("latin-1"), self._key):
             raise ApiError(
                 401, "expected the header Authorization: Bearer KEY", code="invalid_api_key"

@@ -1,4 +1,4 @@
-"""Videos and pictures of requests: files below the roots, and data: addresses."""
+"""Videos and images of requests: files below the roots, and data: addresses."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _PIECE = 4 * 2**18
 
 
 class Media:
-    """Opens what requests name, and nothing else on this machine.
+    """Opens the files of requests if these may be read.
 
     Args:
-        roots: Folders whose files may be named as ``file://``; links are resolved first.
-        folder: A private folder; each uploaded video gets a folder of its own in it.
+        roots: Folders whose files requests may name as ``file://``; links are resolved first.
+        folder: A private folder, in which each uploaded video gets a separate folder.
     """
 
     def __init__(self, roots: Sequence[Path], folder: Path) -> None:
@@ -44,15 +44,15 @@ class Media:
 
     @contextmanager
     def upload_folder(self) -> Iterator[Path]:
-        """Make the folder of one request's uploads, which is removed at the end."""
+        """Make a folder for one request's uploads; remove it at the end."""
         with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
 
     def video(self, url: str, uploads: Path, param: str) -> Path:
-        """Return the file of a video; one that came with the request is written to ``uploads``.
+        """Return the file of a video; an uploaded video is written to ``uploads``.
 
         Raises:
-            ApiError: The address is no ``data:`` video and no file below the roots.
+            ApiError: The address is neither a ``data:`` video nor a file below the roots.
         """
         if not url.startswith("data:"):
             return self._file(url, param)
@@ -62,10 +62,10 @@ class Media:
         return path
 
     def image(self, url: str, param: str) -> Image.Image:
-        """Return a picture in RGB.
+        """Return an image in RGB.
 
         Raises:
-            ApiError: It is no picture, too large, or lies outside the roots.
+            ApiError: It is not an image, too large, or outside the roots.
         """
         from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -84,13 +84,13 @@ class Media:
             return ImageOps.exif_transpose(picture).convert("RGB")
         except UnidentifiedImageError as error:
             allowed = ", ".join(_PICTURES)
-            raise ApiError(400, f"{param}: expected a picture: {allowed}", param=param) from error
+            raise ApiError(400, f"{param}: expected an image: {allowed}", param=param) from error
         except Image.DecompressionBombError as error:
-            problem = f"expected a picture of at most {_MOST_PIXELS:,} pixels"
+            problem = f"expected an image of at most {_MOST_PIXELS:,} pixels"
             raise ApiError(400, f"{param}: {problem}", param=param) from error
-        # Decoders of Pillow raise whatever a broken file makes them meet.
+        # Pillow's decoders raise any of these for a damaged file.
         except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise ApiError(400, f"{param}: the picture is broken ({error})", param=param) from error
+            raise ApiError(400, f"{param}: the image is damaged ({error})", param=param) from error
 
     def _file(self, url: str, param: str) -> Path:
         scheme = url[:40].partition(":")[0].lower()
@@ -121,15 +121,17 @@ def _content(path: Path, param: str) -> bytes:
     if not path.is_file():
         raise ApiError(400, f"{param}: there is no such file", param=param)
     if path.stat().st_size > 256 * 2**20:
-        raise ApiError(400, f"{param}: the file is too large for a picture", param=param)
+        raise ApiError(400, f"{param}: the file is too large for an image", param=param)
     return path.read_bytes()
 
 
 def _decode(url: str, kinds: tuple[str, ...], param: str, target: IO[bytes]) -> None:
-    """Write what a data: address holds to ``target``."""
+    """Write the content of a data: address to ``target``."""
     head = _DATA.match(url)
     kind = head[1].lower() if head else ""
-    if head is None or not any(kind == each or each and kind.startswith(each) for each in kinds):
+    if head is None or not any(
+        kind == start or start and kind.startswith(start) for start in kinds
+    ):
         raise ApiError(
             400,
             f"{param}: expected data:{kinds[0]}...;base64,..., got {url[:60]!r}",
@@ -139,4 +141,4 @@ def _decode(url: str, kinds: tuple[str, ...], param: str, target: IO[bytes]) -> 
         for start in range(head.end(), len(url), _PIECE):
             target.write(base64.b64decode(url[start : start + _PIECE], validate=True))
     except (binascii.Error, ValueError) as error:
-        raise ApiError(400, f"{param}: the base64 is broken ({error})", param=param) from error
+        raise ApiError(400, f"{param}: invalid base64 ({error})", param=param) from error

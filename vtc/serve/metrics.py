@@ -1,4 +1,4 @@
-"""Counters of the server, as Prometheus reads them."""
+"""Counters of the server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Metrics:
     """The counters of one server.
 
     Args:
-        waiting, running: Return how many requests wait and run.
+        waiting, running: Return the numbers of waiting and running requests.
     """
 
     def __init__(self, waiting: Callable[[], int], running: Callable[[], int]) -> None:
@@ -29,7 +29,7 @@ class Metrics:
         )
         self.seconds = Histogram(
             "vtc_request_seconds",
-            "Seconds from the whole request to the whole answer.",
+            "Seconds from the start of a request to the end of its answer.",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -43,8 +43,8 @@ class Metrics:
             registry=registry,
         )
         self.frames = Counter("vtc_frames", "Frames of videos that were read.", registry=registry)
-        Gauge("vtc_waiting", "Requests that wait.", registry=registry).set_function(waiting)
-        Gauge("vtc_running", "Requests that run.", registry=registry).set_function(running)
+        Gauge("vtc_waiting", "Waiting requests.", registry=registry).set_function(waiting)
+        Gauge("vtc_running", "Running requests.", registry=registry).set_function(running)
 
     def text(self) -> bytes:
         """Return all counters in Prometheus' text format."""

@@ -1,4 +1,4 @@
-"""Inputs of ``generate`` for a conversation with videos, pictures and text."""
+"""Inputs of ``generate`` for a conversation with videos, images and text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Turn:
 
     Attributes:
         role: ``system``, ``user`` or ``assistant``.
-        items: Texts, RGB pictures of PIL and sources of videos, in their order.
+        items: Texts, RGB images of PIL and video sources, in their order.
     """
 
     role: str
@@ -28,17 +28,17 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """The texts, one a line."""
+        """The texts, one per line."""
         return "\n".join(item for item in self.items if isinstance(item, str)).strip()
 
 
 def conversation_inputs(
     model: Any, processor: Any, turns: Sequence[Turn], query: str | None = None
 ) -> dict[str, Any]:
-    """Return the arguments of ``generate`` for a conversation, one row.
+    """Return the arguments of ``generate`` for a conversation, as one row.
 
     Args:
-        query: What keyframes are selected for, in place of the text of the last turn.
+        query: The query for the selector, in place of the text of the last turn.
 
     Raises:
         ValueError: The family does not take such a conversation.
@@ -50,7 +50,7 @@ def conversation_inputs(
         check_text(processor, text, "text")
     query = query or turns[-1].text
     if not query:
-        raise ValueError("expected the last message to have some text besides videos and pictures")
+        raise ValueError("expected the last message to have some text besides videos and images")
     device = input_device(model)
     if not videos:
         prompt = _chat_prompt(processor, turns, video=[])
@@ -63,7 +63,7 @@ def conversation_inputs(
         return {**batch, "vtc_frames": 0} if stills else dict(batch)
     adapter = toolkit_of(model).adapter
     if pictures and adapter.modality == "image":
-        raise ValueError("this model reads videos as pictures, so it takes no pictures beside them")
+        raise ValueError("this model reads videos as images, so it takes no images besides them")
     prompt = _prompt_with_videos(model, processor, turns, videos)
     pixels: dict[str, Any] = {}
     if pictures:
@@ -94,7 +94,7 @@ def conversation_inputs(
 def _prompt_with_videos(
     model: Any, processor: Any, turns: Sequence[Turn], videos: Sequence[VideoSource]
 ) -> str:
-    """Write the conversation with each video as the family's adapter writes it."""
+    """Write the conversation, with each video in the form of the family's adapter."""
     adapter = toolkit_of(model).adapter
     if len(turns) == 1 and _kinds(turns[0].items) == [VideoSource, str]:
         return str(adapter.prompt(processor, turns[0].text, videos[0]))
@@ -110,7 +110,7 @@ def _prompt_with_videos(
             if len(pieces) == len(videos) + 1:
                 return pieces[0] + "".join(next(written) + piece for piece in pieces[1:])
     raise ValueError(
-        "this family's prompts take one message with one video and one question; ask so"
+        "this family's prompts take one message with one video and one question; send these only"
     )
 
 
@@ -118,7 +118,7 @@ _EXAMPLE = Turn("user", [None, "Why?"])
 
 
 def _placeholder(processor: Any, prompt: str) -> tuple[str, str, str] | None:
-    """Split a prompt at its only placeholder of a video or picture, with the marks around it."""
+    """Split a prompt at its only video or image placeholder, including the marks around it."""
     tokens = "|".join(re.escape(token) for token in media_tokens(processor))
     marks = [*re.finditer(f"(?:{tokens})+", prompt)] if tokens else []
     if not marks:
@@ -131,7 +131,7 @@ def _chat_prompt(processor: Any, turns: Iterable[Turn], video: list[dict[str, st
     """Write a conversation with the processor's chat template.
 
     Raises:
-        ValueError: There is none, or it refuses this order of roles.
+        ValueError: There is no chat template, or it refuses this order of roles.
     """
     from jinja2 import TemplateError
 
@@ -166,14 +166,14 @@ def _kinds(items: Sequence[Any]) -> list[type]:
 def _write_pictures(
     processor: Any, prompt: str, pictures: Sequence[Any]
 ) -> tuple[str, dict[str, Any]]:
-    """Expand the placeholders of pictures as the stock processor does; return its pixels too.
+    """Expand the placeholders of images as the stock processor does; return the pixels too.
 
-    The stock processor refuses placeholders of a video beside them.
+    The stock processor refuses a prompt that also has placeholders of a video.
     """
     token = processor.image_token
     pieces = prompt.split(token)
     if len(pieces) != len(pictures) + 1:
-        raise ValueError("this family's chat template does not take pictures beside a video")
+        raise ValueError("this family's chat template does not take images besides a video")
     batch = dict(
         processor(text=[token] * len(pictures), images=pictures, padding=True, return_tensors="pt")
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Replies:
-    """What one request is answered with, whole or in pieces."""
+    """Builds the replies to one request, whole or in pieces."""
 
     def __init__(self, request: ChatRequest) -> None:
         self._request = request

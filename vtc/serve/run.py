@@ -1,4 +1,4 @@
-"""Run the server until a signal ends it."""
+"""Run the server until a signal stops it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _STOPPING = ApiError(503, "the server is stopping; try again later", code="stopp
 
 
 class GracefulServer(uvicorn.Server):
-    """Stops in order: the request that runs is finished, those that wait are refused.
+    """Shuts down gracefully: finishes the running request and refuses the waiting ones.
 
     Args:
         worker: The worker to close.
-        grace: Seconds that the request that runs may still take.
+        grace: Seconds that the running request may still take.
     """
 
     def __init__(self, config: uvicorn.Config, worker: Worker, grace: float) -> None:
@@ -38,10 +38,10 @@ class GracefulServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound, and not yet listening.
+    """Return a bound socket that is not yet listening.
 
     Raises:
-        OSError: The address is taken, or not of this machine.
+        OSError: The address is in use, or not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family)
@@ -55,7 +55,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
+    """Return whether an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -72,7 +72,7 @@ def run(
     """Serve an application until SIGTERM or Ctrl-C.
 
     Args:
-        make_app: Makes the application from what it calls at its end.
+        make_app: Returns the application; its argument is the function to call at the end.
         on_end: Called when the last request has ended.
     """
 
@@ -86,7 +86,7 @@ def run(
         make_app(end), server_header=False, timeout_graceful_shutdown=int(grace) + 10
     )
     try:
-        # uvicorn ends the process by the signal that it got, so end() is called by the application.
+        # uvicorn re-raises the signal that stopped it, so the application calls end().
         GracefulServer(config, worker, grace).run(sockets=[bound])
     finally:
         end()

@@ -1,4 +1,4 @@
-"""What a request may hold: the part of OpenAI's chat completions that the server answers."""
+"""The schema of requests: the supported part of OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Message(_Fields):
 
 
 class UserMessage(_Message):
-    """What the user says and shows."""
+    """A message of the user: text, images and videos."""
 
     role: Literal["user"]
     content: list[Part] = Field(min_length=1, max_length=MOST_PARTS)
@@ -78,13 +78,14 @@ class StreamOptions(_Fields):
 
 
 class Reading(_Fields):
-    """How the videos of a request are read: the field ``vtc``.
+    """Options for reading the videos of a request: the field ``vtc``.
 
     Attributes:
-        fps: Frames to read a second.
-        max_frames: Where that gives more frames, this many are spread evenly.
-        query: What keyframes are selected for, in place of the last user message.
-        report: Whether the report holds time and relevance of every frame.
+        fps: Frames to read per second.
+        max_frames: The maximum number of frames; if ``fps`` gives more, this many are spread
+            evenly.
+        query: The query for the selector, in place of the last user message.
+        report: ``"full"`` to include the times and scores of every frame.
     """
 
     fps: float | None = Field(default=None, gt=0)
@@ -94,7 +95,7 @@ class Reading(_Fields):
 
 
 class ChatRequest(_Fields):
-    """The body of ``POST /v1/chat/completions``; null stands for a field that is left out."""
+    """The body of ``POST /v1/chat/completions``; null means the same as no field."""
 
     model: str
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
@@ -108,7 +109,7 @@ class ChatRequest(_Fields):
     stream_options: StreamOptions | None = None
     vtc: Reading = Reading()
     user: str | None = None
-    # Fields that programs send with the value that changes nothing.
+    # Fields that clients send with their neutral value.
     n: Literal[1] = 1
     frequency_penalty: float = Field(default=0, ge=0, le=0)
     presence_penalty: float = Field(default=0, ge=0, le=0)
@@ -133,14 +134,14 @@ def read_request(body: IO[bytes]) -> ChatRequest:
     """Read and check the body of a request.
 
     Raises:
-        ApiError: It is no JSON, or a field is unknown or has a wrong value.
+        ApiError: It is not JSON, or a field is unknown or has a wrong value.
     """
     try:
         value = json.load(body, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ApiError(400, "the body is nested too deeply") from error
-    except ValueError as error:  # of UTF-8 and of numbers too
-        raise ApiError(400, f"the body is no valid JSON: {error}") from error
+    except ValueError as error:  # also from invalid UTF-8 or numbers
+        raise ApiError(400, f"the body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ApiError(400, f"expected the body to be an object, got {type(value).__name__}")
     value = _without_nulls(value)
@@ -158,7 +159,7 @@ def read_request(body: IO[bytes]) -> ChatRequest:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -168,7 +169,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _in_words(error: ValidationError, body: Any) -> ApiError:
-    """Name the first faulty field and what it should be."""
+    """Return an error that names the first faulty field and the expected value."""
     first = error.errors(include_url=False)[0]
     path, at = "", body
     for step in first["loc"]:

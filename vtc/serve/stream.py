@@ -1,4 +1,4 @@
-"""The text of an answer while it is written."""
+"""Stream the text of an answer while it is generated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from transformers.generation.streamers import BaseStreamer
 
 
 class TextStream(BaseStreamer):  # type: ignore[misc]
-    """Hands text on as soon as no later token can change it; cuts it at a stop string.
+    """Emits text as soon as no later token can change it, up to a stop string.
 
-    All pieces together are the answer as ``vtc.ask`` returns it: without special tokens and without
+    All pieces together are the answer that ``vtc.ask`` returns: without special tokens and without
     white space at its ends.
 
     Args:
-        tokenizer: The model's.
-        stops: Strings that end the answer and do not belong to it.
+        tokenizer: The model's tokenizer.
+        stops: Strings that end the answer and are not part of it.
         emit: Called with each piece of text.
     """
 
@@ -27,8 +27,8 @@ class TextStream(BaseStreamer):  # type: ignore[misc]
         self._tokenizer, self._stops, self._emit = tokenizer, stops, emit
         self._is_prompt = True
         self._ids: list[int] = []
-        self._taken = 0  # characters of their text that were taken
-        self._held = ""  # text that may be the start of a stop string, or white space at the end
+        self._taken = 0  # the number of characters of their text that were processed
+        self._held = ""  # possibly the start of a stop string, or white space at the end
         self._begun = False
         self.stopped = False
 
@@ -40,7 +40,7 @@ class TextStream(BaseStreamer):  # type: ignore[misc]
         self._ids += value.flatten().tolist()
         text = self._text()
         if text.endswith("\ufffd"):
-            return  # a character whose other bytes are still to come
+            return  # an incomplete character
         new, self._taken = text[self._taken :], len(text)
         self._take(new)
 
@@ -50,7 +50,7 @@ class TextStream(BaseStreamer):  # type: ignore[misc]
         return len(self._ids)
 
     def end(self) -> None:
-        """Hand on what was held back."""
+        """Emit the rest of the text."""
         self._take(self._text()[self._taken :], is_end=True)
 
     def _text(self) -> str:
@@ -75,7 +75,7 @@ class TextStream(BaseStreamer):  # type: ignore[misc]
 
 
 def _start_of(stop: str, text: str) -> int:
-    """Return where the end of ``text`` may begin a stop string; its length if nowhere."""
+    """Return where a stop string may start at the end of ``text``; its length if nowhere."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):
             return len(text) - length

@@ -1,4 +1,4 @@
-"""The thread that runs the model: one request after another."""
+"""The thread that runs the model, one request at a time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ log = logging.getLogger("vtc.serve")
 
 
 class Stopped(Exception):
-    """The request that runs was stopped; ``Job.reason`` says why."""
+    """The running request was stopped; ``Job.reason`` has the reason."""
 
 
 class Job:
-    """One request on its way through the worker.
+    """One request in the worker's queue.
 
     Args:
-        task: What the worker calls, with this job.
-        emit: Called from the worker's thread with ``("text", str)`` for each piece of the answer,
-            then once with ``("done", result)`` or ``("error", ApiError)``. From another thread
-            where a request is stopped before it ran.
+        task: Called by the worker, with this job.
+        emit: Called in the worker's thread with ``("text", str)`` for each piece of the answer,
+            then once with ``("done", result)`` or ``("error", ApiError)``. If a request is stopped
+            before it runs, it is called in the thread that stops it.
     """
 
     def __init__(self, task: Callable[[Job], Any], emit: Callable[[str, Any], None]) -> None:
@@ -34,7 +34,7 @@ class Job:
         self.deadline: float | None = None
 
     def check(self) -> None:
-        """Raise `Stopped` once the request was stopped, or has run for too long."""
+        """Raise `Stopped` if the request was stopped or has run for too long."""
         if self.reason is None and self.deadline is not None and monotonic() > self.deadline:
             self.reason = ApiError(
                 504, "the request took longer than this server allows", code="timeout"
@@ -47,8 +47,8 @@ class Worker:
     """Runs jobs in one thread, in their order.
 
     Args:
-        waiting: The most jobs that wait while one runs.
-        seconds: The most time that a job may run.
+        waiting: The maximum number of waiting jobs.
+        seconds: The time limit of a job.
     """
 
     def __init__(self, waiting: int, seconds: float) -> None:
@@ -61,16 +61,16 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """How many jobs run: 0 or 1."""
+        """The number of running jobs: 0 or 1."""
         return int(self._current is not None)
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait."""
+        """The number of waiting jobs."""
         return max(0, len(self._jobs) - self.running)
 
     def check(self) -> None:
-        """Raise `Stopped` if the job that runs was stopped; called from inside the model."""
+        """Raise `Stopped` if the running job was stopped; called from inside the model."""
         if self._current is not None:
             self._current.check()
 
@@ -81,22 +81,22 @@ class Worker:
         if len(self._jobs) > self._most:
             raise ApiError(
                 429,
-                f"{self._most} requests are waiting, which is the most; try again later",
+                f"{self._most} requests are waiting, which is the maximum; try again later",
                 code="queue_full",
             )
 
     def submit(self, job: Job) -> None:
-        """Let a job wait for its turn.
+        """Add a job to the queue.
 
         Raises:
-            ApiError: Too many jobs wait, or the server stops.
+            ApiError: The queue is full, or the server is stopping.
         """
         with self._lock:
             self.require_room()
             self._jobs[job] = self._pool.submit(self._run, job)
 
     def stop(self, job: Job, reason: ApiError) -> None:
-        """Stop a job, whether it waits or runs; without effect on one that has ended."""
+        """Stop a waiting or running job; do nothing if it has ended."""
         with self._lock:
             future = self._jobs.get(job)
             if future is None:
@@ -104,19 +104,19 @@ class Worker:
             if job.reason is None:
                 job.reason = reason
             if not future.cancel():
-                return  # it runs, and meets a check
+                return  # it is running, and will reach a check
             del self._jobs[job]
         job.emit("error", job.reason)
 
     def close(self, reason: ApiError) -> None:
-        """Refuse new jobs and stop those that wait; the one that runs continues."""
+        """Refuse new jobs and stop the waiting ones; the running one continues."""
         self._closed = reason
         for job in list(self._jobs):
             if job is not self._current:
                 self.stop(job, reason)
 
     def stop_running(self, reason: ApiError) -> None:
-        """Stop the job that runs."""
+        """Stop the running job."""
         job = self._current
         if job is not None:
             self.stop(job, reason)
@@ -136,7 +136,7 @@ class Worker:
                 self._current = None
                 with self._lock:
                     self._jobs.pop(job, None)
-        except BaseException as error:  # of the model's code; a client waits for an event
+        except BaseException as error:  # from the model's code; a client waits for an event
             event = "error", job.reason or _as_api_error(error)
         job.emit(*event)
 
@@ -144,12 +144,12 @@ class Worker:
 def _as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, ValueError):  # of videos, prompts and options: the caller's
+    if isinstance(error, ValueError):  # from videos, prompts and options: the client's error
         return ApiError(400, str(error))
     log.error("a request failed", exc_info=error)
     torch_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if torch_memory:
         return ApiError(
-            503, "the request needs more memory than there is; send fewer frames", code="memory"
+            503, "the request needs more memory than is free; send fewer frames", code="memory"
         )
-    return ApiError(500, "the server failed on this request; its log says why")
+    return ApiError(500, "the server failed on this request; see its log")
