@@ -59,7 +59,7 @@ def lines(file):
 def test_each_row_gets_a_line_and_a_broken_video_an_error(batch):
     code, out, _ = batch()
     assert code == 0
-    assert out == "8 of 8 rows are in out.jsonl, 3 with an error (--retry-errors asks them again)\n"
+    assert out == "8 of 8 rows are in out.jsonl, 3 with an error (retry them with --retry-errors)\n"
     written = lines(batch.out)
     assert len(batch.out.read_text().splitlines()) == len(written) == len(batch.rows)
     for row in batch.rows:

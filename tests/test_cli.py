@@ -135,7 +135,7 @@ def test_select_uniform_needs_neither_query_nor_encoder(command, folders):
         (("--dtype", "int8"), "float16, got 'int8'"),
         (("--device", "cuda:77"), "cannot use device='cuda:77' here"),
         (("--keyframes", "3", "-s", "keyframes=4"), "not both"),
-        (("-s", "fill=[a"), "no valid YAML"),
+        (("-s", "fill=[a"), "not valid YAML"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(command, folders, words, message, monkeypatch):

@@ -154,7 +154,11 @@ class Ending:
         Ending("ImportError('no av')", 1, "vtc: error: no av\n"),
         Ending("TimeoutError()", 1, "vtc: error: TimeoutError\n"),
         Ending("ValueError('shown')", 1, "Traceback (most recent call last)", ("--debug",)),
-        Ending("KeyError('a bug')", 1, "vtc: error: KeyError: 'a bug' (vtc --debug shows where)\n"),
+        Ending(
+            "KeyError('a bug')",
+            1,
+            "vtc: error: KeyError: 'a bug' (see the traceback with vtc --debug)\n",
+        ),
         Ending("KeyError('a bug')", 1, "Traceback (most recent call last)", ("--debug",)),
         Ending("KeyboardInterrupt()", 130, ""),
         Ending("typer.Exit(4)", 4, ""),

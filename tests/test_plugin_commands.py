@@ -69,7 +69,7 @@ def test_help_lists_the_usable_ones_and_names_the_others(vtc_command):
     for warning in (
         "command 'lost' of plug-in 'good' (good-vtc 1.0) is skipped: AttributeError: module",
         "command 'gone' of plug-in 'same' (same-vtc 1.0) is skipped: ModuleNotFoundError",
-        "command 'ask' of plug-in 'rude' (rude-vtc 1.0) is skipped: vtc itself has one",
+        "command 'ask' of plug-in 'rude' (rude-vtc 1.0) is skipped: vtc has a command of this name",
         "command 'twice' of plug-in 'rude' (rude-vtc 1.0) and plug-in 'same' (same-vtc 1.0) is",
         "vtc_register_commands: expected 'greet2' to be 'module:function', got <built-in func",
         "vtc_register_commands: expected 'greet3' to be 'module:function', got 'good_commands.gr",

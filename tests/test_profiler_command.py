@@ -98,7 +98,7 @@ def test_the_command_measures_and_draws(command, folders, tmp_path):
         (["llava-onevision-7b", "--selector", "dk"], "unknown selector 'dk'"),
         (["llava-onevision-7b", "--dtype", "int8"], "expected dtype to be auto, float32"),
         (["llava-onevision-7b", "--encoder", "nothing"], "has none of the allowed forms"),
-        (["llava-onevision-7b", "--chunk-frames", "0"], "expected chunk >= 1, got 0"),
+        (["llava-onevision-7b", "--chunk-slices", "0"], "expected chunk >= 1, got 0"),
         (
             ["llava-onevision-7b", "--prefill-chunk", "-1"],
             "expected prefill_chunk to be None or >= 1, got -1",

@@ -121,6 +121,12 @@ def test_chunk_frames_sets_chunk_slices(wrapped):
         assert wrapped.vtc.chunk_frames == 3
 
 
+def test_the_old_flag_of_vtc_profile_for_slices_warns(command):
+    with pytest.warns(DeprecationWarning, match="--chunk-frames .* use --chunk-slices"):
+        code, _, err = command("profile", "llava-onevision-7b", "--chunk-frames", "0")
+    assert code == 1 and "expected chunk >= 1, got 0" in err
+
+
 def test_a_folder_saved_with_the_old_names_of_connector_and_chunks_opens(encoder, tmp_path):
     model, processor = vtc.testing.tiny("llava_onevision")
     vtc.wrap(model, "uniform", processor=processor, encoder=encoder)

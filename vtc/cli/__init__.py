@@ -1,8 +1,8 @@
 """The command line: ``vtc COMMAND``.
 
 Each command is a function in its own module, added at the end of this file. ``vtc --help`` imports
-these modules, so they import torch, transformers and the heavy parts of vtc inside their functions
-only. Plug-ins add commands (``vtc_register_commands``).
+these modules, so they import torch, transformers and the heavy parts of vtc only inside functions.
+Plug-ins add commands (``vtc_register_commands``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vtc.cli.output import accept_any_text, close_stdout, printable, results_onl
 from vtc.cli.plugin_commands import plugin_commands
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError, SafetensorError)
-"""Errors whose message says what to do, without a traceback."""
+"""Errors that are reported by their message alone, without their type."""
 
 
 _WANTS_JSON = "vtc.cli.wants_json"
@@ -34,7 +34,7 @@ class _Commands(TyperGroup):
 
     @functools.cached_property
     def of_plugins(self) -> dict[str, Any]:
-        """The commands of plug-ins, loaded at the first use."""
+        """The commands of plug-ins, loaded on first use."""
         with redirect_stdout(sys.stderr):  # a module may print while it is imported
             return plugin_commands(taken=set(self.commands))
 
@@ -52,11 +52,11 @@ class _Commands(TyperGroup):
         try:
             with results_only() if ctx.meta[_WANTS_JSON] else nullcontext():
                 return super().invoke(ctx)
-        # Exit and Abort are how typer ends a command; both are RuntimeErrors. A broken pipe
-        # (`vtc parts | head`) is no error: typer ends without a message.
+        # typer ends a command with Exit or Abort, which are RuntimeErrors. A broken pipe
+        # (`vtc parts | head`) is not an error: typer ends without a message.
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
-        # Plug-ins and libraries may raise anything: the user sees one line, --debug the traceback.
+        # Plug-ins and libraries may raise anything: print one line, or a traceback with --debug.
         except Exception as error:
             is_usage_error = hasattr(error, "exit_code")  # typer shows those itself
             if ctx.params["debug"] or is_usage_error:
@@ -64,7 +64,7 @@ class _Commands(TyperGroup):
             lines = str(error).splitlines() if getattr(error, "problems", ()) else [str(error)]
             message = "\n".join(" ".join(line.split()) for line in lines) or type(error).__name__
             if not isinstance(error, EXPECTED):
-                message = f"{type(error).__name__}: {message} (vtc --debug shows where)"
+                message = f"{type(error).__name__}: {message} (see the traceback with vtc --debug)"
             print(f"vtc: error: {printable(message)}", file=sys.stderr)
             raise typer.Exit(1) from error
 
@@ -103,7 +103,7 @@ def global_options(
 def main() -> None:
     """Run the command line (the console script ``vtc``)."""
     arguments = sys.argv[1:]
-    if "--debug" in arguments:  # also allowed behind the command
+    if "--debug" in arguments:  # also allowed after the command
         arguments = ["--debug", *(word for word in arguments if word != "--debug")]
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     accept_any_text()
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def wants_json(arguments: list[str]) -> bool:
-    """Whether the result of a command line is read by a program."""
+    """Return whether the result of a command line is meant for a program."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     words = " ".join(options).replace("--format=", "--format ").split()
     formats = [word for option, word in zip(words, words[1:], strict=False) if option == "--format"]

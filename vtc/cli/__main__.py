@@ -2,5 +2,5 @@
 
 from vtc.cli import main
 
-if __name__ == "__main__":  # and not in worker processes, which import this module
+if __name__ == "__main__":  # not in worker processes, which import this module
     main()

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 def ask(
     video: Annotated[str, typer.Argument(help="A video file.")],
     questions: Annotated[
-        list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
+        list[str], typer.Argument(metavar="QUESTION...", help="Questions about the video.")
     ],
-    wrapped: ModelOptions,
+    model_options: ModelOptions,
     frames: options.ModelFrameOptions,
     answering: options.AnswerOptions,
     page: options.Page = None,
     heat: Annotated[
-        int, typer.Option(min=0, help="Frames on the page whose weights are shown.")
+        int, typer.Option(min=0, help="The number of frames on the page with merger weights.")
     ] = 4,
     stream: Annotated[
         Optional[bool],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
         typer.Option(
             "--stream/--no-stream",
-            help="Print the answer while it is written. (default: on a terminal)",
+            help="Print the answer while it is generated. (default: on a terminal)",
             show_default=False,
         ),
     ] = None,
@@ -45,7 +45,7 @@ def ask(
 
     Several questions share one pass over the video.
     """
-    # The files first: a wrong name should not wait for a model to load.
+    # Check the files first: a wrong name should fail before the model is loaded.
     from vtc.pages.text import check_target
 
     if page is not None:
@@ -58,7 +58,7 @@ def ask(
     source = frames.open(video)
     settings = answering.arguments()
     began = perf_counter()
-    model, processor = wrapped.open(quiet=as_json)
+    model, processor = model_options.open(quiet=as_json)
     loading = perf_counter() - began
 
     import vtc
@@ -104,9 +104,9 @@ def _ask_and_stream(
     bars: ExitStack,
     page: str | None,
 ) -> None:
-    """Print the report when the video is read, and the answer while it is written.
+    """Print the report when the video has been read, and the answer while it is generated.
 
-    What is known later, such as the seconds of the answer, follows on the error stream.
+    Later facts, such as the time of the answer, are printed to the error stream.
     """
     import vtc
     from vtc.cli.streaming import AnswerStream
@@ -114,7 +114,7 @@ def _ask_and_stream(
     shown: list[str] = []
 
     def show_report() -> None:
-        bars.close()  # they would be drawn over the answer
+        bars.close()  # bars would be drawn over the answer
         report = vtc.last_report(model)
         shown.extend(report.warnings)
         terminal().print(facts(report, source, f"loading {loading:.2f}"))

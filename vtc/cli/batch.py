@@ -1,4 +1,4 @@
-"""``vtc batch``: many questions about many videos, from a file of rows into one of results."""
+"""``vtc batch``: answer a file of questions about many videos into a file of results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ AtOnce = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Questions about one video that share a pass over it; each takes memory of its own.",
+        help="Questions about one video that share a pass over it; memory grows with the number.",
     ),
 ]
 
@@ -59,14 +59,14 @@ class BatchOptions:
         Path,
         typer.Argument(
             metavar="ROWS",
-            help='One JSON object a line: {"id": ..., "video": ..., "question": ...}.',
+            help='One JSON object per line: {"id": ..., "video": ..., "question": ...}.',
         ),
     ]
     out: Annotated[
         Path,
         typer.Option(
             metavar="RESULTS",
-            help="Takes a line for each row; rows that have one are skipped.",
+            help="The file of results, one line per row; rows with a line are skipped.",
         ),
     ]
     video_root: Annotated[
@@ -84,21 +84,21 @@ class BatchOptions:
     ray_gpus: options.RayGpus = None
     shard: Annotated[
         options.Text,
-        typer.Option(metavar="I/N", help="Take the i-th of n parts of the rows: 2/8."),
+        typer.Option(metavar="I/N", help="Take the i-th of n parts of the rows, such as 2/8."),
     ] = None
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Ask again the rows whose line holds an error.")
+        bool, typer.Option("--retry-errors", help="Retry the rows whose line holds an error.")
     ] = False
     all_frames: Annotated[
         bool,
-        typer.Option("--all-frames", help="Write time and relevance of all frames to each line."),
+        typer.Option("--all-frames", help="Write the times and relevance of all frames too."),
     ] = False
 
     def engine(self) -> Engine:
-        """Return what answers groups with a job: this process, workers, or tasks of Ray.
+        """Return the function that answers groups: in this process, in workers, or in Ray tasks.
 
         Raises:
-            ValueError: Two of them are named.
+            ValueError: Both ``--workers`` and ``--ray`` are given.
         """
         if self.workers is not None and self.ray is not None:
             raise ValueError("expected --workers or --ray, got both")
@@ -120,7 +120,7 @@ class BatchOptions:
 @options.grouped
 def ask(
     batch: BatchOptions,
-    wrapped: ModelOptions,
+    model_options: ModelOptions,
     frames: options.ModelFrameOptions,
     answering: options.AnswerOptions,
     questions_at_once: AtOnce = 4,
@@ -139,10 +139,10 @@ def ask(
         root=batch.video_root,
         video=asdict(frames),
         all_frames=batch.all_frames,
-        open_model=partial(wrapped.open, quiet=True),
+        open_model=partial(model_options.open, quiet=True),
         generation=generation,
     )
-    settings = {"command": "batch ask", **asdict(wrapped), **asdict(frames), **generation}
+    settings = {"command": "batch ask", **asdict(model_options), **asdict(frames), **generation}
     _run(batch, job, settings, questions_at_once, as_json)
 
 
@@ -154,7 +154,7 @@ def select(
     selector: options.Selector = None,
     keyframes: options.Keyframes = None,
     encoder: Annotated[
-        str, typer.Option(help="The frame encoder, unless the selector names its own.")
+        str, typer.Option(help="The frame encoder, unless the selector names one.")
     ] = "open_clip:ViT-B-32/openai",
     selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
     device: options.Device = "auto",
@@ -182,7 +182,7 @@ def select(
 
 
 _WITHOUT_EFFECT = ("cache", "cache_tower", "device", "device_map", "trust_remote_code")
-"""Options that change where and how fast a row is answered, and not the answer."""
+"""Options that do not affect the answers."""
 
 
 def _run(
@@ -215,10 +215,10 @@ def _run(
 
 
 def _write(run: Run, answered: Callable[[], Lines], quiet: bool) -> int:
-    """Write the lines until all are there or the user ends the command; return the exit code."""
-    with _ended_like_ctrl_c() as signals, row_progress(len(run.rows), quiet) as show:
+    """Write all lines, or stop when the user ends the command; return the exit code."""
+    with _sigterm_like_ctrl_c() as signals, row_progress(len(run.rows), quiet) as show:
         try:
-            with closing(answered()) as lines:  # which ends the workers
+            with closing(answered()) as lines:  # closing ends the workers
                 run.write(lines, show)
         except KeyboardInterrupt:
             return 128 + (signals or [signal.SIGINT])[0]
@@ -226,8 +226,8 @@ def _write(run: Run, answered: Callable[[], Lines], quiet: bool) -> int:
 
 
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[list[int]]:
-    """End on SIGTERM as on Ctrl-C, since Slurm and others end jobs by it; yield its number."""
+def _sigterm_like_ctrl_c() -> Iterator[list[int]]:
+    """Handle SIGTERM, which Slurm and others send, like Ctrl-C; yield the received signals."""
     signals: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -245,7 +245,7 @@ def _print_summary(summary: Summary, code: int, as_json: bool) -> None:
     if as_json:
         print_json(asdict(summary))
         return
-    errors = f", {summary.errors} with an error (--retry-errors asks them again)"
+    errors = f", {summary.errors} with an error (retry them with --retry-errors)"
     print_line(
         f"{summary.answered + summary.errors} of {summary.rows} rows are in {summary.out}"
         + (errors if summary.errors else "")

@@ -1,4 +1,4 @@
-"""``vtc index`` and ``vtc cache``: what is kept of videos, so that questions need not wait."""
+"""``vtc index`` and ``vtc cache``: fill, list and clear the cache of videos."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SIZE = re.compile(r"([0-9]*\.?[0-9]+) ?(B|kB|MB|GB|TB)")
 def index(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")],
     frames: options.ModelFrameOptions,
-    wrapped: IndexedModel,
+    model_options: IndexedModel,
     as_json: options.AsJson = False,
 ) -> None:
-    """Compute what questions about videos have in common once, and keep it in a cache.
+    """Compute once what questions about the same videos share, and store it in a cache.
 
-    That is the embeddings of the frames and, with --model, whatever the cache can hold for it and
-    its merger; give the options of the later questions. A video that cannot be read is reported,
-    the others are indexed, and the exit code is 1.
+    It stores the embeddings of the frames and, with --model, everything that the model and its
+    merger can cache; give the same options as for the later questions. If a video cannot be read,
+    it is reported, the others are indexed, and the exit code is 1.
     """
     from vtc.cache.video import cache_folder
     from vtc.cli.show import progress_bars
@@ -42,7 +42,7 @@ def index(
 
     folder = cache_folder(frames.cache if frames.cache is not None else True)
     frames = replace(frames, cache=str(folder.path))
-    index_one = wrapped.indexer(frames.cache_tower, quiet=as_json)
+    index_one = model_options.indexer(frames.cache_tower, quiet=as_json)
     rows: list[dict[str, Any]] = []
     for video in videos:
         began = time.perf_counter()
@@ -67,18 +67,18 @@ def index(
 def cache(
     cache: options.CacheFolder = None,
     show_list: Annotated[
-        bool, typer.Option("--list", help="List the entries, the latest at the end (default).")
+        bool, typer.Option("--list", help="List the entries, the latest last (default).")
     ] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
     limit: Annotated[
         options.Text,
         typer.Option(
-            metavar="SIZE", help="Let it hold at most so much, such as 50GB; the oldest go first."
+            metavar="SIZE", help="The maximum size, such as 50GB; the oldest entries are removed."
         ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List or clear what is kept of videos on disk."""
+    """List or clear the cache of videos."""
     from vtc.cache.video import cache_folder
 
     if clear and (show_list or limit is not None):
@@ -94,9 +94,9 @@ def cache(
             print_line(f"{folder.path}: removed {_entries(count)}, {size_text(size)}")
         return
     entries = folder.entries()
-    total, most = sum(one.bytes for one in entries), folder.limit
+    total, most = sum(entry.bytes for entry in entries), folder.limit
     if as_json:
-        rows = [_entry_row(one) for one in entries]
+        rows = [_entry_row(entry) for entry in entries]
         print_json({"cache": str(folder.path), "bytes": total, "limit": most, "entries": rows})
         return
     if entries:
@@ -107,10 +107,10 @@ def cache(
 
 
 def read_size(text: str) -> int:
-    """Read ``50GB``, ``0.5 TB``.
+    """Parse a size such as ``50GB`` or ``0.5 TB``.
 
     Raises:
-        ValueError: It is no size.
+        ValueError: It is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -129,25 +129,25 @@ def _print_row(row: dict[str, Any]) -> None:
     print_line(f"{row['video']}: {row['frames']} frames: {done} ({row['seconds']:.1f} s)")
 
 
-def _entry_row(one: StoredEntry) -> dict[str, Any]:
-    row = {"folder": os.fspath(one.folder), "bytes": one.bytes, "used": one.used}
-    return {**row, **({} if one.entry is None else one.entry.plain())}
+def _entry_row(stored: StoredEntry) -> dict[str, Any]:
+    row = {"folder": os.fspath(stored.folder), "bytes": stored.bytes, "used": stored.used}
+    return {**row, **({} if stored.entry is None else stored.entry.plain())}
 
 
 def _print_entries(entries: list[StoredEntry]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("video", "what", "sampled", "made by", "size", "last used"):
         table.add_column(title, justify="right" if title == "size" else "left")
-    for one in entries:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used))
-        if one.entry is None:
-            words = [one.folder.name, "cannot be read", "", ""]
+    for stored in entries:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(stored.used))
+        if (entry := stored.entry) is None:
+            words = [stored.folder.name, "cannot be read", "", ""]
         else:
-            given = one.entry.sampling.items()
-            sampled = ", ".join(f"{name}={value}" for name, value in given if value is not None)
-            maker = str(one.entry.key.get("encoder", one.entry.key.get("tower", "")))
-            words = [one.entry.video, one.entry.kind, sampled or "every frame", maker]
-        table.add_row(*map(printable, words), size_text(one.bytes), when)
+            options = entry.sampling.items()
+            sampled = ", ".join(f"{name}={value}" for name, value in options if value is not None)
+            maker = str(entry.key.get("encoder", entry.key.get("tower", "")))
+            words = [entry.video, entry.kind, sampled or "every frame", maker]
+        table.add_row(*map(printable, words), size_text(stored.bytes), when)
     terminal().print(table)
 
 

@@ -1,4 +1,4 @@
-"""What ``vtc index`` computes of a video, by the model that it is indexed for."""
+"""Choose what ``vtc index`` computes for a video, depending on the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vtc.video import VideoSource
 
 Indexer = Callable[["VideoSource", Any], "Sequence[CacheUse]"]
-"""Takes a video with a cache and a callback for progress."""
+"""Called with a video that has a cache, and a callback for progress."""
 _WITHOUT_MODEL = {"encoder", "device"}
 
 
@@ -26,17 +26,17 @@ class IndexedModel(ModelOptions):
     model: Annotated[
         str,
         typer.Option(
-            help="Index for this model: the frames that it reads, by its frame encoder.",
+            help="Index for this model: its frames, with its frame encoder.",
             show_default=False,
         ),
     ] = ""
 
     def indexer(self, cache_tower: bool, quiet: bool) -> Indexer:
-        """Return what indexes a video; the model is loaded only if more than embeddings is kept.
+        """Return the function that indexes a video; load the model only if it is needed.
 
         Raises:
-            ValueError: An option needs ``--model``, or as `open` raises.
-            ImportError, OSError: As `open` raises.
+            ValueError: An option needs ``--model``; or as for `open`.
+            ImportError, OSError: As for `open`.
         """
         if not self.model:
             self._check_without_model(cache_tower)
@@ -56,28 +56,28 @@ class IndexedModel(ModelOptions):
         selector = registry.build_part("selector", self.selector_choice.spec(saved["selector"]))
         shape, _ = open_shape(self.model)
         adapter = registry.adapter_for(getattr(shape, "config", shape).model_type)
-        own = selector.encoder or self.encoder or saved["encoder"]
-        return self._embed_frames(own, adapter.frames_per_slice)
+        encoder = selector.encoder or self.encoder or saved["encoder"]
+        return self._embed_frames(encoder, adapter.frames_per_slice)
 
     def _check_without_model(self, cache_tower: bool) -> None:
-        given = [
+        names = [
             f"--{field.name.replace('_', '-')}"
             for field in fields(self)
             if getattr(self, field.name) != getattr(type(self)(), field.name)
             and field.name not in _WITHOUT_MODEL
         ]
-        given += ["--cache-tower"] if cache_tower else []
-        if given:
-            raise ValueError(f"expected --model with {', '.join(given)}, got none")
+        names += ["--cache-tower"] if cache_tower else []
+        if names:
+            raise ValueError(f"expected --model with {', '.join(names)}, got none")
 
-    def _embed_frames(self, encoder: str | None, every: int) -> Indexer:
+    def _embed_frames(self, encoder: str | None, stride: int) -> Indexer:
         from vtc.encoders.lazy import LazyEncoder
         from vtc.pipeline.indexing import index_video
         from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
 
         name = encoder or self.encoder or DEFAULT_ENCODER
         lazy = LazyEncoder(name, device=pick_device(self.device))
-        return lambda source, progress: [index_video(source, lazy, every, progress)]
+        return lambda source, progress: [index_video(source, lazy, stride, progress)]
 
     def _index_for_model(self, quiet: bool) -> Indexer:
         from vtc.wrapped.access import toolkit_of

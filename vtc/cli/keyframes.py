@@ -1,4 +1,4 @@
-"""``vtc select``: the keyframes of a video for a query, without any language model."""
+"""``vtc select``: the keyframes of a video for a query, without a language model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Form(str, Enum):
-    """What ``vtc select`` prints."""
+    """The output formats of ``vtc select``."""
 
     table = "table"
     json = "json"
@@ -40,7 +40,7 @@ def select(
     selector: options.Selector = None,
     keyframes: options.Keyframes = None,
     encoder: Annotated[
-        str, typer.Option(help="The frame encoder, unless the selector names its own.")
+        str, typer.Option(help="The frame encoder, unless the selector names one.")
     ] = "open_clip:ViT-B-32/openai",
     selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
     sheet: Annotated[
@@ -52,12 +52,12 @@ def select(
         Form,
         typer.Option(
             "--format",
-            help="table; json; openai or vllm: a chat message that holds the keyframes.",
+            help="table; json; openai or vllm: a chat message with the keyframes.",
         ),
     ] = Form.table,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Print the keyframes of a video for a query; draw them, or write them for other programs."""
+    """Print or draw the keyframes of a video for a query, or write them for other programs."""
     from vtc.pages.contact_sheet import contact_sheet
     from vtc.pages.text import check_target
 
@@ -65,7 +65,7 @@ def select(
         raise ValueError(f"expected --json or --format {form.value}, got both")
     form = Form.json if as_json else form
     if sheet is not None:
-        check_target(sheet, ".png", "the contact sheet")  # before the work, not after it
+        check_target(sheet, ".png", "the contact sheet")  # before any work is done
     if page is not None:
         check_target(page, ".html", "the page")
     source = frames.open(video)
@@ -79,8 +79,8 @@ def select(
 
     transformers.utils.logging.disable_progress_bar()
     spec = part_choice("dks", selector, selector_option, keyframes).spec()
-    named = registry.build_part("selector", spec).encoder
-    lazy = LazyEncoder(named or encoder, device=pick_device(device))
+    name = registry.build_part("selector", spec).encoder or encoder
+    lazy = LazyEncoder(name, device=pick_device(device))
     with progress_bars(quiet=form is not Form.table) as show:
         report = select_video(source, query, spec, lazy, show)
     written = []
@@ -108,18 +108,18 @@ def select(
 
 
 def _result(video: str, report: Report) -> dict[str, Any]:
-    """Return what ``--json`` prints."""
-    [seen] = report.videos
+    """Return the result for ``--json``."""
+    [video_report] = report.videos
     return {
         "video": video,
-        "query": seen.query,
+        "query": video_report.query,
         "selector": report.selector,
-        "frames": seen.frames,
-        "keyframes": [asdict(frame) for frame in seen.keyframes],
-        "timestamps": seen.timestamps,
-        "relevance": seen.relevance,
-        "cache": [asdict(use) for use in seen.cache],
-        "uncovered": seen.uncovered,
+        "frames": video_report.frames,
+        "keyframes": [asdict(frame) for frame in video_report.keyframes],
+        "timestamps": video_report.timestamps,
+        "relevance": video_report.relevance,
+        "cache": [asdict(use) for use in video_report.cache],
+        "uncovered": video_report.uncovered,
         "warnings": report.warnings,
     }
 

@@ -29,14 +29,14 @@ _PROPERTIES: dict[str, dict[str, Callable[[Any], str]]] = {
 
 
 def tables(infos: Sequence[PartInfo], sizes: Sizes) -> str:
-    """Return one Markdown table per kind, of selectors and mergers with their default options.
+    """Return a Markdown table of selectors and one of mergers, with their default options.
 
-    A part has another row for each value of a ``Literal`` option that changes one of its columns.
-    Parts that cannot be made are skipped with a warning.
+    A part has a further row for each value of a ``Literal`` option that changes one of its
+    columns. Parts that cannot be made are skipped with a warning.
 
     Args:
         infos: The parts; other kinds are ignored.
-        sizes: The sizes at which costs are computed.
+        sizes: The sizes for the costs.
     """
     return "\n\n".join(
         _table(kind, parts, sizes)
@@ -52,7 +52,7 @@ def _table(kind: str, infos: Sequence[PartInfo], sizes: Sizes) -> str:
 
 
 def _rows(info: PartInfo, sizes: Sizes) -> Iterator[list[str]]:
-    """Yield the row of a part with default options, and rows of choices that differ from it."""
+    """Yield the row of a part with default options, and rows of option values that change it."""
     try:
         part = build_part(info.kind, info.name)
     except (ImportError, TypeError, ValueError, RuntimeError) as error:

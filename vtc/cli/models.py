@@ -1,4 +1,4 @@
-"""Options that choose parts on the command line, and the model that a command loads."""
+"""Options for the parts and the model of a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXPONENT = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
 @dataclass(frozen=True)
 class PartChoice:
-    """A selector or merger as the command line gives it; None stands for what is saved."""
+    """A selector, merger or budget from the command line; without a name, the saved one."""
 
     default: str
     name: str | None
@@ -24,11 +24,11 @@ class PartChoice:
 
     @property
     def given(self) -> bool:
-        """Whether the command line names the part or sets an option of it."""
+        """Whether the command line names the part or sets one of its options."""
         return self.name is not None or bool(self.options)
 
     def spec(self, saved: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The part as ``vtc.wrap`` takes it."""
+        """Return the part in the form that ``vtc.wrap`` takes."""
         if self.name is not None:
             return {"name": self.name, **self.options}
         return {**(saved or {"name": self.default}), **self.options}
@@ -37,7 +37,7 @@ class PartChoice:
 def part_choice(
     default: str, name: str | None, options: Iterable[str], keyframes: int | None = None
 ) -> PartChoice:
-    """Read ``--selector dks --selector-option fill=gaps --keyframes 8``.
+    """Parse options such as ``--selector dks --selector-option fill=gaps --keyframes 8``.
 
     Raises:
         ValueError: An option is not of the form NAME=VALUE.
@@ -51,10 +51,10 @@ def part_choice(
 
 
 def read_options(options: Iterable[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE``, the values as YAML has them.
+    """Parse options of the form ``NAME=VALUE``, with values in YAML.
 
     Raises:
-        ValueError: An option is not of this form.
+        ValueError: An option has another form.
     """
     import yaml
 
@@ -66,11 +66,11 @@ def read_options(options: Iterable[str]) -> dict[str, Any]:
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"option {option!r}: the value is no valid YAML") from error
+            raise ValueError(f"option {option!r}: the value is not valid YAML") from error
         if value == "None":
             values[key] = None
         if isinstance(values[key], str) and _EXPONENT.fullmatch(value):
-            values[key] = float(value)  # PyYAML takes 1e-2 for a text
+            values[key] = float(value)  # PyYAML reads 1e-2 as text
     return values
 
 
@@ -109,25 +109,25 @@ class ModelOptions:
 
     @property
     def budget_spec(self) -> dict[str, Any] | None:
-        """The budget as ``vtc.wrap`` takes it; None for what is saved with the model.
+        """The budget in the form that ``vtc.wrap`` takes; None for the one saved with the model.
 
         Raises:
             ValueError: The number of tokens is neither a whole number nor ``auto``.
         """
-        chosen = part_choice("even", self.budget, self.budget_option)
+        choice = part_choice("even", self.budget, self.budget_option)
         if self.max_tokens is None:
-            return chosen.spec() if chosen.given else None
+            return choice.spec() if choice.given else None
         if not self.max_tokens.isdecimal() and self.max_tokens != "auto":
             raise ValueError(
                 f"expected --max-tokens to be a whole number or auto, got {self.max_tokens!r}"
             )
         most = self.max_tokens if self.max_tokens == "auto" else int(self.max_tokens)
-        return {**chosen.spec(), "max_tokens": most}
+        return {**choice.spec(), "max_tokens": most}
 
     def open(self, quiet: bool = False) -> tuple[Any, Any]:
         """Open the model with its processor, wrapped; see `vtc.open_model`.
 
-        Parts that the command line leaves open are those that were saved with the model, else the
+        Parts that the command line does not name are those saved with the model, or else the
         defaults of ``vtc.wrap``.
 
         Args:
@@ -162,7 +162,7 @@ class ModelOptions:
         return model, processor
 
     def _loading_options(self) -> dict[str, Any]:
-        """Return what the stock ``from_pretrained`` takes in addition."""
+        """Return the budget and further arguments of the stock ``from_pretrained``."""
         loading: dict[str, Any] = {"budget": self.budget_spec}
         if self.attn_implementation is not None:
             loading["attn_implementation"] = self.attn_implementation

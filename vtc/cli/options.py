@@ -1,4 +1,4 @@
-"""Options that several commands take, as typer reads them, one by one and in groups."""
+"""Options that several commands share, one by one and in groups."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
 
 Model = Annotated[str, typer.Option(help="A folder, or the name of a model on the hub.")]
 Selector = Annotated[Text, typer.Option(help="Chooses the keyframes. (default: dks)")]
-Merger = Annotated[Text, typer.Option(help="Merges the other frames. (default: dfm)")]
+Merger = Annotated[Text, typer.Option(help="Merges the non-keyframes. (default: dfm)")]
 MaxTokens = Annotated[
     Text,
     typer.Option(
         metavar="N|auto",
-        help="Visual tokens of a video at most; auto: what fits the model's context.",
+        help="The maximum visual tokens of a video; auto: as many as fit the model's context.",
     ),
 ]
 Budget = Annotated[Text, typer.Option(help="Shares --max-tokens among the frames. (default: even)")]
 BudgetOption = Annotated[list[str], typer.Option("--budget-option", help="NAME=VALUE.")]
-Keyframes = Annotated[Count, typer.Option(help="Keyframes at most. (default: 32)")]
+Keyframes = Annotated[Count, typer.Option(help="The maximum number of keyframes. (default: 32)")]
 Encoder = Annotated[
     Text, typer.Option(help="The frame encoder. (default: open_clip:ViT-B-32/openai)")
 ]
@@ -46,7 +46,7 @@ AdapterOption = Annotated[
     list[str], typer.Option("--adapter-option", "-a", help="NAME=VALUE; see vtc parts.")
 ]
 
-Fps = Annotated[float, typer.Option(help="Frames to read a second.")]
+Fps = Annotated[float, typer.Option(help="Frames to read per second.")]
 MaxFrames = Annotated[Count, typer.Option(help="Read at most this many frames, spread evenly.")]
 VideoReader = Annotated[str, typer.Option("--reader", help="Decodes the video: pyav or decord.")]
 Cache = Annotated[
@@ -55,14 +55,14 @@ Cache = Annotated[
         "--cache",
         envvar="VTC_CACHE",
         metavar="DIR",
-        help="Keep what is computed of the video in this folder, and read it from there.",
+        help="Cache what is computed for the video in this folder.",
     ),
 ]
 CacheTower = Annotated[
     bool,
     typer.Option(
         "--cache-tower",
-        help="Keep the vision tower's output in the cache too; its size is said first.",
+        help="Cache the vision tower's output too; its size is printed first.",
     ),
 ]
 CacheFolder = Annotated[
@@ -75,18 +75,18 @@ CacheFolder = Annotated[
     ),
 ]
 
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="The longest answer in tokens.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="The maximum tokens of an answer.")]
 Temperature = Annotated[
     Number, typer.Option(min=0, help="Sample the answer at this temperature; 0: do not sample.")
 ]
 TopP = Annotated[
-    Number, typer.Option(min=0, max=1, help="Sample among the likeliest tokens of this share.")
+    Number, typer.Option(min=0, max=1, help="Sample from the likeliest tokens up to this share.")
 ]
-NumBeams = Annotated[Count, typer.Option(min=1, help="Search the answer in beams.")]
+NumBeams = Annotated[Count, typer.Option(min=1, help="The number of beams of beam search.")]
 System = Annotated[Text, typer.Option(help="Instructions that the model reads before the video.")]
 
 AttnImplementation = Annotated[
-    Text, typer.Option(help="Of the model: sdpa, eager, flash_attention_2 ...")
+    Text, typer.Option(help="The model's attention: sdpa, eager, flash_attention_2 ...")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 DeviceMap = Annotated[
@@ -102,20 +102,23 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
-        "--trust-remote-code", help="Run the Python code that the model's folder or repository has."
+        "--trust-remote-code", help="Run Python code from the model's folder or repository."
     ),
 ]
 Ray = Annotated[
     Text,
-    typer.Option(metavar="ADDRESS", help="Work in tasks of Ray: local, auto, or an address."),
+    typer.Option(metavar="ADDRESS", help="Run as Ray tasks: local, auto, or an address."),
 ]
-RayCpus = Annotated[float, typer.Option(min=0, help="Processors of a task of Ray.")]
+RayCpus = Annotated[float, typer.Option(min=0, help="Processors of a Ray task.")]
 RayGpus = Annotated[
     Number,
-    typer.Option(min=0, help="GPUs of a task of Ray. (default: 1 where the cluster has any)"),
+    typer.Option(min=0, help="GPUs of a Ray task. (default: 1 if the cluster has any)"),
 ]
 Page = Annotated[
-    Text, typer.Option(help="Write a page (HTML) that shows when and why to this file.")
+    Text,
+    typer.Option(
+        help="Write an HTML page of the keyframes, with their times and relevance, to this file."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -123,10 +126,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def generation_settings(
     temperature: float | None, top_p: float | None, num_beams: int | None
 ) -> dict[str, Any]:
-    """Return the arguments of ``generate`` that the command line gives.
+    """Return the arguments of ``generate`` from the command line.
 
     Raises:
-        ValueError: A temperature of 0, which never samples, stands beside ``top_p``.
+        ValueError: The temperature is 0, which never samples, and ``top_p`` is given.
     """
     settings: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
     if temperature == 0:
@@ -143,7 +146,7 @@ def generation_settings(
 
 
 def grouped(command: Callable[..., T]) -> Callable[..., T]:
-    """Replace each parameter of a command that is a dataclass by an option for each field.
+    """Replace each dataclass parameter of a command by one option per field.
 
     >>> @grouped
     ... def ask(video: str, frames: FrameOptions) -> None: ...  # has --fps ...
@@ -166,7 +169,7 @@ def grouped(command: Callable[..., T]) -> Callable[..., T]:
         return command(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
@@ -191,7 +194,7 @@ def _default(field: Field[Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameOptions:
-    """The frames that are read of a video."""
+    """Options for reading the frames of a video."""
 
     fps: Fps = 1.0
     max_frames: MaxFrames = None
@@ -211,7 +214,7 @@ class FrameOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFrameOptions(FrameOptions):
-    """The frames that a model reads of a video."""
+    """Options for reading the frames of a video for a model."""
 
     cache_tower: CacheTower = False
 
@@ -227,7 +230,7 @@ class ModelFrameOptions(FrameOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """How a model writes its answer."""
+    """Options for generating an answer."""
 
     max_new_tokens: MaxNewTokens = 256
     temperature: Temperature = None
@@ -236,10 +239,10 @@ class AnswerOptions:
     system: System = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return them as arguments of ``vtc.ask``.
+        """Return the options as arguments of ``vtc.ask``.
 
         Raises:
-            ValueError: They contradict each other.
+            ValueError: Options contradict each other.
         """
         settings = generation_settings(self.temperature, self.top_p, self.num_beams)
         system = {} if self.system is None else {"system": self.system}

@@ -1,4 +1,4 @@
-"""What commands write: text without control characters, and JSON results alone on stdout."""
+"""Output of commands: text without control characters, and only JSON results on stdout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.segment import Segment
 from rich.text import Text
 
 _pending: list[str] | None = None
-"""The results to print when the command has ended; None where they are printed at once."""
+"""The results to print when the command has ended; None if they are printed immediately."""
 
 
 class _Console(Console):
-    """Escapes the control characters in what it prints, such as those of file names."""
+    """Escapes control characters in its output, for example from file names."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
@@ -31,12 +31,12 @@ class _Console(Console):
 
 
 def terminal(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Return a console for text that may hold names of files and parts."""
+    """Return a console for text that may include names of files and parts."""
     return _Console(highlight=False, stderr=stderr, quiet=quiet)
 
 
 def printable(text: str) -> str:
-    r"""Escape control characters, which could play tricks on a terminal.
+    r"""Escape control characters, which could manipulate a terminal.
 
     >>> print(printable("talk\x1b[2J.mp4"))
     talk\x1b[2J.mp4
@@ -48,7 +48,7 @@ def printable(text: str) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print text that may hold names of files and parts."""
+    """Print text that may include names of files and parts."""
     print(printable(text))
 
 
@@ -58,7 +58,7 @@ def print_json(value: Any) -> None:
 
 
 def print_result(text: str) -> None:
-    """Print the result of a command to stdout, which holds nothing else."""
+    """Print the result of a command to stdout, which gets no other output."""
     if _pending is None:
         print(text)
     else:
@@ -67,10 +67,10 @@ def print_result(text: str) -> None:
 
 @contextmanager
 def results_only() -> Iterator[None]:
-    """Keep stdout free for the result of the command; everything else goes to stderr.
+    """Reserve stdout for the result of the command; redirect everything else to stderr.
 
-    Plug-ins and libraries may print to ``sys.stdout`` or to its file descriptor. A command that
-    does not call `print_json`, such as one of a plug-in, has printed its result to ``sys.stdout``.
+    Plug-ins and libraries may print to ``sys.stdout`` or to its file descriptor. If a command does
+    not call `print_json`, as one of a plug-in may, its output to ``sys.stdout`` is the result.
     """
     global _pending
     sys.stdout.flush()
@@ -98,7 +98,7 @@ def results_only() -> Iterator[None]:
 
 
 def close_stdout() -> None:
-    """Send what is printed from now on to stderr, such as by functions that run at exit."""
+    """Redirect further output to stderr, such as that of functions that run at exit."""
     sys.stdout.flush()
     sys.stdout = sys.stderr
     try:
@@ -108,9 +108,9 @@ def close_stdout() -> None:
 
 
 def accept_any_text() -> None:
-    """Escape what the encoding of stdout and stderr lacks, instead of losing the output.
+    """Escape characters that the encoding of stdout and stderr lacks, instead of raising.
 
-    Where one of them is closed (``vtc parts >&-``), nothing is written to it.
+    A closed stream (``vtc parts >&-``) is replaced by the null device.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

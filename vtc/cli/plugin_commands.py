@@ -1,4 +1,4 @@
-"""Commands of plug-ins: functions or typer apps that they register, as commands of ``vtc``."""
+"""Load the commands that plug-ins register: functions or typer apps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plugin_commands(taken: set[str]) -> dict[str, Any]:
     functions = {}
     for name, claims in sorted(registry.commands().items()):
         if len(claims) > 1 or name in taken:
-            reason = "vtc itself has one"
+            reason = "vtc has a command of this name"
             if name not in taken:
                 reason = f"disable one plug-in with {DISABLED_VARIABLE}=NAME"
             owners = " and ".join(str(claim.plugin) for claim in claims)

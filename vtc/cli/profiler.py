@@ -1,4 +1,4 @@
-"""``vtc profile``: what each stage of reading a long video costs."""
+"""``vtc profile``: the costs of each stage of reading a long video."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from vtc.cli import options
 from vtc.cli.models import ModelOptions
 from vtc.cli.output import print_json, terminal
+from vtc.interfaces.renamed import warn_renamed
 
 if TYPE_CHECKING:
     from vtc.profiler.setup import Settings
@@ -27,7 +28,7 @@ def profile(
         ),
     ],
     frames: Annotated[
-        str, typer.Option(help="Lengths of the video, with commas.")
+        str, typer.Option(help="Lengths of the video in frames, separated by commas.")
     ] = "64,256,1024,8192,10000",
     device: Annotated[
         str, typer.Option(help="meta counts, without weights; cpu, cuda, ... also measure.")
@@ -49,21 +50,22 @@ def profile(
     ] = None,
     size: Annotated[str, typer.Option(help="Width x height of frames without a file.")] = "640x360",
     question: Annotated[
-        str, typer.Option(help="What is asked where the model runs.")
+        str, typer.Option(help="The question, if the model runs.")
     ] = "What happens in this video?",
     text_tokens: Annotated[
         int, typer.Option(help="Tokens of the prompt without the video, on meta.")
     ] = 64,
     new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.")] = 16,
-    chunk_frames: Annotated[
+    chunk_slices: Annotated[
         int, typer.Option(help="Slices that the vision tower sees at a time.")
     ] = 16,
+    chunk_frames: Annotated[options.Count, typer.Option(hidden=True)] = None,
     prefill_chunk: Annotated[
         int, typer.Option(help="Prompt tokens that the language model sees at a time; 0: all.")
     ] = 4096,
     fast_path: Annotated[
         bool,
-        typer.Option("--fast-path", help="Merge other frames from the frame encoder's patches."),
+        typer.Option("--fast-path", help="Merge non-keyframes from the frame encoder's patches."),
     ] = False,
     plots: Annotated[
         options.Text, typer.Option(help="Write plots to this folder (needs the extra \\[plots]).")
@@ -71,8 +73,11 @@ def profile(
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Count, and measure, what each stage of reading a video costs."""
+    """Count, and measure, the costs of each stage of reading a video."""
     lengths, height_width = _lengths(frames), _size(size)
+    if chunk_frames is not None:
+        warn_renamed("--chunk-frames", "--chunk-slices")
+        chunk_slices = chunk_frames
     _check_name(model)
     if device == "meta" and video is not None:
         raise ValueError("--video is read where the model runs: give --device cpu or cuda as well")
@@ -89,12 +94,12 @@ def profile(
         text_tokens=text_tokens,
         question=question,
         new_tokens=new_tokens,
-        chunk=chunk_frames,
+        chunk=chunk_slices,
         prefill_chunk=prefill_chunk or None,
         fast_path=fast_path,
         max_tokens=max_tokens,
     )
-    wrapped = ModelOptions(
+    model_options = ModelOptions(
         model=model,
         selector=selector,
         merger=merger,
@@ -109,40 +114,40 @@ def profile(
     console = terminal(stderr=True, quiet=as_json)
     with console.status("starting") as status:
         if device == "meta":
-            found = _count(wrapped, settings, status.update)
+            costs = _count(model_options, settings, status.update)
         else:
-            found = _measure(wrapped, video, settings, status.update)
+            costs = _measure(model_options, video, settings, status.update)
     files = []
     if plots is not None:
         from vtc.profiler.plots import write_plots
 
-        files = write_plots(found, Path(plots))
+        files = write_plots(costs, Path(plots))
     if as_json:
-        print_json(found.to_dict())
+        print_json(costs.to_dict())
         return
-    _show(found, files)
+    _show(costs, files)
 
 
-def _count(wrapped: ModelOptions, settings: Settings, say: Any) -> Profile:
+def _count(model_options: ModelOptions, settings: Settings, say: Any) -> Profile:
     import torch
 
     from vtc.profiler import SHAPE_NAMES
     from vtc.profiler.setup import count_profile
     from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape, read_dtype, saved_parts
 
-    precision, saved = read_dtype(wrapped.dtype), {}
-    name, encoder = wrapped.model, wrapped.encoder
+    precision, saved = read_dtype(model_options.dtype), {}
+    name, encoder = model_options.model, model_options.encoder
     if name in SHAPE_NAMES:
         config, processor = open_shape(f"shape:{name}")
         usual, encoder = torch.bfloat16, encoder or DEFAULT_ENCODER
     else:
-        config, processor = open_shape(name, trust_remote_code=wrapped.trust_remote_code)
+        config, processor = open_shape(name, trust_remote_code=model_options.trust_remote_code)
         saved, usual = saved_parts(name), config.dtype or torch.float32
     if saved.get("connector") == "encoder_patches":
         settings = replace(settings, fast_path=True)
     if (encoder := encoder or saved["encoder"]) is None:
         raise ValueError(
-            f"{name} was saved with a frame encoder that was an object; name one like it with "
+            f"{name} was saved with a frame encoder that was an object; name a similar one with "
             "--encoder"
         )
     return count_profile(
@@ -150,76 +155,80 @@ def _count(wrapped: ModelOptions, settings: Settings, say: Any) -> Profile:
         config,
         processor,
         settings,
-        selector=wrapped.selector_choice.spec(saved.get("selector")),
-        merger=wrapped.merger_choice.spec(saved.get("merger")),
+        selector=model_options.selector_choice.spec(saved.get("selector")),
+        merger=model_options.merger_choice.spec(saved.get("merger")),
         encoder=encoder,
         dtype=usual if precision == "auto" else precision,
         say=say,
     )
 
 
-def _measure(wrapped: ModelOptions, video: str | None, settings: Settings, say: Any) -> Profile:
+def _measure(
+    model_options: ModelOptions, video: str | None, settings: Settings, say: Any
+) -> Profile:
     from vtc.profiler import SHAPE_NAMES
     from vtc.profiler.setup import measure_profile
     from vtc.wrapped.opening import pick_device, read_dtype
 
-    place, dtype = pick_device(wrapped.device), wrapped.dtype
+    place, dtype = pick_device(model_options.device), model_options.dtype
     if dtype == "auto":
         dtype = "float32" if place == "cpu" else "bfloat16"
-    wrapped = replace(wrapped, device=place, dtype=dtype)
+    model_options = replace(model_options, device=place, dtype=dtype)
     if video is not None:
         from vtc.video import VideoSource
 
-        VideoSource(video)  # a wrong file should not wait for a model to load
+        VideoSource(video)  # a wrong file should fail before the model is loaded
     say("loading the model")
-    if wrapped.model in SHAPE_NAMES:
-        model, processor = _random(wrapped, read_dtype(dtype))
+    if model_options.model in SHAPE_NAMES:
+        model, processor = _random(model_options, read_dtype(dtype))
     else:
-        model, processor = wrapped.open(quiet=True)
-    return measure_profile(wrapped.model, model, processor, settings, video=video, say=say)
+        model, processor = model_options.open(quiet=True)
+    return measure_profile(model_options.model, model, processor, settings, video=video, say=say)
 
 
-def _random(wrapped: ModelOptions, dtype: Any) -> tuple[Any, Any]:
-    """A wrapped full-size model with random weights, and a frame encoder with such."""
+def _random(model_options: ModelOptions, dtype: Any) -> tuple[Any, Any]:
+    """Return a wrapped full-size model and its processor; model and encoder weights are random."""
     import vtc
     from vtc.plugins.registry import build_part
     from vtc.profiler.models import check_room, random_model
     from vtc.profiler.subject import encoder_without_weights
     from vtc.wrapped.opening import DEFAULT_ENCODER, open_shape
 
-    name, place = wrapped.model, wrapped.device
+    name, place = model_options.model, model_options.device
     config, processor = open_shape(f"shape:{name}")
     check_room(name, config, dtype, place)
     model = random_model(config, dtype, place)
-    selector = build_part("selector", wrapped.selector_choice.spec())
-    looking: Any = wrapped.encoder or DEFAULT_ENCODER
-    if wrapped.encoder is None and selector.uses_embeddings and selector.encoder is None:
-        looking = encoder_without_weights(DEFAULT_ENCODER, place)
-    vtc.wrap(model, selector, wrapped.merger_choice.spec(), processor=processor, encoder=looking)
+    selector = build_part("selector", model_options.selector_choice.spec())
+    encoder: Any = model_options.encoder or DEFAULT_ENCODER
+    if model_options.encoder is None and selector.uses_embeddings and selector.encoder is None:
+        encoder = encoder_without_weights(DEFAULT_ENCODER, place)
+    vtc.wrap(
+        model, selector, model_options.merger_choice.spec(), processor=processor, encoder=encoder
+    )
     return model, processor
 
 
-def _show(found: Profile, files: list[Path]) -> None:
+def _show(costs: Profile, files: list[Path]) -> None:
     from vtc.profiler import tables
 
     console = terminal()
-    console.print(tables.headline(found), style="bold", markup=False)
-    for table in (tables.summary(found), tables.comparison(found)):
+    console.print(tables.headline(costs), style="bold", markup=False)
+    for table in (tables.summary(costs), tables.comparison(costs)):
         console.print()
         console.print(table)
-    for each in found.lengths:
-        kept = f"{each.frames:,} frames, {each.keyframes} keyframes"
+    for length in costs.lengths:
+        kept = f"{length.frames:,} frames, {length.keyframes} keyframes"
         console.print(f"\n{kept}", style="bold", markup=False)
-        console.print(tables.stages(found, each))
+        console.print(tables.stages(costs, length))
     console.print()
-    for text in (tables.conventions(found), *tables.fast_path(found), *found.notes):
+    for text in (tables.conventions(costs), *tables.fast_path(costs), *costs.notes):
         console.print(text, markup=False)
     for file in files:
         console.print(f"plot: {file}", markup=False)
 
 
 def _check_name(name: str) -> None:
-    """Refuse what is neither a folder, nor of the form of a hub's name, nor a shape."""
+    """Check that a name is a folder, has the form of a name on the hub, or is a shape."""
     from vtc.plugins.discovery import suggestion
     from vtc.plugins.registry import model_function
     from vtc.profiler import SHAPE_NAMES
@@ -229,7 +238,7 @@ def _check_name(name: str) -> None:
     if model_function(name.partition(":")[0]) is not None:
         return
     raise ValueError(
-        f"model {name!r} is neither a folder here, nor a name on the hub (OWNER/NAME), nor a shape "
+        f"model {name!r} is neither a folder, nor a name on the hub (OWNER/NAME), nor a shape "
         f"({', '.join(SHAPE_NAMES)}).{suggestion(name, list(SHAPE_NAMES))}"
     )
 

@@ -1,4 +1,4 @@
-"""The progress of a batch: rows, rows a minute, and when it will end."""
+"""The progress of a batch: rows, rows per minute, and the estimated end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from vtc.cli.output import terminal
 
 LOG_SECONDS = 60.0
-"""Between two lines of progress where stderr is a file."""
+"""The time between two lines of progress if stderr is a file."""
 _WINDOW_SECONDS = 600.0
 
 
@@ -25,7 +25,7 @@ class _Pace(ProgressColumn):
 
 
 def pace(speed: float | None, remaining: float, now: datetime) -> str:
-    """Return rows a minute and the estimated end.
+    """Return the rows per minute and the estimated end as text.
 
     >>> pace(0.5, 3600, datetime(2026, 11, 29, 22, 30))
     '30 rows/min, ends about 30 Nov 00:30'
@@ -39,7 +39,7 @@ def pace(speed: float | None, remaining: float, now: datetime) -> str:
 
 @contextmanager
 def row_progress(total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show progress on the error stream: a bar on a terminal, a line a minute in a file.
+    """Show progress on the error stream: a bar on a terminal, one line per minute in a file.
 
     Yields:
         A function to call with the number of finished rows.
@@ -68,7 +68,7 @@ def row_progress(total: int, quiet: bool = False) -> Iterator[Callable[[int], No
 
 
 class _Log:
-    """Writes a line of progress now and then."""
+    """Writes a line of progress every `LOG_SECONDS`."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console

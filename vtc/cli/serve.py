@@ -1,4 +1,4 @@
-"""``vtc serve``: answer requests of the OpenAI protocol."""
+"""``vtc serve``: answer requests in the OpenAI protocol."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from vtc.cli import options
 from vtc.cli.models import ModelOptions
 
 MAX_FRAMES = 10_000
-"""Frames of a video, where ``--max-frames`` does not say."""
+"""The default of ``--max-frames``."""
 
 
 @options.grouped
 def serve(
-    wrapped: ModelOptions,
+    model_options: ModelOptions,
     frames: options.ModelFrameOptions,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     video_root: Annotated[
         list[Path],
-        typer.Option(help="A folder whose files requests may name as file://; several times."),
+        typer.Option(help="A folder whose files requests may name as file://; repeatable."),
     ] = [],  # noqa: B006 - typer copies it
     api_key_env: Annotated[
-        options.Text, typer.Option(help="The environment variable that holds the key.")
+        options.Text, typer.Option(help="The environment variable with the API key.")
     ] = None,
     allowed_host: Annotated[
-        list[str], typer.Option(help="A name under which the server is reached; several times.")
+        list[str], typer.Option(help="A host name of the server; repeatable.")
     ] = [],  # noqa: B006
     served_name: Annotated[
         options.Text, typer.Option(help="The model's name in requests. (default: as --model)")
     ] = None,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = 16,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that a request may run.")] = 600,
+    queue: Annotated[int, typer.Option(min=0, help="The maximum number of waiting requests.")] = 16,
+    timeout: Annotated[float, typer.Option(min=1, help="The time limit of a request, s.")] = 600,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds that the running request gets at the end.")
+        float, typer.Option(min=0, help="Seconds that the running request gets on shutdown.")
     ] = 30,
-    max_upload: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = 64,
+    max_upload: Annotated[int, typer.Option(min=1, help="MiB of a request at most.")] = 64,
     max_new_tokens: options.MaxNewTokens = 1024,
 ) -> None:
     """Serve a model to programs that speak the OpenAI protocol.
@@ -67,18 +67,18 @@ def serve(
 
     key = _key(api_key_env)
     most = MAX_FRAMES if frames.max_frames is None else frames.max_frames
-    # Wrong options are reported now, not with the first request.
+    # Report wrong options now, not with the first request.
     blank = np.zeros((1, 1, 1, 3), dtype=np.uint8)
     VideoSource(blank, fps=frames.fps, max_frames=most, reader=frames.reader)
     folder = tempfile.TemporaryDirectory(prefix="vtc-serve-", ignore_cleanup_errors=True)
     media = Media(video_root, Path(folder.name))
-    bound = bind(host, port)  # before the model, which takes long to load
+    bound = bind(host, port)  # fail before the model is loaded
     if key is None and not is_loopback(host):
         warnings.warn(
-            f"everyone who reaches {host} can send requests; set a key with --api-key-env VAR",
+            f"anyone who can reach {host} can send requests; set a key with --api-key-env VAR",
             stacklevel=2,
         )
-    model, processor = wrapped.open()
+    model, processor = model_options.open()
 
     from vtc.serve.answer import Answerer, Limits
 
@@ -90,7 +90,7 @@ def serve(
     )
     answerer = Answerer(model, processor, limits, worker.check, opener)
     settings = Settings(
-        model=served_name or _name(wrapped.model),
+        model=served_name or _name(model_options.model),
         max_upload=max_upload * MEBIBYTE,
         hosts=[host, *allowed_host],
         key=key,
@@ -112,11 +112,13 @@ def _key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "")
     if not key:
-        raise ValueError(f"expected the key in the environment variable {variable}, which is empty")
+        raise ValueError(
+            f"expected the environment variable {variable} to hold the key, but it is empty"
+        )
     return key
 
 
 def _name(model: str) -> str:
-    """Return a model's name without the folders of this machine."""
+    """Return a model's name without its local path."""
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model

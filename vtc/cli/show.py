@@ -1,4 +1,4 @@
-"""What commands show: progress while they work, and the facts of a report."""
+"""Output that commands share: progress bars, and the facts of a report."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
-    """A bar for each stage on the error stream; yields what ``toolkit.progress`` takes.
+    """Show a bar per stage on the error stream; yield a function for ``toolkit.progress``.
 
     Args:
         quiet: Show nothing.
-        window: The last seconds, by which the time that is left is estimated.
+        window: The seconds over which the remaining time is estimated.
     """
     console = terminal(stderr=True)
     columns = (
@@ -50,9 +50,9 @@ def progress_bars(quiet: bool = False, window: float = 30.0) -> Iterator[Any]:
 
 @contextmanager
 def loading_bars(quiet: bool = False) -> Iterator[None]:
-    """Show what transformers loads inside, such as the weights of a model, on the error stream.
+    """Show transformers' loading progress, such as that of weights, on the error stream.
 
-    Downloads have the bars of huggingface_hub.
+    Downloads use the bars of huggingface_hub.
 
     Args:
         quiet: Show nothing.
@@ -64,7 +64,7 @@ def loading_bars(quiet: bool = False) -> Iterator[None]:
         logging.disable_progress_bar()
         yield
         return
-    with ExitStack() as stack:  # entered at the first bar: downloads write to the same lines
+    with ExitStack() as stack:  # start at the first bar, as downloads write to the same lines
 
         @functools.cache
         def start() -> Any:
@@ -87,7 +87,7 @@ def loading_bars(quiet: bool = False) -> Iterator[None]:
 
 
 def facts(report: Report, source: Any, seconds: str = "") -> Table:
-    """Return a short table of the call's report; ``seconds`` are added to those of its stages."""
+    """Return a short table of the call's report; ``seconds`` is appended to its stages' times."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
@@ -132,7 +132,7 @@ def facts(report: Report, source: Any, seconds: str = "") -> Table:
 
 
 def ask_result(video: str, questions: list[str], answers: list[Answer]) -> dict[str, Any]:
-    """Return what ``--json`` prints: of several answers a list, under ``answers``."""
+    """Return the result for ``--json``; several answers are a list under ``answers``."""
     rows = [
         {"question": question, "answer": answer.text, "report": answer.report.to_dict()}
         for question, answer in zip(questions, answers, strict=True)
@@ -142,13 +142,13 @@ def ask_result(video: str, questions: list[str], answers: list[Answer]) -> dict[
 
 
 def part_line(spec: dict[str, Any]) -> str:
-    """``dks(keyframes=32, fill='none')``"""
+    """Return a part as text: ``dks(keyframes=32, fill='none')``."""
     options = ", ".join(f"{key}={value!r}" for key, value in spec.items() if key != "name")
     return f"{spec['name']}({options})"
 
 
 def keyframe_line(keyframes: tuple[Keyframe, ...] | list[Keyframe]) -> str:
-    """The times of the keyframes, with what they were ranked by."""
+    """Return the times of the keyframes, with their relevance, as text."""
     return ", ".join(
         clock(frame.timestamp if frame.timestamp is not None else frame.index)
         + ("" if frame.relevance is None else f" ({frame.relevance:.2f})")
@@ -157,19 +157,19 @@ def keyframe_line(keyframes: tuple[Keyframe, ...] | list[Keyframe]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """``75.5`` as ``1:15.5``."""
+    """Return a time as text: ``1:15.5`` for 75.5."""
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
 def peak_memory() -> int:
-    """The most memory in bytes that this process has held: of the GPU where it was used."""
+    """Return the peak memory of this process in bytes, of the GPU if it was used."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     if sys.platform == "win32":
-        return 0  # Windows does not tell
+        return 0  # not available on Windows
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Print an answer while the model writes it."""
+"""Print an answer while the model generates it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class AnswerStream(TextStreamer):  # type: ignore[misc]
     """A streamer of ``generate`` that prints the words of one answer to stdout.
 
     Args:
-        tokenizer: Of the model.
-        begin: Called once, when the model is about to read its prompt.
+        tokenizer: The model's tokenizer.
+        begin: Called once, before the model reads its prompt.
     """
 
     def __init__(self, tokenizer: Any, begin: Callable[[], None]) -> None:

@@ -130,7 +130,7 @@ def _decode(url: str, kinds: tuple[str, ...], param: str, target: IO[bytes]) -> 
     head = _DATA.match(url)
     kind = head[1].lower() if head else ""
     if head is None or not any(
-        kind == start or start and kind.startswith(start) for start in kinds
+        kind == prefix or (prefix and kind.startswith(prefix)) for prefix in kinds
     ):
         raise ApiError(
             400,
