@@ -50,9 +50,9 @@ def count(
     Args:
         subject: The model and the parts.
         frames: N, at least 1.
-        keyframes: The number of keyframes; None: as many as the selector takes of random
+        keyframes: The number of keyframes; None: the number that the selector chooses for random
             embeddings.
-        prompt: The tokens that the language model reads; None: those of the video and
+        prompt: The number of tokens that the language model reads; None: those of the video plus
             ``subject.text_tokens``.
 
     Raises:
@@ -61,21 +61,21 @@ def count(
     if frames < 1:
         raise ValueError(f"expected frames >= 1, got {frames}")
     slices = -(-frames // subject.adapter.frames_per_slice)
-    work = _Counting(subject, frames, slices)
-    selecting, keys = work.selection(keyframes)
-    compressing, features = work.compression(keys)
+    counter = _Counter(subject, frames, slices)
+    selecting, keys = counter.selection(keyframes)
+    compressing, features = counter.compression(keys)
     video = features.tokens + subject.adapter.tail_length()
-    reading = work.language_model(prompt or video + subject.text_tokens, features.bytes)
-    stages = (work.decoding(), *selecting, *compressing, *reading)
-    return LengthProfile(frames, keys, stages, work.stock(), fast_path(subject, frames, keys))
+    reading = counter.language_model(prompt or video + subject.text_tokens, features.bytes)
+    stages = (counter.decoding(), *selecting, *compressing, *reading)
+    return LengthProfile(frames, keys, stages, counter.stock(), fast_path(subject, frames, keys))
 
 
 def fast_path(subject: Subject, frames: int, keyframes: int) -> StageProfile | None:
-    """Count a video on the fast path (merging the frame encoder's patches), to the first token.
+    """Count everything up to the first token on the fast path (merging the encoder's patches).
 
     Returns:
-        None where the subject uses it already, the frame encoder has no patches, or the selector
-        has an encoder of its own.
+        None if the subject uses the fast path already, the frame encoder has no patches, or the
+        selector names an encoder.
     """
     encoder = subject.encoder if subject.selector.encoder is None else None
     if subject.fast_path or encoder is None or not gives_patches(encoder):
@@ -90,24 +90,24 @@ class _Features:
         self.tokens, self.bytes = tokens, size
 
 
-class _Counting:
-    """The stages of one length."""
+class _Counter:
+    """Counts the stages of one length."""
 
     def __init__(self, subject: Subject, frames: int, slices: int) -> None:
         self.subject, self.frames, self.slices = subject, frames, slices
 
     def decoding(self) -> StageProfile:
-        """Count the frames of the encoder, one per slice, and all frames of the vision tower."""
+        """Count the decoding of one frame per slice for the encoder, and of all for the tower."""
         subject = self.subject
         frame = subject.size[0] * subject.size[1] * 3
-        looks = subject.selector.uses_embeddings or subject.fast_path
-        read = self.frames + (self.slices if looks else 0)
+        encodes = subject.selector.uses_embeddings or subject.fast_path
+        read = self.frames + (self.slices if encodes else 0)
         chunk = min(self.frames, ENCODER_CHUNK)
         cost = Cost(bytes_moved=float(frame * read), peak_memory=float(frame * chunk))
         return stage(DECODE, self.frames, cost)
 
     def selection(self, keyframes: int | None) -> tuple[list[StageProfile], int]:
-        """Count the frame encoder and the selector; return the number of keyframes as well."""
+        """Count the frame encoder and the selector; also return the number of keyframes."""
         selector, encoder = self.subject.selector, self.subject.encoder
         encoding, embeddings, query = Cost(), torch.empty(self.slices, 0), None
         if encoder is not None and (selector.uses_embeddings or self.subject.fast_path):
@@ -117,22 +117,22 @@ class _Counting:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
             query = nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
         held = embeddings.nbytes
-        with counting() as choosing, MultiplyAccumulates() as macs:  # type: ignore[no-untyped-call]
+        with counting() as selecting, MultiplyAccumulates() as macs:  # type: ignore[no-untyped-call]
             times = torch.arange(self.slices, dtype=torch.float64)
             selection = selector.select(embeddings, query if selector.uses_query else None, times)
-        choosing.flops = 2 * macs.count
+        selecting.flops = 2 * macs.count
         keys = len(selection.keyframes) if keyframes is None else min(keyframes, self.slices)
-        # The chunks' embeddings are joined at the end, so they exist twice.
+        # The embeddings of all chunks are concatenated at the end, so they exist twice.
         encoding = replace(encoding, peak_memory=max(encoding.peak_memory, held))
         held += self.patches_kept
         return [
             stage(ENCODER, len(embeddings) if embeddings.numel() else 0, encoding, held=held),
-            stage(SELECTION, keys, choosing, held=held),
+            stage(SELECTION, keys, selecting, held=held),
         ], keys
 
     @property
     def patches_kept(self) -> int:
-        """Bytes of the frame encoder's patches of all frames, kept on the fast path."""
+        """The bytes of the frame encoder's patches of all frames, kept on the fast path."""
         if not self.subject.fast_path:
             return 0
         _, (_, patches) = self._encoder_chunk(1)
@@ -152,7 +152,7 @@ class _Counting:
         return cost, width
 
     def _encoder_chunk(self, frames: int) -> tuple[Cost, tuple[int, tuple[int, ...]]]:
-        """Return the cost of one chunk; d, and (P, C) of the patches on the fast path."""
+        """Return the cost of one chunk, d, and on the fast path (P, C) of the patches."""
         encoder: Any = self.subject.encoder
         shape, device = (frames, *self.subject.size, 3), getattr(encoder, "_device", "cpu")
         fast = self.subject.fast_path
@@ -169,44 +169,45 @@ class _Counting:
         return self._once(("encoder", frames, fast), encode)
 
     def compression(self, keys: int) -> tuple[list[StageProfile], _Features]:
-        """Count the vision tower on keyframes and other frames, and the merger."""
+        """Count the vision tower on keyframes and non-keyframes, and the merger."""
         subject, rest = self.subject, self.slices - keys
         merger = subject.merger
         if subject.max_tokens is not None:
             require_mergeable(merger, label_of("merger", merger))
-        seen = rest if merger.tokens_per_frame else 0  # dropped frames are not encoded
-        key_cost, (one, _) = self._tower(keys)
+        merged_slices = rest if merger.tokens_per_frame else 0  # dropped frames are not encoded
+        key_cost, (key_features, _) = self._tower(keys)
         if subject.fast_path:
             what, merged_from = CONNECTOR, self._connector_chunk
         else:
             what, merged_from = OTHERS, self._tower_chunk
-        rest_cost, (other, pixels) = self._in_chunks(seen, subject.chunk, merged_from)
+        rest_cost, (features, pixels) = self._in_chunks(merged_slices, subject.chunk, merged_from)
         if isinstance(merger, TokenPruner):
-            other = replace(other, dense=None)
-        kept, (own, dense) = _held(one)[0], _held(other)
-        patches = other.patches.shape[1]
-        merging, tokens, merged = self._merging(other) if seen else (Cost(), 0.0, 0.0)
-        # The keyframes' patches stay while frames are merged.
-        reference = keys * dense if seen else 0.0
+            features = replace(features, dense=None)
+        kept, (own, dense) = _held(key_features)[0], _held(features)
+        patches = features.patches.shape[1]
+        merging, tokens, merged = self._merging(features) if merged_slices else (Cost(), 0.0, 0.0)
+        # The keyframes' patches stay in memory while frames are merged.
+        reference = keys * dense if merged_slices else 0.0
         before = keys * kept + reference + self.patches_kept
-        # The chunks of patches become one tensor at the end, so they exist twice.
+        # The chunks of patches are concatenated at the end, so they exist twice.
         key_cost = replace(key_cost, peak_memory=max(key_cost.peak_memory, reference))
-        slots = one.tokens.shape[1]
-        if subject.max_tokens is not None and seen:
+        slots = key_features.tokens.shape[1]
+        if subject.max_tokens is not None and merged_slices:
             left = max(0, subject.max_tokens - subject.adapter.tail_length() - keys * slots)
-            given = min(left / seen, slots)
-            merged *= given / tokens
-            tokens = given
-        chunk = min(subject.chunk, seen)
+            share = min(left / merged_slices, slots)
+            merged *= share / tokens
+            tokens = share
+        chunk = min(subject.chunk, merged_slices)
+        after = before + merged_slices * merged
         # While a chunk is merged, its pixels, its features and its keyframes' patches are alive.
-        features = chunk * (own if other.dense is None else own + dense)
-        at_hand = before + seen * merged + (pixels + features + chunk * dense if seen else 0.0)
-        total = int(keys * slots + round(seen * tokens))
+        alive = chunk * (own if features.dense is None else own + dense) + chunk * dense
+        at_merging = after + (pixels + alive if merged_slices else 0.0)
+        merged_tokens = round(merged_slices * tokens)
         return [
             stage(KEYFRAMES, keys * slots, key_cost, held=before, in_table_5=True),
-            stage(what, seen * patches, rest_cost, held=before + seen * merged, in_table_5=True),
-            stage(MERGING, round(seen * tokens), merging.times(seen), held=at_hand),
-        ], _Features(total, keys * kept + seen * merged)
+            stage(what, merged_slices * patches, rest_cost, held=after, in_table_5=True),
+            stage(MERGING, merged_tokens, merging.times(merged_slices), held=at_merging),
+        ], _Features(int(keys * slots + merged_tokens), keys * kept + merged_slices * merged)
 
     def _tower(self, slices: int) -> tuple[Cost, Any]:
         """Count the vision tower and the projector on some slices.
@@ -231,7 +232,7 @@ class _Counting:
                 features = subject.adapter.encode(subject.model, moved)
             return cost, (features, sum(value.nbytes for value in moved.values()))
 
-        # Some families make frames smaller in longer videos.
+        # Some families resize frames to a smaller size in longer videos.
         sizes = tuple(tuple(value.shape) for value in pixels.values())
         return self._once(("vision tower", slices, sizes), encode)
 
@@ -252,29 +253,29 @@ class _Counting:
     def _in_chunks(
         self, total: int, size: int, cost_of: Callable[[int], tuple[Cost, Any]]
     ) -> tuple[Cost, Any]:
-        """Count ``total`` items in chunks; return what the first chunk made as well."""
+        """Count ``total`` items in chunks; also return the result of the first chunk."""
         whole, left = divmod(total, size)
-        first, made = cost_of(size if whole else max(left, 1))
+        first, result = cost_of(size if whole else max(left, 1))
         cost = first.times(whole)
-        return (cost.then(cost_of(left)[0]) if left else cost), made
+        return (cost.then(cost_of(left)[0]) if left else cost), result
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """Return a cached count, or make it."""
+        """Return a cached count, or compute it."""
         cache = self.subject.chunks
         if key not in cache:
             cache[key] = make()
         value: T = cache[key]
         return value
 
-    def _merging(self, one: Any) -> tuple[Cost, float, float]:
+    def _merging(self, features: Any) -> tuple[Cost, float, float]:
         """Count the merger on random frames; return the cost, tokens and bytes of one frame."""
         merger = self.subject.merger
-        patches, width = one.patches.shape[1:]
+        patches, width = features.patches.shape[1:]
 
         def merge() -> tuple[Cost, float, float]:
             count = max(2, merger.frames_together)
             generator = torch.Generator().manual_seed(0)
-            shape, dtype = (count, patches, width), one.patches.dtype
+            shape, dtype = (count, patches, width), features.patches.dtype
             frames, reference = (torch.randn(shape, generator=generator).to(dtype) for _ in "12")
             query = self._query(width, generator).to(dtype)
             has_reference = torch.ones(count, dtype=torch.bool)
@@ -282,8 +283,8 @@ class _Counting:
                 merged = merger(frames, reference, has_reference, query)
             cost.flops = 2 * macs.count
             tokens = sum(len(row) for row in merged) / count
-            beside = sum(part.shape[-1] for part in one.extra)  # deepstack is merged likewise
-            return cost.times(1 / count), tokens, tokens * (width + beside) * frames.element_size()
+            extra = sum(part.shape[-1] for part in features.extra)  # deepstack is merged likewise
+            return cost.times(1 / count), tokens, tokens * (width + extra) * frames.element_size()
 
         return self._once(("merging", patches, width), merge)
 
@@ -312,7 +313,7 @@ class _Counting:
         ]
 
     def _read(self, prompt: int) -> tuple[Cost, Cost, Cost]:
-        """Count the prompt, in chunks if the subject says so, and the two tokens after it."""
+        """Count the prompt, in chunks if the subject has any, and the two tokens after it."""
         model, size = self.subject.model, self.subject.prefill_chunk or prompt
         cost, state = Cost(), None
         for start in range(0, prompt, size):
@@ -325,15 +326,15 @@ class _Counting:
     def stock(self) -> tuple[StageProfile, ...]:
         """Count the stock model, which encodes all frames in one call."""
         subject = self.subject
-        cost, (one, _) = self._tower(min(subject.chunk, self.slices))
+        cost, (features, _) = self._tower(min(subject.chunk, self.slices))
         share = self.slices / min(subject.chunk, self.slices)
-        kept, _ = _held(one)
-        seeing = replace(cost.times(share), peak_memory=share * cost.peak_memory)
-        tokens = self.slices * one.tokens.shape[1] + subject.adapter.tail_length()
+        kept, _ = _held(features)
+        encoding = replace(cost.times(share), peak_memory=share * cost.peak_memory)
+        tokens = self.slices * features.tokens.shape[1] + subject.adapter.tail_length()
         prompt = tokens + subject.text_tokens
         reading = self._once(("stock", prompt), lambda: _forward(subject.model, prompt, None)[0])
         return (
-            stage("stock vision tower", tokens, seeing, in_table_5=True),
+            stage("stock vision tower", tokens, encoding, in_table_5=True),
             stage(
                 "stock prefill",
                 prompt,
@@ -352,7 +353,7 @@ def _held(features: Any) -> tuple[int, int]:
 
 
 def _forward(model: Any, tokens: int, cache: Any) -> tuple[Cost, Any]:
-    """Count the language model on some tokens and the last logits; return the cache as well."""
+    """Count the language model on some tokens and the last logits; also return the cache."""
     decoder, table = model.get_decoder(), model.get_input_embeddings().weight
     past = {} if cache is None else {CACHE_NAME: cache}
     with counting() as cost:

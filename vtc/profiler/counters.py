@@ -1,4 +1,4 @@
-"""Count a part while it runs: multiply-accumulates, and numbers held in memory."""
+"""Counters for running code: multiply-accumulates, and numbers held in memory."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _cost(name: str, args: Any, result: Any) -> float:
 class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the peak of numbers alive at once among the results of operations.
 
-    Tensors from before do not count; results that are still alive at the end do. A number counts
-    once, whatever its width. Memory inside an operation is not seen.
+    Earlier tensors do not count; results that are still alive at the end do. A number counts once,
+    regardless of its width. Memory inside an operation is not counted.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def size(self, tensor: Tensor) -> int:
-        """Return how much a result counts."""
+        """Return the size of a result."""
         return tensor.numel()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,14 +81,14 @@ class LiveNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class LiveBytes(LiveNumbers):  # type: ignore[no-untyped-call]
-    """Records the peak of bytes alive at once, as `LiveNumbers` does of numbers."""
+    """Records the peak of bytes alive at once, like `LiveNumbers` for numbers."""
 
     def size(self, tensor: Tensor) -> int:
         return int(tensor.untyped_storage().nbytes())
 
 
 def storage_key(tensor: Tensor) -> int:
-    """Return a key that tensors with shared memory have in common."""
+    """Return a key that is equal for tensors that share memory."""
     return int(tensor.untyped_storage()._cdata)
 
 

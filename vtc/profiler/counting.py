@@ -1,7 +1,7 @@
 """Count the operations inside a context: FLOPs, MACs of layers, bytes, and memory.
 
-The meta device computes nothing and needs no weights, so a model of any size is counted by running
-its own modules.
+The meta device computes nothing and needs no weights, so a model of any size can be counted by
+running it there.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Cost:
     """The cost of some work.
 
     Attributes:
-        flops: Of matrix products, convolutions and attention; two per multiply-accumulate.
-        linear_macs: Multiply-accumulates of ``nn.Linear`` and ``nn.Conv*`` alone.
+        flops: FLOPs of matrix products, convolutions and attention; two per multiply-accumulate.
+        linear_macs: Multiply-accumulates of ``nn.Linear`` and ``nn.Conv*`` only.
         bytes_moved: Bytes read and written by the operations, without caches and fusion, except
-            for attention, which reads queries, keys and values once.
+            that attention reads queries, keys and values once.
         peak_memory: The peak of bytes alive at once among the results.
     """
 
@@ -63,7 +63,7 @@ class Cost:
 
 @contextmanager
 def counting() -> Iterator[Cost]:
-    """Count the operations inside the context; the cost is filled in at the end.
+    """Count the operations in the ``with`` block; the cost is filled in at its end.
 
     >>> with counting() as cost:
     ...     _ = torch.empty(4, 8, device="meta") @ torch.empty(8, 2, device="meta")
@@ -90,7 +90,7 @@ def counting() -> Iterator[Cost]:
 
 
 class _Operations(TorchDispatchMode):
-    """Counts FLOPs by torch's own formulas, and bytes read and written."""
+    """Counts FLOPs with torch's formulas, and bytes read and written."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ class _Operations(TorchDispatchMode):
 
 
 def _on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Move small CPU tensors, such as positions, to meta if others are there."""
+    """Move small CPU tensors, such as positions, to meta if other tensors are on meta."""
     tensors = tensors_in((args, list(kwargs.values())))
     if len({tensor.is_meta for tensor in tensors}) < 2:
         return args, kwargs
@@ -145,7 +145,7 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @register_flop_formula(torch.ops.vtc.counted_attention)
 def _attention_flops(query: Any, key: Any, value: Any, **_: Any) -> int:
-    """Count both products for every pair of query and key, masked ones too."""
+    """Count both products for every pair of query and key, including masked ones."""
     return int(2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
 

@@ -52,13 +52,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run.
+    """The measurements of one run.
 
     Attributes:
         report: The call's report.
-        prompt: The tokens that the language model read.
-        seconds: By stage.
-        memory: Peak bytes above the weights by stage; empty where the system does not report it.
+        prompt: The number of tokens that the language model read.
+        seconds: Seconds by stage.
+        memory: Peak bytes above the weights by stage; empty if the system does not report them.
         first_token: Seconds from opening the file to the first new token.
     """
 
@@ -76,7 +76,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class DrawnFrames:
-    """A video of noise, drawn while it is read: no file and no decoding."""
+    """A video of noise, generated while it is read, without a file or decoding."""
 
     count: int
     height: int
@@ -101,13 +101,13 @@ def measure(
     new_tokens: int = 16,
     **generate_kwargs: Any,
 ) -> Measurement:
-    """Read a video and answer, greedily, in exactly ``new_tokens`` tokens.
+    """Measure reading a video and answering greedily with exactly ``new_tokens`` tokens.
 
     Run a short video first, so that loading the frame encoder and choosing kernels is not measured.
 
     Args:
         model: A wrapped model.
-        video: A file, of which ``frames`` evenly spaced frames are read, or a `DrawnFrames`.
+        video: A file, from which ``frames`` evenly spaced frames are read, or a `DrawnFrames`.
         **generate_kwargs: Passed to ``model.generate``.
 
     Raises:
@@ -138,18 +138,18 @@ def measure(
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the FLOPs per second of large square matrix products, a reference for the stages.
 
-    Products of 1024 x 1024 on the CPU and of 8192 x 8192 elsewhere; the median of five.
+    It is the median of five products, 1024 x 1024 on the CPU and 8192 x 8192 elsewhere.
     """
     size = 1024 if device.type == "cpu" else 8192
-    one = torch.randn(size, size, device=device).to(dtype)
+    matrix = torch.randn(size, size, device=device).to(dtype)
     seconds = []
     for _ in range(6):
         began = perf_counter()
-        one @ one
+        matrix @ matrix
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(perf_counter() - began)
-    return 2 * size**3 / median(seconds[1:])  # the first chooses a kernel
+    return 2 * size**3 / median(seconds[1:])  # the first one chooses a kernel
 
 
 def measured(counted: LengthProfile, run: Measurement) -> LengthProfile:
@@ -172,13 +172,13 @@ def _opened(video: Any, frames: int) -> VideoSource:
     if len(source) < frames:
         raise ValueError(
             f"expected a video of at least {frames} frames, got {len(source)} in {source.name}; "
-            "give a longer video, fewer --frames, or no --video for drawn frames"
+            "give a longer video, fewer --frames, or no --video to use generated frames"
         )
     return source
 
 
 class _Meter:
-    """Measures time and memory of stages; ``generate`` calls it after each new token."""
+    """Measures the time and memory of stages; ``generate`` calls it after each new token."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
@@ -218,7 +218,7 @@ class _Meter:
 
 
 class _CudaMemory:
-    """Peak bytes of tensors, less those from before."""
+    """Peak bytes of tensors, minus those at the start."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -235,7 +235,7 @@ class _CudaMemory:
 
 
 class _ResidentMemory:
-    """Peak bytes of the process, sampled every few milliseconds, less those from before."""
+    """Peak bytes of the process, sampled every few milliseconds, minus those at the start."""
 
     interval = 0.003
 

@@ -1,4 +1,4 @@
-"""Models from a configuration: without weights on the meta device, or with random ones."""
+"""Build models from a configuration, on the meta device without weights or with random ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vtc.profiler.subject import bytes_of
 
 
 def empty_model(config: Any, dtype: Any) -> Any:
-    """A model without weights, on the meta device, whose attention is counted as one operation."""
+    """Return a model on the meta device whose attention is counted as one operation."""
     register_attention()
     return _model(config, "meta", dtype, attn_implementation=COUNTED_ATTENTION)
 
 
 def random_model(config: Any, dtype: Any, device: str) -> Any:
-    """A model with the random weights of its initialisation."""
+    """Return a model with the random weights of its initialisation."""
     return _model(config, device, dtype)
 
 
@@ -25,7 +25,7 @@ def _model(config: Any, device: str, dtype: Any, **options: Any) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    # from_config writes into what it is given.
+    # from_config modifies its argument.
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(
             copy.deepcopy(config), dtype=dtype, **options
@@ -34,10 +34,10 @@ def _model(config: Any, device: str, dtype: Any, **options: Any) -> Any:
 
 
 def check_room(name: str, config: Any, dtype: Any, device: str) -> None:
-    """Refuse weights for which the CPU has no memory, before the system kills the process.
+    """Check that a model's weights fit the memory, before the system kills the process.
 
     Raises:
-        ValueError: They need more than is free.
+        ValueError: They need more than the free memory.
     """
     if device != "cpu" or not hasattr(os, "sysconf"):
         return

@@ -1,4 +1,4 @@
-"""Plot a profile in the forms of Figure 1 and Table 5 of ViLAMP; needs matplotlib."""
+"""Plot a profile like Figure 1 and Table 5 of ViLAMP; needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vtc.profiler.stages import CONNECTOR, LengthProfile, Profile
 from vtc.profiler.tables import Units
 
 _CARDS = (24e9, 80e9)
-"""The memory of usual GPUs in bytes, drawn as lines."""
+"""The memory of common GPUs in bytes, drawn as lines."""
 
 
 def check_plots(folder: Path) -> None:
-    """Check before the work that plots can be written.
+    """Check that plots can be written, before any work is done.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -29,12 +29,12 @@ def check_plots(folder: Path) -> None:
 
 
 def write_plots(profile: Profile, folder: Path) -> list[Path]:
-    """Draw ``memory.png``, ``flops.png`` and ``stages.png``; with times, ``first_token.png``."""
-    drawn = {"memory": memory_plot, "flops": flops_plot, "stages": stages_plot}
-    if any(each.first_token_seconds is not None for each in profile.lengths):
-        drawn["first_token"] = first_token_plot
+    """Write ``memory.png``, ``flops.png`` and ``stages.png``; with times, ``first_token.png``."""
+    plots = {"memory": memory_plot, "flops": flops_plot, "stages": stages_plot}
+    if any(length.first_token_seconds is not None for length in profile.lengths):
+        plots["first_token"] = first_token_plot
     files = []
-    for name, draw in drawn.items():
+    for name, draw in plots.items():
         files.append(folder / f"{name}.png")
         draw(profile).savefig(files[-1], dpi=120)
     return files
@@ -45,16 +45,17 @@ def memory_plot(profile: Profile) -> Any:
     unit, name = Units.of(profile), _ours(profile)
     figure, plot = _figure(profile, f"GPU memory, {unit.bytes_prefix}B")
     weights = profile.weights + profile.encoder_weights
-    ours = [(weights + each.first_token.peak_memory) / unit.bytes for each in profile.lengths]
-    bare = [profile.weights + each.stock_first_token.peak_memory for each in profile.lengths]
+    lengths = profile.lengths
+    ours = [(weights + length.first_token.peak_memory) / unit.bytes for length in lengths]
+    bare = [profile.weights + length.stock_first_token.peak_memory for length in lengths]
     stock = [bytes_ / unit.bytes for bytes_ in bare]
     _line(plot, profile, stock, "stock model", "C3")
     _line(plot, profile, ours, name, "C0")
-    seen = [each.first_token.measured_memory for each in profile.lengths]
-    if all(value is not None for value in seen):
-        measured = [(weights + (value or 0.0)) / unit.bytes for value in seen]
+    memory = [length.first_token.measured_memory for length in lengths]
+    if all(value is not None for value in memory):
+        measured = [(weights + (value or 0.0)) / unit.bytes for value in memory]
         plot.plot(_frames(profile), measured, "x", color="C0", label=f"{name}, measured")
-    label = "weights alone,\nframe encoder too"
+    label = "weights alone, with\nthe frame encoder"
     plot.axhline(weights / unit.bytes, color="grey", linestyle=":", label=label)
     top = max(*ours, *stock)
     for card in _CARDS:
@@ -73,10 +74,11 @@ def flops_plot(profile: Profile) -> Any:
     """Plot Table 5's first column: FLOPs up to the first token over the number of frames."""
     unit, name = Units.of(profile), _ours(profile)
     figure, plot = _figure(profile, f"{unit.prefix}FLOPs to the first token (dotted: MACs)")
-    counts = [(each.stock_first_token, each.first_token) for each in profile.lengths]
+    counts = [(length.stock_first_token, length.first_token) for length in profile.lengths]
     _line(plot, profile, [bare.flops / unit.operations for bare, _ in counts], "stock", "C3")
     _line(plot, profile, [ours.flops / unit.operations for _, ours in counts], name, "C0")
-    fast = [each.fast_path.flops / unit.operations for each in profile.lengths if each.fast_path]
+    fast_paths = [length.fast_path for length in profile.lengths if length.fast_path]
+    fast = [cost.flops / unit.operations for cost in fast_paths]
     if fast:
         _line(plot, profile, fast, "with vtc,\nfast path", "C2", style="--")
     layers = [(ours.linear_macs or 0.0) / unit.operations for _, ours in counts]
@@ -93,20 +95,20 @@ def stages_plot(profile: Profile) -> Any:
     places = range(len(profile.lengths))
     below = [0.0] * len(profile.lengths)
     for number, name in enumerate(stage.name for stage in profile.lengths[0].stages[:-1]):
-        shares = [100 * _share(each, number) for each in profile.lengths]
+        shares = [100 * _share(length, number) for length in profile.lengths]
         if max(shares) >= 0.1:
             plot.bar(places, shares, bottom=below, label=name, color=f"C{number}", width=0.7)
         below = [low + share for low, share in zip(below, shares, strict=True)]
-    plot.set_xticks(places, [f"{each.frames:,}" for each in profile.lengths])
+    plot.set_xticks(places, [f"{length.frames:,}" for length in profile.lengths])
     return _finished(figure, plot)
 
 
 def first_token_plot(profile: Profile) -> Any:
     """Plot Table 5's last column: seconds to the first token over the number of frames."""
     figure, plot = _figure(profile, "seconds to the first token")
-    timed = [each for each in profile.lengths if each.first_token_seconds is not None]
-    seconds = [each.first_token_seconds for each in timed]
-    plot.plot([each.frames for each in timed], seconds, "o-", color="C0", label=_ours(profile))
+    timed = [length for length in profile.lengths if length.first_token_seconds is not None]
+    seconds = [length.first_token_seconds for length in timed]
+    plot.plot([length.frames for length in timed], seconds, "o-", color="C0", label=_ours(profile))
     plot.set_ylim(bottom=0)
     return _finished(figure, plot)
 
@@ -124,8 +126,8 @@ def _plain_numbers(plot: Any) -> None:
     plot.yaxis.set_minor_formatter("{x:,.12g}" if high < 100 * low else "")
 
 
-def _share(each: LengthProfile, stage: int) -> float:
-    return each.stages[stage].flops / each.first_token.flops
+def _share(length: LengthProfile, stage: int) -> float:
+    return length.stages[stage].flops / length.first_token.flops
 
 
 def _line(
@@ -135,7 +137,7 @@ def _line(
 
 
 def _frames(profile: Profile) -> list[int]:
-    return [each.frames for each in profile.lengths]
+    return [length.frames for length in profile.lengths]
 
 
 def _figure(profile: Profile, down: str) -> tuple[Any, Any]:

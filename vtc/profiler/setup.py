@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vtc.encoders.base import FrameEncoder
 
 _WARM_UP = 4
-"""Frames of the run before the measured ones."""
+"""The number of frames of the warm-up run."""
 _READ = ("size", "text_tokens", "new_tokens", "chunk", "prefill_chunk", "fast_path", "max_tokens")
 _LIBRARIES = ("video-token-compression", "torch", "transformers")
 Say = Callable[[str], None]
@@ -34,19 +34,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The lengths to profile, and how videos are read.
+    """The lengths to profile, and the options for reading videos.
 
     Attributes:
         frames: The lengths in frames, each at least 1.
-        size: Height and width of the frames in pixels.
-        text_tokens: Prompt tokens without the video, for counts.
+        size: The height and width of the frames in pixels.
+        text_tokens: The number of prompt tokens without the video, for counts.
         question: The question, for measurements.
-        new_tokens: Tokens of the answer.
+        new_tokens: The number of tokens of the answer.
         chunk: Slices that the vision tower encodes at a time.
-        prefill_chunk: Prompt tokens that the language model reads at a time, where that is
-            possible and saves memory; None for all.
-        fast_path: Merge other frames from the frame encoder's patches.
-        max_tokens: A budget of visual tokens; None: as many as selector and merger make.
+        prefill_chunk: Prompt tokens that the language model reads at a time, if that is possible
+            and saves memory; None for all.
+        fast_path: Merge non-keyframes from the frame encoder's patches.
+        max_tokens: A budget of visual tokens; None: no limit.
     """
 
     frames: Sequence[int]
@@ -76,38 +76,38 @@ def count_profile(
     dtype: torch.dtype,
     say: Say = lambda text: None,
 ) -> Profile:
-    """Count a model by its configuration, without weights.
+    """Count a model from its configuration, without weights.
 
     Args:
-        config, processor: The model's.
+        config, processor: The model's configuration and processor.
         selector, merger: As ``vtc.wrap`` takes them.
         encoder: The name of the frame encoder, which is loaded only if a part needs it.
-        say: Called with each step of the work.
+        say: Called with a description of each step.
 
     Raises:
-        ValueError: The fast path does not go with the selector's own encoder.
+        ValueError: The fast path is requested, but the selector names an encoder.
     """
     adapter = registry.adapter_for(config.model_type)
     selector_part = registry.build_part("selector", selector)
     merger_part = registry.build_part("merger", merger)
-    say("laying out the model")
+    say("building the model without weights")
     model = empty_model(config, dtype)
-    looking: FrameEncoder | None = None
+    frame_encoder: FrameEncoder | None = None
     if settings.fast_path and selector_part.encoder is not None:
         raise ValueError(
-            "expected a selector without a frame encoder of its own for the fast path, got "
+            "expected a selector without its own frame encoder for the fast path, got "
             f"{selector_part.encoder}; use another selector, such as dks"
         )
     if selector_part.uses_embeddings or settings.fast_path:
-        looking = encoder_without_weights(selector_part.encoder or encoder)
-    width, asked = model.get_input_embeddings().weight.shape[-1], None
+        frame_encoder = encoder_without_weights(selector_part.encoder or encoder)
+    width, query_dim = model.get_input_embeddings().weight.shape[-1], None
     if takes_text_embedding(merger_part):
-        own = looking if selector_part.encoder is None else None
-        asked = (own or encoder_without_weights(encoder)).dim
-    merger_part.build(width, asked or width)
+        shared = frame_encoder if selector_part.encoder is None else None
+        query_dim = (shared or encoder_without_weights(encoder)).dim
+    merger_part.build(width, query_dim or width)
     merger_part.to(dtype)
     subject = _subject(
-        model, processor, adapter, selector_part, merger_part, looking, asked, settings
+        model, processor, adapter, selector_part, merger_part, frame_encoder, query_dim, settings
     )
     lengths = []
     for frames in settings.frames:
@@ -128,7 +128,7 @@ def measure_profile(
     """Run a wrapped model on videos of each length, and count the same work.
 
     Args:
-        video: A file; None for drawn frames.
+        video: A file; None for generated frames.
 
     Raises:
         ValueError: The file has fewer frames than a length.
@@ -158,15 +158,15 @@ def measure_profile(
     say("warming up")
     run(min(_WARM_UP, *settings.frames), 2)
     encoder = toolkit.selector_encoder
-    looks = toolkit.selector.uses_embeddings or settings.fast_path
-    looking = on_meta(encoder.load()) if looks else None
+    encodes = toolkit.selector.uses_embeddings or settings.fast_path
+    frame_encoder = on_meta(encoder.load()) if encodes else None
     subject = _subject(
         empty_model(model.config, model.dtype),
         processor,
         toolkit.adapter,
         toolkit.selector,
         copy.deepcopy(active_module(toolkit.merger)).to("cpu"),
-        looking,
+        frame_encoder,
         toolkit.encoder.dim if takes_text_embedding(active_module(toolkit.merger)) else None,
         settings,
     )
@@ -219,16 +219,16 @@ def _subject(
 def _profile(
     name: str, subject: Subject, lengths: Sequence[LengthProfile], *, encoder: str, device: str
 ) -> Profile:
-    looks = subject.encoder is not None
+    encodes = subject.encoder is not None
     return Profile(
         model=name,
         selector=registry.spec_of(subject.selector),
         merger=registry.spec_of(subject.merger),
-        encoder=encoder if looks else "",
+        encoder=encoder if encodes else "",
         device=device,
         dtype=str(subject.model.dtype).removeprefix("torch."),
         weights=bytes_of(subject.model),
-        encoder_weights=bytes_of(subject.encoder) if looks else 0,
+        encoder_weights=bytes_of(subject.encoder) if encodes else 0,
         lengths=tuple(lengths),
         settings={name: getattr(subject, name) for name in _READ},
         libraries={name: version(name) for name in _LIBRARIES},
@@ -239,12 +239,12 @@ def _profile(
 def _notes(subject: Subject, device: str) -> list[str]:
     notes = []
     if subject.fast_path:
-        notes.append("Other frames are merged from the frame encoder's patches (the fast path).")
+        notes.append("Non-keyframes are merged from the frame encoder's patches (the fast path).")
     if subject.adapter.placeholder_per_slice and device == "meta":
         notes.append("The text that this family writes around each slice is not counted.")
     if subject.prefill_chunk is not None:
         notes.append(
-            f"The prompt is read {subject.prefill_chunk:,} tokens at a time: no query is compared "
-            "with later pieces, which saves attention. The stock model's is read at once."
+            f"The prompt is read {subject.prefill_chunk:,} tokens at a time, so no query attends "
+            "to later chunks, which saves FLOPs. The stock model reads its prompt at once."
         )
     return notes

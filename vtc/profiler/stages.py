@@ -18,16 +18,16 @@ MERGING = "merging"
 PREFILL = "prefill"
 TOKENS = "token decoding"
 STAGES = (DECODE, ENCODER, SELECTION, KEYFRAMES, OTHERS, MERGING, PREFILL, TOKENS)
-"""In order; all but the last come before the first token. On the fast path `CONNECTOR` replaces
-`OTHERS`."""
+"""The stages in order; all but the last come before the first token. On the fast path `CONNECTOR`
+replaces `OTHERS`."""
 
 
 @dataclass(frozen=True)
 class StageProfile:
-    """One stage.
+    """The costs of one stage.
 
     Attributes:
-        name: One of `STAGES`, or of the stock model.
+        name: One of `STAGES`, or a stage of the stock model.
         tokens: The number of its results: frames, embeddings, keyframes, patches, merged tokens,
             prompt tokens, or new tokens.
         flops: All FLOPs, see `vtc.profiler.counting.Cost`; for selector and merger twice the count
@@ -35,7 +35,7 @@ class StageProfile:
         linear_macs: MACs of Linear and Conv layers in the vision-language model, called FLOPs in
             Table 5 of ViLAMP; None for stages that the table leaves out.
         bytes_moved: Bytes read and written, without caches and fusion.
-        peak_memory: Counted bytes above the weights: those alive from earlier stages, and the peak
+        peak_memory: Counted bytes above the weights: those alive from earlier stages plus the peak
             of the stage itself.
         seconds: Measured seconds, or None.
         measured_memory: Measured bytes above the weights, or None.
@@ -75,7 +75,7 @@ def stage(
 
 
 def total(name: str, stages: Sequence[StageProfile]) -> StageProfile:
-    """Sum up stages that run one after another; ``tokens`` are the last stage's."""
+    """Return the sum of consecutive stages; ``tokens`` is that of the last stage."""
     timed = [stage.seconds for stage in stages if stage.seconds is not None]
     measured = [s.measured_memory for s in stages if s.measured_memory is not None]
     return StageProfile(
@@ -96,10 +96,10 @@ class LengthProfile:
 
     Attributes:
         frames: N.
-        keyframes: Slices that keep all their tokens.
+        keyframes: The number of slices that keep all their tokens.
         stages: One for each of `STAGES`.
-        fast_path: Everything up to the first new token on the fast path; None where the stages use
-            it already, or the frame encoder has no patches.
+        fast_path: Everything up to the first new token on the fast path; None if the stages use it
+            already, or the frame encoder has no patches.
         stock: The stock model: its vision tower on all frames, and its prefill.
         first_token_seconds: Measured seconds from opening the file to the first new token, or
             None.
@@ -119,7 +119,7 @@ class LengthProfile:
 
     @property
     def stock_first_token(self) -> StageProfile:
-        """The same of the stock model."""
+        """The same for the stock model."""
         return total("stock model", self.stock)
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Profile:
     """The costs of a model at each length.
 
     Attributes:
-        model: Its name.
+        model: The name of the model.
         selector, merger: The parts and their options.
         encoder: The frame encoder.
         device: The device of the measurements; ``meta`` for counts alone.
@@ -149,7 +149,7 @@ class Profile:
         weights: Bytes of the model's parameters.
         encoder_weights: Bytes of the frame encoder's parameters.
         lengths: One entry for each number of frames.
-        settings: Sizes, tokens and chunks.
+        settings: The sizes, numbers of tokens and chunk sizes.
         libraries: Versions by distribution.
         matrix_rate: Measured FLOPs per second of a large matrix product, or None.
         notes: Remarks for the reader.
@@ -171,5 +171,5 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**own, "lengths": [each.to_dict() for each in self.lengths]}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "lengths": [length.to_dict() for length in self.lengths]}

@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What `vtc.profiler.count` counts.
+    """The subject of `vtc.profiler.count`.
 
     Attributes:
-        model: On the meta device, made by `vtc.profiler.models.empty_model`.
-        processor: The model's own.
+        model: The model on the meta device, made by `vtc.profiler.models.empty_model`.
+        processor: The model's processor.
         adapter, selector, merger: The parts; the merger is built.
-        encoder: The selector's frame encoder, on the meta device where possible.
+        encoder: The selector's frame encoder, on the meta device if possible.
         query_dim: Dq, the width of the merger's query; None for the width of the patches.
-        size: Height and width of the frames in pixels.
-        text_tokens: Prompt tokens without the video.
-        new_tokens: Tokens of the answer, at least 1; the first one comes with the prefill.
+        size: The height and width of the frames in pixels.
+        text_tokens: The number of prompt tokens without the video.
+        new_tokens: The number of tokens of the answer, at least 1; the prefill gives the first.
         chunk: Slices that the vision tower encodes at a time.
         prefill_chunk: Prompt tokens that the language model reads at a time
             (``prefill_chunk_size`` of ``generate``); None for all of them.
-        fast_path: Whether other frames are merged from the patches of ``encoder``
+        fast_path: Whether non-keyframes are merged from the patches of ``encoder``
             (``model.vtc.merge_encoder_patches()``).
-        max_tokens: The visual tokens of a video that a budget gives; None without one.
+        max_tokens: A budget of visual tokens per video; None without one.
     """
 
     model: Any
@@ -68,7 +68,7 @@ class Subject:
 
 
 def encoder_without_weights(spec: str, device: str = "meta") -> FrameEncoder:
-    """Return a frame encoder without weights on "meta", with random ones elsewhere.
+    """Return a frame encoder, without weights on "meta", with random weights elsewhere.
 
     Only open_clip's architectures are available without files; other encoders are loaded.
     """
@@ -82,7 +82,7 @@ def encoder_without_weights(spec: str, device: str = "meta") -> FrameEncoder:
 
 
 def on_meta(encoder: FrameEncoder) -> FrameEncoder:
-    """Return a copy of an encoder on the meta device; return a user's own object unchanged."""
+    """Return a copy of an encoder on the meta device; return a user's object unchanged."""
     from transformers import PreTrainedModel
 
     from vtc.encoders.image import ImageEncoder
@@ -98,15 +98,15 @@ def on_meta(encoder: FrameEncoder) -> FrameEncoder:
 
 
 def gives_patches(encoder: FrameEncoder) -> bool:
-    """Return whether an encoder has patches for the fast path: those of the toolkit do."""
+    """Return whether an encoder has patches for the fast path, as those of the toolkit do."""
     from vtc.encoders.image import ImageEncoder
 
     return isinstance(encoder, ImageEncoder)
 
 
 def bytes_of(model: Any) -> int:
-    """Return the bytes of a module's parameters, shared ones once; 0 for other objects."""
-    module = getattr(model, "_model", model)  # of a frame encoder
+    """Return the bytes of a module's parameters, counting shared ones once; 0 for other objects."""
+    module = getattr(model, "_model", model)  # the module of a frame encoder
     if not isinstance(module, nn.Module):
         return 0
     return sum(parameter.nbytes for parameter in module.parameters())

@@ -17,7 +17,7 @@ def conventions(profile: Profile) -> str:
     unit = Units.of(profile)
     seen = " Seen: measured on the device." if _timed(profile) else ""
     return (
-        "FLOPs: all, two for a multiply-accumulate. MACs: all. Layers: MACs of the Linear and Conv "
+        "FLOPs: all, two per multiply-accumulate. MACs: all. Layers: MACs of the Linear and Conv "
         "layers of the vision-language model alone, which Table 5 of ViLAMP calls FLOPs. "
         f"{unit.bytes_prefix}B: above the weights.{seen} Moved: bytes read "
         f"and written, without caches and fusion. {_rates(profile)}All up to the first new token."
@@ -28,8 +28,8 @@ def _rates(profile: Profile) -> str:
     if profile.matrix_rate is None:
         return ""
     prefix, unit = _unit(profile.matrix_rate)
-    rate = f"{_short(profile.matrix_rate, unit)} {prefix}FLOPs a second"
-    return f"Rate: per cent of a large matrix product's {rate} here. "
+    rate = f"{_short(profile.matrix_rate, unit)} {prefix}FLOPs per second"
+    return f"Rate: per cent of the {rate} of a large matrix product here. "
 
 
 def headline(profile: Profile) -> str:
@@ -42,16 +42,16 @@ def headline(profile: Profile) -> str:
 
 
 def summary(profile: Profile) -> Table:
-    """Return a table with the costs of each length up to the first token, as Table 5 of ViLAMP."""
+    """Return a table of the costs up to the first token by length, like Table 5 of ViLAMP."""
     unit, timed = Units.of(profile), _timed(profile)
     table = _table(
         ["frames", "keyframes", "tokens", *unit.titles(timed)], "TTFT s" if timed else ""
     )
-    for each in profile.lengths:
-        ours = each.first_token
-        cells = [f"{each.frames:,}", str(each.keyframes), f"{ours.tokens:,}"]
+    for length in profile.lengths:
+        ours = length.first_token
+        cells = [f"{length.frames:,}", str(length.keyframes), f"{ours.tokens:,}"]
         cells += [*unit.cells(ours, timed)]
-        table.add_row(*cells, *([_seconds(each.first_token_seconds)] if timed else []))
+        table.add_row(*cells, *([_seconds(length.first_token_seconds)] if timed else []))
     return table
 
 
@@ -60,10 +60,10 @@ def comparison(profile: Profile) -> Table:
     unit = Units.of(profile)
     titles = ["frames", "stock tokens", f"stock {unit.prefix}FLOPs", f"stock {unit.bytes_prefix}B"]
     table = _table([*titles, "fewer FLOPs", f"fast path {unit.prefix}FLOPs", "fewer"])
-    for each in profile.lengths:
-        ours, stock, fast = each.first_token, each.stock_first_token, each.fast_path
+    for length in profile.lengths:
+        ours, stock, fast = length.first_token, length.stock_first_token, length.fast_path
         table.add_row(
-            f"{each.frames:,}",
+            f"{length.frames:,}",
             f"{stock.tokens:,}",
             unit.number(stock.flops),
             unit.held(stock.peak_memory),
@@ -75,36 +75,36 @@ def comparison(profile: Profile) -> Table:
 
 
 _FAST_PATH = (
-    "Fast path: other frames merged from the frame encoder's own patches, with no vision tower on "
-    "them, through a connector that must be trained (--fast-path counts it by stage)."
+    "Fast path: non-keyframes merged from the frame encoder's patches, without the vision tower, "
+    "through a connector that must be trained (--fast-path counts it by stage)."
 )
 
 
 def fast_path(profile: Profile) -> list[str]:
     """Return an explanation of the fast path if it was counted."""
-    return [_FAST_PATH] if any(each.fast_path for each in profile.lengths) else []
+    return [_FAST_PATH] if any(length.fast_path for length in profile.lengths) else []
 
 
-def stages(profile: Profile, each: LengthProfile) -> Table:
+def stages(profile: Profile, length: LengthProfile) -> Table:
     """Return a table with the stages of one length."""
     unit, timed = Units.of(profile), _timed(profile)
     titles = ["stage", "tokens", *unit.titles(timed), "moved"]
     table = _table([*titles, "rate"] if timed else titles, "s" if timed else "")
     table.columns[0].justify, table.columns[0].no_wrap = "left", False
-    *before, last = each.stages
-    for stage in (*before, each.first_token, last):
+    *before, last = length.stages
+    for stage in (*before, length.first_token, last):
         cells = [stage.name, f"{stage.tokens:,}", *unit.cells(stage, timed)]
         cells.append(unit.held(stage.bytes_moved))
         if timed:
             cells.append(_share(stage.rate, profile.matrix_rate))
-        style = "bold" if stage.name == each.first_token.name else None
+        style = "bold" if stage.name == length.first_token.name else None
         table.add_row(*cells, *([_seconds(stage.seconds)] if timed else []), style=style)
     return table
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units in which the largest numbers are easy to read."""
+    """Units that make the largest numbers easy to read."""
 
     prefix: str
     operations: float
@@ -114,7 +114,7 @@ class Units:
     @staticmethod
     def of(profile: Profile) -> Units:
         """Return the units that fit the longest video."""
-        totals = [each.first_token for each in profile.lengths]
+        totals = [length.first_token for length in profile.lengths]
         return Units(
             *_unit(max(total.flops for total in totals)),
             *_unit(10 * max(total.peak_memory for total in totals), _PREFIXES[1:]),
@@ -165,7 +165,7 @@ def _short(value: float | None, unit: float, digits: int = 1) -> str:
 
 
 def _timed(profile: Profile) -> bool:
-    return any(each.first_token_seconds is not None for each in profile.lengths)
+    return any(length.first_token_seconds is not None for length in profile.lengths)
 
 
 def _share(rate: float | None, of: float | None) -> str:
