@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class VideoPatches:
-    """The patches of all N slices of a video, in order, as often as they are iterated over.
+    """The patches of all N slices of a video, in order; can be iterated over repeatedly.
 
     Patches that fit in memory are kept; for the others each iteration runs the vision tower again.
 
     Args:
-        read: Returns the chunks of one iteration, ``[n, M, D]`` each. How a video is cut into
-            chunks must not change a result.
+        read: Returns the chunks of one iteration, ``[n, M, D]`` each. Results must not depend on
+            how the video is cut into chunks.
     """
 
     def __init__(self, read: Callable[[], Iterator[Tensor]]) -> None:
@@ -37,7 +37,7 @@ class VideoPatches:
         return self._read()
 
     def once(self, key: Hashable, compute: Callable[[VideoPatches], T]) -> T:
-        """Return ``compute(self)``, computed once for each key: budget and pruner share it."""
+        """Return ``compute(self)``, computed once per key, so that budget and pruner share it."""
         if key not in self._results:
             self._results[key] = compute(self)
         result: T = self._results[key]

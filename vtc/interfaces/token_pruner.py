@@ -29,10 +29,10 @@ class TokenPruner(TokenMerger):
     tokens_per_frame: int = -1
 
     uses_survey: ClassVar[bool] = False
-    """True: `survey` sees the whole video first, and `keep` gets what it returned."""
+    """True: `survey` sees the whole video first, and `keep` gets its result."""
 
     def survey(self, patches: VideoPatches) -> Any:
-        """Return what `keep` needs to know of the whole video; a few vectors, not its patches."""
+        """Return a summary of the whole video for `keep`: a few vectors, not its patches."""
         return None
 
     @abstractmethod
@@ -46,8 +46,8 @@ class TokenPruner(TokenMerger):
     ) -> list[Tensor]:
         """Choose the tokens of n frames.
 
-        A pruner with `uses_survey` has a further argument ``survey=None``, what `survey` returned;
-        without it each frame is a video of its own.
+        A pruner with `uses_survey` has a further argument ``survey=None``, the result of `survey`;
+        without it each frame counts as a separate video.
 
         Args:
             patches, reference, has_reference, query: As for `TokenMerger.forward`.

@@ -1,4 +1,4 @@
-"""The tokens of all slices of a video, for parts that see the whole video before frames merge."""
+"""The tokens of all slices of a video, for parts that see the whole video before merging."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Chunk = tuple[Tensor, ...]
 class EncodedVideo:
     """The encoded slices of one video; the first ones stay in memory after the first pass.
 
-    They take at most 1 GB or a tenth of the free memory. Where gradients are computed nothing is
-    kept, so that they reach the vision tower.
+    They take at most 1 GB or a tenth of the free memory. Nothing is kept while gradients are
+    computed, so that these reach the vision tower.
 
     Args:
         call: The call.
         count: N.
         encode: Encodes slices ``[n]`` int64 in chunks.
-        limit: The most bytes to keep; None for the default.
+        limit: The maximum number of bytes to keep; None for the default.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class EncodedVideo:
 
     @property
     def kept(self) -> int:
-        """How many slices are in memory, from the first one on."""
+        """The number of slices in memory, which start with the first slice."""
         return self._end
 
     def chunks(self, slices: Tensor) -> Iterator[Chunk]:
@@ -80,7 +80,7 @@ class EncodedVideo:
 
 
 def encoded_video(call: Call, feed: VideoFeed, store: VideoStore) -> EncodedVideo | None:
-    """Return the whole video if a part sees it before frames are merged."""
+    """Return the encoded video if a part sees all of it before frames are merged; else None."""
     surveys = isinstance(call.merger, TokenPruner) and call.merger.uses_survey
     if not surveys and (call.budget is None or not call.budget.uses_patches):
         return None

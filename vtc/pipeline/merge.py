@@ -79,9 +79,9 @@ def merge_slices(
     ]
 
 
-@torch.no_grad()  # a choice has no gradient
+@torch.no_grad()  # the choice of tokens has no gradient
 def survey_video(call: Call, patches: VideoPatches) -> Any:
-    """Return what a pruner needs to know of the whole video; None if it needs nothing."""
+    """Return a pruner's summary of the whole video; None if it uses none."""
     if not isinstance(call.merger, TokenPruner) or not call.merger.uses_survey:
         return None
     with part_errors(label_of("merger", call.merger)):

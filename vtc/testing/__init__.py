@@ -1,6 +1,6 @@
 """Helpers for tests of vtc and of plug-ins: tiny models and encoders that need no download.
 
-The contracts that plug-ins pass, which need pytest, are imported at their first use.
+The contracts for plug-ins, which need pytest, are imported on first use.
 """
 
 from __future__ import annotations
@@ -68,6 +68,6 @@ def __getattr__(name: str) -> Any:
         except ModuleNotFoundError as error:
             message = f"vtc.testing.{name} needs pytest: pip install pytest"
             raise ModuleNotFoundError(message, name=error.name) from error
-        # So that a failing check shows the values, as in a test file.
+        # A failing check then shows its values, as in a test file.
         pytest.register_assert_rewrite(module)
     return getattr(import_module(module), name)

@@ -21,7 +21,7 @@ PURITY = "(Purity, docs/plugins.md)"
 
 
 def fail(sentence: str) -> NoReturn:
-    """Fail a check without a traceback, which would show the suite's own code only."""
+    """Fail a check without a traceback, which would only show the suite's code."""
     raise pytest.fail.Exception(sentence, pytrace=False) from None
 
 
@@ -89,7 +89,7 @@ def demand_device(name: str, result: Tensor, device: torch.device) -> None:
 def demand_equal(
     one: list[Tensor], other: list[Tensor], sentence: str, tolerance: float = 0.0
 ) -> None:
-    """Demand that tokens ``[T_i, D]`` of the same frames are equal; ``sentence`` says why."""
+    """Demand that tokens ``[T_i, D]`` of the same frames are equal; fail with ``sentence``."""
     for n, (a, b) in enumerate(zip(one, other, strict=True)):
         if a.shape != b.shape:
             fail(f"{sentence}: frame {n} has {len(a)} and {len(b)} tokens")
@@ -103,4 +103,4 @@ def kinds(tokens: object) -> str:
     """Return the types of a wrong result, for messages: ``a list of ndarray``."""
     if not isinstance(tokens, list):
         return type(tokens).__name__
-    return "a list of " + ", ".join(sorted({type(each).__name__ for each in tokens}))
+    return "a list of " + ", ".join(sorted({type(token).__name__ for token in tokens}))

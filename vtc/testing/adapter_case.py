@@ -1,4 +1,4 @@
-"""What the conformance suite of adapters needs to know of a family, and its slow reference."""
+"""The properties of a family for the contract of adapters, and the slow reference."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ QUESTIONS = ("What is red?", "How many people walk by, and when do they leave th
 
 
 class AdapterCase:
-    """One family: its tiny model, its inputs, and its stock features put together by hand.
+    """One family: its tiny model, its inputs, and a reference made from its stock features.
 
     Attributes:
         family: The ``model_type``, a name of `vtc.testing.tiny`.
         frame: The (height, width) of frames that the processor does not resize, so that every
             path sees the same pixels.
-        mixes_images: Whether the processor takes still images beside a video.
-        later_type: What ``token_type_ids`` says of the text after an answer.
-        marks: How many tokens stand right before and right after a slice's placeholders, where
-            the processor writes text around each; None where it writes none.
-        vision_layers: Values of ``config.vision_feature_layer`` to try, a tuple for a list of
+        mixes_images: Whether the processor takes still images together with a video.
+        later_type: The ``token_type_ids`` of text after an answer.
+        marks: The numbers of tokens directly before and after a slice's placeholders, if the
+            processor writes text around each slice; None if it writes none.
+        vision_layers: Values of ``config.vision_feature_layer`` to test, a tuple for a list of
             layers; empty if the configuration has none.
-        tolerance: Of the largest logit, in float64: some models keep norms and softmax in float32.
-        since: The first version of transformers whose stock model of this family is a measure.
-        beams_since: The first version of transformers known to repeat the features of several
-            videos rightly for beams; before it, the stock model is no measure.
+        tolerance: The tolerance relative to the largest logit, in float64: some models keep norms
+            and softmax in float32.
+        since: The first version of transformers whose stock model of this family is a valid
+            reference.
+        beams_since: The first version of transformers that repeats the features of several videos
+            correctly for beams, so that the stock model is a valid reference.
         chunks_since: The first version of transformers whose stock model reads a video's prompt in
             chunks (``prefill_chunk_size``).
     """
@@ -56,14 +58,14 @@ class AdapterCase:
     chunks_since: ClassVar[str] = "5.18"
     tolerance: ClassVar[float] = 1e-6
 
-    # --- what a family may override
+    # --- methods that a family may override
 
     def build(self) -> tuple[Any, Any]:
-        """A tiny stock model with random weights that react to errors, and its processor."""
+        """Return a tiny stock model with random weights that react to errors, and its processor."""
         return tiny(self.family)
 
     def build_with_layers(self, layers: int | tuple[int, ...]) -> Any:
-        """A model of the same sizes whose vision features come from other layers of the tower."""
+        """Return a model of the same sizes with vision features from other layers of the tower."""
         model, _ = self.build()
         config = copy.deepcopy(model.config)
         config.vision_feature_layer = layers if isinstance(layers, int) else list(layers)
@@ -72,27 +74,27 @@ class AdapterCase:
         return other
 
     def reference(self, model: Any, inputs: Any, video: int) -> tuple[Tensor, Tensor, Tensor]:
-        """By the stock model's own methods: what one video gives, slice by slice.
+        """Compute the features of one video with the stock model's methods, slice by slice.
 
         Returns:
-            What a keyframe contributes ``[N, M, D]``, what is merged ``[N, P, D]``, and the
-            features after the last slice ``[t, D]``.
+            The tokens of each slice as a keyframe ``[N, M, D]``, the patches to merge
+            ``[N, P, D]``, and the features after the last slice ``[t, D]``.
         """
-        raise NotImplementedError("write what the stock model makes of a video, slice by slice")
+        raise NotImplementedError("compute the stock model's features of a video, slice by slice")
 
     def deepstack(self, model: Any, inputs: Any, video: int) -> list[Tensor]:
-        """Further features ``[N, M, D]`` of the same tokens, which later layers take."""
+        """Return further features ``[N, M, D]`` of the same tokens, which later layers take."""
         return []
 
     def run(
         self, model: Any, embeds: Tensor, where: Tensor | None, visual: Tensor, deep: list[Tensor]
     ) -> Tensor:
-        """The stock language model's last states ``[1, L, D]``.
+        """Return the stock language model's last states ``[1, L, D]``.
 
         Args:
-            embeds: ``[1, L, D]``, text and features in place.
+            embeds: ``[1, L, D]``, the embeddings of text and features.
             where: ``[3, 1, L]``, see `positions`.
-            visual: ``[1, L]`` bool, which of them are features of a video.
+            visual: ``[1, L]`` bool, True for the features of a video.
             deep: ``[F, D]`` for each layer of `deepstack`.
         """
         states: Tensor = model.base_model.language_model(
@@ -101,11 +103,11 @@ class AdapterCase:
         return states
 
     def positions(self, model: Any, inputs: Any, row: int) -> Tensor | None:
-        """The stock positions ``[3, L]`` of a row, unpadded; None where tokens are counted."""
+        """Return the stock positions ``[3, L]`` of a row, unpadded; None if they count tokens."""
         return None
 
     def merged_slot(self, slots: Tensor) -> Tensor:
-        """Which of a slice's placeholders ``[M]`` a merged token stands for."""
+        """Return which of a slice's placeholders ``[M]`` a merged token replaces."""
         return slots[:1]
 
     # --- fixtures
@@ -113,7 +115,7 @@ class AdapterCase:
     @pytest.fixture
     def stock(self) -> tuple[Any, Any]:
         if older_than(self.since):
-            pytest.skip(f"the stock {self.family} is no measure before transformers {self.since}")
+            pytest.skip(f"the stock {self.family} is no reference before transformers {self.since}")
         suite: Any = type(self)
         return _built(suite)
 
@@ -136,33 +138,33 @@ class AdapterCase:
 
     @pytest.fixture
     def whole(self, model: Any, processor: Any, encoder: Any) -> Any:
-        """Wrapped with every slice as a keyframe, to be compared with ``stock``."""
+        """A model wrapped with every slice as a keyframe, to compare with ``stock``."""
         selector = vtc.selector("uniform", keyframes=64)
         return vtc.wrap(model, selector, "dfm", processor=processor, encoder=encoder)
 
     def video(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
-        """Random frames ``[N, H, W, 3]`` that drift."""
+        """Return random frames ``[N, H, W, 3]`` that drift."""
         return drifting_video(frames, seed, self.frame)
 
     def still(self, frames: int, seed: int = 0) -> NDArray[np.uint8]:
-        """One frame again and again, of which dks keeps one."""
+        """Return copies of one frame, of which dks keeps one."""
         return self.video(1, seed).repeat(frames, axis=0)
 
     def inputs(
         self, processor: Any, videos: Any, questions: Any, images: Any = None
     ) -> dict[str, Any]:
-        """What the stock processor makes of one video, image and question a row."""
+        """Run the stock processor on one video, image and question per row."""
         return dict(stock_inputs(processor, videos, questions, images))
 
     def row_by_hand(
         self, model: Any, processor: Any, inputs: Any, row: int, keys: list[int]
     ) -> Tensor:
-        """The logits of one compressed row, put together from the stock model's own modules."""
+        """Return the logits of one compressed row, computed with the stock model's modules."""
         tokens, patches, tail = self.reference(model, inputs, row)
         deep = self.deepstack(model, inputs, row)
-        asked = processor.tokenizer(QUESTIONS[row], add_special_tokens=False)["input_ids"]
+        question = processor.tokenizer(QUESTIONS[row], add_special_tokens=False)["input_ids"]
         table = model.get_input_embeddings()
-        query = table(torch.tensor(asked)).mean(0).double()
+        query = table(torch.tensor(question)).mean(0).double()
         ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
         places = (ids == model.vtc.adapter.video_token_id(model)).nonzero().flatten()
         slots = places[: len(places) - len(tail)].view(len(tokens), -1)
@@ -182,8 +184,8 @@ class AdapterCase:
                 weights = _dfm(patches[n].double(), key, query)[None]
                 pieces[place] = (weights @ patches[n].double())[0].to(tokens)
                 kept[self._around(slots, n)] = False
-            for found, layer in zip(layers, deep, strict=True):
-                found.append(weights @ layer[n].double())
+            for merged, layer in zip(layers, deep, strict=True):
+                merged.append(weights @ layer[n].double())
         pieces.update(zip(places[len(places) - len(tail) :].tolist(), tail, strict=True))
         for place, feature in pieces.items():
             embedded[place], visual[place], kept[place] = feature, True, True
@@ -194,13 +196,13 @@ class AdapterCase:
             embedded[None, kept],
             where,
             visual[None, kept],
-            [torch.cat(found).to(tokens) for found in layers],
+            [torch.cat(merged).to(tokens) for merged in layers],
         )
         logits: Tensor = model.lm_head(states)[0]
         return logits
 
     def _around(self, slots: Tensor, n: int) -> list[int]:
-        """The text around slice n that goes with it: up to the slice before, and its end mark."""
+        """Return the positions of the text around slice n, after the end mark of the one before."""
         if self.marks is None:
             return []
         opening, closing = self.marks
@@ -225,7 +227,7 @@ def _encoder() -> Any:
 
 
 def _dfm(patches: Tensor, reference: Tensor | None, query: Tensor) -> Tensor:
-    """The weights ``[M]`` of Eq. 5-10 of ViLAMP for one frame, patch by patch, in float64."""
+    """Return the weights ``[M]`` of Eq. 5-10 of ViLAMP for one frame, in float64, with loops."""
 
     def cos(a: Tensor, b: Tensor) -> float:
         return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
@@ -254,8 +256,8 @@ def in_float64(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shift_rounding(length: int, unpadded: int) -> float:
-    """Bound what float32 rounding of RoPE's angles changes where padding shifts positions.
+    """Bound the effect of float32 rounding of RoPE's angles when padding shifts positions.
 
-    An angle at position ``length`` is rounded by up to ``length * 2**-24``, on either side.
+    An angle at position ``length`` is rounded by up to ``length * 2**-24``, up or down.
     """
     return length * 2.0**-23 if length > unpadded else 0.0

@@ -1,12 +1,12 @@
-"""What every adapter must pass; an author subclasses `AdapterContract` and names the family.
+"""The contract of adapters; an author subclasses `AdapterContract` and names the family.
 
     import vtc
 
     class TestMyFamily(vtc.testing.AdapterContract):
         family = "my_model_type"
 
-The model comes from `vtc.testing.tiny`, or from an overridden `build`. What an adapter makes of
-pixels is compared with `reference`, which an author writes from the stock model's own methods.
+The model comes from `vtc.testing.tiny`, or from an overridden `build`. The features of an adapter
+are compared with `reference`, which an author writes with the stock model's methods.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from vtc.testing.inputs import cache_argument
 
 
 class AdapterContract(AdapterCase):
-    """The conformance suite of one family of models.
+    """The contract of the adapter of one family of models.
 
-    What a family names and may override is in `AdapterCase`. Logits are compared in float64.
+    `AdapterCase` has the attributes and methods that a family sets. Logits are compared in
+    float64.
     """
 
     # --- all slices kept: the stock model
@@ -208,13 +209,13 @@ class AdapterContract(AdapterCase):
             states = adapter.tower(wrapped, pixels)
             assert all(len(state) == 3 for state in states)
             for number in range(3):  # each slice by itself, as a cache returns it
-                own = adapter.project(wrapped, [state[number, None] for state in states])
-                for one, other in zip(
-                    (own.tokens, own.patches, *own.extra),
+                alone = adapter.project(wrapped, [state[number, None] for state in states])
+                for single, together in zip(
+                    (alone.tokens, alone.patches, *alone.extra),
                     (encoded.tokens, encoded.patches, *encoded.extra),
                     strict=True,
                 ):
-                    assert relative_error(one[0], other[number]) < self.tolerance
+                    assert relative_error(single[0], together[number]) < self.tolerance
 
     def test_several_turns_on_one_cache(self, wrapped: Any, processor: Any) -> None:
         from transformers import DynamicCache
@@ -225,7 +226,7 @@ class AdapterContract(AdapterCase):
         first = wrapped.generate(
             **inputs, **cache_argument(cache), vtc_restore_prompt=False, **settings
         )
-        with torch.no_grad():  # a loop of one's own writes the same
+        with torch.no_grad():  # the caller's own loop generates the same tokens
             step = wrapped(**inputs, use_cache=True)
             for token in first[0, -4:]:
                 assert step.logits[0, -1].argmax() == token
@@ -290,8 +291,8 @@ class AdapterContract(AdapterCase):
         vtc.save_pretrained(wrapped, tmp_path)
         loaded = vtc.from_pretrained(tmp_path, encoder=encoder)
         for parameter in loaded.parameters():
-            # Mapped files are not aligned as tensors in memory are, so products may round
-            # in another way.
+            # Mapped files are aligned differently from tensors in memory, so products may round
+            # differently.
             parameter.data = parameter.data.clone()
         with torch.no_grad():
             logits = wrapped(**inputs).logits
@@ -335,11 +336,11 @@ class AdapterContract(AdapterCase):
 
 
 def _bare(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What the stock model takes of a call of the wrapped one."""
+    """Return the inputs that the stock model takes too."""
     return {name: value for name, value in inputs.items() if not name.startswith("vtc_")}
 
 
 def _new(result: Tensor, inputs: Any) -> list[list[int]]:
-    """The tokens after the caller's prompt."""
+    """Return the tokens after the caller's prompt."""
     written: list[list[int]] = result[:, inputs["input_ids"].shape[1] :].tolist()
     return written

@@ -1,4 +1,4 @@
-"""The contract that every token budget passes."""
+"""The contract of token budgets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAYOUTS = [
     (60, [0, 1, 30, 59]),
     (200, [199]),
 ]
-"""Numbers of frames, and the keyframes among them."""
+"""Pairs of a number of frames and the keyframes among them."""
 
 
 def statistics_of(
@@ -30,7 +30,7 @@ def statistics_of(
     known: bool = True,
     chunk: int = 7,
 ) -> FrameStatistics:
-    """Return made-up statistics; with ``known=False`` those of a selector without embeddings."""
+    """Return random statistics; with ``known=False`` those of a selector without embeddings."""
     generator = torch.Generator().manual_seed(count)
     numbers = torch.rand(3, count, generator=generator)
     patches = torch.randn(count, tokens_per_frame, 16, generator=generator)
@@ -57,7 +57,7 @@ class BudgetContract(PartContract):
     basics: ClassVar[tuple[str, ...]] = ("test_part_can_be_made", "test_shape_and_dtype")
 
     def shared(self, statistics: FrameStatistics, total: int) -> Tensor:
-        """Return what a new part gives the frames."""
+        """Return the allocation of a new part."""
         budget: TokenBudget = self.make()
         return budget.allocate(statistics, total)
 
@@ -82,7 +82,7 @@ class BudgetContract(PartContract):
             except ValueError as error:
                 if known or "selector" not in str(error):
                     raise
-                return  # the budget needs what only some selectors give, and says so
+                return  # the budget needs statistics that only some selectors provide
             used = sum(max(tokens[number], 0) for number in others)
             demand(used <= total, f"expected at most {total} tokens, got {used} for {count} frames")
             for number in others:
@@ -112,10 +112,10 @@ class BudgetContract(PartContract):
     def test_same_arguments_give_the_same_tokens(self) -> None:
         statistics = statistics_of(60, [0, 30])
         copies = [statistics.relevance, statistics.previous_similarity, statistics.keyframes]
-        before = [None if one is None else one.clone() for one in copies]
+        before = [None if tensor is None else tensor.clone() for tensor in copies]
         budget: TokenBudget = self.make()
         first, second = (budget.allocate(statistics, 70) for _ in range(2))
         demand(torch.equal(first, second), f"two equal calls differ {PURITY}")
-        for one, copy in zip(copies, before, strict=True):
-            same = one is None or (copy is not None and torch.equal(one, copy))
+        for tensor, copy in zip(copies, before, strict=True):
+            same = tensor is None or (copy is not None and torch.equal(tensor, copy))
             demand(same, f"allocate changed its arguments {PURITY}")

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def scene_embeddings(
     frames: int, dim: int, seed: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Make embeddings of scenes of five frames, some pairs with a cosine above 0.85, some below.
+    """Make embeddings of scenes of five frames, with cosines above and below 0.85.
 
     Returns:
         The embeddings ``[N, d]``, not normalised, and a random query ``[d]``.

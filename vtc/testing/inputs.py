@@ -14,7 +14,7 @@ from vtc.interfaces.prompts import needs_special_tokens
 def drifting_video(
     frames: int, seed: int = 0, size: tuple[int, int] = (48, 56)
 ) -> NDArray[np.uint8]:
-    """Random frames ``[N, H, W, 3]`` uint8 that drift, so that neighbours resemble each other."""
+    """Return random frames ``[N, H, W, 3]`` uint8 that drift, so that neighbours are similar."""
     rng = np.random.default_rng(seed)
     shape = (*size, 3)
     walk = rng.normal(0, 25, (frames, *shape)).cumsum(0) + rng.integers(0, 255, shape)
@@ -22,9 +22,9 @@ def drifting_video(
 
 
 def cache_argument(cache: Any) -> dict[str, Any]:
-    """A cache as keyword argument of ``forward`` or ``generate``.
+    """Return a cache as a keyword argument of ``forward`` or ``generate``.
 
-    It is called ``cache`` since transformers 5.24, ``past_key_values`` before.
+    It is called ``cache`` since transformers 5.24, and ``past_key_values`` before.
     """
     from vtc.pipeline.kv_cache import CACHE_NAME
 
@@ -38,7 +38,7 @@ def stock_inputs(
     images: Any = None,
     **settings: Any,
 ) -> Any:
-    """Run a stock processor on one image, video and question a row, padded to a batch.
+    """Run a stock processor on one image, video and question per row, padded to a batch.
 
     Args:
         **settings: Passed to the processor.

@@ -34,7 +34,7 @@ Frames = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """The arguments of ``forward``: patches, reference, has_reference, query."""
 
 TOLERANCE = 1e-6
-"""Between calls of different sizes, in float64: the order of additions may differ."""
+"""The tolerance between calls of different sizes in float64: additions may be reordered."""
 
 FORWARD = "see vtc.TokenMerger.forward"
 WEIGHTS = "see vtc.TokenMerger.weights"
@@ -125,7 +125,7 @@ class MergerContract(PartContract):
             )
         else:
             demand(
-                isinstance(tokens, list) and all(isinstance(each, Tensor) for each in tokens),
+                isinstance(tokens, list) and all(isinstance(frame, Tensor) for frame in tokens),
                 f"tokens must be a tensor [n, T, D] or a list of tensors [T_i, D], got "
                 f"{kinds(tokens)}; {FORWARD}",
             )
@@ -208,13 +208,13 @@ class MergerContract(PartContract):
         if weights is None:
             pytest.skip("the tokens are not weighted sums of patches")
         tokens = self.check(merger, frames)
-        expected = [(len(own), self.patches_per_frame) for own in tokens]
-        shapes = [tuple(own.shape) for own in weights]
+        expected = [(len(frame), self.patches_per_frame) for frame in tokens]
+        shapes = [tuple(frame.shape) for frame in weights]
         demand(
             shapes == expected,
             f"weights of a frame must be [T, M], {expected}, got {shapes}; {WEIGHTS}",
         )
-        sums = [own @ patches for own, patches in zip(weights, frames[0], strict=True)]
+        sums = [frame @ patches for frame, patches in zip(weights, frames[0], strict=True)]
         demand_equal(
             sums,
             tokens,
@@ -222,14 +222,14 @@ class MergerContract(PartContract):
             TOLERANCE,
         )
         half = merger.bfloat16().weights(*self.frames(merger, dtype=torch.bfloat16))
-        for own in () if half is None else half:
+        for frame in () if half is None else half:
             demand(
-                own.dtype in (torch.float32, torch.float64),
-                f"weights of bfloat16 patches must be in at least float32, got {own.dtype}",
+                frame.dtype in (torch.float32, torch.float64),
+                f"weights of bfloat16 patches must be in at least float32, got {frame.dtype}",
             )
         demand(half is not None, "weights returns a result for float64 and None for bfloat16")
 
-    # --- what a frame's tokens may depend on
+    # --- dependence on other frames
 
     @pytest.mark.parametrize("groups", [1, 2, 3])
     def test_chunks_do_not_matter(self, merger: TokenMerger, groups: int) -> None:

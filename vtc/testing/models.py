@@ -16,7 +16,7 @@ def tiny(family: str = "llava_onevision", *, seed: int = 0) -> tuple[Any, Any]:
 
     Args:
         family: The ``model_type`` of the configuration.
-        seed: Of the weights.
+        seed: The seed of the weights.
 
     Returns:
         The model, in evaluation mode, float32, on the CPU; and its processor.
@@ -26,7 +26,7 @@ def tiny(family: str = "llava_onevision", *, seed: int = 0) -> tuple[Any, Any]:
     """
     build: Any = registry.model_function("tiny")
     if build is None:
-        raise ValueError("no plug-in registers 'tiny'; is vtc_adapters switched off?")
+        raise ValueError("no plug-in registers 'tiny'; is vtc_adapters disabled?")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, processor = build(family)
@@ -36,8 +36,8 @@ def tiny(family: str = "llava_onevision", *, seed: int = 0) -> tuple[Any, Any]:
 def redraw(model: torch.nn.Module, std: float = 0.25) -> None:
     """Redraw the weights of all linear layers, so that outputs react to their inputs.
 
-    At the usual initialisation a tiny model hardly reacts to wrong tokens or positions, and a
-    test with it proves nothing.
+    With the usual initialisation a tiny model hardly reacts to wrong tokens or positions, so tests
+    with it prove nothing.
 
     Args:
         std: The standard deviation of the weights.

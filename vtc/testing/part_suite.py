@@ -1,4 +1,4 @@
-"""The base of the contracts of selectors and mergers."""
+"""The base class of the contracts of selectors, mergers and budgets."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 class PartContract:
-    """The checks of every part, and the fixtures that make it.
+    """The checks of every part, and the fixtures that make parts.
 
-    If a check in ``basics`` fails, the checks that follow it are skipped and name it.
+    If a check in ``basics`` fails, the checks after it are skipped with its name.
 
     Attributes:
         kind: ``"selector"``, ``"merger"`` or ``"budget"``.
@@ -90,7 +90,7 @@ def _first_broken(contract: type[PartContract]) -> str | None:
     for name in contract.basics:
         try:
             getattr(contract(), name)()
-        # That check itself reports the failure; third-party code may raise anything.
+        # The check itself reports the failure; third-party code may raise anything.
         except (Exception, pytest.fail.Exception):
             return name
     return None

@@ -310,7 +310,7 @@ def _kind(value: object) -> str:
 
 
 def _demand_same(one: Selection, other: Selection, sentence: str) -> None:
-    """Demand that two selections are equal, relevance up to rounding; ``sentence`` says why."""
+    """Demand that two selections are equal, relevance up to rounding; fail with ``sentence``."""
     keyframes = f"{listed(one.keyframes)} and {listed(other.keyframes)}"
     demand(torch.equal(one.keyframes, other.keyframes), f"{sentence}: keyframes {keyframes}")
     if one.relevance is None or other.relevance is None:

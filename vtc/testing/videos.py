@@ -1,4 +1,4 @@
-"""Small video files made on the spot, for examples and tests without any other clip."""
+"""Small synthetic videos for examples and tests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COLOURS = {
 def moving_squares(
     seconds: int = 60, fps: int = 10, size: tuple[int, int] = (180, 320), seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Scenes of ten seconds, each with one coloured square that crosses a textured ground.
+    """Draw scenes of ten seconds, each with a coloured square that crosses a textured background.
 
     Returns:
-        ``[seconds * fps, H, W, 3]`` uint8 RGB; the colours come in the order of ``COLOURS``.
+        ``[seconds * fps, H, W, 3]`` uint8 RGB; the colours are in the order of ``COLOURS``.
     """
     rng = np.random.default_rng(seed)
     height, width = size
