@@ -34,7 +34,7 @@ class Form(str, Enum):
 @options.grouped
 def select(
     video: Annotated[str, typer.Argument(help="A video file.")],
-    query: Annotated[options.Text, typer.Argument(help="What to look for.")] = None,
+    query: Annotated[options.Text, typer.Argument(help="The text to look for.")] = None,
     *,
     frames: options.FrameOptions,
     selector: options.Selector = None,

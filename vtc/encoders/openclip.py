@@ -228,9 +228,9 @@ def _check_architecture(spec: str, architecture: str) -> None:
 
     if not architecture or architecture.startswith((".", "~")):
         raise ValueError(f"encoder={spec!r}: there is no such folder")
-    known = open_clip.list_models()
-    if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=5)
+    models = open_clip.list_models()
+    if architecture not in models:
+        near = difflib.get_close_matches(architecture, models, n=5)
         raise ValueError(
             f"encoder={spec!r}: open_clip has no model {architecture!r};"
             f" similar: {', '.join(near) or 'none'}. open_clip.list_models() lists all"

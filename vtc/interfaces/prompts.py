@@ -102,7 +102,7 @@ def needs_special_tokens(processor: Any, prompt: str) -> bool:
     if not bos:
         return True
     start = prompt.lstrip()
-    for token in media_tokens(processor):  # PaliGemma's placeholder stands before BOS
+    for token in media_tokens(processor):  # PaliGemma writes placeholders before BOS
         while start.startswith(token):
             start = start.removeprefix(token).lstrip()
     return not start.startswith(bos)

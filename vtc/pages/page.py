@@ -122,26 +122,26 @@ def _part(spec: Mapping[str, Any]) -> str:
 def _video(report: Report, video: VideoReport, number: int, marks: Sequence[Mark]) -> list[str]:
     name = escape(video.name) if len(report.videos) > 1 else ""
     heat = video.heat
-    each = video.frames_per_slice
+    step = video.frames_per_slice
     numbers = [*(frame.index for frame in video.keyframes), *(item.index for item in heat)]
     pictures = {} if video.pictures is None else video.pictures.of(numbers)
     seconds = video.timestamps is not None
-    times: Sequence[float] = video.timestamps or range(-(-video.frames // each))
+    times: Sequence[float] = video.timestamps or range(-(-video.frames // step))
     relevance = video.relevance
     if relevance is not None and not all(map(math.isfinite, relevance)):
         relevance = None
-    keyframes = [frame.index // each for frame in video.keyframes]
+    keyframes = [frame.index // step for frame in video.keyframes]
     some = next(iter(pictures.values()), None)
     line = Timeline(
         times=times,
         relevance=relevance,
         keyframes=keyframes,
         thumbnails={
-            frame.index // each: data_uri(_thumbnail(pictures[frame.index]))
+            frame.index // step: data_uri(_thumbnail(pictures[frame.index]))
             for frame in video.keyframes
             if frame.index in pictures
         },
-        anchors={k: f"video-{number}-frame-{k * each}" for k in keyframes},
+        anchors={k: f"video-{number}-frame-{k * step}" for k in keyframes},
         seconds=seconds,
         decimals=clock_decimals(times) if seconds else 0,
         aspect=9 / 16 if some is None else some.height / some.width,
@@ -154,8 +154,8 @@ def _video(report: Report, video: VideoReport, number: int, marks: Sequence[Mark
         timeline_svg(line, number),
         "</div>",
         f"<h2>Keyframes {name}</h2>",
-        *_storyboard(line, video, pictures, number, each),
-        *_heat(line, heat, pictures, name, each),
+        *_storyboard(line, video, pictures, number, step),
+        *_heat(line, heat, pictures, name, step),
     ]
     return parts
 
@@ -187,7 +187,7 @@ def _storyboard(
     video: VideoReport,
     pictures: Mapping[int, Image.Image],
     number: int,
-    each: int,
+    step: int,
 ) -> Iterator[str]:
     """Yield the keyframes in order, and between them the number of merged frames."""
     if not video.keyframes:
@@ -196,7 +196,7 @@ def _storyboard(
     yield '<ol class="board">'
     last = -1
     for frame in video.keyframes:
-        k = frame.index // each
+        k = frame.index // step
         yield from _gap(line, last, k)
         yield f"<li>{_figure(line, frame, pictures.get(frame.index), number, k)}</li>"
         last = k
@@ -242,12 +242,12 @@ def _heat(
     heat: Sequence[Heat],
     pictures: Mapping[int, Image.Image],
     name: str,
-    each: int,
+    step: int,
 ) -> Iterator[str]:
     shown = [item for item in heat if item.index in pictures]
     if not shown:
         return
-    yield f"<h2>What the merger weighs {name}</h2>"
+    yield f"<h2>Merger weights {name}</h2>"
     yield (
         "<p>Relevant non-keyframes from different parts of the video: each frame, and the weights "
         "of its patches. Bright patches make up the merged token; dark ones hardly count.</p>"
@@ -255,7 +255,7 @@ def _heat(
     yield '<ul class="heat">'
     for item in shown:
         picture = pictures[item.index]
-        time = line.label(line.times[item.index // each])
+        time = line.label(line.times[item.index // step])
         share = f"the heaviest tenth of the patches holds {heaviest_share(item.weights):.0%}"
         rank = "" if item.relevance is None else f" · relevance {item.relevance:.3f}"
         size = f'width="{picture.width}" height="{picture.height}"'

@@ -75,7 +75,7 @@ class VideoStore:
 
     @property
     def uses(self) -> tuple[CacheUse, ...]:
-        """What the cache did, for the report."""
+        """The uses of the cache, for the report."""
         stored = (self.selection, self.merging, self.tokens, self.tower)
         return tuple(tensors.use for tensors in stored if tensors is not None)
 

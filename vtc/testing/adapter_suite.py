@@ -105,7 +105,7 @@ class AdapterContract(AdapterCase):
         self, stock: Any, whole: Any, processor: Any
     ) -> None:
         if not self.mixes_images:
-            pytest.skip(f"{self.family} takes no image beside a video")
+            pytest.skip(f"{self.family} takes no image with a video")
         picture = self.video(1, 3)[0]
         inputs = self.inputs(processor, [self.video(6, 1)], ["Compare."], images=[picture])
         bare = copy.deepcopy(stock[0])

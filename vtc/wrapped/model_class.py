@@ -264,11 +264,12 @@ def _by_name(
 def _with_our_inputs(forward: Callable[..., Any]) -> inspect.Signature:
     """Return the stock signature with our inputs, which the Trainer would otherwise drop."""
     signature = inspect.signature(forward)
-    known = list(signature.parameters.values())
+    parameters = list(signature.parameters.values())
     keyword = inspect.Parameter.KEYWORD_ONLY
     ours = [inspect.Parameter(name, keyword, default=None) for name in OUR_INPUTS]
-    open_end = [p for p in known if p.kind is inspect.Parameter.VAR_KEYWORD]
-    return signature.replace(parameters=[*known[: len(known) - len(open_end)], *ours, *open_end])
+    rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    named = parameters[: len(parameters) - len(rest)]
+    return signature.replace(parameters=[*named, *ours, *rest])
 
 
 def _without_ours(inputs: Mapping[str, Any]) -> dict[str, Any]:
