@@ -116,7 +116,11 @@ def test_an_encoder_inside_a_repository_on_the_hub_is_downloaded(
         ("generation_config.json", "[]", "generation_config.json: expected a mapping, got list"),
         ("tokenizer.json", "[]", "tokenizer.json: expected a mapping, got list"),
         ("tokenizer.json", '{"version": "1.0", "model": 3}', "processor in .* cannot be opened"),
-        ("model.safetensors", "version https://git-lfs", "model.safetensors is cut off or no safe"),
+        (
+            "model.safetensors",
+            "version https://git-lfs",
+            "model.safetensors is cut off or not a safe",
+        ),
         ("vtc.safetensors", "", "vtc.safetensors is cut off or not a safetensors file"),
     ],
 )
