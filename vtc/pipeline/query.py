@@ -47,9 +47,9 @@ class Query:
         source = self._call.merger.query_source
         if source is None or self.text is None:
             return None
-        return self._embed(self._call.encoder, source).to(like.device, like.dtype)
+        return self._merger_embedding(self._call.encoder, source).to(like.device, like.dtype)
 
-    def _embed(self, encoder: FrameEncoder, source: str) -> Tensor:
+    def _merger_embedding(self, encoder: FrameEncoder, source: str) -> Tensor:
         key = (0 if source == "language_model" else id(encoder), source)
         if key not in self._embeddings:
             text = self.text or ""

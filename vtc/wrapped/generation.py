@@ -36,7 +36,7 @@ _CHUNKS_FAIL = version.parse(transformers.__version__) < version.parse("5.23")
 
 
 def generate_compressed(
-    model: Any, stock: Callable[..., Any], toolkit: Toolkit, arguments: dict[str, Any]
+    model: Any, stock_generate: Callable[..., Any], toolkit: Toolkit, arguments: dict[str, Any]
 ) -> Any:
     """Run the stock ``generate`` on compressed videos.
 
@@ -65,7 +65,7 @@ def generate_compressed(
 
     toolkit.note_report(prepared.report)
     with Recorder(prepared.report).stage("language model"):
-        result = stock(model, **view.of_arguments(arguments))
+        result = stock_generate(model, **view.of_arguments(arguments))
     toolkit.note_report(prepared.report)  # a callback may have called the model meanwhile
     changed = shortened.shape != prompt.shape
     for cache in (given_cache(arguments), returned_cache(result)):

@@ -93,11 +93,11 @@ def wrapped_class(base: Any) -> Any:
         def _prepare_position_ids_for_generation(
             self, inputs_tensor: Any, model_kwargs: Any
         ) -> Any:
-            stock = super()._prepare_position_ids_for_generation
+            stock_positions = super()._prepare_position_ids_for_generation
             toolkit = own_toolkit(self)
             if toolkit is None or toolkit.adapter.position_state is None:
-                return stock(inputs_tensor, model_kwargs)
-            return _stock_positions(self, toolkit, stock, inputs_tensor, model_kwargs)
+                return stock_positions(inputs_tensor, model_kwargs)
+            return _stock_positions(self, toolkit, stock_positions, inputs_tensor, model_kwargs)
 
         def _merge_criteria_processor_list(self, default_list: Any, custom_list: Any) -> Any:
             # A custom processor replaces the default of its type, also inside `CallersView`.
@@ -126,7 +126,7 @@ def wrapped_class(base: Any) -> Any:
 
 
 def _forward(
-    model: Any, stock: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
+    model: Any, stock_forward: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
 ) -> Any:
     """Run the stock ``forward`` on compressed videos."""
     check_call(model, toolkit, inputs, start=0)
@@ -134,13 +134,15 @@ def _forward(
     if not (is_enabled(model) and has_video(toolkit.adapter, inputs)):
         if cache is None:
             toolkit.note_report(None)  # clear the previous call's report
-        return _forward_without_video(model, stock, toolkit, _packed_inputs(model, toolkit, inputs))
+        return _forward_without_video(
+            model, stock_forward, toolkit, _packed_inputs(model, toolkit, inputs)
+        )
     if not torch.compiler.is_compiling():
-        require_features(stock)
+        require_features(stock_forward)
     toolkit.note_report(None)  # clear the previous call's report
     shortened, prepared = stock_inputs(Call(model, toolkit, inputs))
     toolkit.note_report(prepared.report)
-    output = stock(model, **shortened)
+    output = stock_forward(model, **shortened)
     encoded = shortened["mm_encoder_outputs"]
     output = with_encoder_outputs(model, toolkit.adapter, output, encoded, prepared)
     note_shortened(returned_cache(output), prepared)
@@ -163,20 +165,20 @@ def _compares_with_labels(model: Any, inputs: Mapping[str, Any]) -> bool:
 
 
 def _forward_without_video(
-    model: Any, stock: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
+    model: Any, stock_forward: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
 ) -> Any:
     """Run the stock ``forward``; store on the cache the offsets that families keep on the model."""
     adapter, cache, ids = toolkit.adapter, given_cache(inputs), inputs.get("input_ids")
     if adapter.position_state is None or ids is None:
-        return stock(model, **inputs)
+        return stock_forward(model, **inputs)
     cached, offsets = cached_length(cache), getattr(cache, "vtc_offsets", None)
     if cached and offsets is not None and inputs.get("position_ids") is None:
         inputs["position_ids"] = adapter.positions_after(inputs, cached, offsets)
     if cached or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return stock(model, **inputs)
+        return stock_forward(model, **inputs)
     with toolkit.gate.stock_state:
         _write_state(model, adapter.position_state, None)  # clear another call's offsets
-        output = stock(model, **inputs)
+        output = stock_forward(model, **inputs)
         offsets = _read_state(model, adapter.position_state)
     note_offsets(
         returned_cache(output), torch.zeros_like(ids[:, :1]) if offsets is None else offsets
@@ -185,7 +187,7 @@ def _forward_without_video(
 
 
 def _generate(
-    model: Any, stock: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
+    model: Any, stock_generate: Callable[..., Any], toolkit: Toolkit, inputs: dict[str, Any]
 ) -> Any:
     """Run the stock ``generate`` on compressed videos."""
     start = cached_length(given_cache(inputs))
@@ -196,18 +198,22 @@ def _generate(
     with nullcontext() if enabled else while_disabled(model), generating(model) as generation:
         if enabled and has_video(toolkit.adapter, inputs):
             require_features(type(model).vtc_stock_class.forward)
-            return generate_compressed(model, stock, toolkit, inputs)
+            return generate_compressed(model, stock_generate, toolkit, inputs)
         arguments, ids = _without_ours(inputs), inputs.get("input_ids")
         if isinstance(ids, Tensor):  # so that callbacks may call the model themselves
             arguments = CallersView(ids, ids.shape[1]).of_arguments(arguments)
-        result = stock(model, **arguments)
+        result = stock_generate(model, **arguments)
     for cache in (given_cache(inputs), returned_cache(result)):
         note_offsets(cache, generation.offsets)
     return result
 
 
 def _stock_positions(
-    model: Any, toolkit: Toolkit, stock: Callable[..., Any], ids: Tensor, kwargs: dict[str, Any]
+    model: Any,
+    toolkit: Toolkit,
+    stock_positions: Callable[..., Any],
+    ids: Tensor,
+    kwargs: dict[str, Any],
 ) -> Any:
     """Compute the positions of a stock ``generate`` with the offsets of its own cache.
 
@@ -218,7 +224,7 @@ def _stock_positions(
     with toolkit.gate.stock_state:
         if offsets is not None:
             _write_state(model, name, offsets)
-        positions = stock(ids, kwargs)
+        positions = stock_positions(ids, kwargs)
         generation = running_generation()
         if generation is not None:
             generation.offsets = _read_state(model, name)

@@ -95,7 +95,7 @@ def _write_config(settings: dict[str, Any], folder: Path) -> None:
 
 def save_wrapped(
     model: Any,
-    stock: Callable[..., Any],
+    stock_save: Callable[..., Any],
     folder: str | os.PathLike[str],
     processor: Any = None,
     **settings: Any,
@@ -106,8 +106,8 @@ def save_wrapped(
     the names that they have in memory, because the Trainer resumes from these names.
 
     Args:
-        stock: ``save_pretrained`` of the stock class.
-        **settings: Keyword arguments of ``stock``.
+        stock_save: ``save_pretrained`` of the stock class.
+        **settings: Keyword arguments of ``stock_save``.
     """
     if not os.fspath(folder):
         raise ValueError("expected a folder to save into, got ''")
@@ -130,10 +130,10 @@ def save_wrapped(
         state = {name: state[name] for name in state if name not in ours}
         ours = _whole_tensors(ours)
     if not settings.get("is_main_process", True) or settings.get("distributed_checkpoint"):
-        stock(model, folder, state_dict=state, **settings)
+        stock_save(model, folder, state_dict=state, **settings)
         return
     with staged(Path(folder)) as new:
-        stock(model, new, state_dict=state, **settings)
+        stock_save(model, new, state_dict=state, **settings)
         if ours:
             save_file(ours, new / WEIGHTS_NAME, metadata={"format": "pt"})
         if processor is not None:

@@ -189,10 +189,10 @@ def load_weights(
         ignore_mismatched_sizes=True,  # they raise below, with their names
         **{"use_safetensors": True, **options},
     )
-    stock = type(model).__name__
+    kind = type(model).__name__
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(
-            f"the weights in {os.fspath(name)} lack {len(missing)} tensors of {stock}, such as "
+            f"the weights in {os.fspath(name)} lack {len(missing)} tensors of {kind}, such as "
             f"{missing[0]}; download or save the model again"
         )
     mismatched = sorted(loading["mismatched_keys"], key=str)

@@ -112,8 +112,8 @@ def splice(
     toolkit.encoders_on(input_device(model))
     toolkit.build_merger(model)
     toolkit.train(model.training)
-    stock: Any = getattr(type(model), "vtc_stock_class", type(model))
-    wrapped = wrapped_class(stock)
+    base: Any = getattr(type(model), "vtc_stock_class", type(model))
+    wrapped = wrapped_class(base)
 
     model.vtc = toolkit
     toolkit.attach(model)
