@@ -46,7 +46,8 @@ def profile(
         str, typer.Option(help="auto, float32, bfloat16 or float16; auto: float32 on the CPU.")
     ] = "auto",
     video: Annotated[
-        options.Text, typer.Option(help="A file to read frames from; without it they are drawn.")
+        options.Text,
+        typer.Option(help="A file to read frames from; without it, frames are generated."),
     ] = None,
     size: Annotated[str, typer.Option(help="Width x height of frames without a file.")] = "640x360",
     question: Annotated[
