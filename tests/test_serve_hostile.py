@@ -233,7 +233,7 @@ def test_wrong_fields_are_refused_in_words(server, fields, message):
         (b"{", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[]", "expected the body to be an object, got list"),
-        (b'{"temperature": NaN}', "NaN is no number of JSON"),
+        (b'{"temperature": NaN}', "NaN is not a JSON number"),
         (b'{"n": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
