@@ -76,6 +76,10 @@ benchmarks: $(VENV)/.installed
 EVAL_VENV ?= .venv-eval
 eval-env: $(EVAL_VENV)/.installed
 
+# The commands of docs/reproduce.md on fakes, in minutes.
+reproduce-smoke: $(VENV)/.installed $(EVAL_VENV)/.installed
+	$(BIN)/python -m vtc_recipes.evaluation.smoke build/smoke --harness $(EVAL_VENV)/bin/vtc
+
 $(EVAL_VENV)/.installed: $(VENV)/.installed
 	$(BIN)/python -m venv $(EVAL_VENV)
 	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
