@@ -143,5 +143,29 @@ def test_without_lmms_eval_the_command_says_how_to_install_it(command, tmp_path,
     words = ["evaluate", "lvbench", "--data", tmp_path, "--out", tmp_path / "out"]
     code, _, err = command(*words)
     assert code == 1 and "make eval-env" in err
-    code, _, err = command(*words, "--controls", "unifrom")
-    assert code == 1 and "expected --controls to be all, none, or some of uniform" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--selector", "dkss"], "unknown selector 'dkss'"),
+        (["--keyframes", "0"], "expected keyframes to be"),
+        (["--merger", "dfm", "-m", "temperatur=1"], "has no option 'temperatur'"),
+        (["--processes", "2", "--device", "cuda:1"], "expected --device auto or cpu"),
+        (["--controls", "unifrom"], "expected --controls to be all, none, or some of uniform"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_model_is_loaded(
+    command, fakes, tmp_path, monkeypatch, words, message
+):
+    from vtc_recipes.evaluation.harness import running
+
+    monkeypatch.setattr(running, "find_spec", lambda name: PackageSpec)
+    data = ["--data", fakes / "videomme", "--out", tmp_path / "out", "--model", "shipped"]
+    code, _, err = command("evaluate", "videomme", *data, *words)
+    assert code == 1 and message in err
+    assert not (tmp_path / "out").exists()
+
+
+class PackageSpec:
+    submodule_search_locations = ("installed",)

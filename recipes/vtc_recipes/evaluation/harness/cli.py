@@ -75,6 +75,17 @@ class EvaluationOptions:
             raise ValueError(f"expected --controls to be {allowed}, got {unknown[0]!r}")
         return [name for name in CONTROLS if name in names]
 
+    def check_device(self, device: str) -> None:
+        """Refuse one GPU for several processes.
+
+        Raises:
+            ValueError: The device names a GPU by its number.
+        """
+        if self.processes > 1 and ":" in device:
+            raise ValueError(
+                f"expected --device auto or cpu with --processes {self.processes}, got {device!r}"
+            )
+
 
 def add_commands(app: typer.Typer) -> None:
     """Add a command for each benchmark."""
@@ -137,6 +148,8 @@ def _evaluate(
         )
     controls = evaluation.control_names()
     tasks_folder()
+    evaluation.check_device(wrapped.device)
+    label = _label(wrapped)  # which also refuses unknown parts, before a model is loaded
     benchmark = read_benchmark(
         name,
         task,
@@ -155,7 +168,7 @@ def _evaluate(
     with _ended_by_sigterm(), progress_bars(quiet=as_json, window=3600.0) as show:
         results = work.run(show)
     summaries = results["summaries"]
-    text = table(name, task, _label(wrapped), results["parameters"], frames.fps, summaries)
+    text = table(name, task, label, results["parameters"], frames.fps, summaries)
     if benchmark.missing:
         text += f"\n{benchmark.missing} questions without a video were left out."
     text += "\n\n" + group_table(summaries[METHOD])
@@ -191,13 +204,21 @@ def _settings(
 
 
 def _label(wrapped: ModelOptions) -> str:
-    """Return the name of a method for its row: model, selector and merger."""
+    """Return the name of a method for its row: model, selector and merger.
+
+    Raises:
+        ValueError: A part or one of its options is unknown.
+    """
+    from vtc.plugins import registry
     from vtc.wrapped.opening import saved_parts
 
     saved = saved_parts(wrapped.model)
-    selector = wrapped.selector_choice.spec(saved["selector"])["name"]
-    merger = wrapped.merger_choice.spec(saved["merger"])["name"]
-    return f"{Path(wrapped.model).name} + {selector} + {merger}"
+    names = []
+    for kind, choice in (("selector", wrapped.selector_choice), ("merger", wrapped.merger_choice)):
+        spec = choice.spec(saved[kind])
+        registry.build_part(kind, spec)
+        names.append(spec["name"])
+    return " + ".join([Path(wrapped.model).name, *names])
 
 
 @contextmanager
