@@ -101,6 +101,7 @@ def test_keyframes_are_selected_for_the_query(wrapped, files):
     assert plain.keyframes == other.keyframes != prompt.keyframes
 
 
+@pytest.mark.filterwarnings("ignore:task. no answer")
 def test_a_resumed_run_asks_what_is_missing_and_what_failed(wrapped, files, tmp_path, monkeypatch):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
@@ -145,10 +146,22 @@ def test_conversations_with_a_system_turn_several_videos_and_pictures_are_answer
     )
     assert two.frames == 40 and len(two.keyframes) == 6
     assert still.frames == told.frames == 20 and none.frames == none.tokens_after == 0
-    with pytest.raises(ValueError, match="expected videos, pictures and text, got audio"):
-        ask(wrapped, [request(4, message({"type": "audio", "url": "a.wav"}, TEXTS[0]))])
 
 
+@pytest.mark.filterwarnings("ignore:task. no answer")
+def test_a_question_that_fails_does_not_take_the_others_with_it(wrapped, files):
+    texts = [TEXTS[0], "What is <video>?", TEXTS[1]]
+    requests = [about(files[0], text, doc) for doc, text in enumerate(texts)]
+    requests.append(request(3, message({"type": "audio", "url": "a.wav"}, TEXTS[0])))
+    first, marked, last, audio = ask(wrapped, requests)
+    assert first.error is last.error is None
+    assert "<video>" in marked.error and marked.text == ""
+    assert audio.error == "expected videos, pictures and text, got audio"
+    with pytest.warns(UserWarning, match="task: no answer to row 1: .*<video>"):
+        ask(wrapped, requests[1:2])
+
+
+@pytest.mark.filterwarnings("ignore:task. no answer")
 def test_a_folder_of_pictures_is_a_video(wrapped, tmp_path):
     for number in range(5):
         picture = Image.fromarray(np.full((40, 40, 3), 40 * number, np.uint8))

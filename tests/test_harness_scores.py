@@ -265,6 +265,12 @@ def test_a_run_with_errors_is_done_again(runs, tmp_path):
     assert runs.runs == ["method", "method"] and second["summaries"]["method"]["score"] == 0.5
 
 
+def test_a_run_without_any_answer_is_an_error(runs, tmp_path):
+    runs.errors = {*range(6)}
+    with pytest.raises(RuntimeError, match="no question of method has an answer; the first: brok"):
+        evaluation(tmp_path / "out").run(lambda *_: None)
+
+
 def test_results_of_other_settings_are_refused(runs, tmp_path):
     evaluation(tmp_path / "out", controls=[]).run(lambda *_: None)
     other = {"pretrained": "m", "batch_size": 8, "keyframes": 4}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -101,11 +102,8 @@ class Answerer:
     ) -> list[Prediction]:
         """Answer requests, in their order.
 
-        A video that cannot be read is the error of its predictions.
-
-        Raises:
-            ValueError: The model does not take such a conversation, or a control lacks a
-                prediction of the method.
+        A video that cannot be read, a question that the model does not take, or too little memory
+        is the error of a prediction, and a warning.
         """
         before = self.file.kept
         missing = {
@@ -141,7 +139,7 @@ class Answerer:
         if self.control == "no_video" or len(turns) != 1 or len(turns) != len(request.messages):
             return None
         kinds = [part["type"] for part in turns[0]["content"]]
-        if kinds[:1] != ["video"] or kinds.count("video") > 1 or {*kinds} > {"video", "text"}:
+        if kinds[:1] != ["video"] or kinds.count("video") > 1 or not {*kinds} <= {"video", "text"}:
             return None
         url = turns[0]["content"][0]["url"]
         return url if isinstance(url, str) and len(kinds) > 1 else None
@@ -158,17 +156,22 @@ class Answerer:
         return (like.tokens_after // videos, like.per_frame, len(like.keyframes) // videos)
 
     def _answer_group(self, group: Sequence[Request]) -> list[Prediction]:
+        """Answer questions that share a pass; one that fails does not take the others with it."""
         try:
             return self._ask(group)
         except VideoError as error:
-            reason = " ".join(str(error).split())
-            return [Prediction(one.key, one.task, one.doc, error=reason) for one in group]
-        except torch.OutOfMemoryError:
+            return self._failed(group, error)
+        except (ValueError, torch.OutOfMemoryError) as error:
             if len(group) == 1:
-                raise
+                return self._failed(group, error)
         # Outside of the handler: the error holds the tensors of the call that failed.
         middle = len(group) // 2
         return self._answer_group(group[:middle]) + self._answer_group(group[middle:])
+
+    def _failed(self, group: Sequence[Request], error: Exception) -> list[Prediction]:
+        reason = " ".join(str(error).split())
+        warnings.warn(f"{group[0].task}: no answer to row {group[0].doc}: {reason}", stacklevel=2)
+        return [Prediction(one.key, one.task, one.doc, error=reason) for one in group]
 
     def _ask(self, group: Sequence[Request]) -> list[Prediction]:
         began = perf_counter()

@@ -60,7 +60,7 @@ class Evaluation:
 
         Raises:
             ValueError: The folder holds results of other settings, or another process uses it.
-            RuntimeError: The harness has failed.
+            RuntimeError: The harness has failed, or no question has an answer.
         """
         installed = tasks_folder()
         with alone_in(self.out):
@@ -117,6 +117,9 @@ class Evaluation:
             read_predictions(folder).values(),
             lambda task: samples_of(output, task),
         )
+        errors = [record["error"] for record in records if record["error"] is not None]
+        if len(errors) == len(records):
+            raise RuntimeError(f"no question of {name} has an answer; the first: {errors[0]}")
         scores = json.dumps(scores_of(output), indent=2)
         (folder / "scores.json").write_text(scores + "\n", encoding="utf-8")
         write_lines(folder / "questions.jsonl", records)
