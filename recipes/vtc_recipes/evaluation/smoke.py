@@ -9,6 +9,7 @@ so the scores mean nothing. A command fails if it does not leave its results.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -104,6 +105,12 @@ STEPS = (
         "videoniah/heatmap.png",
     ),
     Step(
+        "Figures 3, 4",
+        "analyse redundancy --model shipped --videos {data}/rows.jsonl "
+        "--video-root {data}/videomme/data --out {out}/redundancy --frames 12 --keyframes 3",
+        "redundancy/redundancy.json",
+    ),
+    Step(
         "Figure 6",
         "ablate figure6 base.task.examples=1 base.task.frames=16 base.seeds=[0] "
         "axes.keyframes=[2,4] --out {out}/figure6",
@@ -140,6 +147,8 @@ def run(folder: Path, harness: Path | None) -> bool:
         write_fake(name, data)
     synthetic = [sys.executable, "-m", "vtc_recipes.synthetic", str(data / "synthetic")]
     subprocess.run([*synthetic, "--videos", "4"], check=True, stdout=subprocess.DEVNULL)
+    row = {"id": 1, "video": "fake3.mp4", "question": "What colour is the star?"}
+    (data / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     good, began = True, perf_counter()
     for step in STEPS:
         if step.harness and harness is None:
