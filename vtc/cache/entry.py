@@ -21,6 +21,7 @@ _DESCRIPTIONS = {
     "connector": "another connector",
     "merger": "another merger",
     "processor": "another processor",
+    "family": "another family, or other options of it",
     "tower": "another tower",
     "configuration": "another configuration of the model",
 }
