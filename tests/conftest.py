@@ -80,6 +80,13 @@ def siglip2_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def blip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("blip")
+    encoder_files.save_blip(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def clips() -> Path:
     folder = Path(__file__).resolve().parents[1].parent / "shared" / "clips"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Tiny open_clip and SigLIP2 models as files, and frames and texts for frame encoders."""
+"""Tiny open_clip, SigLIP2 and BLIP models as files, and frames and texts for frame encoders."""
 
 from __future__ import annotations
 
@@ -68,3 +68,26 @@ def save_siglip2(folder: Path) -> None:
     transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(folder)
     tokenizer = transformers.Siglip2Tokenizer(vocab=vocabulary, padding_side="right")
     tokenizer.save_pretrained(folder)
+
+
+def save_blip(folder: Path) -> None:
+    """Save a BLIP of image-text retrieval with random weights."""
+    import transformers
+
+    from vtc.encoders.tiny import _draw
+
+    tower = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *string.printable, *(f"##{letter}" for letter in string.printable)]
+    vocabulary = {token: i for i, token in enumerate(words)}
+    numbers = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    text = {"vocab_size": len(vocabulary), "max_position_embeddings": 40, **numbers}
+    config = transformers.BlipConfig(
+        text_config=tower | text,
+        vision_config=tower | {"image_size": 32, "patch_size": 8},
+        image_text_hidden_size=16,
+    )
+    _draw(transformers.BlipForImageTextRetrieval, config, 0).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    transformers.BlipImageProcessor(size=size).save_pretrained(folder)
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)

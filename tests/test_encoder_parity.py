@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from vtc.encoders.lazy import load_encoder
 from vtc.encoders.openclip import prepare_pixels
 from vtc.encoders.tiny import tiny_encoder
+from vtc.profiler.counting import counting
+from vtc.profiler.subject import encoder_without_weights
 
 
 def hf_reference(folder, frames):
@@ -69,6 +71,59 @@ def test_transformers_folder_matches_its_own_forward(family, size, request):
     frames = textured(5, *size)
     reference = hf_reference(folder, frames)
     assert_same_embeddings(load_encoder(folder), frames, reference)
+
+
+@pytest.mark.parametrize(("size", "tolerance"), [((32, 32), 1e-5), ((48, 64), 0.02)])
+def test_blip_scores_frames_as_retrieval_without_the_matching_head(size, tolerance, blip_folder):
+    """At the size of the model nothing is resized, so Pillow makes no difference."""
+    frames, model = textured(5, *size), transformers.BlipForImageTextRetrieval
+    model = model.from_pretrained(blip_folder).double().eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(blip_folder, backend="pil")
+    text = transformers.AutoTokenizer.from_pretrained(blip_folder)(QUERY, return_tensors="pt")
+    ids = {name: text[name] for name in ("input_ids", "attention_mask")}
+    scores = []
+    with torch.no_grad():
+        for frame in frames:
+            pixels = processor(Image.fromarray(frame), return_tensors="pt").to(torch.float64)
+            output = model(**ids, **pixels, use_itm_head=False)
+            scores.append(output.itm_score[0, 0])
+    scores = torch.stack(scores)
+    assert scores.max() - scores.min() > 0.1
+    encoder = load_encoder(blip_folder)
+    embeddings, query = encoder.encode_frames(frames), encoder.encode_text(QUERY)
+    assert embeddings.shape == (5, encoder.dim) and encoder.dim == 16
+    torch.testing.assert_close((embeddings @ query).double(), scores, rtol=0, atol=tolerance)
+    again, patches = encoder.encode_patches(frames)
+    assert torch.equal(again, embeddings) and patches.shape == (5, 16, 32)
+    last = output.last_hidden_state[0, 1:]
+    if tolerance < 1e-3:
+        torch.testing.assert_close(patches[-1].double(), last, rtol=0, atol=1e-4)
+
+
+def test_blip_texts_of_different_lengths_share_a_batch(blip_folder):
+    encoder = load_encoder(blip_folder)
+    text = " ".join("abcdefghij" * 5)  # a token a letter, and two special ones
+    assert encoder.text_notes(text) == [
+        "query of 52 tokens is longer than the encoder's 40: split into 2 parts and averaged"
+    ]
+    parts = [encoder.encode_text(part) for part in (text[:75], text[76:])]
+    mean = F.normalize(sum(parts), dim=0)
+    torch.testing.assert_close(encoder.encode_text(text), mean, rtol=0, atol=1e-5)
+
+
+def test_blip_without_the_towers_of_retrieval_is_refused(blip_folder, tmp_path):
+    config = transformers.BlipConfig.from_pretrained(blip_folder)
+    transformers.BlipForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks .* weights of BlipForImageTextRetrieval, such as"):
+        load_encoder(tmp_path)
+
+
+def test_the_profiler_counts_blip(blip_folder):
+    encoder = encoder_without_weights(str(blip_folder))
+    frames = torch.zeros(2, 48, 64, 3, dtype=torch.uint8, device="meta")
+    with counting() as cost:
+        assert encoder.encode_frames(frames).shape == (2, 16)
+    assert cost.flops > 2 * 2 * 2 * 17 * 8 * 32**2  # two layers on two frames
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -151,7 +206,7 @@ def test_any_layout_of_frames_gives_the_same(clip_folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("family", ["clip", "siglip", "open_clip"])
+@pytest.mark.parametrize("family", ["blip", "clip", "siglip", "open_clip"])
 def test_half_precision_stays_close_and_returns_float32(family, dtype, request):
     folder = request.getfixturevalue(f"{family}_folder")
     spec = f"open_clip:{folder}" if family == "open_clip" else folder

@@ -1,8 +1,8 @@
 """The interface of frame encoders, which embed frames and the query in one space.
 
 Selectors choose keyframes by these embeddings. The default of ``vtc.wrap`` is CLIP ViT-B/32, as in
-the paper (Eq. 2-3 and section 5.1 of ViLAMP). Any CLIP, SigLIP or SigLIP2 model works, and so does
-an object with the two abstract methods. Models of timm embed only frames, so they work with
+the paper (Eq. 2-3 and section 5.1 of ViLAMP). Any CLIP, SigLIP, SigLIP2 or BLIP model works, and so
+does an object with the two abstract methods. Models of timm embed only frames, so they work with
 selectors that take no query.
 """
 

@@ -1,4 +1,4 @@
-"""Frame encoders from transformers: CLIP, SigLIP and SigLIP2 models."""
+"""Frame encoders from transformers: CLIP, SigLIP, SigLIP2 and BLIP models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vtc.encoders.clip import ClipEncoder
 from vtc.encoders.hub import cache_first
 from vtc.encoders.image import CONVERT, PICKLES
 
-MODEL_TYPES = ("clip", "siglip", "siglip2")
+MODEL_TYPES = ("clip", "siglip", "siglip2", "blip")
 
 
 class HFClipEncoder(ClipEncoder):
@@ -31,7 +31,9 @@ class HFClipEncoder(ClipEncoder):
         config = model.config
         self._is_clip = config.model_type == "clip"
         # SigLIP has no projection of images: its pooled state is the embedding.
-        dim = config.projection_dim if self._is_clip else config.vision_config.hidden_size
+        widths = {"clip": "projection_dim", "blip": "image_text_hidden_size"}
+        width = widths.get(config.model_type)
+        dim = getattr(config, width) if width else config.vision_config.hidden_size
         context = config.text_config.max_position_embeddings
         super().__init__(model, name=name, dim=dim, context=context, options=options)
         self._image_processor = image_processor
@@ -51,10 +53,13 @@ class HFClipEncoder(ClipEncoder):
         return output.pooler_output, output.last_hidden_state[:, 1 if self._is_clip else 0 :]
 
     def _run(self, frames: Tensor) -> Any:
-        inputs = self._image_processor(
+        return self._model.get_image_features(**self._pixels(frames), return_dict=True)
+
+    def _pixels(self, frames: Tensor) -> Any:
+        """Return the inputs of the vision tower for ``[n, 3, H, W]`` uint8."""
+        return self._image_processor(
             list(frames), input_data_format="channels_first", return_tensors="pt"
         ).to(device=self._device, dtype=self._dtype)
-        return self._model.get_image_features(**inputs, return_dict=True)
 
     def _text_features(self, texts: list[str]) -> Tensor:
         inputs = self._tokenizer(
@@ -88,16 +93,27 @@ def load_hf_clip(spec: str, options: EncoderOptions) -> HFClipEncoder:
 
 
 def _load(spec: str, source: str, local: bool, options: EncoderOptions) -> HFClipEncoder:
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PretrainedConfig
+    from transformers import (
+        AutoImageProcessor,
+        AutoModel,
+        AutoTokenizer,
+        BlipForImageTextRetrieval,
+        PretrainedConfig,
+    )
+
+    from vtc.encoders.blip import BlipEncoder
 
     config, _ = PretrainedConfig.get_config_dict(source, local_files_only=local)
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         raise ValueError(
-            f"encoder={spec!r}: expected a CLIP, SigLIP or SigLIP2 model with both towers"
+            f"encoder={spec!r}: expected a CLIP, SigLIP, SigLIP2 or BLIP model with both towers"
             f" (model_type {', '.join(MODEL_TYPES)}), got model_type {model_type!r}"
         )
-    model, loading = AutoModel.from_pretrained(
+    is_blip = model_type == "blip"
+    # BLIP's AutoModel has other weights than those that retrieval has trained.
+    model_class = BlipForImageTextRetrieval if is_blip else AutoModel
+    model, loading = model_class.from_pretrained(
         source,
         dtype=options.dtype,
         use_safetensors=True,
@@ -111,7 +127,7 @@ def _load(spec: str, source: str, local: bool, options: EncoderOptions) -> HFCli
             f"encoder={spec!r} lacks {len(missing)} weights of {type(model).__name__}, such as"
             f" {missing[0]}; give a model with both towers"
         )
-    return HFClipEncoder(
+    return (BlipEncoder if is_blip else HFClipEncoder)(
         model,
         AutoImageProcessor.from_pretrained(source, local_files_only=local),
         AutoTokenizer.from_pretrained(source, local_files_only=local),
@@ -122,7 +138,7 @@ def _load(spec: str, source: str, local: bool, options: EncoderOptions) -> HFCli
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        advice = "a transformers CLIP, SigLIP or SigLIP2 model has one"
+        advice = "a transformers CLIP, SigLIP, SigLIP2 or BLIP model has one"
         if (folder / "open_clip_config.json").is_file():
             advice = f"for the open_clip model in it write 'open_clip:{folder}'"
         raise ValueError(f"encoder={str(folder)!r}: the folder has no config.json; {advice}")

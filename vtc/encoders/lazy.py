@@ -45,9 +45,9 @@ def load_encoder(
     Args:
         spec: ``"open_clip:MODEL/TAG"``, ``"open_clip:MODEL/FILE.safetensors"``,
             ``"open_clip:FOLDER"`` with an ``open_clip_config.json``, ``"hf:NAME"``, the folder of
-            a transformers CLIP, SigLIP or SigLIP2 model, ``"timm:NAME"`` or ``"timm:FOLDER"``
-            (which embed no text), or an object with ``encode_frames`` and ``encode_text``. An
-            object is returned unchanged, and the other arguments are ignored.
+            a transformers CLIP, SigLIP, SigLIP2 or BLIP model, ``"timm:NAME"`` or
+            ``"timm:FOLDER"`` (which embed no text), or an object with ``encode_frames`` and
+            ``encode_text``. An object is returned unchanged, and the other arguments are ignored.
         device: The device of the model and of the embeddings.
         dtype: The dtype of the weights; embeddings are always float32.
         batch_size: The number of frames to encode at a time, at least 1.
