@@ -52,6 +52,10 @@ def test_interfaces_are_shown_with_their_signatures(interface, name):
     assert shown(name) == signatures(inspect.getsource(interface))
 
 
+def test_the_method_of_lazy_selectors_is_shown_with_its_signature():
+    assert shown("search")["search"] == signatures(inspect.getsource(vtc.LazySelector))["search"]
+
+
 def test_the_method_of_pruners_is_shown_with_its_signature():
     assert shown("keep")["keep"] == signatures(inspect.getsource(vtc.TokenPruner))["keep"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vtc import testing
     from vtc.encoders.lazy import LazyEncoder, load_encoder
-    from vtc.interfaces.frame_selector import FrameSelector, Selection
+    from vtc.interfaces.frame_selector import FrameSelector, LazySelector, Selection
     from vtc.interfaces.token_budget import FrameStatistics, TokenBudget
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.token_pruner import TokenPruner
@@ -36,6 +36,7 @@ _HOME = {
     "FrameSelector": "vtc.interfaces.frame_selector",
     "FrameStatistics": "vtc.interfaces.token_budget",
     "LazyEncoder": "vtc.encoders.lazy",
+    "LazySelector": "vtc.interfaces.frame_selector",
     "PartInfo": "vtc.plugins.registry",
     "Report": "vtc.pipeline.report",
     "Selection": "vtc.interfaces.frame_selector",
@@ -70,6 +71,7 @@ __all__ = [
     "FrameSelector",
     "FrameStatistics",
     "LazyEncoder",
+    "LazySelector",
     "PartInfo",
     "Report",
     "Selection",

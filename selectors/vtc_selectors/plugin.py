@@ -10,6 +10,7 @@ def vtc_register_selectors() -> dict[str, str]:
         "bolt": "vtc_selectors.bolt:Bolt",
         "dino_diff": "vtc_selectors.dino_diff:DinoDiff",
         "dks": "vtc_selectors.dks:DKS",
+        "focus": "vtc_selectors.focus:Focus",
         "kmeans": "vtc_selectors.kmeans:KMeans",
         "mdp3": "vtc_selectors.mdp3:MDP3",
         "mmr": "vtc_selectors.mmr:MMR",

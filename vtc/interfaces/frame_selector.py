@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -57,4 +58,31 @@ class FrameSelector(Part, ABC):
         Raises:
             ValueError: A shape is wrong, a number is not finite, or the query is missing.
             TypeError: The embeddings or the query are not floating point.
+        """
+
+
+class LazySelector(FrameSelector):
+    """Chooses keyframes from the scores of a few frames.
+
+    `search` is called in place of `select` unless the embeddings of all frames are at hand, as from
+    a cache. The frames that it does not score are neither decoded nor embedded for the selection.
+    """
+
+    @abstractmethod
+    def search(
+        self, score: Callable[[Tensor], Tensor], count: int, timestamps: Tensor | None
+    ) -> Selection:
+        """Choose keyframes.
+
+        Args:
+            score: Takes the numbers of n frames, int64, and returns ``[n]`` float32 on the CPU, the
+                cosine of each with the query. Frames are decoded in ascending order within a call,
+                so few calls with many frames are fastest. A frame that was scored is not decoded
+                again.
+            count: N, the frames of the video.
+            timestamps: As for `select`, on the CPU.
+
+        Returns:
+            As `select`, on the CPU; ``relevance`` may hold estimates for frames that were not
+            scored.
         """

@@ -186,6 +186,7 @@ def select_keyframes(
         call.recorder,
         call.selector_name,
         store.selection,
+        feed.rgb_of if encoder is not patches else None,
     )
     if patches is not None and not patches.done:  # the selector used another encoder, or none
         embedded = embed_frames(patches, feed.rgb(), len(feed.span), call.recorder)

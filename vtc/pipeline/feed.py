@@ -87,6 +87,10 @@ class VideoFeed(ABC):
         """Yield one frame per slice for the selector, in chunks ``[n, H, W, 3]`` uint8 RGB."""
 
     @abstractmethod
+    def rgb_of(self, slices: Sequence[int]) -> Iterator[Tensor]:
+        """The same for some slices, ascending."""
+
+    @abstractmethod
     def pixels(
         self, slices: Sequence[int], size: int
     ) -> Generator[tuple[Tensor, Pixels], None, None]:
@@ -130,12 +134,15 @@ class TensorFeed(VideoFeed):
         self._processor = processor
 
     def rgb(self) -> Iterator[Tensor]:
+        yield from self.rgb_of(range(len(self.span)))
+
+    def rgb_of(self, slices: Sequence[int]) -> Iterator[Tensor]:
         if self._processor is None:
             raise ValueError(
                 "the selector reads frames, which are recovered from the processor's pixels with "
                 "its mean and std: pass processor=... to vtc.wrap"
             )
-        for _, pixels in self.pixels(range(len(self.span)), ENCODER_CHUNK):
+        for _, pixels in self.pixels(slices, ENCODER_CHUNK):
             yield self._adapter.frames(self._processor, pixels)
 
     def pixels(
@@ -187,6 +194,12 @@ class SourceFeed(VideoFeed):
             yield from self._begin()
         finally:  # the next call starts from the first frame
             self._end()
+
+    def rgb_of(self, slices: Sequence[int]) -> Iterator[Tensor]:
+        numbers = [number * self.span.frames_per_slice for number in slices]
+        with closing(self._decode(numbers, ENCODER_CHUNK, CHUNKS_AHEAD)) as chunks:
+            for chunk in chunks:
+                yield torch.from_numpy(chunk.frames)
 
     def _begin(self) -> Generator[Tensor, None, None]:
         if self._begun is None:

@@ -77,6 +77,7 @@ def select_for_texts(
         recorder,
         spec["name"],
         stored,
+        partial(_rgb, source),
     )
     recorder.warn(*source.warnings)
     reports = []
@@ -100,6 +101,6 @@ def select_for_texts(
     return reports
 
 
-def _rgb(source: VideoSource) -> Iterator[Tensor]:
-    for chunk in source.chunks():  # decoding starts with the first chunk that is taken
+def _rgb(source: VideoSource, frames: Sequence[int] | None = None) -> Iterator[Tensor]:
+    for chunk in source.chunks(frames):  # decoding starts with the first chunk that is taken
         yield torch.from_numpy(chunk.frames)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vtc.interfaces.frame_selector import Selection
+from vtc.interfaces.frame_selector import LazySelector, Selection
 from vtc.interfaces.part import part_errors
 from vtc.plugins.registry import label_of
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from vtc.interfaces.frame_selector import FrameSelector
     from vtc.pipeline.caching import StoredEmbeddings
     from vtc.pipeline.report import Recorder
+
+FramesOf = Callable[[Sequence[int]], Iterable[Tensor]]
+"""From the numbers of frames, ascending, to their chunks ``[n, H, W, 3]`` uint8 RGB."""
 
 
 def select_frames(
@@ -47,6 +51,7 @@ def select_for_queries(
     recorder: Recorder,
     name: str,
     stored: StoredEmbeddings | None = None,
+    frames_of: FramesOf | None = None,
 ) -> tuple[list[Selection], Tensor]:
     """Choose the keyframes of one video for each query; the frames are embedded once.
 
@@ -61,6 +66,8 @@ def select_for_queries(
         recorder: Takes the times of the stages.
         name: The selector's name, for messages.
         stored: The embeddings in the video's cache; missing ones are stored.
+        frames_of: Yields some frames, ascending, as ``frames`` yields all; with it a `LazySelector`
+            sees those alone, unless all embeddings are stored.
 
     Returns:
         The selections, and the embeddings ``[N, d]``; ``[N, 0]`` if the selector uses none.
@@ -80,6 +87,14 @@ def select_for_queries(
     if selector.uses_embeddings:
         if selector.uses_query:
             query_embeddings = [None if query is None else query() for query in queries]
+        if (
+            isinstance(selector, LazySelector)
+            and frames_of is not None
+            and (stored is None or stored.embeddings is None)
+        ):
+            looks = FewFrames(encoder, frames_of, recorder)
+            texts = [one for one in query_embeddings if one is not None]  # all: it uses the query
+            return _search(selector, looks, count, timestamps, texts, name), embeddings
         if stored is not None and stored.embeddings is not None:
             embeddings = stored.embeddings
         else:
@@ -97,6 +112,49 @@ def select_for_queries(
             stage.bytes += selection.keyframes.nbytes
         selections.append(selection)
     return selections, embeddings
+
+
+class FewFrames:
+    """Embeds frames as they are asked for, each once.
+
+    Attributes:
+        recorder: Takes the times of the stages.
+    """
+
+    def __init__(self, encoder: FrameEncoder, frames_of: FramesOf, recorder: Recorder) -> None:
+        self._encoder, self._frames_of, self.recorder = encoder, frames_of, recorder
+        self._embeddings: dict[int, Tensor] = {}
+
+    def scores(self, query: Tensor, frames: Tensor) -> Tensor:
+        """Return the cosines ``[n]`` float32 of frames ``[n]`` and a query, on the CPU."""
+        new = sorted(set(frames.tolist()) - self._embeddings.keys())
+        if new:
+            embedded = embed_frames(self._encoder, self._frames_of(new), len(new), self.recorder)
+            self._embeddings.update(zip(new, embedded, strict=True))
+        if not len(frames):
+            return torch.zeros(0)
+        rows = torch.stack([self._embeddings[number] for number in frames.tolist()])
+        return (rows.float() @ query.to(rows.device).float()).cpu()
+
+
+def _search(
+    selector: LazySelector,
+    looks: FewFrames,
+    count: int,
+    timestamps: Tensor | None,
+    queries: Sequence[Tensor],
+    name: str,
+) -> list[Selection]:
+    """Choose the keyframes for each query; only frames that the selector scores are read."""
+    selections = []
+    label = label_of("selector", selector)
+    for query in queries:
+        with part_errors(label), torch.no_grad():
+            score = functools.partial(looks.scores, query)
+            selection = selector.search(score, count, timestamps)
+        _check(selection, count, name)
+        selections.append(selection)
+    return selections
 
 
 @torch.no_grad()  # selection has no gradient

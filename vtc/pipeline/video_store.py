@@ -8,6 +8,7 @@ import torch
 
 from vtc.cache.video import MERGED_TOKENS
 from vtc.encoders.encoder_patches import PatchKeeper
+from vtc.interfaces.frame_selector import LazySelector
 from vtc.pipeline.cache_keys import tokens_key
 from vtc.pipeline.caching import StoredEmbeddings, StoredTensors
 from vtc.pipeline.stored_tower import StoredTower
@@ -67,8 +68,9 @@ class VideoStore:
 
     @property
     def needs_all_frames(self) -> bool:
-        """Whether the frame encoder sees stride frame of the video."""
-        embeds = self._call.selector.uses_embeddings
+        """Whether the frame encoder sees every frame of the video."""
+        selector = self._call.selector
+        embeds = selector.uses_embeddings and not isinstance(selector, LazySelector)
         if self.selection is not None and self.selection.embeddings is not None:
             embeds = False
         return embeds or (self.patches is not None and not self.patches.done)
