@@ -20,7 +20,8 @@ SECONDS = 40
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "squares.mp4"
-    vtc.testing.write_video(path, vtc.testing.moving_squares(seconds=SECONDS))
+    frames = vtc.testing.moving_squares(seconds=SECONDS, fps=2, size=(60, 80))
+    vtc.testing.write_video(path, frames, fps=2)
     return path
 
 
@@ -103,7 +104,7 @@ def search(relevance, times=None, **options):
     return focus(**options).search(score, len(relevance), times), asked
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(
     st.integers(1, 200), st.integers(1, 40), st.floats(0, 1), st.floats(0, 1), st.integers(0, 99)
 )
@@ -120,7 +121,7 @@ def test_as_many_keyframes_as_asked_for(count, keep, zoom, best, seed):
 
 
 def test_the_arms_with_the_highest_bound_are_scored_closely():
-    """Arm 2 is relevant in the mean; arm 5 varies most, by its bound of few scores."""
+    """Arm 2 is the most relevant; arm 5 varies, so that its bound is higher."""
     relevance = torch.full((80,), 0.1)
     relevance[20:30] = 0.9
     _, asked = search(relevance, zoom=0.125)
@@ -134,9 +135,9 @@ def test_the_arms_with_the_highest_bound_are_scored_closely():
         mean = sum(own) / 3
         variance = sum((one - mean) ** 2 for one in own) / 3
         bounds.append(mean + math.sqrt(2 * numbers * variance / 3) + 3 * numbers / 3)
-    _, asked = search(relevance, zoom=0.25)
-    best = sorted(range(8), key=lambda arm: -bounds[arm])[:2]
-    assert {n // 10 for n in asked[1]} == set(best)
+    _, asked = search(relevance, zoom=0.125)
+    (best,) = sorted(range(8), key=lambda arm: -bounds[arm])[:1]
+    assert best == 5 and {n // 10 for n in asked[1]} == {best}
 
 
 def test_the_best_scores_are_keyframes_and_the_others_come_from_good_arms():
@@ -153,7 +154,7 @@ def test_relevant_frames_are_drawn_more_often():
     relevance = torch.zeros(40)
     relevance[::2] = 0.1  # at 0.06 five times as likely
     counts = torch.zeros(40)
-    for seed in range(200):
+    for seed in range(60):
         selection, _ = search(relevance, zoom=1.0, best_share=0.0, seed=seed)
         counts[selection.keyframes] += 1
     assert 3.5 < counts[::2].sum() / counts[1::2].sum() < 8

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import random
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import ceil, log, sqrt
+from math import ceil, floor, log, sqrt
 
 import torch
 from torch import Tensor
@@ -93,52 +96,57 @@ class Focus(LazySelector):
         keyframes = self.config.keyframes
         if count <= keyframes:
             return Selection(torch.arange(count), None)
-        times = torch.arange(count).double() if timestamps is None else timestamps.double()
-        generator = torch.Generator().manual_seed(self.config.seed)
+        times = list(map(float, range(count))) if timestamps is None else timestamps.tolist()
+        generator = random.Random(self.config.seed)
         arms = _arms(times, self.config.arm_seconds)
         looks = [_first_looks(arm, generator) for arm in arms]
-        scores = dict(_scored(score, torch.cat(looks)))
-        bounds = _upper_bounds([[scores[n] for n in look.tolist()] for look in looks])
+        scores = _scored(score, itertools.chain.from_iterable(looks))
+        bounds = _upper_bounds([[scores[n] for n in look] for look in looks])
         closely = _best(bounds, ceil(self.config.zoom * len(arms) - 1e-9))
         for arm in closely:
-            looks[arm] = torch.unique(torch.cat([looks[arm], _each_second(arms[arm], times)]))
-        new = [n for arm in closely for n in looks[arm].tolist() if n not in scores]
-        scores.update(_scored(score, torch.tensor(sorted(new), dtype=torch.int64)))
-        relevance = torch.cat(
-            [_estimates(arm, look, scores) for arm, look in zip(arms, looks, strict=True)]
-        )
-        known = torch.tensor(sorted(scores))
-        best = relevance[known].argsort(descending=True, stable=True)
-        keep = set(known[best][: round(self.config.best_share * keyframes)].tolist())
-        means = [sum(scores[n] for n in look.tolist()) / len(look) for look in looks]
+            looks[arm] = sorted({*looks[arm], *_each_second(arms[arm], times)})
+        new = (n for arm in closely for n in looks[arm] if n not in scores)
+        scores.update(_scored(score, new))
+        pairs = zip(arms, looks, strict=True)
+        relevance = [one for arm, look in pairs for one in _estimates(arm, look, scores)]
+        best = sorted(sorted(scores), key=lambda n: -scores[n])
+        keep = set(best[: round(self.config.best_share * keyframes)])
+        means = [sum(scores[n] for n in look) / len(look) for look in looks]
         most = min(max(_FEWEST_ARMS, len(closely)), _MOST_ARMS)
-        ranked = _best(means, len(arms))
-        uniform = torch.rand(count, dtype=torch.float64, generator=generator)
-        noise = -(-uniform.clamp(min=torch.finfo(torch.float64).tiny).log()).log()
-        keys = relevance.double() / self.config.temperature + noise  # Gumbel top-k
-        drawn = [arms[arm][keys[arms[arm]].argsort(descending=True)].tolist() for arm in ranked]
+        drawn = []
+        for arm in _best(means, len(arms)):
+            keys = {n: self._key(relevance[n], generator) for n in arms[arm]}
+            drawn.append(sorted(arms[arm], key=lambda n, keys=keys: -keys[n]))  # type: ignore[misc]
         for group in (drawn[:most], drawn[most:]):
             keep.update(_evenly(group, keep, keyframes - len(keep)))
-        return Selection(torch.tensor(sorted(keep)), relevance)
+        return Selection(torch.tensor(sorted(keep)), torch.tensor(relevance))
+
+    def _key(self, relevance: float, generator: random.Random) -> float:
+        """Return a score with Gumbel noise: the largest are a draw without replacement."""
+        uniform = max(generator.random(), sys.float_info.min)
+        return relevance / self.config.temperature - log(-log(uniform))
 
 
-def _arms(times: Tensor, seconds: float) -> list[Tensor]:
+def _arms(times: list[float], seconds: float) -> list[range]:
     """Cut the frames into runs of ``seconds``; return the numbers of each run."""
-    run = ((times - times[0]) / seconds).floor()
-    lengths = torch.unique_consecutive(run, return_counts=True)[1]
-    return list(torch.split(torch.arange(len(times)), lengths.tolist()))
+    runs = [floor((time - times[0]) / seconds) for time in times]
+    starts = [n for n in range(len(runs)) if n == 0 or runs[n] != runs[n - 1]]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(runs)], strict=True)]
 
 
-def _first_looks(arm: Tensor, generator: torch.Generator) -> Tensor:
+def _first_looks(arm: range, generator: random.Random) -> list[int]:
     """Return the centre of an arm and two other frames at random, ascending."""
-    centre = len(arm) // 2
-    others = torch.cat([arm[:centre], arm[centre + 1 :]])
-    order = torch.randperm(len(others), generator=generator)[: _LOOKS - 1]
-    return torch.cat([arm[centre : centre + 1], others[order]]).sort().values
+    centre = arm[len(arm) // 2]
+    others = [n for n in arm if n != centre]
+    return sorted([centre, *generator.sample(others, min(_LOOKS - 1, len(others)))])
 
 
-def _scored(score: Callable[[Tensor], Tensor], frames: Tensor) -> list[tuple[int, float]]:
-    return list(zip(frames.tolist(), score(frames).tolist(), strict=True)) if len(frames) else []
+def _scored(score: Callable[[Tensor], Tensor], frames: Iterable[int]) -> dict[int, float]:
+    """Return the scores of frames by number, from one call."""
+    numbers = sorted(frames)
+    if not numbers:
+        return {}
+    return dict(zip(numbers, score(torch.tensor(numbers)).tolist(), strict=True))
 
 
 def _upper_bounds(scores: list[list[float]]) -> list[float]:
@@ -157,17 +165,15 @@ def _best(values: list[float], count: int) -> list[int]:
     return sorted(range(len(values)), key=lambda arm: -values[arm])[:count]
 
 
-def _each_second(arm: Tensor, times: Tensor) -> Tensor:
+def _each_second(arm: range, times: list[float]) -> list[int]:
     """Return the first frame of each second of an arm."""
-    second = ((times[arm] - times[arm[0]]) / _STEP + 1e-6).floor()
-    is_first = second.diff(prepend=second[:1] - 1) > 0
-    return arm[is_first]
+    seconds = [floor((times[n] - times[arm[0]]) / _STEP + 1e-6) for n in arm]
+    return [n for at, n in enumerate(arm) if at == 0 or seconds[at] != seconds[at - 1]]
 
 
-def _estimates(arm: Tensor, look: Tensor, scores: dict[int, float]) -> Tensor:
-    """Return ``[n]`` float32 for the frames of an arm: the score of the nearest scored one."""
-    nearest = (arm[:, None] - look).abs().argmin(dim=1)
-    return torch.tensor([scores[n] for n in look.tolist()])[nearest]
+def _estimates(arm: range, look: list[int], scores: dict[int, float]) -> list[float]:
+    """Return the score of the nearest scored frame for each frame of an arm."""
+    return [scores[min(look, key=lambda other, n=n: abs(other - n))] for n in arm]  # type: ignore[misc]
 
 
 def _evenly(groups: list[list[int]], taken: set[int], count: int) -> list[int]:
