@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 
 import numpy as np
@@ -32,11 +34,21 @@ def test_a_page_holds_question_answer_times_tokens_stages_and_warnings():
     assert [float(meter["value"]) for meter in page.all("meter")] == tokens + seconds
 
 
+def mean_colour(address):
+    """The mean colour of a picture in an address."""
+    data = base64.b64decode(address.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data))).mean(axis=(0, 1))
+
+
 def test_each_keyframe_has_a_picture_a_circle_and_a_link_and_gaps_stand_between():
     page = check(page_html(report()))
     figures = [attrs["id"] for attrs in page.all("figure") if "id" in attrs]
     assert figures == ["video-0-frame-0", "video-0-frame-40", "video-0-frame-41"]
     assert len(page.all("circle", "dot")) == len(page.all("image")) == 3
+    thumbnails = [mean_colour(image["href"]) for image in page.all("image")]
+    pictures = [mean_colour(img["src"]) for img in page.all("img") if "Keyframe" in img["alt"]]
+    np.testing.assert_allclose(thumbnails, pictures, atol=3)
+    assert not np.allclose(pictures[0], pictures[1], atol=6)
     links = [link["href"] for link in page.all("a") if "frame" in link["href"]]
     assert links == [f"#{name}" for name in figures]
     # From keyframe to keyframe, as the longest time without one.
