@@ -48,6 +48,19 @@ def test_the_command_counts_a_folder(command, folders):
     assert fast["first_token"]["flops"] == last["fast_path"]["flops"]
 
 
+def test_other_mergers_are_counted_beside(command, folders, tmp_path):
+    words = ("profile", folders / "vlm", "--frames", "12", "--selector", "uniform")
+    words += ("--beside", "hico", "--beside", "llama_vid", "--keyframes", 4)
+    code, out, err = command(*words, "--plots", tmp_path / "plots")
+    assert code == 0, err
+    rows = {line.split()[3]: line.split() for line in out.splitlines() if " + " in line[:40]}
+    assert rows["dfm"][4] == str(4 * 4 + 8 + 1 + 64)
+    assert rows["llama_vid"][4] == str(12 * 2 + 1 + 64) and rows["llama_vid"][1] == "none"
+    assert rows["hico"][4] == str(12 * 9 + 1 + 64)  # clips of 36 patches keep all
+    code, _, err = command(*words, "--device", "cpu")
+    assert code == 1 and "--beside compares counts" in err
+
+
 def test_the_command_measures_and_draws(command, folders, tmp_path):
     file = tmp_path / "video.mp4"
     vtc.testing.write_video(file, vtc.testing.moving_squares(seconds=4))

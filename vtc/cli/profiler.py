@@ -41,6 +41,13 @@ def profile(
     ] = None,
     selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
     merger_option: options.MergerOption = [],  # noqa: B006
+    beside: Annotated[
+        list[str],
+        typer.Option(
+            help="Count another merger too, which merges all frames, such as hico or llama_vid. "
+            "Repeat it for several."
+        ),
+    ] = [],  # noqa: B006
     encoder: options.Encoder = None,
     dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16; auto: float32 on the CPU.")
@@ -82,6 +89,8 @@ def profile(
     _check_name(model)
     if device == "meta" and video is not None:
         raise ValueError("--video is read where the model runs: give --device cpu or cuda as well")
+    if device != "meta" and beside:
+        raise ValueError("--beside compares counts: leave out --device, or give --device meta")
     if plots is not None:
         from vtc.profiler.plots import check_plots
 
@@ -116,6 +125,9 @@ def profile(
     with console.status("starting") as status:
         if device == "meta":
             costs = _count(model_options, settings, status.update)
+            others = [_with_merger(model_options, name) for name in beside]
+            counts = [_count(other, settings, status.update) for other in others]
+            costs = replace(costs, beside=tuple(counts))
         else:
             costs = _measure(model_options, video, settings, status.update)
     files = []
@@ -127,6 +139,18 @@ def profile(
         print_json(costs.to_dict())
         return
     _show(costs, files)
+
+
+def _with_merger(model_options: ModelOptions, merger: str) -> ModelOptions:
+    """Return options with another merger, and no keyframes."""
+    return replace(
+        model_options,
+        selector="none",
+        merger=merger,
+        keyframes=None,
+        selector_option=[],
+        merger_option=[],
+    )
 
 
 def _count(model_options: ModelOptions, settings: Settings, say: Any) -> Profile:
@@ -217,6 +241,9 @@ def _show(costs: Profile, files: list[Path]) -> None:
     for table in (tables.summary(costs), tables.comparison(costs)):
         console.print()
         console.print(table)
+    if costs.beside:
+        console.print()
+        console.print(tables.beside(costs))
     for length in costs.lengths:
         kept = f"{length.frames:,} frames, {length.keyframes} keyframes"
         console.print(f"\n{kept}", style="bold", markup=False)

@@ -57,6 +57,10 @@ def memory_plot(profile: Profile) -> Any:
         plot.plot(_frames(profile), measured, "x", color="C0", label=f"{name}, measured")
     label = "weights alone, with\nthe frame encoder"
     plot.axhline(weights / unit.bytes, color="grey", linestyle=":", label=label)
+    for number, other in enumerate(profile.beside):
+        loaded = other.weights + other.encoder_weights
+        bytes_ = [loaded + length.first_token.peak_memory for length in other.lengths]
+        _line_beside(plot, other, number, [held / unit.bytes for held in bytes_])
     top = max(*ours, *stock)
     for card in _CARDS:
         place = card / unit.bytes
@@ -77,6 +81,9 @@ def flops_plot(profile: Profile) -> Any:
     counts = [(length.stock_first_token, length.first_token) for length in profile.lengths]
     _line(plot, profile, [bare.flops / unit.operations for bare, _ in counts], "stock", "C3")
     _line(plot, profile, [ours.flops / unit.operations for _, ours in counts], name, "C0")
+    for number, other in enumerate(profile.beside):
+        flops = [length.first_token.flops / unit.operations for length in other.lengths]
+        _line_beside(plot, other, number, flops)
     fast_paths = [length.fast_path for length in profile.lengths if length.fast_path]
     fast = [cost.flops / unit.operations for cost in fast_paths]
     if fast:
@@ -134,6 +141,10 @@ def _line(
     plot: Any, profile: Profile, values: list[float], label: str, color: str, style: str = "-"
 ) -> None:
     plot.plot(_frames(profile), values, "o" + style, color=color, label=label)
+
+
+def _line_beside(plot: Any, other: Profile, number: int, values: list[float]) -> None:
+    _line(plot, other, values, str(other.merger["name"]), f"C{4 + number}", style="-.")
 
 
 def _frames(profile: Profile) -> list[int]:

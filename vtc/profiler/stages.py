@@ -153,6 +153,7 @@ class Profile:
         libraries: Versions by distribution.
         matrix_rate: Measured FLOPs per second of a large matrix product, or None.
         notes: Remarks for the reader.
+        beside: The same model with other mergers, see ``vtc profile --beside``.
     """
 
     model: str
@@ -168,8 +169,13 @@ class Profile:
     libraries: dict[str, str]
     matrix_rate: float | None = None
     notes: tuple[str, ...] = ()
+    beside: tuple[Profile, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**values, "lengths": [length.to_dict() for length in self.lengths]}
+        return {
+            **values,
+            "lengths": [length.to_dict() for length in self.lengths],
+            "beside": [profile.to_dict() for profile in self.beside],
+        }

@@ -74,6 +74,19 @@ def comparison(profile: Profile) -> Table:
     return table
 
 
+def beside(profile: Profile) -> Table:
+    """Return a table of the same model with other mergers, which merge all frames."""
+    unit = Units.of(profile)
+    table = _table(["frames", "parts", "tokens", *unit.titles(timed=False)])
+    for number, length in enumerate(profile.lengths):
+        for one in (profile, *profile.beside):
+            cost = one.lengths[number].first_token
+            name = f"{one.selector['name']} + {one.merger['name']}"
+            cells = unit.cells(cost, timed=False)
+            table.add_row(f"{length.frames:,}", name, f"{cost.tokens:,}", *cells)
+    return table
+
+
 _FAST_PATH = (
     "Fast path: non-keyframes merged from the frame encoder's patches, without the vision tower, "
     "through a connector that must be trained (--fast-path counts it by stage)."
