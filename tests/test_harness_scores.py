@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -177,15 +178,17 @@ def test_results_of_an_earlier_run_are_not_taken_for_new_ones(monkeypatch, tmp_p
 
 
 def test_the_harness_ends_with_the_command(monkeypatch, tmp_path):
-    program = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    program = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(120)"
     harness(monkeypatch, program)
 
     def interrupt(done: int) -> None:
         if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
             raise KeyboardInterrupt
 
+    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         execute(run_in(tmp_path), interrupt)
+    assert time.monotonic() - began < 60  # it was ended, not waited for
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
