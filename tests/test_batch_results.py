@@ -96,7 +96,7 @@ def test_broken_lines_and_repeated_ids_are_named_at_once(out):
 def test_lines_of_other_rows_are_refused(out):
     fill(out, line("a"), line("b"), line("c", question="Else?"))
     rows = [question("a"), question("c")]
-    with open_results(out) as results, pytest.raises(ValueError, match="'b' is none") as caught:
+    with open_results(out) as results, pytest.raises(ValueError, match="'b' is not in") as caught:
         results.check_rows(rows)
     assert "id 'c' has another video or question" in str(caught.value)
     assert "'a'" not in str(caught.value)
