@@ -1,8 +1,8 @@
-"""Arithmetic of the mergers: in at least float32, and on the CPU one frame at a time.
+"""Arithmetic of the mergers: in at least float32, and one frame at a time on the CPU.
 
-The CPU merges frame by frame, because the rounding of a batched matrix product may depend on the
-number of frames, and the chunk size must not change a result. On other devices the rounding of the
-vision tower depends on the chunk in any case, and each kernel launch takes time.
+The CPU merges frame by frame because the rounding of a batched matrix product may depend on the
+number of frames, and results must not depend on the chunk size. On other devices the vision tower's
+own rounding depends on the chunk anyway, and each kernel launch costs time.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-_LEAST = 1e-8
-"""The smallest length that a vector is divided by."""
-_AT_ONCE = 4
-"""Frames merged at once on a GPU; float32 copies of as many are in memory."""
-_ROWS_IN_CACHE = 128
-"""Rows compared at once on the CPU: 2 MB of float32 at a width of 3,584."""
+_MIN_NORM = 1e-8
+"""Lower bound on vector norms before a division."""
+_GPU_FRAMES = 4
+"""Frames merged at once on a GPU, all with a float32 copy in memory."""
+_CPU_ROWS = 128
+"""Rows compared at once on the CPU: 2 MB of float32 at a width of 3,584, to fit the cache."""
 
 
 def frames_at_once(device: torch.device) -> int:
-    """Return how many frames are merged in one batch."""
-    return 1 if device.type == "cpu" else _AT_ONCE
+    """Return the number of frames to merge in one batch."""
+    return 1 if device.type == "cpu" else _GPU_FRAMES
 
 
 def exact_dtype(*tensors: Tensor) -> torch.dtype:
@@ -36,22 +36,22 @@ def exact_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosines of rows.
+    """Return the row-wise cosines.
 
     Args:
         a: ``[..., M, D]``.
         b: ``[..., M, D]``, or ``[..., 1, D]`` or ``[D]`` to compare all rows with one vector.
 
     Returns:
-        ``[..., M]`` in at least float32; 0 for zero vectors. The CPU takes a few rows at a time,
-        so that products and copies fit its cache.
+        ``[..., M]`` in at least float32; 0 for zero vectors. The CPU processes a few rows at a
+        time, so that products and copies fit its cache.
     """
     return cosines_with_each(a, [b])[0]
 
 
 def cosines_with_each(a: Tensor, others: Sequence[Tensor]) -> list[Tensor]:
     """Return the `cosines` of ``a`` with each of ``others``, reading and converting ``a`` once."""
-    rows = _ROWS_IN_CACHE if a.device.type == "cpu" else a.shape[-2]
+    rows = _CPU_ROWS if a.device.type == "cpu" else a.shape[-2]
     blocks = torch.split(a, rows, dim=-2)
     parts = []
     for b in others:
@@ -75,12 +75,12 @@ def _cosines(a: Tensor, *others: Tensor) -> list[Tensor]:
 
 
 def _lengths(rows: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1).clamp(min=_LEAST)
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1).clamp(min=_MIN_NORM)
     return lengths
 
 
 def apply(linear: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a linear map in the dtype of its weights, which may differ from that of ``x``."""
+    """Apply a linear map in the dtype of its weights, which may differ from the dtype of ``x``."""
     result: Tensor = linear(x.to(linear.weight.dtype))
     return result
 
@@ -95,7 +95,7 @@ def weighted_sum(weights: Tensor, frame: Tensor) -> Tensor:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context without autocast, so that matrix products keep the dtype of their inputs."""
+    """Disable autocast in a context, so that matrix products keep the dtype of their inputs."""
     if device.type == "meta":  # has no autocast
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -9,7 +9,7 @@ _HEAD_DIM = 64
 
 
 def heads_of(dim: int) -> int:
-    """Return the number of heads of width 64; one if 64 does not divide ``dim``."""
+    """Return the number of heads of width 64; 1 if ``dim`` is not a multiple of 64."""
     return dim // _HEAD_DIM if dim % _HEAD_DIM == 0 else 1
 
 

@@ -1,4 +1,4 @@
-"""The checks of all mergers."""
+"""Input checks shared by all mergers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_reference(merger: str, patches: Tensor, reference: Tensor, has_referen
 def check_query(
     merger: str, query: Tensor | None, dim: int, source: object, batched: bool = False
 ) -> Tensor:
-    """Return the query; raise unless it is ``[dim]``, or ``[..., dim]`` where it is ``batched``.
+    """Return the query; raise unless it is ``[dim]``, or ``[..., dim]`` if ``batched``.
 
     ``source`` is the merger's ``query_source``.
     """
@@ -53,7 +53,7 @@ def check_query(
 
 
 def not_built(merger: str) -> RuntimeError:
-    """Return the error of a merger that is used before `build`."""
+    """Return the error for a merger that is called before `build`."""
     return RuntimeError(
         f"merger '{merger}' has no parameters yet: wrap a model with it, "
         "or call build(patch_dim, query_dim)"

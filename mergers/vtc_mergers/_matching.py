@@ -11,12 +11,12 @@ from vtc_mergers._arithmetic import exact_dtype, without_autocast
 
 @torch.no_grad()
 def matching_weights(frame: Tensor, tokens: int) -> Tensor:
-    """Return the weight of each patch in each token that matching makes of a frame.
+    """Return the weight of each patch in each token after matching the patches of a frame.
 
-    Section 3 of ToMe. Tokens are split alternately into A and B. Each token of A is paired with
-    the most similar token of B by cosine, and the most similar pairs merge into the mean of their
-    patches. The next step starts with the rest of A, followed by B. A step merges as many pairs as
-    necessary, and at most half of the tokens. Ties go to the earlier token.
+    Section 3 of ToMe. Tokens are split alternately into A and B. Each token of A is paired with the
+    most similar token of B by cosine, and the most similar pairs merge into the mean of their
+    patches. The next step starts with the rest of A, followed by B. Each step merges as many pairs
+    as necessary, but at most half of the tokens. Ties go to the earlier token.
 
     Args:
         frame: ``[M, D]`` patches. The matching has no gradient.

@@ -28,7 +28,7 @@ def grid_weights(patches: Tensor, grid: tuple[int, int], cells: tuple[int, int])
 
 
 def grid_of(merger: str, patches: int, rows: int | None) -> tuple[int, int]:
-    """Return the grid (h, w) of M patches."""
+    """Return the grid (rows, columns) of M patches."""
     height = isqrt(patches) if rows is None else rows
     if rows is None and height * height != patches:
         raise ValueError(
@@ -62,16 +62,16 @@ def _bins(length: int, count: int) -> Tensor:
 
 
 class GridPool(TokenMerger):
-    """Average the patches of a frame over a grid of cells; a subclass gives name and grid."""
+    """Averages the patches of a frame over a grid of cells; subclasses define name and grid."""
 
     name: ClassVar[str]
     query_source = None
     uses_reference = False
     config: Any
-    """With ``rows``, the number of rows of the grid of patches; None: it is square."""
+    """Has ``rows``, the number of rows of the grid of patches; None for a square grid."""
 
     def cells(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of the cells for a grid of patches."""
+        """Return the rows and columns of cells for a grid of patches."""
         raise NotImplementedError
 
     def macs(self, sizes: Sizes) -> float:

@@ -1,4 +1,4 @@
-"""Helpers of pruners, which keep some patches of a frame unchanged."""
+"""Helpers for pruners, which keep some patches of a frame unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vtc_mergers._arithmetic import exact_dtype, without_autocast
 
 
 def tokens_to_keep(patches: Tensor, default: int, tokens: Sequence[int] | None) -> list[int]:
-    """Return how many of the patches ``[n, M, D]`` each frame keeps: at most M."""
+    """Return how many of its patches ``[n, M, D]`` each frame keeps: at most M."""
     counts = [default] * len(patches) if tokens is None else tokens
     return [min(count, patches.shape[1]) for count in counts]
 

@@ -1,4 +1,4 @@
-"""Token budgets: the same number of tokens for every frame, or more beside the keyframes."""
+"""Token budgets: the same number of tokens for every frame, or more near the keyframes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vtc_mergers._sharing import require_max_tokens, shared_by_weight
 
 
 class Even(TokenBudget):
-    """Gives all frames between the keyframes equally many tokens.
+    """Gives all non-keyframes the same number of tokens.
 
-    Where there are fewer tokens than frames, groups of consecutive frames share a token; the groups
-    of a video differ by at most one frame, except that none reaches across a keyframe. Time O(N).
+    If there are fewer tokens than frames, groups of consecutive frames share a token. The groups of
+    a video differ in size by at most one frame, except that no group spans a keyframe. Time O(N).
     """
 
     source = "baseline"
@@ -27,8 +27,8 @@ class Even(TokenBudget):
         """Options of ``even``.
 
         Attributes:
-            max_tokens: The visual tokens of a video, keyframes included; ``"auto"``: what fits the
-                context of the model.
+            max_tokens: The maximum number of visual tokens of a video, keyframes included;
+                ``"auto"``: as many as fit the model's context.
         """
 
         max_tokens: int | Literal["auto"] = "auto"
@@ -43,8 +43,9 @@ class Even(TokenBudget):
 class Foveated(TokenBudget):
     """Gives frames near a keyframe several tokens and lets far frames share one.
 
-    The weight of a frame falls with the number of frames to the nearest keyframe and, where the
-    selector ranks frames, with their relevance. This method is the project's own. Time O(N log K).
+    The weight of a frame falls with its distance in frames to the nearest keyframe and, if the
+    selector ranks frames, rises with its relevance. This method is the project's own. Time O(N log
+    K).
     """
 
     source = "vtc"
@@ -54,10 +55,10 @@ class Foveated(TokenBudget):
         """Options of ``foveated``.
 
         Attributes:
-            max_tokens: As for ``even``.
+            max_tokens: As in ``even``.
             reach: The distance from a keyframe, in frames, at which the weight has halved.
-            floor: The weight of the farthest and least relevant frame, a share of that of the
-                nearest and most relevant one.
+            floor: The minimum weight, as a fraction of the weight of the nearest and most relevant
+                frame.
         """
 
         max_tokens: int | Literal["auto"] = "auto"

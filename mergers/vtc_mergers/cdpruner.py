@@ -15,8 +15,8 @@ from vtc_mergers._arithmetic import cosines
 from vtc_mergers._checks import check_patches, check_query
 from vtc_mergers._pruning import cosine_matrix, tokens_to_keep
 
-_LEAST = 1e-10
-"""The smallest conditional variance, that of a copy of a kept patch."""
+_MIN_VARIANCE = 1e-10
+"""Lower bound on the conditional variance, reached by a copy of a kept patch."""
 
 
 class CDPruner(TokenPruner):
@@ -28,25 +28,25 @@ class CDPruner(TokenPruner):
     added greedily, by Cholesky updates. Ties go to the earlier patch. Kept patches stay unchanged
     and in order.
 
-    In the paper relevance is the mean cosine with CLIP's text embedding, negated, as CLIP's patch
-    features point away from matching texts; it is then scaled to [0, 1]. Here it is the cosine
-    with the query in the language model's input space, not negated, scaled to [0, 1] over the
-    frame: r. With theta = ``relevance_weight``, q = exp(theta r / (2 (1 - theta))), so that no
-    patch is excluded by r = 0; whether the authors' code does the same could not be established.
-    They prune the tokens of an image to a share; here each frame keeps T.
+    In the paper relevance is the mean cosine with CLIP's text embedding, negated because CLIP's
+    patch features point away from matching texts, and scaled to [0, 1]. Here relevance r is the
+    cosine with the query in the language model's input space, not negated, and scaled to [0, 1]
+    over the frame. With theta = ``relevance_weight``, q = exp(theta r / (2 (1 - theta))), so that a
+    relevance of 0 excludes no patch; we do not know whether the authors' code does the same. The
+    authors prune the tokens of an image by a ratio; here each frame keeps T.
 
-    M^2 D multiplications per frame; memory O(M^2 + M D) beside the input.
+    M^2 D multiplications per frame; memory O(M^2 + M D) on top of the input.
     """
 
     source = "CDPruner, NeurIPS 2025"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Options of ``cdpruner``; the default weight is that of OpenVINO's implementation.
+        """Options of ``cdpruner``; the default weight is OpenVINO's.
 
         Attributes:
             tokens: T, the number of patches that a frame keeps, at least 1; a frame with fewer
-                patches keeps all. This number is ours.
+                patches keeps all. The default is our choice.
             relevance_weight: theta, in [0, 0.99]. 0 ignores the query.
         """
 
@@ -100,11 +100,11 @@ def _relevance(frame: Tensor, query: Tensor) -> Tensor:
 def _most_likely(frame: Tensor, log_quality: Tensor, count: int) -> Tensor:
     """Maximise log det L greedily: ``[count]`` indices of patches ``[M, D]``.
 
-    The quality only scales the rows of the Cholesky factor, so its logarithm is added to that of
-    the conditional variances of the cosines: exp overflows nowhere.
+    The quality only scales the rows of the Cholesky factor, so its logarithm is added to the log
+    conditional variance of the cosines. This avoids an overflow of exp.
     """
     kernel = cosine_matrix(frame)
-    variance = kernel.diagonal().round().clamp(min=_LEAST)  # 1, or 0 for a patch of zeros
+    variance = kernel.diagonal().round().clamp(min=_MIN_VARIANCE)  # 1, or 0 for a patch of zeros
     factor: list[Tensor] = []
     keep: list[Tensor] = []
     for _ in range(count):
@@ -116,5 +116,5 @@ def _most_likely(frame: Tensor, log_quality: Tensor, count: int) -> Tensor:
         for row in factor:
             column = column - row * row.index_select(0, keep[-1])
         factor.append(column / variance.index_select(0, keep[-1]).sqrt())
-        variance = (variance - factor[-1].square()).clamp(min=_LEAST)
+        variance = (variance - factor[-1].square()).clamp(min=_MIN_VARIANCE)
     return torch.cat(keep).sort().values

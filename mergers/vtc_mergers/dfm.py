@@ -31,17 +31,17 @@ class DFM(TokenMerger):
     """Averages a frame's patches, weighted by relevance to the query and change since the keyframe.
 
     Eq. 5-10 of ViLAMP. The saliency of patch m is its cosine with the query minus
-    ``redundancy_weight`` times its cosine with patch m of the nearest preceding keyframe (nothing
-    is subtracted before the first keyframe). The weights are the softmax of the saliencies divided
+    ``redundancy_weight`` times its cosine with patch m of the nearest preceding keyframe (before
+    the first keyframe nothing is subtracted). The weights are the softmax of the saliencies divided
     by ``temperature``. They sum to one, so the division of Eq. 9 is omitted.
 
     With ``projection="learned"`` the cosines are taken after linear maps, as in the authors'
-    released code; with ``reference="released"`` and ``normalise_query=False`` too, the result
-    equals that code's. That code also learns the temperature, which is an option here.
-    ``linear_k`` and ``linear_ik`` have a zero gradient if no frame of a call has a reference.
+    released code; with ``reference="released"`` and ``normalise_query=False`` as well, the result
+    equals theirs. Their code also learns the temperature, which is an option here. ``linear_k`` and
+    ``linear_ik`` have a zero gradient if no frame of a call has a reference.
 
     Time O(n M D), learned O(n M D^2). The CPU merges frame by frame, so that the chunk size does
-    not change the result; other devices merge a few at once. Memory is O(M D) beside the input;
+    not change the result; other devices merge a few at once. Memory is O(M D) on top of the input;
     no M x M matrix is formed.
     """
 
@@ -106,7 +106,7 @@ class DFM(TokenMerger):
             self.query_source = "frame_encoder" if normalised else "frame_encoder_raw"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the compiled function out of copies and pickles, which cannot hold it."""
+        """Exclude the compiled function, which cannot be copied or pickled."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return {**state, "_compiled_merge": None}
 
@@ -148,11 +148,12 @@ class DFM(TokenMerger):
     def compile(self, **options: Any) -> None:
         """Compile the merging of one frame with ``torch.compile`` (a few on a GPU).
 
-        On a CPU this takes a C++ compiler and some seconds at the first call, and merges several
-        times faster. Frames of another size are compiled again; another number of them is not.
+        On a CPU this needs a C++ compiler and takes some seconds at the first call, then merges
+        several times faster. A new frame size triggers recompilation; a new number of frames does
+        not.
 
         Args:
-            **options: As ``torch.compile`` takes them.
+            **options: Passed to ``torch.compile``.
         """
         self._compiled_merge = torch.compile(self._merge, **options)
 
@@ -166,7 +167,7 @@ class DFM(TokenMerger):
 
         Args:
             patches: ``[..., n, M, D]``, the patch tokens of non-keyframes.
-            reference: ``[..., n, M, D]``, the patch tokens of each one's `reference_frames`.
+            reference: ``[..., n, M, D]``, the patch tokens of their `reference_frames`.
             has_reference: ``[..., n]`` bool, as for `forward`.
             query: ``[..., n, D]``, or ``[..., n, Dq]`` with ``projection="learned"``; n may be 1
                 if the frames share a query.
@@ -176,7 +177,7 @@ class DFM(TokenMerger):
 
         Raises:
             ValueError: A shape is wrong.
-            TypeError: The patches are not floating point or ``has_reference`` is not bool.
+            TypeError: The patches are not floating point or ``has_reference`` is not boolean.
             RuntimeError: ``projection="learned"`` and `build` was not called.
         """
         check_patches("dfm", patches.flatten(0, -3) if patches.ndim > 3 else patches)
@@ -216,7 +217,7 @@ class DFM(TokenMerger):
         return self._project_query(query, patches.shape[2])
 
     def _project_query(self, query: Tensor | None, patch_dim: int, batched: bool = False) -> Tensor:
-        """Check the query and map it to ``[D]``, or ``[..., D]``; once for all frames of a call."""
+        """Check the query and map it to ``[D]`` or ``[..., D]``, once for all frames of a call."""
         if self._learned and not hasattr(self, "linear_q"):
             raise not_built("dfm")
         dim = self.linear_q.in_features if self._learned else patch_dim
@@ -240,12 +241,13 @@ class DFM(TokenMerger):
             has_keyframe: ``[...]`` bool.
             query: ``[D]`` or ``[..., 1, D]``.
         """
-        itself = self.config.reference == "released"
+        self_reference = self.config.reference == "released"
         has_keyframe = has_keyframe[..., None]
-        if itself or torch.is_grad_enabled():
-            # A missing reference may hold anything, even NaN, which must not reach a gradient. The
-            # torch.where below keeps it out of the scores, so without gradients no copy is needed.
-            replacement = frames if itself else 0.0
+        if self_reference or torch.is_grad_enabled():
+            # A missing reference may contain anything, even NaN, which must not reach a gradient.
+            # The torch.where below keeps it out of the scores, so no copy is needed without
+            # gradients.
+            replacement = frames if self_reference else 0.0
             keyframes = torch.where(has_keyframe[..., None], keyframes, replacement)
         if self._learned:
             relevance = cosines(apply(self.linear_iq, frames), query)
@@ -253,7 +255,7 @@ class DFM(TokenMerger):
             redundancy = cosines(apply(self.linear_ik, frames), mapped)
         else:
             relevance, redundancy = cosines_with_each(frames, [query, keyframes])
-        redundancy = torch.where(has_keyframe | itself, redundancy, 0.0)
+        redundancy = torch.where(has_keyframe | self_reference, redundancy, 0.0)
         saliency = relevance - self.config.redundancy_weight * redundancy
         return saliency / self.config.temperature
 

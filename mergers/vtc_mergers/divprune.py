@@ -20,14 +20,14 @@ class DivPrune(TokenPruner):
 
     DivPrune (Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal
     Models", CVPR 2025): the max-min diversity problem, solved greedily. The first patch is the one
-    whose nearest other patch is farthest away; each next one has the largest distance to the
-    nearest patch that is kept already. The distance is 1 - cosine. Ties go to the earlier patch.
-    Kept patches stay unchanged and in order.
+    whose nearest neighbour is farthest away; each next one has the largest distance to the nearest
+    patch already kept. The distance is 1 - cosine. Ties go to the earlier patch. Kept patches stay
+    unchanged and in order.
 
-    The authors prune an image to a share of its tokens (9.8 % in most experiments), and prune the
+    The authors keep a fraction of an image's tokens (9.8 % in most experiments), and prune the
     tokens of all frames of a video together; here each frame keeps T. Needs no query.
 
-    M^2 D multiplications per frame; memory O(M^2 + M D) beside the input.
+    M^2 D multiplications per frame; memory O(M^2 + M D) on top of the input.
     """
 
     source = "DivPrune, CVPR 2025"
@@ -40,7 +40,7 @@ class DivPrune(TokenPruner):
 
         Attributes:
             tokens: T, the number of patches that a frame keeps, at least 1; a frame with fewer
-                patches keeps all. This number is ours.
+                patches keeps all. The default is our choice.
         """
 
         tokens: int = 16

@@ -1,4 +1,4 @@
-"""Downsampling: average pooling of a frame to a number of tokens, the control of a comparison."""
+"""Downsampling: average pooling of a frame to a number of tokens, as a control."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vtc_mergers._pooling import GridPool, pool
 class Downsample(GridPool):
     """Averages the patches of a frame over a grid of at most T cells.
 
-    A control: plain average pooling to the same number of tokens is better than many published
-    compressors (VTC-Bench, ACL 2026). It is ``spatial_pool`` for any T: of all grids of at most T
-    cells it takes the largest, and of these the one nearest in shape to the grid of patches.
+    A control: plain average pooling to the same number of tokens beats many published compressors
+    (VTC-Bench, ACL 2026). It is ``spatial_pool`` for any T: it takes the largest grid of at most T
+    cells; of several, the one closest in shape to the grid of patches.
     """
 
     source = "control; VTC-Bench, ACL 2026"
@@ -29,7 +29,7 @@ class Downsample(GridPool):
         Attributes:
             tokens: T, the maximum number of tokens of a frame, at least 1.
             rows: The number of rows of the grid of patches, at least 1. None: the grid is square.
-                Families whose grid has the shape of the video, such as Qwen-VL, need it.
+                Required for families whose grid follows the shape of the video, such as Qwen-VL.
         """
 
         tokens: int = 16
@@ -54,12 +54,12 @@ class Downsample(GridPool):
         return tokens if tokens.shape[1] == count else list(tokens)
 
     def cells(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of the largest grid of at most T cells."""
+        """Return the rows and columns of the largest grid of at most T cells."""
         tokens = self.config.tokens
         grids = [(rows, min(tokens // rows, width)) for rows in range(1, min(tokens, height) + 1)]
         return max(grids, key=lambda grid: (grid[0] * grid[1], _nearness(grid, height / width)))
 
 
 def _nearness(grid: tuple[int, int], shape: float) -> float:
-    """Return how near the shape of a grid is to a ratio of height and width; 0 is equal."""
+    """Return how close a grid's shape is to a height-to-width ratio: at most 0, 0 if equal."""
     return -abs(log(grid[0] / grid[1] / shape))

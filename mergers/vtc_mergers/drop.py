@@ -11,9 +11,9 @@ from vtc_mergers._checks import check_patches
 
 
 class Drop(TokenMerger):
-    """Drops the non-keyframes: the language model sees the keyframes only.
+    """Drops the non-keyframes: the language model sees only the keyframes.
 
-    The "keyframes only" baseline of ViLAMP. The vision tower does not encode the other frames.
+    The "keyframes only" baseline of ViLAMP. The vision tower does not encode the non-keyframes.
     """
 
     source = "ViLAMP, ICML 2025, keyframes only"

@@ -1,4 +1,4 @@
-"""DyCoke: frames of a group keep only the patches that change."""
+"""DyCoke: keep only the patches that change within a group of frames."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _COMPARED_WITH = (None, 0, 0, 2)
 
 
 class DyCoke(TokenPruner):
-    """Keeps the first of four frames whole, and of the others the patches that differ most.
+    """Keeps one of every four frames whole, and of the other three the patches that differ most.
 
     Stage 1, temporal token merging, of DyCoke (Tao et al., "DyCoke: Dynamic Compression of Tokens
     for Fast Video Large Language Models", CVPR 2025): in groups of four frames, frame 2 keeps the
-    ``share`` of its patches least similar to those in the same places of frame 1, frame 4 those
-    least similar to frame 3, and frame 3 those least similar to frame 1. Ties go to the earlier
-    patch; kept patches stay unchanged and in order.
+    ``share`` of its patches least similar to frame 1's at the same positions, frame 4 those least
+    similar to frame 3, and frame 3 those least similar to frame 1. Ties go to the earlier patch;
+    kept patches stay unchanged and in order.
 
-    Groups consist of non-keyframes only, so a group may span a keyframe; a last group of fewer
-    frames has only the first of the four roles. Stage 2, which prunes the key-value cache, is not
-    part of it. Needs no query.
+    Groups consist of non-keyframes only, so a group may span a keyframe; in a shorter last group
+    the later roles are missing. Stage 2, which prunes the key-value cache, is not implemented.
+    Needs no query.
 
-    About 9/4 M D multiplications per frame; memory O(M) beside the input and the output.
+    About 9/4 M D multiplications per frame; memory O(M) on top of input and output.
     """
 
     source = "DyCoke, CVPR 2025, stage 1"
@@ -72,7 +72,7 @@ class DyCoke(TokenPruner):
     ) -> list[Tensor]:
         check_patches("dycoke", patches)
         frames, count = patches.detach(), patches.shape[1]
-        few = floor(self.config.share * count + 1e-9)  # 0.3 * 10 may be just below 3
+        kept = floor(self.config.share * count + 1e-9)  # 0.3 * 10 may be just below 3
         indices = []
         for n in range(len(frames)):
             other = _COMPARED_WITH[n % 4]
@@ -80,5 +80,5 @@ class DyCoke(TokenPruner):
                 indices.append(torch.arange(count, device=patches.device))
             else:
                 similarity = cosines(frames[n], frames[n - n % 4 + other])
-                indices.append(similarity.argsort(stable=True)[:few].sort().values)
+                indices.append(similarity.argsort(stable=True)[:kept].sort().values)
         return indices

@@ -1,4 +1,4 @@
-"""LLaMA-VID: a context token, which depends on the query, and a content token, which does not."""
+"""LLaMA-VID: a query-dependent context token and a content token per frame."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vtc_mergers._checks import check_patches, check_query, not_built
 
 
 class LlamaVid(TokenMerger):
-    """Merges a frame into two tokens, query attention and the mean; must be trained.
+    """Merges a frame into two tokens, by query attention and by averaging; must be trained.
 
     Eq. 1 of LLaMA-VID (Li, Wang and Jia, ECCV 2024): the query attends to the patches by dot
     products, and a projection of the result is the context token. The content token is a
     projection of the mean of the patches (the paper's one content token for video).
 
-    In the paper a text decoder that sees the frame generates a sequence of queries, and Eq. 1
-    averages over them. Here the query is one vector, the frame encoder's text embedding, mapped
-    linearly to the width of the patches. The patches are in the language model's input space, so
-    both projections start as the identity.
+    In the paper, a text decoder generates a sequence of queries from the frame, and Eq. 1 averages
+    over them. Here the query is one vector, the frame encoder's text embedding, mapped linearly to
+    the width of the patches. The patches are in the language model's input space, so both
+    projections start as the identity.
 
-    2 D^2 + Dq D parameters; 2 (M D + D^2) multiplications per frame; memory O(M D) beside the
+    2 D^2 + Dq D parameters; 2 (M D + D^2) multiplications per frame; memory O(M D) on top of the
     input.
     """
 
@@ -36,7 +36,7 @@ class LlamaVid(TokenMerger):
     to_content: nn.Linear
 
     def build(self, patch_dim: int, query_dim: int) -> None:
-        """Create the maps: the query's normal with std 0.02, the projections the identity."""
+        """Create the query map, normal with std 0.02, and the projections, as the identity."""
         self.to_query = nn.Linear(query_dim, patch_dim)
         self.to_context = nn.Linear(patch_dim, patch_dim)
         self.to_content = nn.Linear(patch_dim, patch_dim)
@@ -67,7 +67,7 @@ class LlamaVid(TokenMerger):
         """Merge a frame ``[M, D]`` with the mapped query ``[D]`` into ``[2, D]``."""
         exact = exact_dtype(frame, query)
         values = frame.to(exact)
-        # Not matrix products, which autocast would compute in its own dtype.
+        # No matrix products: autocast would compute them in its own dtype.
         attention = torch.softmax((values * query.to(exact)).sum(dim=1), dim=0)
         context = (attention[:, None] * values).sum(dim=0)
         projected = (apply(self.to_context, context), apply(self.to_content, values.mean(dim=0)))

@@ -34,7 +34,7 @@ class MeanPool(TokenMerger):
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:
         check_patches("mean_pool", patches)
-        # A wider copy of all frames is slow to write on a CPU, and more memory.
+        # A float32 copy of all frames at once is slow on a CPU and takes more memory.
         parts = torch.split(patches, frames_at_once(patches.device))
         exact = exact_dtype(patches)
         means = [frames.mean(dim=1, keepdim=True, dtype=exact) for frames in parts]

@@ -16,19 +16,19 @@ from vtc_mergers._matching import matching_weights
 
 
 class Memory(TokenMerger):
-    """Merges the most similar neighbouring frames of a window, until a few are left.
+    """Merges the most similar neighbouring frames of a window until ``frames`` are left.
 
     Algorithm 1 of MovieChat (Song et al., CVPR 2024): of all neighbours in the window, the pair
     with the highest mean cosine of its patches (Eq. 3) merges into its mean, weighted by the
     number of frames in each. This is repeated until ``frames`` are left. Ties go to the earlier
     pair.
 
-    Differences from the paper: its short-term memory restarts with the consolidated frames, and a
-    long-term memory of 256 frames collects all results; here windows are independent, and their
+    Differences from the paper: there the short-term memory restarts with the consolidated frames,
+    and a long-term memory of 256 frames collects all results; here windows are independent, and all
     results go to the language model. Windows consist of non-keyframes only, so a window may span a
-    keyframe. Each frame left is reduced to ``tokens`` tokens as by ``tome``; the paper has a
-    Q-Former. The tokens take the place of the first frame that was merged into them; the other
-    frames have no tokens.
+    keyframe. Each remaining frame is reduced to ``tokens`` tokens as in ``tome``; the paper uses a
+    Q-Former. The tokens take the place of the first frame merged into them; the others have no
+    tokens.
 
     At most 12 M D multiplications per frame for cosines, and those of ``tome`` for each frame left.
     Memory O(window M D), since a window is merged at once, plus O(M^2).
@@ -44,8 +44,9 @@ class Memory(TokenMerger):
         Attributes:
             window: The number of consecutive non-keyframes that are merged together, at least 1:
                 the length of the short-term memory (Table D3).
-            frames: R_L, the number of frames left of a window, from 1 to ``window`` (Table D3).
-            tokens: The number of tokens of each frame left, at least 1 (Table D3); frames with
+            frames: R_L, the number of frames that remain of a window, from 1 to ``window`` (Table
+                D3).
+            tokens: The number of tokens of each remaining frame, at least 1 (Table D3); frames with
                 fewer patches keep all.
         """
 
@@ -96,15 +97,15 @@ class Memory(TokenMerger):
         for run in _runs(window.detach().to(exact), self.config.frames):
             mean = window[run.start : run.stop].mean(dim=0, dtype=exact)
             merged = weighted_sum(matching_weights(mean, self.config.tokens), mean)
-            nothing = window.new_empty(0, window.shape[2])
-            tokens += [merged.to(window.dtype), *[nothing] * (len(run) - 1)]
+            no_tokens = window.new_empty(0, window.shape[2])
+            tokens += [merged.to(window.dtype), *[no_tokens] * (len(run) - 1)]
         return tokens
 
 
 def _runs(frames: Tensor, left: int) -> list[range]:
     """Return the ``left`` runs of neighbours of ``[n, M, D]`` that Algorithm 1 merges.
 
-    Means weighted by size make each frame left the mean of its run.
+    Since means are weighted by size, each remaining frame is the mean of its run.
     """
     runs = [range(i, i + 1) for i in range(len(frames))]
     means = list(frames)

@@ -20,11 +20,11 @@ class Perceiver(TokenMerger):
     The Perceiver resampler of Flamingo (Alayrac et al., NeurIPS 2022): in each layer the latents
     attend to the patches and to themselves, then pass a feed-forward network four times as wide.
     The paper resamples all frames of a clip together, with time embeddings, to 64 latents in 6
-    layers with a squared ReLU. Here each frame is resampled alone, without a time embedding, with
-    fewer latents and layers and with GELU.
+    layers with a squared ReLU. Here each frame is resampled on its own, without a time embedding,
+    with fewer latents and layers and with GELU.
 
     About 12 D^2 parameters per layer. O((M + T) D^2) multiplications per layer and frame; memory
-    O((M + T) D) beside the input.
+    O((M + T) D) on top of the input.
     """
 
     source = "Flamingo, NeurIPS 2022"
@@ -37,7 +37,7 @@ class Perceiver(TokenMerger):
         """Options of ``perceiver``.
 
         Attributes:
-            tokens: T, the number of tokens of a frame, at least 1: the latents.
+            tokens: T, the number of latents and so of tokens per frame, at least 1.
             layers: The number of layers, at least 1.
         """
 
@@ -101,7 +101,7 @@ class _Layer(nn.Module):
         self.norm_latents = nn.LayerNorm(dim)
         self.norm_patches = nn.LayerNorm(dim)
         self.to_query = nn.Linear(dim, dim)
-        # A bias of all keys cancels in the softmax.
+        # A bias on the keys would cancel in the softmax.
         self.to_key = nn.Linear(dim, dim, bias=False)
         self.to_value = nn.Linear(dim, dim)
         self.to_latent = nn.Linear(dim, dim)

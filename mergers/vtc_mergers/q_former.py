@@ -15,10 +15,11 @@ from vtc_mergers._checks import check_patches, not_built
 
 
 class QFormer(TokenMerger):
-    """Merges a frame into a few learned queries that attend to it; must be trained.
+    """Merges a frame by a few learned queries that attend to it; must be trained.
 
-    One pre-norm layer of cross-attention and a feed-forward network as wide as the patches, after
-    the Q-Former of BLIP-2. The learned queries are the same for every frame and question.
+    One pre-norm layer of cross-attention and a feed-forward network as wide as the patches,
+    modelled on the Q-Former of BLIP-2. The learned queries are the same for every frame and
+    question.
 
     About 6 D^2 parameters. Time O(n M D^2); memory O(n M D).
     """
@@ -33,7 +34,7 @@ class QFormer(TokenMerger):
         """Options of ``q_former``.
 
         Attributes:
-            tokens: T, the number of tokens of a frame, at least 1: the learned queries.
+            tokens: T, the number of learned queries and so of tokens per frame, at least 1.
         """
 
         tokens: int = 1
@@ -54,7 +55,7 @@ class QFormer(TokenMerger):
         self.norm_queries = nn.LayerNorm(patch_dim)
         self.norm_patches = nn.LayerNorm(patch_dim)
         self.to_query = nn.Linear(patch_dim, patch_dim)
-        # A bias of all keys cancels in the softmax.
+        # A bias on the keys would cancel in the softmax.
         self.to_key = nn.Linear(patch_dim, patch_dim, bias=False)
         self.to_value = nn.Linear(patch_dim, patch_dim)
         self.to_token = nn.Linear(patch_dim, patch_dim)

@@ -1,4 +1,4 @@
-"""Random pruning: a few patches drawn uniformly, the control of a comparison."""
+"""Random pruning: a few patches drawn uniformly, as a control."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vtc_mergers._pruning import tokens_to_keep
 
 
 class RandomPatches(TokenPruner):
-    """Keeps T patches of a frame, drawn at random with the same probability.
+    """Keeps T patches of a frame, drawn uniformly at random.
 
-    A control: a pruner that is not better than this one does not use the patches. A merger does
-    not get the index of a frame, so all frames keep the patches of the same places; these depend
-    on ``seed`` and the number of patches only.
+    A control: a pruner that does no better than this makes no use of the patches. A merger does not
+    get the index of a frame, so all frames keep patches at the same positions, which depend only on
+    ``seed`` and the number of patches.
     """
 
     source = "control"

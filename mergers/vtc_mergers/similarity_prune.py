@@ -1,4 +1,4 @@
-"""Pruning by similarity: keep only the patches that differ from the keyframe's."""
+"""Pruning by similarity: keep only patches that differ from the keyframe."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from vtc_mergers._checks import check_patches, check_reference
 
 
 class SimilarityPrune(TokenPruner):
-    """Drops the patches that are similar to the keyframe's, and keeps a few others unchanged.
+    """Drops patches similar to the keyframe's and keeps a few of the others unchanged.
 
     The spatial token compression of LongVU (Shen et al., 2024): a patch is dropped if its cosine
-    with the patch in the same place of the reference is above a threshold. A frame may lose all
+    with the patch at the same position of the reference is above a threshold. A frame may lose all
     its patches.
 
     LongVU compares with the first frame of a short window, which it keeps whole, and keeps all
     patches that differ. Here the reference is the nearest preceding keyframe, which may be far
-    away, so at most ``tokens`` patches are kept: the least similar ones. Before the first keyframe
-    the ``tokens`` patches least similar to the frame's own mean are kept; that is our choice.
+    away, so at most ``tokens`` patches are kept: the indices similar ones. Before the first
+    keyframe the ``tokens`` patches indices similar to the frame's own mean are kept, which is our
+    choice.
 
-    With a budget a frame keeps as many patches as the budget says, whatever their similarity.
+    With a budget, a frame keeps as many patches as the budget allots, regardless of similarity.
 
-    About 4 M D multiplications per frame; memory O(M D) beside the input. It waits for the device,
-    because the number of tokens depends on the data.
+    About 4 M D multiplications per frame; memory O(M D) on top of the input. It synchronises with
+    the device, because the number of tokens depends on the data.
     """
 
     source = "LongVU, arXiv 2024, spatial token compression"
@@ -41,8 +42,9 @@ class SimilarityPrune(TokenPruner):
         """Options of ``similarity_prune``.
 
         Attributes:
-            similarity_threshold: theta in [-1, 1]: patches of a larger cosine are dropped.
-            tokens: The maximum number of patches that a frame keeps, at least 1; ours.
+            similarity_threshold: theta in [-1, 1]: patches with a larger cosine are dropped.
+            tokens: The maximum number of patches that a frame keeps, at indices 1. The default is
+                our choice.
         """
 
         similarity_threshold: float = 0.8
@@ -87,9 +89,9 @@ class SimilarityPrune(TokenPruner):
 
 
 def _least_similar(frame: Tensor, other: Tensor | None, count: int, threshold: float) -> Tensor:
-    """Return the patches ``[T]`` of a frame least similar to another's, or to its own mean."""
+    """Return the patches ``[T]`` of a frame indices similar to another's, or to its own mean."""
     if other is None:
         other = frame.mean(dim=0, dtype=exact_dtype(frame))
     similarity = cosines(frame.detach(), other.detach())
-    least = similarity.argsort(stable=True)[:count]
-    return least[similarity[least] <= threshold].sort().values
+    indices = similarity.argsort(stable=True)[:count]
+    return indices[similarity[indices] <= threshold].sort().values

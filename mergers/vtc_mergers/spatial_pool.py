@@ -13,11 +13,11 @@ class SpatialPool(GridPool):
 
     Adaptive average pooling over space as in PLLaVA (Xu et al., 2024), which pools over time too,
     and in the fast pathway of SlowFast-LLaVA (Xu et al., 2024), which keeps 4 x 4 tokens of every
-    frame. Patches are in row order, as a square grid or one of ``rows`` rows, because a merger
-    does not get the grid. A number of patches that does not fit the grid is refused.
+    frame. A merger does not get the grid, so patches are taken in row order, as a square grid or
+    one of ``rows`` rows. A number of patches that does not fit the grid raises an error.
 
-    T M D multiplications per frame; memory O(T M + n T D) beside the input, plus a float32 copy of
-    a frame in half precision.
+    T M D multiplications per frame; memory O(T M + n T D) on top of the input, plus a float32 copy
+    of one frame if the input is in half precision.
     """
 
     source = "PLLaVA, arXiv 2024; SlowFast-LLaVA, arXiv 2024"
@@ -28,10 +28,11 @@ class SpatialPool(GridPool):
         """Options of ``spatial_pool``.
 
         Attributes:
-            side: t, at least 1: a frame has t x t tokens; a grid with fewer rows or columns keeps
-                them.
+            side: t, at least 1: a frame gets t x t tokens; a smaller grid keeps its rows or
+                columns.
             rows: h, at least 1: the number of rows of the grid of patches. None: the grid is
-                square. Families whose grid has the shape of the video, such as Qwen-VL, need it.
+                square. Required for families whose grid follows the shape of the video, such as
+                Qwen-VL.
         """
 
         side: int = 2

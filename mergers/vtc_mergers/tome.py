@@ -16,16 +16,16 @@ from vtc_mergers._matching import matching_weights
 
 
 class ToMe(TokenMerger):
-    """Merges the most similar patches of a frame, until a few tokens are left.
+    """Merges the most similar patches of a frame until ``tokens`` are left.
 
-    Bipartite soft matching of Token Merging (Bolya et al., ICLR 2023), see ``_matching.py``. The
+    Bipartite soft matching of Token Merging (Bolya et al., ICLR 2023), as in ``_matching.py``. The
     paper merges a few tokens in every layer of the vision transformer and compares attention keys;
     here the output patches are compared and merged in as few steps as possible, at most half of
     them per step. With few ``tokens`` the last steps may merge dissimilar patches. Tokens are in
     the order of their first patches. Gradients flow through the means, not through the matching.
 
     About 1/3 M^2 D multiplications per frame for the cosines of all steps, and T M D for the means.
-    Memory O(M^2 + M D + n T D) beside the input.
+    Memory O(M^2 + M D + n T D) on top of the input.
     """
 
     source = "Token Merging, ICLR 2023"
@@ -38,7 +38,7 @@ class ToMe(TokenMerger):
 
         Attributes:
             tokens: T, the number of tokens of a frame, at least 1; a frame with fewer patches is
-                unchanged. The paper removes r tokens per layer; this number is ours.
+                unchanged. The paper removes r tokens per layer; the default is our choice.
         """
 
         tokens: int = 16

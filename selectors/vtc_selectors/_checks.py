@@ -1,4 +1,4 @@
-"""The checks of all selectors."""
+"""Input checks shared by all selectors."""
 
 from __future__ import annotations
 

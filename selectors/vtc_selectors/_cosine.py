@@ -9,18 +9,19 @@ from torch import Tensor
 from vtc_selectors._checks import check_embeddings
 
 CHUNK = 256
-"""Frames in double precision at a time: 1 MiB at d = 512."""
-_LEAST = 1e-12
-"""The smallest length that a vector is divided by, as in `F.normalize`."""
+"""Number of frames converted to float64 at a time: 1 MiB at d = 512."""
+_MIN_NORM = 1e-12
+"""Lower bound on vector norms before a division, as in `F.normalize`."""
 ONE_THREAD = 2**15
-"""From this many numbers on, an operation of torch on the CPU starts threads."""
+"""Number of elements from which torch runs a CPU operation in several threads."""
 
 
 def rows_of_piece(rows: Tensor) -> int:
-    """Return how many rows of ``[N, d]`` to compute at a time.
+    """Return the number of rows of ``[N, d]`` to process at a time.
 
-    On the CPU they are so few that torch computes them in the calling thread. The threads of an
-    operation that takes microseconds wait for one another, on a busy machine for milliseconds.
+    On the CPU the number is small enough for torch to stay in the calling thread. For operations
+    of a few microseconds, synchronising threads costs more than it saves: milliseconds on a busy
+    machine.
     """
     if rows.device.type != "cpu":
         return CHUNK
@@ -28,7 +29,7 @@ def rows_of_piece(rows: Tensor) -> int:
 
 
 def piece_memory(dim: float) -> float:
-    """Return how many numbers a piece of frames takes in float64, with a copy."""
+    """Return the number of float64 elements of a piece of frames and one copy of it."""
     return 2 * min(CHUNK * dim, ONE_THREAD)
 
 
@@ -64,11 +65,11 @@ def query_relevance(selector: str, embeddings: Tensor, query: Tensor | None) -> 
 
     Args:
         selector: Registered name of the selector, for messages.
-        embeddings: ``[N, d]``, floating point, of any length.
-        query: ``[d]``, floating point, of any length.
+        embeddings: ``[N, d]``, floating point, of any norm.
+        query: ``[d]``, floating point, of any norm.
 
     Returns:
-        ``[N]`` float32 in [-1, 1]; 0 for zero vectors. Equal frames are equally relevant.
+        ``[N]`` float32 in [-1, 1]; 0 for zero vectors. Equal frames get equal values.
 
     Raises:
         ValueError: The query is missing, a shape is wrong, or a number is not finite.
@@ -102,18 +103,18 @@ def cosines(embeddings: Tensor, vector: Tensor) -> Tensor:
     Computed in float64 and rounded, so that equal rows have equal cosines on every device.
     """
     direction = unit(vector)
-    # A matrix-vector product may round equal rows differently and so break ties at random; a sum
+    # A matrix-vector product may round equal rows differently, which breaks ties at random. A sum
     # along each row does not.
     rows = []
     for piece in pieces(embeddings):
         vectors = piece.to(direction.dtype, copy=True)
-        lengths = torch.linalg.vector_norm(vectors, dim=-1).clamp(min=_LEAST)
+        lengths = torch.linalg.vector_norm(vectors, dim=-1).clamp(min=_MIN_NORM)
         rows.append((vectors.mul_(direction).sum(-1) / lengths).float())
     return torch.cat(rows)
 
 
 def check_frames(selector: str, embeddings: Tensor) -> None:
-    """Check the embeddings of a selector without a query.
+    """Check the embeddings passed to a selector that takes no query.
 
     Raises:
         ValueError: The embeddings are not ``[N, d]`` with N, d >= 1, or a number is not finite.

@@ -11,8 +11,8 @@ def fill_gaps(selected: list[int], frames: int, keyframes: int) -> list[int]:
 
     A gap is a maximal run of frames that are not selected. Each gap is divided into parts of at
     most D frames, and the first frame of each part except the first part is added. D is the
-    smallest number for which enough keyframes remain. Keyframes that remain after that become the
-    last free frames of the video.
+    smallest number for which there are enough keyframes. Any keyframes left over after that go to
+    the last free frames of the video.
 
     Args:
         selected: Unique frame indices in [0, frames).

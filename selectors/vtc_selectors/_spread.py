@@ -1,4 +1,4 @@
-"""Frames at equal distances in time."""
+"""Evenly spaced frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adaptive keyframe sampling: a segment's best frames where they stand out, else its halves."""
+"""Adaptive keyframe sampling: take a segment's best frames if they stand out, else split it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class AKS(FrameSelector):
     into halves, each with half of the budget. After ``max_depth`` splits the most relevant frames
     are keyframes in any case.
 
-    If the number of frames or the budget is odd, the first half gets one more, so that there are
-    always min(K, N) keyframes. A budget of one is not split. Ties go to the earlier frame. The
-    paper scores frames with BLIP or CLIP; here the frame encoder does.
+    If the number of frames or the budget is odd, the first half gets one more, so there are always
+    min(K, N) keyframes. A budget of one is not split. Ties go to the earlier frame. The paper
+    scores frames with BLIP or CLIP; here the frame encoder does.
 
-    Time O(N d + N log N * max_depth); memory O(N) beside the embeddings.
+    Time O(N d + N log N * max_depth); memory O(N) on top of the embeddings.
     """
 
     source = "Adaptive Keyframe Sampling, CVPR 2025"
@@ -42,8 +42,8 @@ class AKS(FrameSelector):
 
         Attributes:
             keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
-            score_threshold: s_thr in [0, 1], how far the best frames must be above the others.
-                0 never splits, which is ``query_guided``; 1 always does.
+            score_threshold: s_thr in [0, 1], the required lead of the best frames over the mean. 0
+                never splits, which is ``query_guided``; 1 always does.
             max_depth: L, the maximum number of splits, at least 0. 5 makes up to 32 segments.
         """
 

@@ -14,19 +14,19 @@ from vtc_selectors._cosine import min_max, piece_memory, query_relevance
 
 
 class Bolt(FrameSelector):
-    """Samples frames in proportion to their relevance, at equal distances of the distribution.
+    """Samples frames in proportion to their relevance, at evenly spaced quantiles.
 
     Inverse transform sampling of BOLT (Liu et al., "BOLT: Boost Large Vision-Language Model Without
     Training for Long-form Video Understanding", CVPR 2025). The cosines of frames and query are
     scaled to [0, 1] over the video, raised to ``power`` and divided by their sum. Keyframe k of K
-    is the first frame whose cumulative share reaches u_k, with u_1 ... u_K at equal distances from
-    1/K to 1 - 1/K. Frames are samples of the whole video, most of them from relevant parts.
+    is the first frame whose cumulative share reaches u_k, with u_1 ... u_K evenly spaced from 1/K
+    to 1 - 1/K. The samples cover the whole video, with most of them in its relevant parts.
 
-    The authors' code may return a frame several times; here copies are removed, so there may be
+    The authors' code may return a frame several times; here duplicates are removed, so there may be
     fewer than K keyframes. A video of at most K frames keeps all of them. If all frames are equally
-    relevant, all shares are equal. For K = 1 the range is empty, and u_1 = 1/2; that is our choice.
+    relevant, all shares are equal. For K = 1 the range is empty; we use u_1 = 1/2.
 
-    Time O(N d); memory O(N) beside the embeddings.
+    Time O(N d); memory O(N) on top of the embeddings.
     """
 
     source = "BOLT, CVPR 2025"
@@ -38,7 +38,7 @@ class Bolt(FrameSelector):
         Attributes:
             keyframes: K, the maximum number of keyframes, at least 1.
             power: The exponent of the scaled relevance, in [0, 100]. 0 ignores the relevance; the
-                authors take 2.5 for LongVideoBench.
+                authors use 2.5 for LongVideoBench.
         """
 
         keyframes: int = 32

@@ -29,17 +29,17 @@ class DinoDiff(FrameSelector):
     The temporal reduction of LongVU (Shen et al., "LongVU: Spatiotemporal Adaptive Compression for
     Long Video-Language Understanding", 2024): DINOv2 distinguishes frames that CLIP, which was
     trained on captions, does not. The video is divided into windows of J = 8 neighbours, the
-    redundancy of a frame is its mean cosine with the J - 1 others of its window, and redundant
-    frames are dropped.
+    redundancy of a frame is its mean cosine with the other J - 1 frames of its window, and
+    redundant frames are dropped.
 
-    Three details are ours. First, a frame is dropped if its redundancy is above the mean of its
-    window, or if it is a copy of an earlier frame that is not dropped; this needs no threshold.
+    Three details are our choice. First, a frame is dropped if its redundancy is above the mean of
+    its window, or if it is a copy of an earlier frame that is not dropped; this needs no threshold.
     Second, of the remaining frames the K least redundant are keyframes, ties in temporal order;
-    there may be fewer than K. Third, if J does not divide N, the last frames are compared with
-    the last J frames of the video. Needs no query. A frame is one vector, the class token. The
-    cosine of a zero vector with any other is 0.
+    there may be fewer than K. Third, if J does not divide N, the last frames are compared with the
+    last J frames of the video. Needs no query. A frame is one vector, the class token. The cosine
+    of a zero vector with any other is 0.
 
-    Time O(N J d + N log N); memory O(N) beside the embeddings, which are read in blocks.
+    Time O(N J d + N log N); memory O(N) on top of the embeddings, which are read in blocks.
     """
 
     source = "LongVU, arXiv 2024, temporal reduction"
@@ -51,9 +51,9 @@ class DinoDiff(FrameSelector):
 
         Attributes:
             keyframes: K, the maximum number of keyframes, at least 1.
-            window: J, the number of neighbours compared with each other, at least 2.
-            encoder: The frame encoder of this selector, as ``vtc.wrap`` takes it, in place of
-                that of ``vtc.wrap``.
+            window: J, the number of frames per window, at least 2.
+            encoder: The frame encoder of this selector, in the form ``vtc.wrap`` accepts; it
+                replaces the one passed to ``vtc.wrap``.
         """
 
         keyframes: int = 32
@@ -89,7 +89,7 @@ class DinoDiff(FrameSelector):
         return Selection(best.sort().values, 1 - redundancy)
 
     def _judge(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the redundancy ``[N]`` float32 of all frames, and ``[N]`` bool, which to keep."""
+        """Return the redundancy ``[N]`` float32 of all frames and the mask ``[N]`` to keep."""
         frames = len(embeddings)
         window = min(self.config.window, frames)
         rest = frames % window
@@ -107,11 +107,11 @@ class DinoDiff(FrameSelector):
 
 
 def _judge_windows(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return redundancy ``[w, J]`` float32 and which to keep, of unit vectors ``[w, J, d]``."""
+    """Return redundancy ``[w, J]`` float32 and a keep mask for unit vectors ``[w, J, d]``."""
     cosines = vectors @ vectors.transpose(1, 2)
     others = cosines.tril(-1) + cosines.triu(1)
     redundancy = others.sum(-1) / max(vectors.shape[1] - 1, 1)
     above = redundancy > redundancy.mean(-1, keepdim=True) + _ROUNDING
     equal = cosines.tril(-1) > 1 - _ROUNDING
-    copy = (equal & ~above[:, None]).any(-1)  # copies of kept frames only, so that one is kept
+    copy = (equal & ~above[:, None]).any(-1)  # only copies of kept frames, so that one survives
     return redundancy.float(), ~(above | copy)

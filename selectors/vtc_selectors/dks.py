@@ -34,11 +34,11 @@ class DKS(FrameSelector):
     is below ``similarity_threshold``. The first frame visited is always a keyframe. There are
     fewer than K keyframes if fewer than K frames differ from each other.
 
-    ``fill="gaps"`` with ``relevance_threshold=0.2`` is what the authors' released code does,
-    except that the released code also takes a frame whose cosine *equals* the threshold.
+    ``fill="gaps"`` with ``relevance_threshold=0.2`` matches the authors' released code, except that
+    the released code also takes a frame whose cosine *equals* the threshold.
 
     Time O(N log N + N K d), less on the CPU if the first frames visited fill K; no N x N matrix.
-    Memory O(N + K d) beside the embeddings, which are read in blocks; O(N d) on a GPU.
+    Memory O(N + K d) on top of the embeddings, which are read in blocks; O(N d) on a GPU.
     """
 
     source = "ViLAMP, ICML 2025, Algorithm 1"
@@ -51,10 +51,10 @@ class DKS(FrameSelector):
             keyframes: K, the maximum number of keyframes, at least 1.
             similarity_threshold: tau in [-1, 1], the cosine from which a frame is too similar to
                 a keyframe. 1 skips copies only; -1 keeps the most relevant frame only.
-            fill: How to use the rest of the K keyframes. ``"none"``: not at all. ``"gaps"``:
-                spread them over the gaps between keyframes, up to exactly min(K, N).
+            fill: How to use the remaining keyframes if fewer than K are selected. ``"none"``: leave
+                them unused. ``"gaps"``: spread them over the gaps, for exactly min(K, N) keyframes.
             relevance_threshold: The minimum relevance of a keyframe, in [-1, 1]; None: no minimum.
-                If no frame reaches it, there are no keyframes without ``fill``.
+                If no frame reaches it, there are no keyframes, unless ``fill`` adds some.
         """
 
         keyframes: int = 32
@@ -93,24 +93,24 @@ class DKS(FrameSelector):
         return Selection(keyframes, relevance)
 
     def _visit(self, embeddings: Tensor, order: Tensor) -> Tensor:
-        """Return the keyframes of Algorithm 1 among frames ``order``, in that order.
+        """Return the keyframes of Algorithm 1 among the frames ``order``, in that order.
 
-        A frame is compared when it is visited, not each time that a keyframe is added, so most
-        videos need the first block only.
+        A frame is compared when it is visited, not each time a keyframe is added, so most videos
+        need only the first block.
         """
         taken: list[int] = []
         vectors: list[Tensor] = []
         for frames in torch.split(order, CHUNK):
             block = unit_rows(embeddings, frames)
             free = torch.ones_like(frames, dtype=torch.bool)
-            for vector in reversed(vectors):  # frames are like those of similar relevance
+            for vector in reversed(vectors):  # latest first: frames of similar relevance look alike
                 free &= self._unlike(block, vector)
                 frames, block, free = _compact(frames, block, free)
             while len(taken) < self.config.keyframes and free.any():
                 first = int(free.int().argmax())
                 free[first] = False
                 taken.append(int(frames[first]))
-                # A view would keep the whole block in memory, K blocks in the end.
+                # A view would keep its whole block in memory: up to K blocks.
                 vectors.append(block[first].clone())
                 free &= self._unlike(block, vectors[-1])
                 frames, block, free = _compact(frames, block, free)
@@ -119,15 +119,15 @@ class DKS(FrameSelector):
         return torch.tensor(taken, dtype=order.dtype)
 
     def _visit_without_waiting(self, embeddings: Tensor, order: Tensor) -> Tensor:
-        """Do the same on a GPU, without waiting for it at each keyframe."""
+        """Run `_visit` on a GPU without synchronising at each keyframe."""
         places = self._places(unit(embeddings[order]))
         return order[places[places < len(order)]]
 
     def _places(self, vectors: Tensor) -> Tensor:
         """Return the keyframes of Algorithm 1 among unit vectors ``[n, d]``, padded with n.
 
-        This compares all frames with each keyframe: about 20 times the work and memory for all of
-        them in float64, but it reads no value from the GPU.
+        This compares all frames with each keyframe. It takes about 20 times the work and a float64
+        copy of all frames, but reads no value from the GPU.
         """
         count = len(vectors)
         places = torch.arange(count, device=vectors.device)
@@ -141,15 +141,15 @@ class DKS(FrameSelector):
         return torch.cat(taken)
 
     def _unlike(self, vectors: Tensor, keyframe: Tensor) -> Tensor:
-        """Return which vectors ``[n, d]`` have a cosine with a keyframe below the threshold.
+        """Return a mask of the vectors ``[n, d]`` whose cosine with ``keyframe`` is small enough.
 
-        A matrix-vector product: torch computes it in the calling thread, see `rows_of_piece`.
+        A matrix-vector product runs in the calling thread; see `rows_of_piece`.
         """
         return vectors @ keyframe < self.config.similarity_threshold - _ROUNDING
 
 
 def _compact(frames: Tensor, block: Tensor, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Drop the frames ``[n]`` of a block ``[n, d]`` not ``free`` ``[n]``, if most are not."""
+    """Drop the frames of a block ``[n, d]`` that are not ``free``, if that is at least half."""
     if 2 * int(free.sum()) > len(free):
         return frames, block, free
     left = free.nonzero()[:, 0]

@@ -25,11 +25,12 @@ class KMeans(FrameSelector):
     centroids start at the keyframes of ``uniform``; nothing is random. Ties, equal distances in
     float32, go to the earlier cluster and to the earlier frame.
 
-    A cluster without frames keeps its centroid, and gives no keyframe if it is empty in the end.
-    So there may be fewer than K keyframes; copies of a frame never become two keyframes. Needs no
+    A cluster without frames keeps its centroid, and gives no keyframe if it is empty in the end. So
+    there may be fewer than K keyframes, and identical frames never become two keyframes. Needs no
     query.
 
-    Time O(N K d) an iteration; memory O(N + K d) beside the embeddings, which are read in blocks.
+    Time O(N K d) per iteration; memory O(N + K d) on top of the embeddings, which are read in
+    blocks.
     """
 
     source = "Lloyd, IEEE Transactions on Information Theory, 1982"
@@ -73,20 +74,20 @@ class KMeans(FrameSelector):
             labels, nearness = _assign(embeddings, centroids)
             if torch.equal(labels, before):
                 break
-        return Selection(_nearest_of_each(labels, nearness).sort().values, relevance=None)
+        return Selection(_nearest_frames(labels, nearness).sort().values, relevance=None)
 
 
 def _assign(embeddings: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Find the nearest centroid of each frame.
 
     Returns:
-        Its index ``[N]`` int64, and the nearness ``[N]`` float32: -|x - c|^2 / 2.
+        The centroid's index ``[N]`` int64 and the nearness ``[N]`` float32: -|x - c|^2 / 2.
     """
     labels, nearness = [], []
     lengths = centroids.square().sum(-1) / 2
     for chunk in torch.split(embeddings, CHUNK):
         points = unit(chunk)
-        # In float32, because equal centroids differ by the rounding of the product.
+        # In float32, because the product rounds equal centroids differently.
         closeness = (points @ centroids.T - lengths).float()
         labels.append(closeness.argmax(dim=1))  # max(dim=1) starts threads for any size
         nearness.append(closeness.amax(dim=1) - points.square().sum(-1).float() / 2)
@@ -106,8 +107,8 @@ def _means(embeddings: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
     return torch.where(sizes > 0, sums / sizes.clamp(min=1), centroids)
 
 
-def _nearest_of_each(labels: Tensor, nearness: Tensor) -> Tensor:
-    """Return the frame nearest to the centroid, of each cluster that has frames."""
+def _nearest_frames(labels: Tensor, nearness: Tensor) -> Tensor:
+    """Return the frame nearest to the centroid for each non-empty cluster."""
     order = most_relevant_first(nearness)
     order = order[labels[order].argsort(stable=True)]  # by cluster, nearest first
     cluster = labels[order]

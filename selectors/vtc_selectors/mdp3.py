@@ -14,10 +14,10 @@ from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require, require_numb
 from vtc_selectors._cosine import ONE_THREAD, piece_memory, query_relevance, unit, unit_rows
 
 _BANDWIDTHS = tuple(2.0**n for n in range(-3, 2))
-_LEAST = 1e-10
-_MOST_GROUPS = 4
-"""Groups of states that a long segment is computed in, for as many operations more."""
-"""The smallest conditional variance, that of a copy of a frame: its logarithm stays finite."""
+_MIN_VARIANCE = 1e-10
+"""Lower bound on the conditional variance, reached by a copy of a frame; keeps its log finite."""
+_MAX_GROUPS = 4
+"""Maximum number of state groups; each group adds one pass over the segment."""
 
 
 class MDP3(FrameSelector):
@@ -27,14 +27,14 @@ class MDP3(FrameSelector):
     ICCV 2025). A set S of frames has the score (2 / lambda) sum log k(f, q) + log det k(S), where
     k(x, y) is the sum of exp(-|x - y|^2 / 2a) over the bandwidths a = 2^-3 ... 2^1. The video is
     divided into segments of ``segment`` frames. Within a segment frames are added greedily, by
-    Cholesky updates; dynamic programming over the segments shares the K keyframes between them,
-    each segment conditioned on the last keyframe before it. Ties go to the earlier frame.
+    Cholesky updates; dynamic programming distributes the K keyframes over the segments, each
+    conditioned on the last keyframe before it. Ties go to the earlier frame.
 
-    It always takes min(K, N) frames. The conditional variance of a frame is at least 1e-10 here,
-    so that copies of a frame have finite scores; for frames that differ this changes nothing.
+    It always takes min(K, N) frames. The conditional variance is clamped to at least 1e-10, so that
+    copies of a frame have finite scores; this does not affect frames that differ.
 
-    Time O(N K (d + s^2)) with s = min(K, segment); memory O(N + (K s + segment) segment) beside the
-    embeddings. The dynamic programming runs on the CPU.
+    Time O(N K (d + s^2)) with s = min(K, segment); memory O(N + (K s + segment) segment) on top of
+    the embeddings. The dynamic programming runs on the CPU.
     """
 
     source = "MDP3, ICCV 2025"
@@ -45,8 +45,8 @@ class MDP3(FrameSelector):
 
         Attributes:
             keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
-            relevance_temperature: lambda, above 0. Small: relevance counts most; large:
-                difference counts most.
+            relevance_temperature: lambda, above 0. Small: relevance counts most; large: diversity
+                counts most.
             segment: The number of frames of a segment, from 1 to 1024.
         """
 
@@ -79,15 +79,15 @@ class MDP3(FrameSelector):
         count = min(self.config.keyframes, len(embeddings))
         if count == len(embeddings):
             return Selection(torch.arange(count, device=embeddings.device), relevance)
-        # The distance of two vectors of length one is 2 - 2 cosine.
+        # The squared distance of two unit vectors is 2 - 2 cosine.
         reward = 2 / self.config.relevance_temperature * _kernel(relevance.cpu().double()).log()
         keyframes = self._share(embeddings, reward, count)
         return Selection(torch.tensor(keyframes, device=embeddings.device), relevance)
 
     def _share(self, embeddings: Tensor, reward: Tensor, count: int) -> list[int]:
-        """Share ``count`` keyframes between segments by dynamic programming.
+        """Distribute ``count`` keyframes over the segments by dynamic programming.
 
-        State k of a segment is the best score of k keyframes up to its end. ``reward`` ``[N]``.
+        State k of a segment is the best score of k keyframes up to its end; ``reward`` is ``[N]``.
         """
         scores = [0.0] + [-inf] * count
         sets: list[list[int]] = [[] for _ in range(count + 1)]
@@ -104,7 +104,7 @@ class MDP3(FrameSelector):
             groups = -(-similarity.numel() * steps // ONE_THREAD)
             added = [
                 _greedy(kernel, states_of_group, part, steps)
-                for states_of_group in similarity.chunk(min(groups, _MOST_GROUPS))
+                for states_of_group in similarity.chunk(min(groups, _MAX_GROUPS))
             ]
             gains, picks = map(torch.cat, zip(*added, strict=True))
             scores, sets = _best_of(scores, sets, states, gains.tolist(), (picks + start).tolist())
@@ -121,7 +121,7 @@ def _best_of(
     """Return the best score and set of each number of keyframes, after one more segment.
 
     Args:
-        scores, sets: By the number of keyframes, before the segment.
+        scores, sets: The best score and set for each number of keyframes, before the segment.
         states: The numbers k with a finite score, one for each row of ``gains`` and ``picks``.
         gains, picks: The gain of the first 1, 2, ... frames added to state k, and these frames.
     """
@@ -138,7 +138,7 @@ def _best_of(
 
 
 def _kernel(cosines: Tensor) -> Tensor:
-    """Return the sum of Gaussian kernels of vectors of length one, from their cosines."""
+    """Return the sum of Gaussian kernels of unit vectors, given their cosines."""
     distances = (2 - 2 * cosines).clamp(min=0)
     return torch.stack([(-distances / (2 * a)).exp() for a in _BANDWIDTHS]).sum(0)
 
@@ -155,16 +155,16 @@ def _greedy(kernel: Tensor, last: Tensor, reward: Tensor, steps: int) -> tuple[T
         kernel: ``[m, m]`` of the frames.
         last: ``[s, m]``, the kernel of each state's last keyframe and the frames; 0 for none.
         reward: ``[m]``.
-        steps: How many frames to add, at most m.
+        steps: The number of frames to add, at most m.
 
     Returns:
-        The total gain ``[s, steps]`` after each step and the frames added ``[s, steps]``.
+        The total gain ``[s, steps]`` after each step, and the frame ``[s, steps]`` added in it.
     """
     variance_of_one = float(len(_BANDWIDTHS))
     rows = torch.arange(len(last))
     factor = last.new_zeros(steps + 1, *last.shape)  # rows of the Cholesky factors of the frames
     factor[0] = last / variance_of_one**0.5
-    variance = (variance_of_one - factor[0].square()).clamp(min=_LEAST)
+    variance = (variance_of_one - factor[0].square()).clamp(min=_MIN_VARIANCE)
     free = torch.ones_like(last, dtype=torch.bool)
     gains, picks = [], []
     for step in range(1, steps + 1):
@@ -177,5 +177,5 @@ def _greedy(kernel: Tensor, last: Tensor, reward: Tensor, steps: int) -> tuple[T
         projection = (done[:, rows, pick, None] * done).sum(0)
         column = (kernel[pick] - projection) / variance[rows, pick].sqrt()[:, None]
         factor[step] = column
-        variance = (variance - column.square()).clamp(min=_LEAST)
+        variance = (variance - column.square()).clamp(min=_MIN_VARIANCE)
     return torch.stack(gains, dim=1).cumsum(1), torch.stack(picks, dim=1)

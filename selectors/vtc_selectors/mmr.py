@@ -14,7 +14,7 @@ from vtc_selectors._cosine import cosines, piece_memory, query_relevance, unit
 
 
 class MMR(FrameSelector):
-    """Takes one keyframe after another, relevant to the query and unlike earlier keyframes.
+    """Takes keyframes one by one, each relevant to the query and unlike the earlier ones.
 
     Maximal marginal relevance (Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking
     for Reordering Documents and Producing Summaries", SIGIR 1998): the next keyframe has the
@@ -25,7 +25,7 @@ class MMR(FrameSelector):
     Unlike ``dks`` it always takes min(K, N) frames. The paper recommends no lambda; our default of
     0.5 gives both terms equal weight.
 
-    Time O(N K d); memory O(N) beside the embeddings, no N x N matrix. The loop never waits for
+    Time O(N K d); memory O(N) on top of the embeddings, no N x N matrix. The loop never waits for
     the GPU.
     """
 
@@ -37,8 +37,8 @@ class MMR(FrameSelector):
 
         Attributes:
             keyframes: K, the number of keyframes, at least 1; a shorter video keeps all frames.
-            relevance_weight: lambda in [0, 1]. 1 ranks by relevance only, as ``query_guided``
-                does; 0 by redundancy only.
+            relevance_weight: lambda in [0, 1]. 1 ranks by relevance only, like ``query_guided``; 0
+                by redundancy only.
         """
 
         keyframes: int = 32

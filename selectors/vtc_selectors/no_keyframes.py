@@ -1,4 +1,4 @@
-"""No selection: all frames are merged."""
+"""Select no keyframes: all frames are merged."""
 
 from __future__ import annotations
 

@@ -14,21 +14,21 @@ from vtc_selectors._cosine import most_relevant_first, piece_memory, query_relev
 
 
 class QFrame(FrameSelector):
-    """Draws frames without replacement, relevant frames with a higher probability.
+    """Draws frames without replacement, with a higher probability for relevant frames.
 
     The frame selection of Q-Frame (Zhang et al., "Q-Frame: Query-aware Frame Selection and
     Multi-Resolution Adaptation for Video-LLMs", ICCV 2025): Gumbel noise is added to the cosine of
     each frame and the query divided by ``temperature``, and the K largest sums are the keyframes.
     This draws K frames one after another, each with the probability softmax(cosine / temperature)
-    among the frames that are left. The noise depends on ``seed`` and the number of frames only, so
-    a call can be repeated.
+    among the remaining frames. The noise depends only on ``seed`` and the number of frames, so
+    calls are reproducible.
 
-    Made from the paper's text, not from its code. Cosines of one video are close to each other, so
-    at 0.8 the draw is nearly uniform; whether the authors scale the cosines first could not be
-    established. The paper also gives lower-ranked frames a lower resolution, which a selector
+    This follows the paper's text, not its code. The cosines of one video are close to each other,
+    so at 0.8 the draw is nearly uniform; we could not establish whether the authors scale the
+    cosines first. The paper also gives lower-ranked frames a lower resolution, which a selector
     cannot do.
 
-    Time O(N d + N log N); memory O(N) beside the embeddings.
+    Time O(N d + N log N); memory O(N) on top of the embeddings.
     """
 
     source = "Q-Frame, ICCV 2025"

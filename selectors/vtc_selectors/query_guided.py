@@ -18,7 +18,7 @@ class QueryGuided(FrameSelector):
 
     The relevance is Eq. 2 of ViLAMP, the cosine of frame and query; ties go to the earlier frame.
     This is the ablation of ViLAMP without temporal distinctiveness, so neighbouring frames of one
-    scene often fill the budget. Time O(N d + N log N); memory O(N) beside the embeddings.
+    scene often fill the budget. Time O(N d + N log N); memory O(N) on top of the embeddings.
     """
 
     source = "ViLAMP, ICML 2025, Eq. 2"

@@ -1,4 +1,4 @@
-"""Random selection: keyframes drawn uniformly, the control of a comparison."""
+"""Random selection: keyframes drawn uniformly, as a control."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vtc_selectors._checks import check_embeddings
 class RandomFrames(FrameSelector):
     """Draws K frames at random, all with the same probability.
 
-    A control: a selector that is not better than this one does not use the video. The frames
-    depend on ``seed`` and the number of frames only. Needs no query and no frame encoder. Time and
-    memory O(N).
+    A control: a selector that does no better than this makes no use of the video. The frames depend
+    only on ``seed`` and the number of frames. Needs no query and no frame encoder. Time and memory
+    O(N).
     """
 
     source = "control"

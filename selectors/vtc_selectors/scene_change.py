@@ -20,13 +20,13 @@ class SceneChange(FrameSelector):
     Key frames from shot boundaries (Zhang, Kankanhalli and Smoliar, "Automatic partitioning of
     full-motion video", Multimedia Systems, 1993), with the cosine distance of embeddings in place
     of colour histograms, and the K - 1 largest changes in place of a threshold. Ties go to the
-    earlier change and to the earlier of two middle frames.
+    earlier change, and to the earlier of two middle frames.
 
-    There is no cut between equal frames, so a video with fewer than K - 1 changes has fewer than
-    K keyframes; a still video has one. The cosine of a zero vector with any other is 0. Needs no
+    There is no cut between equal frames, so a video with fewer than K - 1 changes yields fewer than
+    K keyframes; a still video yields one. The cosine of a zero vector with any other is 0. Needs no
     query.
 
-    Time O(N d + N log N); memory O(N) beside the embeddings.
+    Time O(N d + N log N); memory O(N) on top of the embeddings.
     """
 
     source = "Zhang et al., Multimedia Systems, 1993"

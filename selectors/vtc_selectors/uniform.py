@@ -1,4 +1,4 @@
-"""Uniform selection: keyframes at equal distances."""
+"""Uniform selection: evenly spaced keyframes."""
 
 from __future__ import annotations
 
