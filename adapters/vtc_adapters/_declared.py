@@ -1,4 +1,4 @@
-"""Read ``vtc_frames``, the call's argument that declares pictures to be frames of videos."""
+"""Parse ``vtc_frames``, the argument that declares pictures to be frames of videos."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ _EXPECTED = (
 )
 
 
-def declared_videos(given: Any, pictures: list[int], tiling: str) -> list[list[tuple[int, int]]]:
+def declared_videos(
+    vtc_frames: Any, pictures: list[int], tiling: str
+) -> list[list[tuple[int, int]]]:
     """Return the videos of each row, as (first picture, number of frames).
 
     Args:
-        given: ``vtc_frames`` of a call.
+        vtc_frames: The call's argument.
         pictures: The number of pictures of each row.
-        tiling: The processor's option that cuts pictures into tiles, for errors.
+        tiling: The processor's option that cuts pictures into tiles, for error messages.
 
     Raises:
-        ValueError: ``given`` does not fit the pictures, or has another form.
+        ValueError: ``vtc_frames`` does not fit the pictures, or has another form.
     """
-    value = given.tolist() if isinstance(given, Tensor) else given
+    value = vtc_frames.tolist() if isinstance(vtc_frames, Tensor) else vtc_frames
     rows = [value] * len(pictures) if _is_count(value) else value
     if not isinstance(rows, (list, tuple)):
-        raise ValueError(f"expected vtc_frames to be {_EXPECTED}; got {given!r}")
+        raise ValueError(f"expected vtc_frames to be {_EXPECTED}; got {vtc_frames!r}")
     if len(rows) != len(pictures):
         raise ValueError(
-            f"vtc_frames={given!r} has {len(rows)} entries for {len(pictures)} rows; "
+            f"vtc_frames={vtc_frames!r} has {len(rows)} entries for {len(pictures)} rows; "
             f"give {_EXPECTED}"
         )
     entries = enumerate(zip(rows, pictures, strict=True))
-    return [_videos(given, row, entry, count, tiling) for row, (entry, count) in entries]
+    return [_videos(vtc_frames, row, entry, count, tiling) for row, (entry, count) in entries]
 
 
-def _videos(given: Any, row: int, entry: Any, pictures: int, tiling: str) -> list[tuple[int, int]]:
+def _videos(
+    vtc_frames: Any, row: int, entry: Any, pictures: int, tiling: str
+) -> list[tuple[int, int]]:
     if _is_count(entry):
         if entry not in (0, pictures):
             tiles = (

@@ -1,4 +1,4 @@
-"""Text that a processor writes around each slice: a timestamp, the number of the frame."""
+"""Text that a processor writes around each slice, such as a timestamp or a frame number."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vtc.interfaces.part import require
 
 
 def require_frame_text(frame_text: object) -> None:
-    """Raise ValueError unless the option says which slices keep the text around them."""
+    """Raise ValueError unless the option ``frame_text`` has one of its three values."""
     ok = frame_text in ("all", "keyframes", "none")
     require(ok, "frame_text", frame_text, "'all', 'keyframes' or 'none'")
 
 
 def keeps_text(frame_text: str, is_keyframe: Tensor) -> Tensor:
-    """Choose the slices that keep the text around them: ``[N]`` bool, as ``is_keyframe`` is."""
+    """Return the mask ``[N]`` of slices that keep their text, given the mask of keyframes."""
     if frame_text == "keyframes":
         return is_keyframe.clone()
     return torch.full_like(is_keyframe, frame_text == "all")
@@ -28,7 +28,7 @@ def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]
     """Return the positions of the text around each slice.
 
     Text between two slices belongs to the second, except for the closing marks of the first. Text
-    before the opening marks of the first slice looks like the user's own and stays.
+    before the opening marks of the first slice counts as the user's own and stays.
 
     Args:
         slots: ``[N, M]`` int64, the positions of the slices' placeholders.
@@ -41,7 +41,7 @@ def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]
     first, last = slots[:, 0].tolist(), (slots[:, -1] + 1).tolist()
     text, begin = [], max(first[0] - opening, 0)
     for own, end, following in zip(first, last, [*first[1:], last[-1] + closing], strict=True):
-        close = max(end, min(end + closing, following))  # pictures may follow one another directly
+        close = max(end, min(end + closing, following))  # pictures may be adjacent
         text.append(torch.cat([torch.arange(min(begin, own), own), torch.arange(end, close)]))
         begin = close
     return tuple(text)
@@ -50,9 +50,9 @@ def text_around(slots: Tensor, opening: int, closing: int) -> tuple[Tensor, ...]
 def without_missing_marks(
     ids: Tensor, slots: Tensor, text: Sequence[Tensor], placeholder: int
 ) -> tuple[Tensor, ...]:
-    """Drop the first slice's opening marks and the last one's closing marks if they are not there.
+    """Drop the first slice's opening marks and the last slice's closing marks if they are missing.
 
-    A prompt may be written by hand, without marks: other text or pictures stand in their places.
+    A hand-written prompt may have other text or pictures at their positions.
 
     Args:
         ids: ``[L]`` int64, the row.
@@ -84,14 +84,15 @@ def without_missing_marks(
     return tuple(checked)
 
 
-def written_out(
+def insert_texts(
     processor: Any, prompt: str, *, videos: Sequence[str] = (), images: Sequence[str] = ()
 ) -> str:
-    """Replace the marks of a prompt with texts, by the stock processor's own method.
+    """Replace the placeholders of a prompt with texts, using the stock processor's own method.
 
     Args:
         prompt: The chat template's result.
-        videos, images: The text for each mark of a video and of an image, in order.
+        videos, images: The text for each video placeholder and for each image placeholder, in
+            order.
     """
     written: list[str] = processor.get_text_with_replacements(
         [prompt], videos_replacements=list(videos), images_replacements=list(images)

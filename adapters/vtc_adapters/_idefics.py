@@ -1,4 +1,4 @@
-"""The base of SmolVLM and Idefics3: pictures padded to a rectangle ``[B, P, 3, H, W]``."""
+"""The base of SmolVLM and Idefics3: pictures padded to one tensor ``[B, P, 3, H, W]``."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class IdeficsAdapter(FrameTextStillsAdapter):
         return int((inputs["pixel_values"] != 0).flatten(2).any(-1).sum())
 
     def runs(self, places: Tensor, each: int) -> list[Tensor]:
-        """Split positions at text, and pictures without text between them; tiles have text."""
+        """Split positions at text, and at picture boundaries without text; tiles have text."""
         return [picture for run in super().runs(places, each) for picture in torch.split(run, each)]
 
     def numbers(self, inputs: Mapping[str, Any], rows: list[list[Tensor]]) -> list[int]:
-        """Return the index of each row's first picture, where a row has P."""
+        """Return the index of each row's first picture, with P pictures per row."""
         return [row * inputs["pixel_values"].shape[1] for row in range(len(rows))]
 
     def pixels(
@@ -69,9 +69,9 @@ class IdeficsAdapter(FrameTextStillsAdapter):
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
         """Pack the features ``[F, D]`` of each row as one tensor ``[sum of F, 1, D]``."""
-        # One token a block: older transformers count a picture's tokens by the first block.
+        # One token per block: older transformers count a picture's tokens by the first block.
         return BaseModelOutputWithPooling(pooler_output=torch.cat(rows)[:, None])
 
     def pooled(self, encoded: Sequence[EncodedInput]) -> list[Tensor]:
         """Return the tokens of each video or image."""
-        return [one.features for one in encoded]
+        return [source.features for source in encoded]

@@ -1,4 +1,4 @@
-"""The base of the LLaVA families: a frame is a slice, and all frames are one tensor."""
+"""The base of the LLaVA families: each frame is a slice, and all frames form one tensor."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LlavaAdapter(SeparateTower):
         return {"pixel_values_videos": inputs["pixel_values_videos"][video, list(slices)]}
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        """Make ``pixel_values_videos`` ``[n, 3, H, W]`` of frames ``[n, H, W, 3]`` uint8."""
+        """Make ``pixel_values_videos`` ``[n, 3, H, W]`` from frames ``[n, H, W, 3]`` uint8."""
         video = rearrange(frames, "n h w c -> n c h w")
         batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
         return {"pixel_values_videos": batch["pixel_values_videos"][0]}
@@ -74,5 +74,5 @@ class LlavaAdapter(SeparateTower):
         return pack_tensor(rows)
 
     def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor]:
-        """Return the tokens of each video; one tensor if all have as many."""
-        return stacked_if_equal([one.features for one in encoded])
+        """Return the tokens of each video, as one tensor if all have the same number."""
+        return stacked_if_equal([video.features for video in encoded])

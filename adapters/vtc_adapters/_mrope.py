@@ -1,8 +1,8 @@
-"""Positions in time, height and width (M-RoPE) of compressed videos, from the stock model's own.
+"""M-RoPE positions (time, height, width) of compressed videos, derived from the stock model's.
 
 The stock ``get_rope_index`` runs on rows whose videos are cut to their first slice: neither the
-grid of one slice nor the step to the text after it depends on the number of slices. The other
-slices are shifted copies of the first one.
+grid of a slice nor the step to the text after it depends on the number of slices. The other slices
+are shifted copies of the first.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Slices:
     """The positions of the slices of one video, relative to the first slice.
 
     Attributes:
-        moves: ``[3, N]`` int64, the offset of each slice's cells from those of the first.
-        after: How much farther the text after the video is than after its first slice.
+        moves: ``[3, N]`` int64, the offset of each slice's cells from the first slice's.
+        after: The extra offset of the text after the video, relative to text after its first slice.
     """
 
     moves: Tensor
@@ -36,8 +36,8 @@ def mrope_positions(
     """Return the positions of the shortened rows.
 
     Args:
-        slices_of: A function from the number of a video, the video and the positions ``[3, M]`` of
-            its first slice to its `Slices`.
+        slices_of: A function that returns the `Slices` of a video, given its index, the video and
+            the positions ``[3, M]`` of its first slice.
 
     Returns:
         int64, ``[4, B, L]`` for ``generate`` (text, time, height, width), ``[3, B, L]`` for
@@ -55,14 +55,14 @@ def mrope_positions(
 
 
 def mrope_offsets(positions: Tensor, layout: Layout) -> Tensor:
-    """Return ``[B, 1]`` int64, how far the positions after each row differ from its length.
+    """Return ``[B, 1]`` int64, the difference between the next position of each row and its length.
 
-    The stock model calls them ``rope_deltas``.
+    The stock model calls it ``rope_deltas``.
 
     Args:
-        positions: What `mrope_positions` returned.
+        positions: The result of `mrope_positions`.
     """
-    before = 0 if layout.generating else layout.cached  # forward's mask is of new tokens
+    before = 0 if layout.generating else layout.cached  # forward's mask covers only new tokens
     offsets = []
     for row, mask in enumerate(layout.mask):
         last = mask.nonzero().flatten()[-1]
@@ -77,12 +77,12 @@ def mrope_after(inputs: Mapping[str, Any], cached: int, offsets: Tensor) -> Tens
         text = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     else:
         text = torch.arange(cached, cached + ids.shape[1], device=ids.device).expand(ids.shape)
-    each = offsets.to(ids.device).repeat_interleave(len(ids) // len(offsets), dim=0)
-    return (text + each).expand(3, -1, -1)
+    row_offsets = offsets.to(ids.device).repeat_interleave(len(ids) // len(offsets), dim=0)
+    return (text + row_offsets).expand(3, -1, -1)
 
 
 def _first_slice(span: VideoSpan) -> tuple[Tensor, int]:
-    """Return the positions of the first slice with its text, and how many of them precede it."""
+    """Return the positions of the first slice with its text, and how many precede the slice."""
     slots = span.slots[0].cpu()
     if span.frame_text is None:
         return slots, 0
@@ -94,7 +94,7 @@ def _first_slice(span: VideoSpan) -> tuple[Tensor, int]:
 def _stock_positions(
     model: Any, inputs: Mapping[str, Any], layout: Layout, video_token: int
 ) -> list[Tensor]:
-    """Return ``[3, L_row]`` of each row without cached tokens, its videos cut to one slice."""
+    """Return stock positions ``[3, L_row]`` of each row's new tokens, videos cut to one slice."""
     ids = inputs["input_ids"]
     merge = model.config.vision_config.spatial_merge_size
     rows, grids = [], []
@@ -108,7 +108,7 @@ def _stock_positions(
                 begin = video.span.last + 1
         pieces.append(torch.arange(begin, int(kept[-1]) + 1))
         rows.append(ids[row, torch.cat(pieces).to(ids.device)])
-    stock, seen, at = [], 0, 0
+    stock, videos_done, images_done = [], 0, 0
     images = inputs.get("image_grid_thw")
     for row, short in enumerate(rows):
         kinds = (short == model.config.image_token_id).int()
@@ -116,20 +116,20 @@ def _stock_positions(
         starts = kinds.diff(prepend=kinds.new_zeros(1)) != 0
         count = int((starts & (kinds == 2)).sum())
         pictures = int((starts & (kinds == 1)).sum())
-        video_grids = torch.tensor(grids[seen : seen + count], dtype=torch.int64)
+        video_grids = torch.tensor(grids[videos_done : videos_done + count], dtype=torch.int64)
         positions, _ = model.model.get_rope_index(
             short[None],
             mm_token_type_ids=kinds[None],
-            image_grid_thw=None if images is None else images[at : at + pictures],
+            image_grid_thw=None if images is None else images[images_done : images_done + pictures],
             video_grid_thw=video_grids.view(-1, 3),
         )
         stock.append(positions[:, 0] + _cached_position(model, layout, row))
-        seen, at = seen + count, at + pictures
+        videos_done, images_done = videos_done + count, images_done + pictures
     return stock
 
 
 def _cached_position(model: Any, layout: Layout, row: int) -> int:
-    """Return the position after those in the cache."""
+    """Return the position that follows the cached tokens."""
     if layout.cached == 0:
         return 0
     offsets = layout.cached_offsets
@@ -139,7 +139,7 @@ def _cached_position(model: Any, layout: Layout, row: int) -> int:
 
 
 def _row_positions(layout: Layout, row: int, stock: Tensor, slices_of: Any) -> Tensor:
-    """Return ``[3, L]`` of one row's remaining tokens, given the stock positions of its text."""
+    """Return positions ``[3, L]`` of one row's remaining tokens, given the stock positions."""
     columns, at, moved = [], 0, 0
     begin = max(layout.start, int(layout.rows[row][0]))
     for number, video in enumerate(layout.videos):
@@ -159,14 +159,14 @@ def _row_positions(layout: Layout, row: int, stock: Tensor, slices_of: Any) -> T
 
 
 def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Tensor:
-    """Return ``[3, L]`` of one video: keyframes' cells, merged slices' centres, frame text."""
+    """Return positions ``[3, L]`` of a video: cells of keyframes, centres of merged slices, text."""
     span = video.span
     height, width = span.grid or (1, 1)
     centre = cells[:, height // 2 * width + width // 2, None]
     number, slices = video.cells.to(cells.device), video.slices.to(cells.device)
     columns = torch.where(number == MERGED, centre, cells[:, number.clamp(min=0)])
     if span.frame_text is not None:
-        # Text counts up to the slice's first cell, and on from its farthest.
+        # Text counts up to the slice's first cell and continues after its last position.
         slots = span.slots.to(cells.device)[slices]
         place = video.positions.to(cells.device)[: len(slices)]
         before = cells[:, :1] - (slots[:, 0] - place)
@@ -176,8 +176,8 @@ def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Te
     return columns + moves.to(cells.device)[:, slices]
 
 
-def wrapped_slices(span: VideoSpan, cells: Tensor) -> Slices:
-    """Return the slices of a video with text around each: one after the other, like images."""
+def slices_with_frame_text(span: VideoSpan, cells: Tensor) -> Slices:
+    """Return the slices of a video with text around each; they follow one another like images."""
     slots = span.slots.cpu()
     around = [text.cpu() for text in span.frame_text or ()]
     text = torch.tensor([len(places) for places in around])

@@ -1,4 +1,4 @@
-"""Helpers of several families between pixels and features."""
+"""Helpers that several families share, for pixels and features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def to_rgb(settings: Any, pixels: Tensor) -> Tensor:
 
     Args:
         settings: The image or video processor that made the pixels.
-        pixels: ``[n, 3, H, W]``, floating point, or uint8 where the processor does neither.
+        pixels: ``[n, 3, H, W]``, floating point, or uint8 if the processor does neither.
 
     Returns:
         ``[n, H, W, 3]`` uint8.
@@ -37,5 +37,5 @@ def pack_tensor(rows: list[Tensor]) -> BaseModelOutputWithPooling:
 
 
 def stacked_if_equal(features: list[Tensor]) -> Tensor | list[Tensor]:
-    """Stack features ``[F_i, D]`` to ``[n, F, D]``; a list of them where they differ in length."""
-    return torch.stack(features) if len({len(one) for one in features}) == 1 else features
+    """Stack features ``[F_i, D]`` to ``[n, F, D]``; return the list if they differ in length."""
+    return torch.stack(features) if len({len(rows) for rows in features}) == 1 else features

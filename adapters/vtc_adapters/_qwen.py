@@ -1,4 +1,4 @@
-"""The base of the Qwen-VL families: two frames a slice, packed patches, three axes of positions."""
+"""The base of the Qwen-VL families: two frames per slice, packed patches, 3-axis positions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vtc_adapters._tower import projectors_of, recorded
 
 
 class QwenAdapter(VideoAdapter):
-    """Families whose processor gives ``pixel_values_videos`` as packed patches of all videos."""
+    """Families whose processor packs the patches of all videos in ``pixel_values_videos``."""
 
     video_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw")
     frames_per_slice = 2
@@ -49,7 +49,7 @@ class QwenAdapter(VideoAdapter):
         return outputs
 
     def spans(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[VideoSpan]:
-        """Find videos of the slices in ``video_grid_thw`` ``[V, 3]``; see `VideoAdapter.spans`.
+        """Find the videos that ``video_grid_thw`` ``[V, 3]`` describes; see `VideoAdapter.spans`.
 
         Raises:
             ValueError: The placeholders do not fit ``video_grid_thw``.
@@ -106,7 +106,7 @@ class QwenAdapter(VideoAdapter):
         settings = processor.video_processor
         slices, height, width = pixels["video_grid_thw"][0].tolist()
         merge, side = settings.merge_size, settings.patch_size
-        # Patches stand in blocks of merge x merge; t are the two frames of a slice.
+        # Patches come in blocks of merge x merge; t is the frame within a slice.
         rgb = rearrange(
             pixels["pixel_values_videos"].float(),
             "(n h w mh mw) (c t ph pw) -> t n (h mh ph) (w mw pw) c",
@@ -130,7 +130,7 @@ class QwenAdapter(VideoAdapter):
         height, width = self._grid(model, grid[0])
         merge = model.config.vision_config.spatial_merge_size
         states, features = recorded(self, model, pixels, rows_per_token=merge**2)
-        # Qwen2.5-VL projects the tokens window by window, and sorts them afterwards.
+        # Qwen2.5-VL projects the tokens window by window and sorts them afterwards.
         order = features.tokens[0, :, 0].long() % (height * width)
         return tuple(
             rearrange(state, "(n m p) d -> n m p d", n=len(features.tokens), m=height * width)[
@@ -180,14 +180,14 @@ class QwenAdapter(VideoAdapter):
 def size_of_frames(
     settings: Any, frames: Tensor, total: int, *, longest_edge: int, cap: bool
 ) -> tuple[int, int]:
-    """Return the height and width that the stock processor gives the frames of a video.
+    """Return the height and width to which the stock processor resizes the frames of a video.
 
     Args:
         settings: The video processor.
         frames: ``[n, H, W, 3]`` uint8, some frames of the video.
-        total: The number of all its frames.
-        longest_edge: The most pixels of a frame (Qwen2-VL), or of a video (Qwen3-VL).
-        cap: Whether a limit on the pixels of all frames together applies too.
+        total: The number of frames of the whole video.
+        longest_edge: The maximum number of pixels of a frame (Qwen2-VL) or of a video (Qwen3-VL).
+        cap: Whether to limit the pixels of all frames together as well.
     """
     if not settings.do_resize:
         return int(frames.shape[1]), int(frames.shape[2])
@@ -210,13 +210,13 @@ def per_slice(rows: Tensor, grid: Tensor) -> Tensor:
 
 
 def packed_patches(settings: Any, frames: Tensor, size: tuple[int, int]) -> Any:
-    """Run the video processor on frames ``[n, H, W, 3]`` that it does not choose the size of."""
+    """Run the video processor on frames ``[n, H, W, 3]``, resized to ``size`` (height, width)."""
     video = rearrange(frames, "n h w c -> 1 n c h w")
     if video.shape[-2:] != size:
         target = SizeDict(height=size[0], width=size[1])
         video = BaseVideoProcessor.resize(settings, video, target, resample=settings.resample)
-    # Newer processors warn unless they are told whether to cap sizes, which are set already.
-    known = {"cap_pixels_per_frame": False} if hasattr(settings, "cap_pixels_per_frame") else {}
+    # Newer processors warn if this is not set; the frames have their size already.
+    options = {"cap_pixels_per_frame": False} if hasattr(settings, "cap_pixels_per_frame") else {}
     return settings(
-        [video[0]], do_sample_frames=False, do_resize=False, return_tensors="pt", **known
+        [video[0]], do_sample_frames=False, do_resize=False, return_tensors="pt", **options
     )

@@ -27,7 +27,7 @@ from vtc_adapters._tower import SeparateTower
 
 
 class StillsAdapter(SeparateTower):
-    """The caller declares with ``vtc_frames`` which pictures are frames of a video.
+    """Families whose calls declare with ``vtc_frames`` which pictures are frames of a video.
 
     ``vtc_frames=8`` is one video of 8 frames in every row, and ``[8, 6]`` one in each row. In
     ``[[(1, 8)], []]`` 8 frames follow one still picture in the first row, and the second row has
@@ -46,14 +46,14 @@ class StillsAdapter(SeparateTower):
         return int(model.config.image_token_id)
 
     def settings(self, processor: Any) -> Any:
-        """Return the image or video processor that takes the frames."""
+        """Return the image or video processor that processes the frames."""
         return processor.image_processor
 
     def pictures(self, model: Any, inputs: Mapping[str, Any], start: int = 0) -> list[list[Tensor]]:
         """Return the pictures of each row: the positions ``[tiles, M]`` int64 of placeholders.
 
         Args:
-            start: The first position of this turn; the cache holds those before it.
+            start: The first position of this turn; earlier ones are in the cache.
 
         Raises:
             ValueError: The placeholders do not fit the pictures.
@@ -138,7 +138,7 @@ class StillsAdapter(SeparateTower):
         return {"pixel_values": inputs["pixel_values"][[video + number for number in slices]]}
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        """Make ``pixel_values`` ``[n, 3, H, W]``, without tiles, of frames ``[n, H, W, 3]``."""
+        """Make ``pixel_values`` ``[n, 3, H, W]``, without tiles, from frames ``[n, H, W, 3]``."""
         whole = {self.tiling: False} if self.tiling else {}
         images = list(rearrange(frames, "n h w c -> n c h w"))
         batch = processor.image_processor(images, return_tensors="pt", **whole)
@@ -184,8 +184,8 @@ class StillsAdapter(SeparateTower):
         return pack_tensor(rows)
 
     def pooled(self, encoded: Sequence[EncodedInput]) -> Tensor | list[Tensor]:
-        """Return the tokens of each frame; one tensor if all have as many."""
-        return stacked_if_equal([frame for one in encoded for frame in one.slices])
+        """Return the tokens of each frame, as one tensor if all have the same number."""
+        return stacked_if_equal([frame for video in encoded for frame in video.slices])
 
     def could_be_frames(self, model: Any, inputs: Mapping[str, Any]) -> bool:
         """Return whether there are more pictures than rows."""
@@ -214,15 +214,15 @@ class FrameTextStillsAdapter(StillsAdapter):
     renamed_options = {"wrapping": "frame_text"}
     placeholder_per_slice = True
     marks = (1, 1)
-    """The number of marks right before and right after the placeholders of a frame."""
+    """The number of marks directly before and directly after the placeholders of a frame."""
 
     def frame_text(self, slots: Tensor) -> tuple[Tensor, ...]:
         """Return the text and the ``marks`` around each of the slots ``[N, M]``."""
         return text_around(slots, *self.marks)
 
     def runs(self, places: Tensor, each: int) -> list[Tensor]:
-        """Split the positions of a row's placeholders where text stands between them."""
-        # Marks stand between two pictures, so that each is a run of positions.
+        """Split the positions of a row's placeholders at the text between them."""
+        # There are marks between two pictures, so each picture is one run of positions.
         ends = (places.diff() != 1).nonzero().flatten() + 1
         return [run for run in places.tensor_split(ends.cpu()) if len(run)]
 
@@ -231,20 +231,20 @@ class FrameTextStillsAdapter(StillsAdapter):
         if inputs.get("pixel_values") is None:
             return False
         visual = inputs["input_ids"] == self.video_token_id(model)
-        runs = visual[:, 1:] & ~visual[:, :-1]  # marks stand before every picture
+        runs = visual[:, 1:] & ~visual[:, :-1]  # there are marks before every picture
         return bool((runs.sum(1) > 1).any())
 
     def keeps_frame_text(self, is_keyframe: Tensor) -> Tensor:
-        """Return ``[N]`` bool, as the option ``frame_text`` has it."""
+        """Return the mask ``[N]`` of slices that keep their text, by the option ``frame_text``."""
         return keeps_text(self.config.frame_text, is_keyframe)
 
 
-def one_token_each(processor: Any, length: str) -> Any:
-    """Copy a processor so that it writes one placeholder a picture.
+def with_one_token(processor: Any, length: str) -> Any:
+    """Copy a processor so that it writes one placeholder per picture.
 
     Args:
-        length: The attribute with the number of placeholders.
+        length: The name of the attribute that holds the number of placeholders.
     """
-    brief = copy.copy(processor)
-    setattr(brief, length, 1)
-    return brief
+    short = copy.copy(processor)
+    setattr(short, length, 1)
+    return short

@@ -1,4 +1,4 @@
-"""Separate the vision tower from the projector: record what the projector is given."""
+"""Separate the vision tower from the projector by recording the projector's input."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vtc.pipeline.connector import model_with_modules
 
 
 class SeparateTower(VideoAdapter):
-    """Families with one projector, which is given ``[n, P, Dv]`` of n slices."""
+    """Families with one projector, whose input is ``[n, P, Dv]`` for n slices."""
 
     def tower(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return ``[n, P, Dv]``, what the projector is given; see `VideoAdapter.tower`."""
+        """Return the projector's input ``[n, P, Dv]``; see `VideoAdapter.tower`."""
         states, _ = recorded(self, model, pixels)
         return states
 
@@ -28,7 +28,7 @@ class SeparateTower(VideoAdapter):
 
 
 def projectors_of(adapter: VideoAdapter, model: Any) -> list[nn.Module]:
-    """Return the projectors that an adapter names, those of a list one by one."""
+    """Return the projectors that an adapter names, with module lists flattened."""
     modules = [model.get_submodule(name) for name in adapter.projectors]
     return [
         projector
@@ -40,13 +40,13 @@ def projectors_of(adapter: VideoAdapter, model: Any) -> list[nn.Module]:
 def recorded(
     adapter: VideoAdapter, model: Any, pixels: Mapping[str, Tensor], rows_per_token: int = 0
 ) -> tuple[tuple[Tensor, ...], SliceFeatures]:
-    """Return what each projector is given while n slices are encoded, and their features.
+    """Encode n slices and return the input of each projector, and the features.
 
-    The projectors are replaced in a view of the model, which no other thread sees.
+    The projectors are replaced in a view of the model that other threads do not see.
 
     Args:
-        rows_per_token: If given, the projectors return the numbers of their tokens in place of
-            the projected tokens, so that the features show their order.
+        rows_per_token: If not 0, the projectors return token indices in place of projected tokens,
+            so that the features show the order of the tokens.
     """
     recorders: list[_Recorder] = []
 
@@ -59,14 +59,16 @@ def recorded(
         module = model.get_submodule(name)
         is_list = isinstance(module, nn.ModuleList)
         modules[name] = (
-            nn.ModuleList(recorder(each) for each in module) if is_list else recorder(module)
+            nn.ModuleList(recorder(projector) for projector in module)
+            if is_list
+            else recorder(module)
         )
     features = adapter.encode(model_with_modules(model, modules), pixels)
-    return tuple(each.states for each in recorders), features
+    return tuple(recorder.states for recorder in recorders), features
 
 
 class _Recorder(nn.Module):
-    """Keep what a projector is given."""
+    """Records the input of a projector."""
 
     states: Tensor
 

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from vtc.interfaces.video_adapter import chat_prompt
 from vtc.video import VideoSource
-from vtc_adapters._frame_text import written_out
+from vtc_adapters._frame_text import insert_texts
 from vtc_adapters._stills import FrameTextStillsAdapter
 
 
 class Gemma3Adapter(FrameTextStillsAdapter):
     """Gemma 3: each frame is a still image; the tokens of a picture attend to one another.
 
-    The language model takes merged tokens without text between them for one picture: they attend
-    to one another, to later ones too.
+    The language model treats merged tokens without text between them as one picture, so they attend
+    to one another, including later ones.
     """
 
     tiling = "do_pan_and_scan"
@@ -34,7 +34,7 @@ class Gemma3Adapter(FrameTextStillsAdapter):
         token = processor.tokenizer.image_token
         text = processor.full_image_sequence.replace(token * processor.image_seq_length, token)
         prompt = chat_prompt(processor, [{"type": "image"}] * len(source), question)
-        return written_out(processor, prompt, images=[text] * len(source))
+        return insert_texts(processor, prompt, images=[text] * len(source))
 
     def text_inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
         """Return ``token_type_ids`` ``[B, L]``: 1 for placeholders, 0 for text."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from vtc.interfaces.video_adapter import chat_prompt
 from vtc.video import VideoSource
-from vtc_adapters._frame_text import written_out
+from vtc_adapters._frame_text import insert_texts
 from vtc_adapters._idefics import IdeficsAdapter
-from vtc_adapters._stills import one_token_each
+from vtc_adapters._stills import with_one_token
 
 
 class Idefics3Adapter(IdeficsAdapter):
@@ -16,7 +16,7 @@ class Idefics3Adapter(IdeficsAdapter):
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         """Write a turn with marks around each frame; see `VideoAdapter.prompt`."""
-        brief = one_token_each(processor, "image_seq_len")
-        text = brief.replace_image_token({"rows": [[0]], "cols": [[0]]}, 0)
+        short = with_one_token(processor, "image_seq_len")
+        text = short.replace_image_token({"rows": [[0]], "cols": [[0]]}, 0)
         prompt = chat_prompt(processor, [{"type": "image"}] * len(source), question)
-        return written_out(processor, prompt, images=[text] * len(source))
+        return insert_texts(processor, prompt, images=[text] * len(source))

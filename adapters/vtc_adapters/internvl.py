@@ -1,4 +1,4 @@
-"""InternVL, in the classes of transformers."""
+"""InternVL, as implemented in transformers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from vtc.interfaces.video_span import SliceFeatures
 from vtc.video import VideoSource
-from vtc_adapters._frame_text import written_out
-from vtc_adapters._stills import FrameTextStillsAdapter, one_token_each
+from vtc_adapters._frame_text import insert_texts
+from vtc_adapters._stills import FrameTextStillsAdapter, with_one_token
 
 
 class InternVLAdapter(FrameTextStillsAdapter):
-    """InternVL: each frame is a still image with its number before it."""
+    """InternVL: each frame is a still image, preceded by its number."""
 
     tiling = "crop_to_patches"
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
@@ -36,7 +36,7 @@ class InternVLAdapter(FrameTextStillsAdapter):
         return height, width
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        """Make ``pixel_values`` ``[n, 3, H, W]`` of frames ``[n, H, W, 3]`` uint8."""
+        """Make ``pixel_values`` ``[n, 3, H, W]`` from frames ``[n, H, W, 3]`` uint8."""
         video = rearrange(frames, "n h w c -> n c h w")
         batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
         return {"pixel_values": batch["pixel_values_videos"][0]}
@@ -54,11 +54,11 @@ class InternVLAdapter(FrameTextStillsAdapter):
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         """Write a turn with "Frame1: ..." for each frame; see `VideoAdapter.prompt`."""
-        frames = torch.empty(len(source), 0)  # only counted
-        brief = one_token_each(processor, "image_seq_length")
-        text = brief.replace_video_token({"pixel_values_videos": [frames]}, 0)
+        frames = torch.empty(len(source), 0)  # only its length is used
+        short = with_one_token(processor, "image_seq_length")
+        text = short.replace_video_token({"pixel_values_videos": [frames]}, 0)
         prompt = super().prompt(processor, question, source)
-        return written_out(processor, prompt, videos=[text])
+        return insert_texts(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
         """Remove the numbers of the frames ("Frame1:") from a user turn."""

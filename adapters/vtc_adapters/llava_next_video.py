@@ -26,7 +26,7 @@ class LlavaNextVideoAdapter(LlavaAdapter):
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
         """Return tokens ``[n, M, D]`` after pooling and the projector."""
-        # Videos of one frame, of which transformers 5.18 and 5.23 return the same features.
+        # One-frame videos, for which transformers 5.18 and 5.23 return the same features.
         frames = pixels["pixel_values_videos"][:, None]
         encoded = model.model.get_video_features(frames, return_dict=True)
         tokens = [frame.reshape(-1, frame.shape[-1]) for frame in encoded.pooler_output]

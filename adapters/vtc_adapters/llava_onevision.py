@@ -1,4 +1,4 @@
-"""LLaVA-OneVision, and LLaVA-Video checkpoints converted to its class."""
+"""LLaVA-OneVision, and LLaVA-Video checkpoints converted to the same class."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vtc.interfaces.video_span import SliceFeatures
 from vtc_adapters._llava import LlavaAdapter
 
 _KEEPS_LAYERS = hasattr(output_capturing, "select_hidden_states")
-"""Before transformers 5.23 a list of layers counts without the initial states."""
+"""Whether layer indices can be passed: before transformers 5.23 they exclude the initial states."""
 
 
 class LlavaOnevisionAdapter(LlavaAdapter):
-    """LLaVA-OneVision: 729 SigLIP patches a frame, pooled to 196 tokens in a keyframe."""
+    """LLaVA-OneVision: 729 SigLIP patches per frame, pooled to 196 tokens in a keyframe."""
 
     fixed_inputs = ("vision_feature_layer", "vision_feature_select_strategy")
 
@@ -34,10 +34,10 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         return 1  # image_newline
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
-        """Return pooled tokens ``[n, 196, D]`` and, to merge, all patches ``[n, 729, D]``."""
+        """Return pooled tokens ``[n, 196, D]`` and all patches ``[n, 729, D]`` for merging."""
         inner, config = model.model, model.config
         layers = config.vision_feature_layer
-        # An index or a list of them keeps the states of these layers only.
+        # An index or a list of indices keeps the states of these layers only.
         encoded = inner.vision_tower(
             pixels["pixel_values_videos"],
             output_hidden_states=layers if _KEEPS_LAYERS else True,
@@ -56,7 +56,7 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         return SliceFeatures(tokens, dense, hidden=encoded.last_hidden_state)
 
     def project(self, model: Any, states: Sequence[Tensor]) -> SliceFeatures:
-        """Project ``[n, 729, Dv]``, and pool; see `VideoAdapter.project`."""
+        """Project and pool ``[n, 729, Dv]``; see `VideoAdapter.project`."""
         dense = super().project(model, states).tokens
         return SliceFeatures(model.model.apply_pooling(dense), dense)
 
@@ -68,7 +68,7 @@ class LlavaOnevisionAdapter(LlavaAdapter):
 
 
 def _on_device(module: Any) -> Any:
-    """Load a module's own parameters if accelerate offloaded them."""
+    """Load a module's own parameters to its device if accelerate offloaded them."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
     from accelerate.utils import align_module_device

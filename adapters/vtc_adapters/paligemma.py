@@ -13,7 +13,7 @@ from vtc_adapters._stills import StillsAdapter
 
 
 class PaliGemmaAdapter(StillsAdapter):
-    """PaliGemma: all frames before the question, without text between them; all is a prefix."""
+    """PaliGemma: all frames come first, without text between them; the whole prompt is a prefix."""
 
     causal = False
 
@@ -27,5 +27,5 @@ class PaliGemmaAdapter(StillsAdapter):
         return f"{processor.image_token}{processor.tokenizer.bos_token}{question}\n"
 
     def text_inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
-        """Return ``token_type_ids`` ``[B, L]`` of zeros: all is a prefix."""
-        return {"token_type_ids": torch.zeros_like(ids)}  # all of it a prefix
+        """Return ``token_type_ids`` ``[B, L]`` of zeros: the whole prompt is a prefix."""
+        return {"token_type_ids": torch.zeros_like(ids)}

@@ -1,4 +1,4 @@
-"""Registers the shipped adapters, by ``config.model_type``."""
+"""Register the shipped adapters, by ``config.model_type``."""
 
 import vtc
 

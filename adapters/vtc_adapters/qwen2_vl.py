@@ -21,7 +21,7 @@ _SLICE_TOKENS = 768
 
 
 class Qwen2VLAdapter(QwenAdapter):
-    """Qwen2-VL and Qwen2.5-VL: two frames a slice, positions in time, height and width."""
+    """Qwen2-VL and Qwen2.5-VL: two frames per slice, positions in time, height and width."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -29,9 +29,9 @@ class Qwen2VLAdapter(QwenAdapter):
 
         Attributes:
             mrope: The position of text after a video. ``"stock"``: as in the installed
-                transformers, after the height and width of a slice, so that it shares times with
-                a long video. ``"4.57"``: also after the video's time, as in transformers up to
-                4.57.
+                transformers, past the height and width of a slice, which may be earlier than the
+                end of a long video. ``"4.57"``: also past the video's last time, as in transformers
+                up to 4.57.
         """
 
         mrope: Literal["stock", "4.57"] = "stock"
@@ -53,7 +53,7 @@ class Qwen2VLAdapter(QwenAdapter):
         return {name: batch[name] for name in self.video_inputs[:2]}
 
     def notes(self, processor: Any, source: VideoSource) -> list[str]:
-        """Report that a lazy video is read at fewer tokens a slice than the processor allows."""
+        """Report if a lazy video gets fewer tokens per slice than the processor allows."""
         settings = processor.video_processor
         frames = torch.empty(1, source.height, source.width, 3, dtype=torch.uint8, device="meta")
         tokens, stock = (
@@ -92,7 +92,7 @@ class Qwen2VLAdapter(QwenAdapter):
         video: CompressedVideo,
         cells: Tensor,
     ) -> Slices:
-        """Shift the first slice in time; a merged slice stands at its centre."""
+        """Shift the first slice in time; a merged slice is placed at its centre."""
         interval = self._interval(model, inputs, number, video)
         times = (torch.arange(len(video.span)) * interval).long()
         still = torch.zeros_like(times)
@@ -104,25 +104,26 @@ class Qwen2VLAdapter(QwenAdapter):
     def _interval(
         self, model: Any, inputs: Mapping[str, Any], number: int, video: CompressedVideo
     ) -> float:
-        """Return the step in time from slice to slice: 1 in Qwen2-VL, by seconds in Qwen2.5-VL."""
+        """Return the time step between slices: 1 in Qwen2-VL, from the seconds in Qwen2.5-VL."""
         rate = getattr(model.config.vision_config, "tokens_per_second", None)
         if rate is None:
             return 1.0
-        given = inputs.get("second_per_grid_ts")
-        if given is not None:
-            return float(rate * given[number])
-        # Stock without times takes one second a slice. Rounding removes the jitter of real times.
+        seconds = inputs.get("second_per_grid_ts")
+        if seconds is not None:
+            return float(rate * seconds[number])
+        # Without times the stock model assumes one second. Rounding removes the jitter of real
+        # times.
         return float(rate * (round(video.seconds_per_slice or 1.0, 2)))
 
 
 def _size(settings: Any, frames: Tensor, total: int, limited: bool = True) -> tuple[int, int]:
     """Return the size of a lazy video's frames.
 
-    ``cap_pixels_per_frame`` of the processor decides: True and False as the stock processor has
-    them; None, which released checkpoints leave, limits slices to `_SLICE_TOKENS`.
+    The processor's ``cap_pixels_per_frame`` decides: True and False mean the same as in the stock
+    processor; None, the value in released checkpoints, limits slices to `_SLICE_TOKENS`.
 
     Args:
-        limited: Whether None limits slices.
+        limited: Whether None has this effect.
     """
     cap, longest = getattr(settings, "cap_pixels_per_frame", None), settings.size["longest_edge"]
     if cap is None and limited:

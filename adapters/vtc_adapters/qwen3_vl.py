@@ -1,4 +1,4 @@
-"""Qwen3-VL and Qwen3.5, and their mixtures of experts."""
+"""Qwen3-VL and Qwen3.5, including their mixture-of-experts models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from transformers.video_utils import VideoMetadata
 from vtc.interfaces.part import require
 from vtc.interfaces.video_span import CompressedVideo, SliceFeatures
 from vtc.video import VideoSource
-from vtc_adapters._frame_text import keeps_text, require_frame_text, text_around, written_out
-from vtc_adapters._mrope import Slices, wrapped_slices
+from vtc_adapters._frame_text import insert_texts, keeps_text, require_frame_text, text_around
+from vtc_adapters._mrope import Slices, slices_with_frame_text
 from vtc_adapters._qwen import QwenAdapter, packed_patches, per_slice, size_of_frames
 
 
 class Qwen3VLAdapter(QwenAdapter):
-    """Qwen3-VL, Qwen3.5: a timestamp before each slice, and features for the first layers.
+    """Qwen3-VL, Qwen3.5: a timestamp before each slice, and deepstack features for early layers.
 
     A timestamp with its marks takes about ten tokens and a merged slice one, so by default only
-    keyframes keep it. The position of a merged slice still has its time.
+    keyframes keep it. A merged slice's position still encodes its time.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,10 @@ class Qwen3VLAdapter(QwenAdapter):
         """Options of Qwen3-VL.
 
         Attributes:
-            frame_text: The slices that keep the timestamp and the markers around them:
-                ``"keyframes"``, ``"all"`` or ``"none"``.
-            resolution_frames: The stock processor shrinks the frames of longer videos more. A lazy
-                video is shrunk like one of at most this many frames.
+            frame_text: The slices that keep the timestamp and markers around them: ``"keyframes"``,
+                ``"all"`` or ``"none"``.
+            resolution_frames: The stock processor shrinks frames more the longer the video is. A
+                lazy video is treated as if it had at most this many frames.
         """
 
         frame_text: Literal["all", "keyframes", "none"] = "keyframes"
@@ -60,11 +60,11 @@ class Qwen3VLAdapter(QwenAdapter):
         return text_around(slots, opening=1, closing=1)
 
     def keeps_frame_text(self, is_keyframe: Tensor) -> Tensor:
-        """Return ``[N]`` bool, as the option ``frame_text`` has it."""
+        """Return the mask ``[N]`` of slices that keep their text, by the option ``frame_text``."""
         return keeps_text(self.config.frame_text, is_keyframe)
 
     def encode(self, model: Any, pixels: Mapping[str, Tensor]) -> SliceFeatures:
-        """Return tokens ``[n, M, D]``, and as many for each layer of deepstack."""
+        """Return tokens ``[n, M, D]``, and the same shape for each deepstack layer."""
         grid = pixels["video_grid_thw"]
         encoded = model.model.get_video_features(
             pixels["pixel_values_videos"], video_grid_thw=grid, return_dict=True
@@ -77,7 +77,7 @@ class Qwen3VLAdapter(QwenAdapter):
         return SliceFeatures(tokens, extra=tuple(extra), hidden=hidden)
 
     def pack(self, model: Any, rows: list[Tensor]) -> BaseModelOutputWithPooling:
-        """Split rows ``[F, (1 + layers) * D]`` into features and those of deepstack's layers."""
+        """Split rows ``[F, (1 + layers) * D]`` into tokens and deepstack features."""
         width = model.config.text_config.hidden_size
         tokens, *extra = zip(*(torch.split(row, width, dim=-1) for row in rows), strict=True)
         if not extra:
@@ -100,18 +100,18 @@ class Qwen3VLAdapter(QwenAdapter):
 
     def prompt(self, processor: Any, question: str, source: VideoSource) -> str:
         """Write a turn with a timestamp for each slice; see `VideoAdapter.prompt`."""
-        # The stock text of a video with one placeholder a slice.
+        # The stock text of a video with one placeholder per slice.
         merge = processor.video_processor.merge_size
         times = source.timestamps.tolist()
-        described = {
+        video_inputs = {
             "video_grid_thw": torch.tensor([[-(-len(times) // 2), merge, merge]]),
             "video_metadata": [
                 VideoMetadata(total_num_frames=len(times), fps=1.0, frames_indices=times)
             ],
         }
-        text = processor.replace_video_token(described, 0)
+        text = processor.replace_video_token(video_inputs, 0)
         prompt = super().prompt(processor, question, source)
-        return written_out(processor, prompt, videos=[text])
+        return insert_texts(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
         """Remove the timestamps ("<1.5 seconds>") from a user turn."""
@@ -125,10 +125,10 @@ class Qwen3VLAdapter(QwenAdapter):
         video: CompressedVideo,
         cells: Tensor,
     ) -> Slices:
-        return wrapped_slices(video.span, cells)
+        return slices_with_frame_text(video.span, cells)
 
 
 class Qwen35Adapter(Qwen3VLAdapter):
-    """Qwen3.5: as Qwen3-VL, without deepstack."""
+    """Qwen3.5: like Qwen3-VL, without deepstack."""
 
     projectors = ("model.visual.merger",)

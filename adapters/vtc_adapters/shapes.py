@@ -1,7 +1,7 @@
 """Full-size models by name, without weights: ``shape:NAME``.
 
-The sizes are those of the published checkpoints' configurations. Text is a token a byte, which
-changes the length of a question and nothing else.
+The sizes are those of the published checkpoints' configurations. The tokenizer makes one token per
+byte, which affects only the length of a question.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ QWEN2_0_5B = {
 
 
 def _llava_onevision(text: dict[str, int], tied: bool) -> tuple[Any, Any]:
-    """SigLIP-so400m at 384 pixels without its last layer, and Qwen2."""
+    """Build SigLIP-so400m at 384 pixels, without its last layer, and Qwen2."""
     from transformers import LlavaOnevisionConfig, Qwen2Config
 
     config = LlavaOnevisionConfig(
@@ -48,7 +48,7 @@ def _llava_onevision(text: dict[str, int], tied: bool) -> tuple[Any, Any]:
 
 
 def _qwen2_vl(text: dict[str, int]) -> tuple[Any, Any]:
-    """The vision tower of all Qwen2-VL models, and Qwen2."""
+    """Build the vision tower of all Qwen2-VL models, and Qwen2."""
     from transformers import Qwen2VLConfig, Qwen2VLProcessor
 
     processor = qwen_processor(Qwen2VLProcessor)
@@ -76,11 +76,11 @@ SHAPES: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 
 def build(name: str) -> tuple[Any, Any]:
-    """Make the configuration of a full-size model and a processor, offline.
+    """Build the configuration of a full-size model and a processor, offline.
 
     Raises:
         ValueError: There is no shape of this name.
     """
     if name not in SHAPES:
-        raise ValueError(f"no shape {name!r}; there are: {', '.join(SHAPES)}")
+        raise ValueError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")
     return SHAPES[name]()

@@ -11,20 +11,20 @@ from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
 from vtc.video import VideoSource
-from vtc_adapters._frame_text import written_out
+from vtc_adapters._frame_text import insert_texts
 from vtc_adapters._idefics import IdeficsAdapter
-from vtc_adapters._stills import one_token_each
+from vtc_adapters._stills import with_one_token
 
 
 class SmolVLMAdapter(IdeficsAdapter):
-    """SmolVLM: each frame is a still image with its time before it, after an introduction."""
+    """SmolVLM: after an introduction, each frame is a still image, preceded by its time."""
 
     def settings(self, processor: Any) -> Any:
         """Return the video processor."""
         return processor.video_processor
 
     def preprocess(self, processor: Any, frames: Tensor, total: int) -> dict[str, Tensor]:
-        """Make ``pixel_values`` ``[1, n, 3, H, W]`` and their mask of frames ``[n, H, W, 3]``."""
+        """Make ``pixel_values`` ``[1, n, 3, H, W]`` and their mask from frames ``[n, H, W, 3]``."""
         video = rearrange(frames, "n h w c -> n c h w")
         batch = processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
         return {name: batch[name] for name in self.video_inputs}
@@ -35,12 +35,12 @@ class SmolVLMAdapter(IdeficsAdapter):
         metadata = VideoMetadata(
             total_num_frames=len(times), fps=1.0, duration=source.duration, frames_indices=times
         )
-        frames = torch.empty(1, len(times), device="meta")  # only counted
-        text = one_token_each(processor, "image_seq_len").replace_video_token(
+        frames = torch.empty(1, len(times), device="meta")  # only its length is used
+        text = with_one_token(processor, "image_seq_len").replace_video_token(
             {"pixel_values": frames, "video_metadata": [metadata]}, 0
         )
         prompt = super().prompt(processor, question, source)
-        return written_out(processor, prompt, videos=[text])
+        return insert_texts(processor, prompt, videos=[text])
 
     def question(self, text: str) -> str:
         """Remove the introduction and the times ("Frame from 00:01:") from a user turn."""

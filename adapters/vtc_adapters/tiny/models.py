@@ -1,4 +1,4 @@
-"""Build the tiny model of a family, with weights that react to errors."""
+"""Build the tiny model of a family, with weights large enough to expose errors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BUILDERS = {**VIDEO_MODELS, **STILL_MODELS}
 
 
 def build(family: str) -> tuple[Any, Any]:
-    """Build a tiny model from the current state of torch's random numbers.
+    """Build a tiny model with torch's current random state.
 
-    Linear weights get a standard deviation of 0.25: at the usual initialisation a tiny model
-    hardly reacts to wrong tokens or positions, and a test with it proves nothing.
+    Linear weights get a standard deviation of 0.25: with the usual initialisation a tiny model
+    hardly reacts to wrong tokens or positions, so tests with it could not fail.
 
     Args:
         family: The ``model_type`` of the configuration.
@@ -28,7 +28,7 @@ def build(family: str) -> tuple[Any, Any]:
         ValueError: There is no tiny model of this family.
     """
     if family not in BUILDERS:
-        raise ValueError(f"no tiny model of {family!r}; there are: {', '.join(sorted(BUILDERS))}")
+        raise ValueError(f"no tiny model of {family!r}; known: {', '.join(sorted(BUILDERS))}")
     model, processor = BUILDERS[family]()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

@@ -10,7 +10,7 @@ import torch
 from vtc_adapters.tiny.tokenizer import CHAT_TEMPLATE, byte_tokenizer, text_sizes
 from vtc_adapters.tiny.video_models import clip_and_llama, clip_sizes
 
-SIDE, PATCH = 56, 14  # 16 patches a frame, 4 tokens
+SIDE, PATCH = 56, 14  # 16 patches and 4 tokens per frame
 
 
 def _internvl() -> tuple[Any, Any]:
@@ -64,7 +64,7 @@ def _smolvlm() -> tuple[Any, Any]:
     from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
     tokenizer = byte_tokenizer(*_IDEFICS_MARKS, "<video>")
-    tokenizer.bos_token = "<|im_start|>"  # which the chat template writes
+    tokenizer.bos_token = "<|im_start|>"  # used by the chat template
     model = SmolVLMForConditionalGeneration(SmolVLMConfig(**_idefics_config(tokenizer)))
     sizes = {"size": {"longest_edge": SIDE}, "max_image_size": {"longest_edge": SIDE}}
     processor = SmolVLMProcessor(
@@ -72,7 +72,7 @@ def _smolvlm() -> tuple[Any, Any]:
         tokenizer=tokenizer,
         video_processor=SmolVLMVideoProcessor(**sizes),
         image_seq_len=4,
-        chat_template=DEFAULT_CHAT_TEMPLATE,  # with any other the stock processor takes this one
+        chat_template=DEFAULT_CHAT_TEMPLATE,  # the stock processor replaces any other with this one
     )
     return model, processor
 
@@ -168,7 +168,7 @@ def _gemma3() -> tuple[Any, Any]:
     )
     model = Gemma3ForConditionalGeneration(config)
     projector = model.model.multi_modal_projector
-    torch.nn.init.normal_(projector.mm_input_projection_weight, std=0.25)  # it starts at zero
+    torch.nn.init.normal_(projector.mm_input_projection_weight, std=0.25)  # its default is zero
     return model, processor
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer for tiny models, and their chat template."""
+"""The tokenizer and chat template of the tiny models."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer(*special: str, bos: str | None = None, **named: str) -> Any:
-    """Make a tokenizer of single bytes, with the marks of a chat and more special tokens.
+    """Build a byte-level tokenizer with chat markers and more special tokens.
 
     Args:
         *special: More special tokens.
-        bos: The token that it writes before each text, as those of Llama and Gemma do.
+        bos: A token to write before each text, as the tokenizers of Llama and Gemma do.
         **named: Special tokens that are attributes of the tokenizer, such as ``boi_token``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors

@@ -1,4 +1,4 @@
-"""Tiny models of the families whose processor takes videos."""
+"""Tiny models of the families whose processor accepts videos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _llava_onevision() -> tuple[Any, Any]:
         SiglipVisionConfig,
     )
 
-    side, patch = 42, 14  # 9 patches a frame, pooled to 4 tokens
+    side, patch = 42, 14  # 9 patches per frame, pooled to 4 tokens
     pinpoints = [[side, side], [side, 2 * side], [2 * side, side]]
     processor = llava_onevision_processor(side, patch, pinpoints)
     config = LlavaOnevisionConfig(
@@ -38,7 +38,7 @@ def _llava_onevision() -> tuple[Any, Any]:
 
 
 def llava_onevision_processor(side: int, patch: int, pinpoints: list[list[int]]) -> Any:
-    """A processor for frames of ``side`` x ``side`` pixels, with a tokenizer of bytes."""
+    """Build a processor for frames of ``side`` x ``side`` pixels, with a byte-level tokenizer."""
     from transformers import (
         LlavaOnevisionImageProcessor,
         LlavaOnevisionProcessor,
@@ -66,7 +66,7 @@ def _llava_next_video() -> tuple[Any, Any]:
     )
 
     tokenizer = byte_tokenizer("<image>", "<video>", bos="<s>")
-    side, patch = 56, 14  # 16 patches a frame, pooled to 4 tokens
+    side, patch = 56, 14  # 16 patches per frame, pooled to 4 tokens
     config = LlavaNextVideoConfig(
         **clip_and_llama(tokenizer, side, patch),
         image_grid_pinpoints=[[side, side], [side, 2 * side], [2 * side, side]],
@@ -96,7 +96,7 @@ def _video_llava() -> tuple[Any, Any]:
     )
 
     tokenizer = byte_tokenizer("<image>", "<video>", bos="<s>")
-    side, patch = 56, 14  # 16 patches and a class token a frame
+    side, patch = 56, 14  # 16 patches and a class token per frame
     sizes = clip_sizes(side)
     processor = VideoLlavaProcessor(
         image_processor=VideoLlavaImageProcessor(**sizes),
@@ -166,17 +166,17 @@ _QWEN_TEMPLATE = CHAT_TEMPLATE.replace(
 
 
 def qwen_ids(tokenizer: Any) -> dict[str, int]:
-    """The special ids of a Qwen-VL configuration."""
+    """Return the special token ids of a Qwen-VL configuration."""
     names = ("vision_start", "vision_end", "image", "video")
     ids = tokenizer.convert_tokens_to_ids(list(_QWEN_MARKS))
     return {f"{name}_token_id": id for name, id in zip(names, ids, strict=True)}
 
 
 def qwen_processor(processor_class: Any, **settings: Any) -> Any:
-    """A processor of Qwen2-VL or Qwen2.5-VL with a tokenizer of bytes.
+    """Build a processor of Qwen2-VL or Qwen2.5-VL with a byte-level tokenizer.
 
     Args:
-        **settings: Of the image processor and the video processor.
+        **settings: Passed to the image processor and the video processor.
     """
     from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
@@ -219,7 +219,7 @@ def _qwen3_vl_moe() -> tuple[Any, Any]:
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
     model, processor = _qwen3(Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, _EXPERTS)
-    model.set_experts_implementation("eager")  # the others know no float64
+    model.set_experts_implementation("eager")  # the other implementations do not support float64
     return model, processor
 
 
@@ -234,7 +234,7 @@ def _qwen3_5_moe() -> tuple[Any, Any]:
 
     text = {**_LINEAR_ATTENTION, **_EXPERTS, "shared_expert_intermediate_size": 32}
     model, processor = _qwen3(Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, text)
-    model.set_experts_implementation("eager")  # the others know no float64
+    model.set_experts_implementation("eager")  # the other implementations do not support float64
     return model, processor
 
 
