@@ -196,7 +196,7 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
         ),
         ({}, "product", {"task": {"name": "cases"}}, "a task of cases needs a file"),
         ({"frames": [1]}, "product", {}, "frames=1: task: .*segments"),
-        ({}, "product", {"task": {"fps": 1.0}}, "task.fps: expected a task of videos, got one of"),
+        ({}, "product", {"task": {"fps": 1.0}}, "task.fps: expected task.name to be 'videos', got"),
         ({}, "product", {"prompt": "Answer."}, "prompt: expected a text with {question}"),
         ({"prompt": ["{q}"]}, "product", {}, "prompt: expected a text with {question}, .*'{q}'"),
         ({}, "product", {"prompt": "{question"}, "prompt: '{question' is not a template"),

@@ -164,19 +164,19 @@ def test_embeddings_are_made_once_and_stay_the_same_bits(tmp_path: Path) -> None
     for time_round in range(2):
         shelf = Shelf(tmp_path)
         kept = KeepingEncoder(LazyEncoder(counting), "counting", shelf)
-        with shelf.of("video"):
+        with shelf.open_video("video"):
             for chunk in chunks:
                 assert torch.equal(kept.encode_frames(chunk), plain.encode_frames(chunk))
             assert torch.equal(kept.encode_text("red"), plain.encode_text("red"))
         assert counting.frames == 9, time_round
     assert (kept.name, kept.dim) == ("counting", 16)
-    with shelf.of("video"):  # the video changed, under the same name
+    with shelf.open_video("video"):  # the video changed, under the same name
         kept.encode_frames(chunks[0] + 1)
     assert counting.frames == 13
-    with shelf.of("another"):
+    with shelf.open_video("another"):
         kept.encode_frames(chunks[0])
     other = KeepingEncoder(LazyEncoder(counting), "another encoder", shelf)
-    with shelf.of("video"):
+    with shelf.open_video("video"):
         other.encode_frames(chunks[0])
     assert counting.frames == 21
     assert not list(tmp_path.glob("*.partial"))
@@ -190,7 +190,7 @@ def test_embeddings_that_another_worker_makes_are_waited_for(tmp_path: Path) -> 
         shelf = Shelf(tmp_path)
         kept = KeepingEncoder(LazyEncoder(counting), "counting", shelf)
         begun.wait()
-        with shelf.of("video"):
+        with shelf.open_video("video"):
             kept.encode_frames(chunk)
 
     threads = [threading.Thread(target=worker) for _ in range(3)]

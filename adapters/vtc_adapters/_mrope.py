@@ -159,7 +159,7 @@ def _row_positions(layout: Layout, row: int, stock: Tensor, slices_of: Any) -> T
 
 
 def _video_positions(video: CompressedVideo, cells: Tensor, moves: Tensor) -> Tensor:
-    """Return positions ``[3, L]`` of a video: cells of keyframes, centres of merged slices, text."""
+    """Return positions ``[3, L]`` of a video: keyframe cells, centres of merged slices, text."""
     span = video.span
     height, width = span.grid or (1, 1)
     centre = cells[:, height // 2 * width + width // 2, None]

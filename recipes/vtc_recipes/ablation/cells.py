@@ -35,9 +35,9 @@ class Cell:
 
     Attributes:
         setting: The configuration; parts are mappings with all options.
-        training: The job that trains the model; None for a given model.
-        config: All that determines the results, in plain JSON: the setting, with fingerprints of
-            files instead of the names of folders.
+        training: The job that trains the model; None for an existing model.
+        config: Everything that determines the results, as plain JSON: the setting, with
+            fingerprints of files in place of folder names.
     """
 
     setting: Setting
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """``dks + dfm, seed 0``"""
+        """Return a label such as ``dks + dfm, seed 0``."""
         setting = self.setting
         return f"{setting.selector['name']} + {setting.merger['name']}, seed {setting.seed}"
 
@@ -71,7 +71,7 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
     """Build the cell of a configuration.
 
     Args:
-        errors: Errors are appended to it.
+        errors: A list to which errors are appended.
 
     Returns:
         None if there are errors.
@@ -85,7 +85,7 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
             merger = registry.build_part("merger", setting.merger)
             require_mergeable(merger, registry.label_of("merger", merger))
         if isinstance(setting.model, str):
-            model = _given_model(setting)
+            model = _existing_model(setting)
             encoder = encoder or saved_parts(setting.model)["encoder"]
             if encoder is None:
                 raise ValueError(
@@ -104,14 +104,14 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
         return None
     learned = setting.model == SHIPPED or (training is not None and training.staged)
     task = setting.task.plain()
-    if setting.task.file is not None:  # its contents determine the results
+    if setting.task.file is not None:  # its contents, not its path, determine the results
         task["file"] = digest(Path(setting.task.file).read_text(encoding="utf-8"))
     prompt = setting.prompt or ("{question}" if learned else WITH_CHOICES)
     if problems := check_prompt(setting.task, prompt):
         errors += problems
         return None
     if task["fps"] is None:
-        del task["fps"]  # the names of older cells have none
+        del task["fps"]  # older cells were hashed without it
     plain = setting.plain()
     if plain["budget"] is None:
         del plain["budget"]  # likewise
@@ -125,7 +125,7 @@ def make_cell(setting: Setting, errors: list[str]) -> Cell | None:
     return Cell(setting, training, config)
 
 
-def _given_model(setting: Setting) -> dict[str, Any]:
+def _existing_model(setting: Setting) -> dict[str, Any]:
     name = setting.model
     identity = model_identity(name)
     merger = setting.merger["name"]

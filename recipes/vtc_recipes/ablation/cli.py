@@ -1,4 +1,4 @@
-"""The commands ``vtc ablate`` and ``vtc report``; torch is imported inside them only."""
+"""The commands ``vtc ablate`` and ``vtc report``; torch is imported only inside them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from vtc_recipes.shipped import find_config
 if TYPE_CHECKING:
     from vtc_recipes.ablation.grid import Grid
 
-Folder = Optional[Path]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+Folder = Optional[Path]  # noqa: UP007, UP045 - older typer cannot evaluate X | None
 
 
 def ablate(
     grid: Annotated[str, typer.Argument(help="A shipped grid's name, or a YAML file.")],
     settings: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="Change values: base.model=FOLDER base.task.examples=20"),
+        typer.Argument(help="Override values: base.model=FOLDER base.task.examples=20"),
     ] = None,
     out: Annotated[
         Folder, typer.Option(help="Folder for the results. (default: runs/GRID)")
@@ -38,7 +38,7 @@ def ablate(
         bool, typer.Option("--worker", help="Share the work with other workers; write no report.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cells and the work left.")
+        bool, typer.Option("--dry-run", help="Show the cells and the remaining work.")
     ] = False,
     ray: options.Ray = None,
     ray_cpus: options.RayCpus = 1.0,
@@ -48,7 +48,7 @@ def ablate(
 ) -> None:
     """Ask all configurations of a grid the same questions, and report the results.
 
-    Several of these commands may share a folder; each can be killed and started again.
+    Several of these commands can share a folder; each can be killed and restarted.
     """
     import transformers
 
@@ -68,7 +68,7 @@ def ablate(
         return
     prepare(grid_, runs)
     transformers.utils.logging.disable_progress_bar()
-    with _ended_as_by_ctrl_c(), progress_bars(quiet=as_json, window=3600.0) as show:
+    with _exit_on_sigterm(), progress_bars(quiet=as_json, window=3600.0) as show:
         progress = partial(show, "cells and trainings")
         if ray is not None:
             from vtc.batch.cluster import Resources
@@ -88,7 +88,7 @@ def ablate(
         if as_json:
             print_json({"folder": str(runs)})
         else:
-            print_line(f"all of {runs} is done")
+            print_line(f"all jobs in {runs} are done")
         return
     report(runs, None, as_json=as_json)
 
@@ -99,11 +99,11 @@ def report(
         Folder, typer.Option(help="Folder for the report. (default: RUNS/report)")
     ] = None,
     against: Annotated[
-        int, typer.Option(help="Row that the others are compared with, from 1.")
+        int, typer.Option(help="Row to compare the others with, counted from 1.")
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """Write the results of a grid: tables (Markdown, CSV) and plots."""
+    """Write the results of a grid as tables (Markdown, CSV) and plots."""
     from vtc_recipes.ablation.report import write_report
 
     written = write_report(runs, out or runs / "report", against)
@@ -115,8 +115,8 @@ def report(
 
 
 @contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """End on SIGTERM as on Ctrl-C, so that this is not taken for a dead process."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM as on Ctrl-C, so that this process does not count as one that died."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
@@ -153,7 +153,7 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
     console.print(table)
     console.print(
         f"{cost.cells_done} of {cost.cells} cells and {cost.trainings_done} of {cost.trainings} "
-        f"trainings are done in {runs}.\nLeft: {cost.questions} questions about "
+        f"trainings are done in {runs}.\nRemaining: {cost.questions} questions about "
         f"{cost.frames} frames, {_minutes(cost.seconds)}"
         + (f"; trainings {_minutes(cost.training_seconds)}." if cost.trainings else "."),
         markup=False,
@@ -164,5 +164,5 @@ def _print_plan(grid: Grid, runs: Path, as_json: bool) -> None:
 
 def _minutes(seconds: float | None) -> str:
     if seconds is None:
-        return "for an unknown time before one is done"
+        return "for an unknown time until one is done"
     return f"about {seconds / 60:.1f} minutes of one worker"

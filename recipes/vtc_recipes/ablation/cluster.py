@@ -1,4 +1,4 @@
-"""Cells and trainings of a grid as tasks of Ray, on machines that share a folder."""
+"""Run the cells and trainings of a grid as Ray tasks on machines that share a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vtc_recipes.ablation.plan import jobs_of
 from vtc_recipes.ablation.work import MAX_DEATHS, JobsError, work
 
 _BLOCKED = "blocked"
-"""What the task of a job returns that needs a failed one."""
+"""The result of a task whose job needs a failed one."""
 
 
 def work_on_cluster(
@@ -25,27 +25,27 @@ def work_on_cluster(
     resources: Resources,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Run the jobs of a grid as tasks of Ray, each after those that it needs.
+    """Run the jobs of a grid as Ray tasks, each after the jobs that it needs.
 
-    A task claims its job as a worker does, so workers can share the folder. Ray runs a task once
-    more whose process has died; the job resumes from what is there.
+    A task claims its job like a worker, so workers can share the folder. If the process of a task
+    dies, Ray retries it once, and the job resumes from the files in its folder.
 
     Args:
-        values: The plain values of the grid, from which the tasks build it again.
-        device: Device of the models, a name or ``auto``.
-        address: Of the cluster, see `connect`.
+        values: The plain values of the grid, from which the tasks rebuild it.
+        device: The device of the models, or ``auto``.
+        address: The address of the cluster; see `connect`.
         progress: Called with the number of finished jobs and of all jobs.
 
     Raises:
         JobsError: Jobs failed; all jobs that do not need them are done.
-        ImportError, OSError: As `connect`.
+        ImportError, OSError: See `connect`.
     """
     ray = connect(address)
     task = ray.remote(**task_options(ray, resources))(_run_job)
     jobs = jobs_of(grid, runs, device, _silent)
     place = (os.getcwd(), dict(values), grid.name, runs.resolve(), device)
     refs: dict[Path, Any] = {}
-    for job in jobs:  # a job comes after those that it needs
+    for job in jobs:  # jobs come after the ones that they need
         if not job.done:
             needs = [refs[target] for target in job.needs if target in refs]
             refs[job.target] = task.remote(job.name, *place, *needs)
@@ -62,9 +62,9 @@ def work_on_cluster(
             except ray.exceptions.RayTaskError as error:
                 if not isinstance(error.cause, ray.exceptions.RayError):
                     raise
-                reason = _BLOCKED  # the task of a job that it needs has died
+                reason = _BLOCKED  # the task of a job it needs has died
             except deaths(ray):
-                reason = f"{MAX_DEATHS} processes died while they ran it (out of memory?)"
+                reason = f"{MAX_DEATHS} processes died while running it (out of memory?)"
             if reason == _BLOCKED:
                 blocked += 1
             elif reason is not None:
@@ -88,11 +88,11 @@ def _run_job(
     device: str,
     *needs: None,
 ) -> str | None:
-    """Run a job in a process of Ray; return why it failed.
+    """Run a job in a Ray process; return the reason if it failed.
 
     Args:
-        name: The job's.
-        folder: The folder that paths in the grid are relative to.
+        name: The name of the job.
+        folder: The folder to which paths in the grid are relative.
         needs: The results of the tasks that must end before this one starts.
     """
     import transformers
@@ -113,4 +113,4 @@ def _run_job(
 
 
 def _silent(stage: str, done: int, total: int) -> None:
-    """Show no progress: the output of a task goes nowhere."""
+    """Show no progress, because the output of a task is discarded."""

@@ -1,4 +1,4 @@
-"""The sections of a grid's YAML file, and the range of each value."""
+"""The sections of a grid's YAML file, with the range of each value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vtc_recipes.schema import Items, OptionalBudget, OptionalMerger, OptionalSe
 from vtc_recipes.synthetic import KINDS, STORIES
 
 DEFAULT_KINDS = ("colour", "first", "last", "after")
-"""The kinds of questions that the tiny models learn."""
+"""The kinds of questions that the tiny models are trained on."""
 
 
 def _expect(kinds: type | tuple[type, ...], expected: str) -> AfterValidator:
@@ -44,7 +44,7 @@ def _check_prompt(prompt: Any) -> Any:
         ) from error
     if "question" not in names or names - {"question", "choices"}:
         raise ValueError(
-            "expected a text with {question}, and {choices} if there are some, got " + repr(prompt)
+            "expected a text with {question} and optionally {choices}, got " + repr(prompt)
         )
     return prompt
 
@@ -56,15 +56,16 @@ class Task(Section):
         name: ``questions`` about random synthetic videos; ``needles`` in haystacks, like those of
             ``vtc niah``; ``cases``, needles from a file; or ``videos``, questions from a file about
             your own videos.
-        examples: Questions of each seed; of needles, at each depth. Files are asked as a whole.
-        frames: Frames of a video; with ``fps`` the most of them.
-        fps: Frames to sample a second of your own videos; None for evenly spaced ones.
-        kinds: Kinds of the questions, in turn.
-        depths: Number of depths of needles, spread evenly from front to end.
-        needle_frames: Frames of a needle.
+        examples: Questions per seed, for ``needles`` per depth. Questions from a file are all
+            asked.
+        frames: The number of frames per video; with ``fps`` the maximum.
+        fps: Frames to sample per second of your own videos; None for evenly spaced frames.
+        kinds: The kinds of questions, used in turn.
+        depths: The number of needle depths, spread evenly from start to end.
+        needle_frames: The number of frames per needle.
         size: Height and width of synthetic frames in pixels.
-        split: Of synthetic scenes.
-        file: Cases (docs/niah.md) or questions about videos (docs/ablation.md); each seed asks the
+        split: The split of the synthetic scenes.
+        file: Cases (docs/niah.md) or questions about videos (docs/ablation.md); every seed asks the
             same ones.
     """
 
@@ -93,9 +94,10 @@ class Training(Section):
 
     Attributes:
         recipe: A name or file, as for ``vtc train``.
-        settings: Likewise: ``stages.0.steps=10``. The grid sets merger, seed and folder.
-        launch: Command that starts the training in other processes: ``torchrun --nproc-per-node
-            8``, or ``accelerate launch ...``; without it the worker trains itself.
+        settings: Overrides, as for ``vtc train``: ``stages.0.steps=10``. The grid sets merger, seed
+            and folder.
+        launch: A command that starts the training in other processes, such as ``torchrun
+            --nproc-per-node 8`` or ``accelerate launch ...``; if empty, the worker itself trains.
     """
 
     recipe: str
@@ -109,17 +111,18 @@ class Setting(Section):
     Attributes:
         model: ``shipped``, the tiny model that comes with its weights; a folder; a name on the
             hub; ``tiny:FAMILY``, random weights; or a mapping, see `Training`.
-        selector, merger: A name or a mapping; None for the part that the model was saved with, or
-            that its recipe trains. A recipe trains this merger with its own selector.
+        selector, merger: A name or a mapping; None for the part that the model was saved with or
+            that its recipe trains. A recipe trains this merger together with its own selector.
         budget: Of the visual tokens of a video, as `vtc.wrap` takes it; None for none. A recipe
             trains without one.
         encoder: The frame encoder; None for the one that the model was saved with.
         task: The questions.
-        prompt: With ``{question}`` and ``{choices}``; None for the question alone where the model
-            learned that form (``shipped``, the tiny recipes), and with the choices elsewhere.
-        max_new_tokens: Of an answer.
-        dtype: Of the weights.
-        seed: Of the training and of the questions.
+        prompt: A template with ``{question}`` and ``{choices}``. None: the question alone for
+            models trained on that form (``shipped``, the tiny recipes), question and choices for
+            others.
+        max_new_tokens: The maximum length of an answer.
+        dtype: The dtype of the weights.
+        seed: The seed of the training and of the questions.
     """
 
     model: Annotated[
@@ -145,10 +148,10 @@ class Document(Section):
 
     Attributes:
         base: A `Setting`, with ``seeds`` instead of its seed.
-        axes: Values by dotted name (``selector.keyframes``, ``task.frames``), or by the short name
-            of an option or of a field of the task; with ``combine: list`` a list of mappings.
+        axes: Lists of values by dotted name (``selector.keyframes``, ``task.frames``) or by the
+            short name of an option or task field; with ``combine: list`` a list of mappings.
         combine: ``product`` combines every value with every other; ``zip`` the first values of all
-            axes, then the second ones; ``list`` takes the mappings one by one.
+            axes, then the second values; ``list`` uses the mappings as they are.
         note: A sentence for readers of the report.
         lease_seconds: Deprecated, without effect.
     """

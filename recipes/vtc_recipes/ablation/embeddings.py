@@ -1,8 +1,8 @@
-"""Frame embeddings that all cells share: the first cell that needs a video embeds it.
+"""Frame embeddings shared by all cells: the first cell that needs a video embeds it.
 
 There is one file ``embeddings/video-NAME.safetensors`` for each video and encoder. It holds the
-embeddings of each chunk of frames under a hash of their pixels, so a video that changed does not
-find old ones. Embeddings are read bit by bit as they were written.
+embeddings of each chunk of frames under a hash of their pixels, so a changed video does not get old
+embeddings. Embeddings read are bit-identical to those written.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from vtc_recipes.ablation.hashing import digest
 class Shelf:
     """Stores the embeddings of one video at a time.
 
-    The first worker that misses some locks the video; others wait, then read what it wrote.
+    The first worker that lacks embeddings locks the video; others wait, then read its results.
 
     Args:
-        folder: For the files of all videos; it must exist.
+        folder: The folder for the files of all videos; it must exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,8 +40,8 @@ class Shelf:
         self._new: dict[Path, dict[str, Tensor]] = {}
 
     @contextmanager
-    def of(self, video: str) -> Iterator[None]:
-        """Store embeddings of a video, given by its name; new ones are written at the end."""
+    def open_video(self, video: str) -> Iterator[None]:
+        """Store embeddings of the named video; new ones are written when the context ends."""
         self._video = video
         name = f"video-{digest(video)}.lock"
         self._lock = FileLock(self.folder / name, thread_local=False)
@@ -66,12 +66,12 @@ class Shelf:
         return self._new[file].get(chunk)
 
     def keep(self, encoder: str, chunk: str, embeddings: Tensor) -> None:
-        """Store embeddings that `find` did not find."""
+        """Store embeddings for which `find` returned None."""
         self._new[self._place(encoder)[0]][chunk] = embeddings.cpu().contiguous()
 
     def _place(self, encoder: str) -> tuple[Path, FileLock]:
         if self._lock is None:
-            raise RuntimeError("embeddings belong to a video: use `with shelf.of(video)`")
+            raise RuntimeError("embeddings belong to a video: use `with shelf.open_video(video)`")
         name = digest([self._video, encoder])
         return self.folder / f"video-{name}.safetensors", self._lock
 
@@ -81,14 +81,14 @@ class KeepingEncoder(LazyEncoder):
 
     Args:
         inner: The encoder.
-        identity: Names the encoder with its device; other encoders do not share its embeddings.
+        identity: Identifies the encoder and its device; other encoders do not share its embeddings.
         shelf: Stores the embeddings.
     """
 
     def __init__(self, inner: LazyEncoder, identity: str, shelf: Shelf) -> None:
         super().__init__(inner)
         self.name = inner.name
-        self.given_object = False  # the inner encoder is normalised, and its name stays
+        self.given_object = False  # the inner encoder normalises, and its name is kept
         self._inner, self._identity, self._shelf = inner, identity, shelf
 
     def to(self, device: Any = None, dtype: Any = None) -> LazyEncoder:
@@ -125,7 +125,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a file by renaming, so that it is complete or absent."""
+    """Write a file and rename it into place, so that it is complete or absent."""
     partial = file.with_name(f"{uuid.uuid4().hex}.partial")
     save_file(tensors, partial)
     os.replace(partial, file)

@@ -1,4 +1,4 @@
-"""The files of a run, as the report reads them; the folder is described in docs/ablation.md."""
+"""The files of a run, as read by the report; docs/ablation.md describes the folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREDICTIONS = "predictions.jsonl"
 
 
 class GridRow(Row):
-    """One configuration in ``grid.json``; ``cells`` are the names of folders by seed."""
+    """One configuration in ``grid.json``; ``cells`` are folder names by seed."""
 
     label: str
     values: dict[str, Any]
@@ -84,7 +84,7 @@ def read_grid(runs: Path) -> GridFile:
     """Read ``grid.json``.
 
     Raises:
-        FileNotFoundError: The folder is not one of ``vtc ablate``.
+        FileNotFoundError: The folder was not written by ``vtc ablate``.
         ValueError: The file is damaged.
     """
     file = runs / GRID

@@ -1,4 +1,4 @@
-"""A grid: a base configuration and axes, combined into cells; all errors come at once."""
+"""A grid: a base configuration and axes, combined into cells; all errors are reported at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vtc_recipes.reading import set_value
 from vtc_recipes.schema import RecipeError, parse
 
 Point = Mapping[str, Any]
-"""Values by the names of axes, as the grid writes them."""
+"""Values by axis name, as written in the grid."""
 PARTS = ("selector", "merger")
 SEED = "seed"
 
@@ -37,7 +37,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """``selector=dks, keyframes=8``"""
+        """Return a label such as ``selector=dks, keyframes=8``."""
         return label_of(self.values)
 
 
@@ -46,9 +46,9 @@ class Grid:
     """A whole grid.
 
     Attributes:
-        name: Its name in reports.
+        name: The name in reports.
         axes: Names of the axes, in order.
-        rows: The configurations, in order; the others are compared with the first.
+        rows: The configurations, in order; the report compares the others with the first.
         note: See `Document`.
     """
 
@@ -116,7 +116,7 @@ def shown(value: Any) -> str:
 def _points(document: Document, errors: list[str]) -> list[Point]:
     axes, combine = document.axes, document.combine
     if combine == "list":
-        wrong = not isinstance(axes, list) or not all(isinstance(one, Mapping) for one in axes)
+        wrong = not isinstance(axes, list) or not all(isinstance(point, Mapping) for point in axes)
         if wrong or not axes:
             errors.append(
                 f"axes: with combine: list, expected at least one mapping in a list, got {axes!r}"
@@ -150,13 +150,13 @@ def _points(document: Document, errors: list[str]) -> list[Point]:
 
 
 def _seeds(seeds: Any, points: Sequence[Point], errors: list[str]) -> list[int]:
-    """Return the seeds of every point; none if the points have their own."""
-    own = [SEED in point for point in points]
-    if any(own):
+    """Return the seeds of every point; an empty list if the points have their own."""
+    has_seed = [SEED in point for point in points]
+    if any(has_seed):
         if seeds is not None:
             errors.append("base.seeds: the axes have seeds too; remove one of the two")
-        elif not all(own):
-            errors.append("axes: some entries have a seed and some have none")
+        elif not all(has_seed):
+            errors.append("axes: either all entries or none must have a seed")
         return []
     valid = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if seeds is None or seeds == []:
@@ -171,7 +171,7 @@ def _seeds(seeds: Any, points: Sequence[Point], errors: list[str]) -> list[int]:
 
 
 def _cell(base: Mapping[str, Any], point: Point, seed: Any, errors: list[str]) -> Cell | None:
-    """Build the cell of a point and a seed; None, and new errors, if something is wrong."""
+    """Build the cell of a point and a seed; append errors and return None if that fails."""
     values = deepcopy({**base, SEED: seed})
     short = {axis: value for axis, value in point.items() if axis in _FIELDS}
     values |= short
@@ -191,34 +191,34 @@ def _cell(base: Mapping[str, Any], point: Point, seed: Any, errors: list[str]) -
 
 
 def _fill_in(values: dict[str, Any]) -> None:
-    """Fill in all options of the parts, from the model if the grid does not name a part."""
+    """Fill in all options of the parts; take parts that the grid does not name from the model."""
     model = values.get("model")
     if isinstance(model, str):
-        own = saved_parts(model)
+        defaults = saved_parts(model)
     elif isinstance(model, Mapping):
-        own = trained_parts(model)
-        values["encoder"] = values.get("encoder") or own["encoder"]
+        defaults = trained_parts(model)
+        values["encoder"] = values.get("encoder") or defaults["encoder"]
     else:
         return
     for kind in PARTS:
-        spec = own[kind] if values.get(kind) is None else values[kind]
+        spec = defaults[kind] if values.get(kind) is None else values[kind]
         values[kind] = registry.spec_of(registry.build_part(kind, spec))
     if (budget := registry.build_budget(values.get("budget"))) is not None:
         values["budget"] = registry.spec_of(budget)
-    if isinstance(model, str) and values.get("encoder") is None and own["encoder"] == "tiny":
+    if isinstance(model, str) and values.get("encoder") is None and defaults["encoder"] == "tiny":
         values["encoder"] = "tiny"
 
 
 _FIELDS = tuple(Setting.model_fields)
-_OF_TASK = tuple(Task.model_fields)
+_TASK_FIELDS = tuple(Task.model_fields)
 
 
 def _path(axis: str, values: Mapping[str, Any]) -> str:
-    """Return the dotted name of a short one."""
+    """Return the dotted name of an axis given by its short or dotted name."""
     first, dot, _ = axis.partition(".")
     if dot and first in _FIELDS:
         return axis
-    if axis in _OF_TASK:
+    if axis in _TASK_FIELDS:
         return f"task.{axis}"
     options = {kind: [name for name in values.get(kind, ()) if name != "name"] for kind in PARTS}
     kinds = [kind for kind in PARTS if axis in options[kind]]
@@ -226,7 +226,7 @@ def _path(axis: str, values: Mapping[str, Any]) -> str:
         return f"{kinds[0]}.{axis}"
     if kinds:
         raise ValueError(f"axes.{axis}: both parts have it; write selector.{axis} or merger.{axis}")
-    names = [*_FIELDS, *_OF_TASK, *options["selector"], *options["merger"]]
+    names = [*_FIELDS, *_TASK_FIELDS, *options["selector"], *options["merger"]]
     raise ValueError(
         f"axes.{axis} is unknown: not a field of the base or its task, not an option of selector "
         f"{values['selector']['name']!r} ({', '.join(options['selector']) or 'none'}) or of "

@@ -1,4 +1,4 @@
-"""Names from contents: equal values and equal files have equal names."""
+"""Names derived from contents: equal values and equal files get equal names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = 12
-"""Hexadecimal digits of a name."""
+"""Number of hexadecimal digits of a name."""
 
 
 def digest(values: Any) -> str:

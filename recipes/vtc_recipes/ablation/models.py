@@ -1,4 +1,4 @@
-"""Where the model of a cell comes from, what it was saved with, and how it is opened."""
+"""Find the model of a cell, read the parts it was saved with, and open it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ WITH_CHOICES = "{question} Answer with one word of: {choices}."
 
 
 def saved_parts(name: str) -> dict[str, Any]:
-    """Return the selector, merger and encoder of a model's folder, else the defaults."""
+    """Return the selector, merger and encoder saved in a model's folder, or the defaults."""
     if name.startswith(TINY):
         return {"selector": "dks", "merger": "dfm", "encoder": "tiny"}
-    if _folder(name) is None:  # a grid is checked without a network
+    if _folder(name) is None:  # a grid is checked without network access
         return {"selector": "dks", "merger": "dfm", "encoder": opening.DEFAULT_ENCODER}
     return opening.saved_parts(name)
 
 
 def trained_merger(name: str) -> str | None:
-    """Return the name of the merger in a model's folder; None if vtc did not save it."""
+    """Return the name of the merger saved in a model's folder; None if vtc did not save it."""
     folder = _folder(name)
     if folder is None or not is_saved_by_vtc(folder):
         return None
@@ -35,16 +35,16 @@ def trained_merger(name: str) -> str | None:
 
 
 def model_identity(name: str) -> dict[str, Any]:
-    """Identify a model for hashes: by its files, or by its name if they are not here.
+    """Identify a model for hashes: by its files, or by its name if they are not local.
 
     Raises:
-        ValueError: The name has none of the forms that `vtc.open_model` takes.
+        ValueError: The name has none of the forms that `vtc.open_model` accepts.
     """
     return _identity(name, _folder(name))
 
 
 def encoder_identity(encoder: str) -> dict[str, Any]:
-    """Identify a frame encoder likewise."""
+    """Identify a frame encoder in the same way."""
     return _identity(encoder, Path(encoder).expanduser())
 
 
@@ -52,7 +52,7 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
     """Open the wrapped model of a cell and its processor.
 
     Args:
-        source: The model's name or folder; for a model that the grid trained, its folder.
+        source: The name or folder of the model; the folder if the grid trained it.
 
     Raises:
         ValueError: The merger or the connector has untrained parameters.
@@ -72,16 +72,16 @@ def open_for(setting: Setting, source: str, device: str) -> tuple[Any, Any]:
     if "merger" in toolkit.untrained():
         raise ValueError(untrained(toolkit.name_of(toolkit.merger), source))
     for warning in toolkit.untrained_warnings():
-        raise ValueError(f"{source}: {warning}, so its answers would be no result")
+        raise ValueError(f"{source}: {warning}, so its answers would be meaningless")
     return model, processor
 
 
 def untrained(merger: str, model: str) -> str:
-    """Explain why a merger without training gives no result."""
+    """Return the error message for a merger without trained parameters."""
     return (
         f"merger {merger!r} has parameters that were not trained with the model {model!r}, so its "
-        "answers would be no result; let the grid train it (model: {recipe: ...}), or name a "
-        "folder that was trained with it"
+        "answers would be meaningless; let the grid train it (model: {recipe: ...}), or name a "
+        "folder of a model trained with it"
     )
 
 

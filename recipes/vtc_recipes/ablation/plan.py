@@ -1,4 +1,4 @@
-"""The jobs of a grid, and the checks of folder and disk before any work."""
+"""The jobs of a grid, and the checks of folder and disk before any work starts."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from vtc_recipes.schema import RecipeError
 FOLDERS = ("cells", "trainings", "embeddings", "locks", "working")
 SPARE_BYTES = 100 * 2**20
 _RECORD_BYTES, _EMBEDDING_BYTES, _TRAINING_BYTES = 2_000, 4 * 768, 200 * 2**20
-"""Approximate sizes of a question, of a frame, and of a training of a tiny model."""
+"""Approximate bytes per question, per frame, and per training of a tiny model."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The work that a grid takes.
+    """The work of a grid.
 
     Attributes:
         cells, cells_done, trainings, trainings_done: Numbers of jobs.
-        questions: Number of questions left.
-        frames: Frames of the videos of these questions.
-        seconds: Estimate for the cells left, for one worker, from the mean of finished cells; None
-            before the first is finished.
-        training_seconds: The same for the trainings left.
+        questions: Number of remaining questions.
+        frames: Number of frames in the videos of these questions.
+        seconds: Estimated time of the remaining cells with one worker, from the mean of the
+            finished ones; None before the first is finished.
+        training_seconds: The same for the remaining trainings.
     """
 
     cells: int
@@ -55,7 +55,7 @@ class Cost:
 
 
 def trainings_of(grid: Grid) -> list[TrainingJob]:
-    """Return the trainings that the cells need, each once, after the stages that they share."""
+    """Return the distinct trainings that the cells need, each after the stages it shares."""
     trainings: dict[str, TrainingJob] = {}
     for training in filter(None, (cell.training for cell in grid.cells)):
         for job in filter(None, (training.shared, training)):
@@ -64,44 +64,44 @@ def trainings_of(grid: Grid) -> list[TrainingJob]:
 
 
 def missing_data(grid: Grid, runs: Path) -> list[str]:
-    """Return a line for each missing data file of the trainings left."""
-    left = [job for job in trainings_of(grid) if not (runs / "trainings" / job.id).is_dir()]
-    return list(dict.fromkeys(line for job in left for line in job.missing()))
+    """Return a line for each missing data file of the remaining trainings."""
+    remaining = [job for job in trainings_of(grid) if not (runs / "trainings" / job.id).is_dir()]
+    return list(dict.fromkeys(line for job in remaining for line in job.missing()))
 
 
 def estimate(grid: Grid, runs: Path) -> Cost:
-    """Return the work left in a folder."""
+    """Return the remaining work of a grid in a folder."""
     trainings = trainings_of(grid)
-    left = [cell for cell in grid.cells if not (runs / "cells" / cell.id).is_dir()]
-    done = [runs / "cells" / cell.id / METRICS for cell in grid.cells if cell not in left]
+    remaining = [cell for cell in grid.cells if not (runs / "cells" / cell.id).is_dir()]
+    done = [runs / "cells" / cell.id / METRICS for cell in grid.cells if cell not in remaining]
     metrics = [read_json(file, Metrics) for file in done]
     answered = sum(cell.questions for cell in metrics)
     seconds = sum(cell.questions * (cell.seconds + cell.encoder_seconds) for cell in metrics)
-    questions = sum(count(cell.setting.task) for cell in left)
+    questions = sum(count(cell.setting.task) for cell in remaining)
     return Cost(
         cells=len(grid.cells),
         cells_done=len(done),
         trainings=len(trainings),
-        trainings_done=sum((runs / "trainings" / one.id).is_dir() for one in trainings),
+        trainings_done=sum((runs / "trainings" / job.id).is_dir() for job in trainings),
         questions=questions,
-        frames=sum(count(cell.setting.task) * cell.setting.task.frames for cell in left),
+        frames=sum(count(cell.setting.task) * cell.setting.task.frames for cell in remaining),
         seconds=seconds / answered * questions if answered else None,
         training_seconds=_training_seconds(trainings, runs / "trainings"),
     )
 
 
 def _training_seconds(trainings: Sequence[TrainingJob], folder: Path) -> float | None:
-    """Estimate the seconds of the trainings left from finished ones of the same kind."""
+    """Estimate the seconds of the remaining trainings from finished ones of the same kind."""
     spent: dict[Any, list[float]] = defaultdict(list)
-    left = []
+    remaining = []
     for job in trainings:
         if (folder / job.id).is_dir():
             spent[job.kind].append(read_result(folder / job.id).seconds)
         else:
-            left.append(job.kind)
-    if not set(left) <= spent.keys():
+            remaining.append(job.kind)
+    if not set(remaining) <= spent.keys():
         return None
-    return sum(mean(spent[kind]) for kind in left)
+    return sum(mean(spent[kind]) for kind in remaining)
 
 
 def prepare(grid: Grid, runs: Path) -> None:
@@ -118,7 +118,7 @@ def prepare(grid: Grid, runs: Path) -> None:
         for name in FOLDERS:
             (runs / name).mkdir(parents=True, exist_ok=True)
         unfinished = runs / f"{uuid.uuid4().hex}.partial"
-        unfinished.write_text(json.dumps(described(grid), indent=1) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(grid_json(grid), indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, runs / GRID)
         needed, free = bytes_needed(grid, runs), shutil.disk_usage(runs).free
         if free < needed:
@@ -138,13 +138,13 @@ def bytes_needed(grid: Grid, runs: Path) -> int:
     videos = {
         (cell.setting.task, cell.setting.seed): cell.setting.task for cell in grid.cells
     }.values()
-    embedded = sum(count(task) * task.frames for task in videos) * _EMBEDDING_BYTES
-    trained = (cost.trainings - cost.trainings_done) * _TRAINING_BYTES
-    return SPARE_BYTES + embedded + trained + cost.questions * _RECORD_BYTES
+    embedding_bytes = sum(count(task) * task.frames for task in videos) * _EMBEDDING_BYTES
+    training_bytes = (cost.trainings - cost.trainings_done) * _TRAINING_BYTES
+    return SPARE_BYTES + embedding_bytes + training_bytes + cost.questions * _RECORD_BYTES
 
 
-def described(grid: Grid) -> dict[str, Any]:
-    """Return the contents of ``grid.json``, from which the report is made."""
+def grid_json(grid: Grid) -> dict[str, Any]:
+    """Return the contents of ``grid.json``, which the report reads."""
     return {
         "name": grid.name,
         "note": grid.note,
@@ -167,7 +167,7 @@ def jobs_of(
     """Return the trainings, then the cells, row by row.
 
     Args:
-        show: Called with the name of the work, the number done, and the total.
+        show: Called with the name of the work, the number of finished items, and the total.
     """
     shelf = Shelf(runs / "embeddings")
     trained = runs / "trainings"

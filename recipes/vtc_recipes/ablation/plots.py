@@ -1,4 +1,4 @@
-"""The results of a grid as plots; all except the heat map need matplotlib, an extra."""
+"""Plots of a grid's results; all except the heat map need matplotlib (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', the
 _KEYFRAMES = "keyframes"
 _MARKS = "os^vD<>phX*d8"
 _WIDE = 5
-"""Costs that differ by more than this factor are drawn on a logarithmic scale."""
+"""Costs that span more than this factor get a logarithmic axis."""
 
 
 def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
     """Draw the plots that the grid's axes allow.
 
     Returns:
-        Names of files by their titles, and a note if matplotlib is missing.
+        File names by title, and a note if matplotlib is missing.
     """
     plots = {}
     pair = [axis for axis in results.axes if _numeric(results, axis)]
@@ -39,7 +39,7 @@ def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
             plots["Right answers and evidence by the number of keyframes"] = "keyframes.png"
     if all(row.coverage is not None for row in results.rows):
         _save(coverage_plot(results), folder / "coverage.png")
-        plots["Evidence among the keyframes, beside right answers"] = "coverage.png"
+        plots["Evidence among the keyframes, and right answers"] = "coverage.png"
     for name, title in (("tokens_after", "tokens"), ("macs", "MACs"), ("seconds", "seconds")):
         _save(pareto_plot(results, name, title), folder / f"pareto_{title.lower()}.png")
         plots[f"Right answers by {title}; the line is the Pareto front"] = (
@@ -49,7 +49,7 @@ def write_plots(results: Results, folder: Path) -> tuple[dict[str, str], str]:
 
 
 def heat_maps(results: Results, across: str, down: str) -> Any:
-    """Return a heat map of right answers, averaged over all other axes, as a PIL image."""
+    """Return a heat map of the accuracy, averaged over all other axes, as a PIL image."""
     scores: dict[tuple[float, float], list[float]] = {}
     for row in results.rows:
         place = (float(row.values[across]), float(row.values[down]))
@@ -67,7 +67,7 @@ def heat_maps(results: Results, across: str, down: str) -> Any:
 
 
 def keyframe_curve(results: Results, axis: str) -> Any:
-    """Plot accuracy and coverage over keyframes; a line for each value of the other axes."""
+    """Plot accuracy and coverage over keyframes, one line per value of the other axes."""
     figure, plot = _figure(f"{results.name}: keyframes", "keyframes", "per cent")
     lines: dict[str, list[RowResult]] = {}
     for row in results.rows:
@@ -92,16 +92,16 @@ def keyframe_curve(results: Results, axis: str) -> Any:
 
 
 def coverage_plot(results: Results) -> Any:
-    """Plot accuracy over coverage: the losses of selection and those after it."""
+    """Plot accuracy over coverage, which separates losses in selection from later ones."""
     figure, plot = _figure(f"{results.name}: evidence seen and right answers", "evidence seen, %")
-    seen = [100 * row.coverage.mean for row in results.rows if row.coverage is not None]
-    _points(plot, results, seen)
+    coverage = [100 * row.coverage.mean for row in results.rows if row.coverage is not None]
+    _points(plot, results, coverage)
     return _finished(figure, plot, results)
 
 
 def pareto_plot(results: Results, cost: str, title: str) -> Any:
-    """Plot accuracy over a cost, and a line through the Pareto front."""
-    figure, plot = _figure(f"{results.name}: quality and cost", f"{title} a question")
+    """Plot accuracy over a cost, with a line through the Pareto front."""
+    figure, plot = _figure(f"{results.name}: quality and cost", f"{title} per question")
     costs = [getattr(row, cost) for row in results.rows]
     _points(plot, results, costs)
     front = list(pareto_front(results.rows, cost))
@@ -119,7 +119,7 @@ def pareto_plot(results: Results, cost: str, title: str) -> Any:
 
 
 def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
-    """Yield the rows that are better than every cheaper one, by rising cost."""
+    """Yield the rows that are better than every cheaper one, in order of cost."""
     best = float("-inf")
     for row in sorted(rows, key=lambda row: (getattr(row, cost), -row.accuracy.mean)):
         if row.accuracy.mean > best:
@@ -128,7 +128,7 @@ def pareto_front(rows: Sequence[RowResult], cost: str) -> Iterator[RowResult]:
 
 
 def _labels(rows: Sequence[RowResult]) -> list[str]:
-    """Return ``dks, temperature=0.1``; a part without its options if the name is unambiguous."""
+    """Return labels such as ``dks, temperature=0.1``; a part's options only if needed."""
     words: list[list[str]] = [[] for _ in rows]
     for axis in dict.fromkeys(axis for row in rows for axis in row.values):
         short = axis.rpartition(".")[2]
@@ -143,9 +143,9 @@ def _labels(rows: Sequence[RowResult]) -> list[str]:
 
 
 def _points(plot: Any, results: Results, across: Sequence[float]) -> None:
-    """Draw each row at its place with its interval: colours are selectors, markers the rest.
+    """Draw each row as a point with its interval: colour shows the selector, marker the rest.
 
-    Hollow markers of different shapes stay readable where rows have the same place.
+    Hollow markers of different shapes stay readable where points coincide.
     """
     axes = [axis for axis in results.axes if axis.rpartition(".")[2] == "selector"]
     first = (axes or list(results.axes) or [""])[0]
@@ -175,7 +175,7 @@ def _points(plot: Any, results: Results, across: Sequence[float]) -> None:
 
 
 def _is_product(results: Results) -> bool:
-    """Return whether all values are combined, so that averages over an axis are fair."""
+    """Return whether the rows are a full product, so that averages over an axis are fair."""
     rows = [[shown(row.values.get(axis)) for axis in results.axes] for row in results.rows]
     return len(rows) == prod(len(set(values)) for values in zip(*rows, strict=True))
 
@@ -207,7 +207,7 @@ def _per_cent(rows: Sequence[RowResult]) -> list[float]:
 
 
 def _errors(rows: Sequence[RowResult]) -> list[list[float]]:
-    """Return the distances of the interval's ends from the mean."""
+    """Return the distances between the mean and the ends of its interval."""
     below = [100 * max(0.0, row.accuracy.mean - row.accuracy.low) for row in rows]
     above = [100 * max(0.0, row.accuracy.high - row.accuracy.mean) for row in rows]
     return [below, above]

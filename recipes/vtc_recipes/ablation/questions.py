@@ -1,4 +1,4 @@
-"""The questions of a task, each with its video, its answer and its evidence."""
+"""The questions of a task, each with its video, answer and evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vtc_recipes.synthetic import make_example
 from vtc_recipes.synthetic.cases import Case, make_cases, read_cases
 
 SEEDS_APART = 100_000
-"""Numbers of examples reserved for each seed."""
+"""Number of example indices reserved for each seed."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Item:
     """A question about a video.
 
     Attributes:
-        id: Equal in every cell of the task and seed, so that answers can be compared in pairs.
+        id: The same in every cell with this task and seed, so that answers can be paired.
         kind, question, answer, choices, evidence: See `Case`; the evidence is None if it is
             unknown.
         video: Builds the video for ``vtc.ask``.
-        video_id: A name for the video, from the values that it is made from.
+        video_id: A name for the video, derived from the values that determine it.
     """
 
     id: str
@@ -40,19 +40,19 @@ class Item:
     video_id: str
 
 
-_OF_A_FILE: dict[str, Callable[[str], Sequence[Any]]] = {
+_READERS: dict[str, Callable[[str], Sequence[Any]]] = {
     "cases": read_cases,
     "videos": read_videos,
 }
 
 
 def questions(task: Task, seed: int) -> Iterator[Item]:
-    """Yield the questions of a task; each is made when it is asked."""
+    """Yield the questions of a task; each is generated when needed."""
     if task.name == "videos":
         rows = enumerate(read_videos(str(task.file)))
         return (
-            _item(one, number, None, partial(one.source, task), _sampling(one.video, task))
-            for number, one in rows
+            _item(row, number, None, partial(row.source, task), _sampling(row.video, task))
+            for number, row in rows
         )
     if task.name == "questions":
         return (_example(task, seed, number) for number in range(task.examples))
@@ -64,17 +64,17 @@ def questions(task: Task, seed: int) -> Iterator[Item]:
 
 
 def count(task: Task) -> int:
-    """Return the number of questions of each seed."""
-    if task.name in _OF_A_FILE:
-        return len(_OF_A_FILE[task.name](str(task.file)))
+    """Return the number of questions per seed."""
+    if task.name in _READERS:
+        return len(_READERS[task.name](str(task.file)))
     return task.examples * (task.depths if task.name == "needles" else 1)
 
 
 def check_prompt(task: Task, prompt: str) -> list[str]:
-    """Return an error if the prompt needs choices that questions of the file do not have."""
-    if "{choices}" not in prompt or task.name not in _OF_A_FILE:
+    """Return an error if the prompt needs choices and a question of the file has none."""
+    if "{choices}" not in prompt or task.name not in _READERS:
         return []
-    rows = _OF_A_FILE[task.name](str(task.file))
+    rows = _READERS[task.name](str(task.file))
     missing = [number for number, row in enumerate(rows, 1) if not row.choices]
     if not missing:
         return []
@@ -85,13 +85,13 @@ def check_prompt(task: Task, prompt: str) -> list[str]:
 
 
 def check_task(task: Task) -> list[str]:
-    """Return the errors of a task; none if its first questions can be made."""
-    if task.name in _OF_A_FILE and (task.file is None or not Path(task.file).is_file()):
-        return [f"task.file: a task of {task.name} needs a file of them, got {task.file!r}"]
+    """Return the errors of a task; none if its first questions can be generated."""
+    if task.name in _READERS and (task.file is None or not Path(task.file).is_file()):
+        return [f"task.file: task {task.name!r} needs an existing file, got {task.file!r}"]
     if task.examples > SEEDS_APART:
         return [f"task.examples: expected examples <= {SEEDS_APART}, got {task.examples}"]
     if task.fps is not None and task.name != "videos":
-        return [f"task.fps: expected a task of videos, got one of {task.name}"]
+        return [f"task.fps: expected task.name to be 'videos', got {task.name!r}; remove fps"]
     try:
         for item, _ in zip(questions(task, 0), task.kinds, strict=False):
             item.video()
@@ -105,8 +105,8 @@ def _sampling(video: str, task: Task) -> list[Any]:
 
 
 def _example(task: Task, seed: int, number: int) -> Item:
-    kind, drawn = task.kinds[number % len(task.kinds)], seed * SEEDS_APART + number
-    example = make_example(drawn, task.frames, kind=kind, split=task.split, size=task.size)
+    kind, seed_index = task.kinds[number % len(task.kinds)], seed * SEEDS_APART + number
+    example = make_example(seed_index, task.frames, kind=kind, split=task.split, size=task.size)
     question = example.question
     return Item(
         id=str(number),
@@ -116,7 +116,7 @@ def _example(task: Task, seed: int, number: int) -> Item:
         choices=question.choices,
         evidence=question.evidence,
         video=lambda: example.video,
-        video_id=digest([drawn, task.frames, kind, task.split, task.size]),
+        video_id=digest([seed_index, task.frames, kind, task.split, task.size]),
     )
 
 
@@ -138,7 +138,7 @@ def _item(
     number: int,
     evidence: Sequence[Sequence[int]] | None,
     video: Callable[[], Any],
-    made_from: Any,
+    identity: Any,
 ) -> Item:
     return Item(
         id=str(number),
@@ -148,5 +148,5 @@ def _item(
         choices=row.choices,
         evidence=evidence,
         video=video,
-        video_id=digest(made_from),
+        video_id=digest(identity),
     )

@@ -1,4 +1,4 @@
-"""Reads the results of a run's cells, row by row of its grid."""
+"""Read the results of a run's cells, by row of its grid."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class RowResult:
     """The results of one configuration over all questions and finished seeds.
 
     Attributes:
-        label: Its values in words.
-        values: By axis.
+        label: The configuration in words.
+        values: The values by axis.
         seeds: Finished seeds.
         missing: Seeds that are not finished.
         questions: Number of questions over all seeds.
-        accuracy, coverage: Fractions of right answers, and of questions whose evidence is among the
-            keyframes; no coverage if the evidence is unknown.
-        kinds: The accuracy in each kind of question.
-        difference: In accuracy, from the row `Results.against`, paired by question; None for that
-            row, and if the questions differ.
-        chance: The accuracy of a guess.
-        tokens_before, tokens_after: Visual tokens of a video, with the text around frames.
-        macs: Multiply-accumulates of the first question without the frame encoder.
-        seconds: Of a question without the frame encoder; the median.
+        accuracy, coverage: The fractions of right answers, and of questions whose evidence is among
+            the keyframes; coverage is None if the evidence is unknown.
+        kinds: The accuracy by kind of question.
+        difference: The difference in accuracy to the row `Results.against`, paired by question;
+            None for that row, and if the questions differ.
+        chance: The accuracy of guessing.
+        tokens_before, tokens_after: Visual tokens per video, including the text around frames.
+        macs: Multiply-accumulates of the first question, without the frame encoder.
+        seconds: The median time per question, without the frame encoder.
     """
 
     label: str
@@ -76,14 +76,14 @@ class Results:
     """All rows of a grid that have results.
 
     Attributes:
-        name, note: The grid's.
-        axes: Their names.
-        against: The row, from 1, that differences are taken from.
-        trained: Whether each seed is a training.
-        rows: In the grid's order.
+        name, note: The name and note of the grid.
+        axes: The names of the axes.
+        against: The row, counted from 1, with which the others are compared.
+        trained: Whether each seed is a separate training.
+        rows: The results, in the grid's order.
         waiting: Labels of the rows without results.
-        setting: Values that all cells share: the model, the task and the machine, by their names
-            in ``config.json`` or ``environment.json``.
+        setting: Values that all cells share (model, task, machine), by their names in
+            ``config.json`` or ``environment.json``.
     """
 
     name: str
@@ -104,15 +104,15 @@ def read_results(runs: Path, against: int = 1) -> Results:
     """Read the results of a run.
 
     Args:
-        against: The row that differences are taken from, of those with results, from 1.
+        against: The row with which the others are compared, counted from 1 among rows with results.
 
     Raises:
-        FileNotFoundError: The folder is not one of ``vtc ablate``.
+        FileNotFoundError: The folder was not written by ``vtc ablate``.
         ValueError: No cell is done yet, or there is no such row.
     """
     grid = read_grid(runs)
     trained = any(row.trained for row in grid.rows)
-    rows = [(row, _done(runs, row)) for row in grid.rows]
+    rows = [(row, _predictions(runs, row)) for row in grid.rows]
     answered = [(row, done) for row, done in rows if done]
     waiting = [row.label for row, done in rows if not done]
     if not answered:
@@ -145,14 +145,14 @@ def read_results(runs: Path, against: int = 1) -> Results:
     )
 
 
-def _done(runs: Path, row: GridRow) -> dict[int, list[Prediction]]:
-    """Return the records of each finished seed."""
+def _predictions(runs: Path, row: GridRow) -> dict[int, list[Prediction]]:
+    """Return the predictions of each finished seed."""
     folders = row.folders(runs).items()
     return {seed: read_predictions(folder) for seed, folder in folders if folder.is_dir()}
 
 
 def _named(axis: str, value: Any, config: CellConfig) -> Any:
-    """Return a value of an axis; for None, the name of the part that the model was saved with."""
+    """Return a value of an axis; None becomes the name of the part saved with the model."""
     saved = value is None and axis in PARTS
     return f"{getattr(config, axis)['name']}, as saved" if saved else value
 
@@ -188,28 +188,29 @@ def _summary(
     macs: Sequence[float],
     trained: bool,
 ) -> RowResult:
-    everything = [record for records in done.values() for record in records]
+    predictions = [record for records in done.values() for record in records]
 
     def mean(name: str) -> float:
-        return float(sum(getattr(record, name) for record in everything) / len(everything))
+        return float(sum(getattr(record, name) for record in predictions) / len(predictions))
 
     def estimate(score: Callable[[Prediction], float], kind: str | None = None) -> Estimate:
         scores = [
-            [score(one) for one in records if kind in (None, one.kind)] for records in done.values()
+            [score(record) for record in records if kind in (None, record.kind)]
+            for records in done.values()
         ]
-        return _estimate([one for one in scores if one], trained)
+        return _estimate([seed for seed in scores if seed], trained)
 
     def right(record: Prediction) -> float:
         return float(record.right)
 
-    covered = all(record.covered is not None for record in everything)
-    kinds = dict.fromkeys(record.kind for record in everything)
+    covered = all(record.covered is not None for record in predictions)
+    kinds = dict.fromkeys(record.kind for record in predictions)
     return RowResult(
         label=row.label,
         values=row.values,
         seeds=tuple(done),
         missing=missing,
-        questions=len(everything),
+        questions=len(predictions),
         accuracy=estimate(right),
         coverage=estimate(lambda record: float(bool(record.covered))) if covered else None,
         kinds={kind: estimate(right, kind) for kind in kinds},
@@ -218,7 +219,7 @@ def _summary(
         tokens_before=mean("tokens_before"),
         tokens_after=mean("tokens_after"),
         macs=sum(macs) / len(macs),
-        seconds=median(record.seconds for record in everything),
+        seconds=median(record.seconds for record in predictions),
     )
 
 
@@ -227,7 +228,7 @@ def _difference(
     first: Mapping[int, Sequence[Prediction]],
     trained: bool,
 ) -> Estimate | None:
-    """Compare question by question, over the seeds that both rows have."""
+    """Compare two rows question by question, over their common seeds."""
     both = [seed for seed in done if seed in first]
     pairs = [list(zip(done[seed], first[seed], strict=False)) for seed in both]
     same = all(len(done[seed]) == len(first[seed]) for seed in both) and all(
@@ -244,6 +245,6 @@ def _difference(
 
 
 def _estimate(scores: Sequence[Sequence[float]], trained: bool) -> Estimate:
-    everything = [score for one in scores for score in one]
+    values = [score for seed in scores for score in seed]
     low, high = interval(scores, seeds=trained)
-    return Estimate(sum(everything) / len(everything), low, high)
+    return Estimate(sum(values) / len(values), low, high)

@@ -1,4 +1,4 @@
-"""The report of a run: a folder with a page, a CSV table, and pictures."""
+"""The report of a run: a folder with a Markdown page, a CSV table and plots."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vtc_recipes.evaluation.bootstrap import DRAWS
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A report on disk.
 
     Attributes:
-        file: The page.
+        file: The Markdown page.
         table: Its table of results, in Markdown.
-        results: The results in it.
+        results: The results in the report.
     """
 
     file: Path
@@ -32,14 +32,14 @@ class Written:
         return {"report": str(self.file), **self.results.to_dict()}
 
 
-def write_report(runs: Path, folder: Path, against: int = 1) -> Written:
+def write_report(runs: Path, folder: Path, against: int = 1) -> WrittenReport:
     """Write ``report.md``, ``results.csv`` and plots of a run's finished cells.
 
     Args:
         against: See `read_results`.
 
     Raises:
-        FileNotFoundError: The folder is not one of ``vtc ablate``.
+        FileNotFoundError: The folder was not written by ``vtc ablate``.
         ValueError: No cell is done yet, or there is no such row.
         OSError: The folder cannot be written.
     """
@@ -64,12 +64,12 @@ def write_report(runs: Path, folder: Path, against: int = 1) -> Written:
     file = folder / "report.md"
     file.write_text("\n".join(filter(None, sections)), encoding="utf-8")
     (folder / "results.csv").write_text(csv_table(results), encoding="utf-8")
-    return Written(file, table, results)
+    return WrittenReport(file, table, results)
 
 
 def _about(results: Results) -> str:
-    resampled = (
-        "each seed is a training with its own questions; seeds and questions are resampled"
+    bootstrap = (
+        "each seed is a separate training with its own questions; seeds and questions are resampled"
         if results.trained
         else "all seeds share the model and have their own questions; questions are resampled"
     )
@@ -78,12 +78,12 @@ def _about(results: Results) -> str:
     chance = 100 * results.rows[0].chance
     return (
         f"Right answers and evidence among the keyframes, with 95 % intervals ({DRAWS} bootstrap "
-        f"draws: {resampled}); a guess is right in {chance:.1f} %. Differences to row "
+        f"draws: {bootstrap}); chance is {chance:.1f} %. Differences to row "
         f"{results.against} are paired by question. If all answers are right, or all wrong, the "
-        "interval has no width and means nothing. Tokens are those of a video, for the bare and "
-        "for the wrapped model. MACs (of the first question) and seconds (medians) are those of a "
-        "question without the frame encoder, whose embeddings all cells share; seconds are "
-        "comparable only if nothing else ran on the machine.\n\n"
+        "interval has no width and means nothing. Tokens are per video, for the bare and for the "
+        "wrapped model. MACs (first question) and seconds (median) are per question, without the "
+        "frame encoder, whose embeddings all cells share; seconds are comparable only if nothing "
+        "else ran on the machine.\n\n"
         f"All cells: {_setting(results)}.\n{note}{waiting}"
     )
 

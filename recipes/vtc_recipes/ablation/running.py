@@ -1,4 +1,4 @@
-"""Runs a cell: asks a model all questions and writes each answer at once."""
+"""Run a cell: ask a model all questions and write each answer immediately."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def run_cell(
     device: str,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Ask the questions that were not asked yet, and write all files of a cell.
+    """Ask the remaining questions of a cell and write all its files.
 
     Args:
-        cell: Its configuration.
+        cell: The configuration.
         source: The name or folder of the model.
-        folder: For the files. Answers in it are kept.
-        shelf: Stores the embeddings of frames.
-        device: Device of the model.
+        folder: The folder for the files. Answers already in it are kept.
+        shelf: The store of frame embeddings.
+        device: The device of the model.
         progress: Called with the number of answered questions and of all questions.
 
     Raises:
@@ -59,13 +59,13 @@ def run_cell(
     records = read_records(folder / PREDICTIONS)
     model, processor = open_for(cell.setting, source, device)
     toolkit = toolkit_of(model)
-    toolkit.replace_encoders(lambda encoder: _stored(encoder, device, shelf))
+    toolkit.replace_encoders(lambda encoder: _with_shelf(encoder, device, shelf))
     _write(folder / ENVIRONMENT, environment(toolkit, device))
     limit = cell.setting.max_new_tokens
     for number, item in enumerate(questions(cell.setting.task, cell.setting.seed)):
         progress(number, total)
         if number >= len(records):
-            with shelf.of(item.video_id):
+            with shelf.open_video(item.video_id):
                 record = ask(model, processor, item, cell.prompt, limit)
             with (folder / PREDICTIONS).open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(record) + "\n")
@@ -74,8 +74,8 @@ def run_cell(
     progress(total, total)
     first = next(questions(cell.setting.task, cell.setting.seed))
     counter = MultiplyAccumulates()  # type: ignore[no-untyped-call]
-    with shelf.of(first.video_id), counter:
-        ask(model, processor, first, cell.prompt, limit)  # its frames are embedded already
+    with shelf.open_video(first.video_id), counter:
+        ask(model, processor, first, cell.prompt, limit)  # its frames are already embedded
     _write(folder / METRICS, {**summary(records), "macs": counter.count})
     note(folder, f"finished: {sum(record['right'] for record in records)} of {total} right")
 
@@ -84,13 +84,13 @@ def ask(model: Any, processor: Any, item: Item, prompt: str, limit: int) -> dict
     """Ask one question.
 
     Returns:
-        A line of ``predictions.jsonl``. ``seconds`` leave out the frame encoder, whose work is
+        A line of ``predictions.jsonl``. ``seconds`` exclude the frame encoder, whose work is
         shared.
     """
     text = prompt.format(question=item.question, choices=", ".join(item.choices))
-    began = perf_counter()
+    start = perf_counter()
     answer = vtc.ask(model, processor, item.video(), text, max_new_tokens=limit, do_sample=False)
-    seconds, report = perf_counter() - began, answer.report
+    seconds, report = perf_counter() - start, answer.report
     encoder = report.stages["frame encoder"].seconds if "frame encoder" in report.stages else 0.0
     keyframes = [frame.index for frame in report.keyframes]
     final = final_answer(answer.text) if item.kind in STORIES else answer.text
@@ -153,13 +153,13 @@ def environment(toolkit: Any, device: str) -> dict[str, Any]:
 
 
 def note(folder: Path, text: str) -> None:
-    """Append a line to the log, with the time."""
+    """Append a line with the time to the log."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with (folder / LOG).open("a", encoding="utf-8") as lines:
         lines.write(f"{now} {text}\n")
 
 
-def _stored(encoder: LazyEncoder, device: str, shelf: Shelf) -> LazyEncoder:
+def _with_shelf(encoder: LazyEncoder, device: str, shelf: Shelf) -> LazyEncoder:
     identity = {**encoder_identity(encoder.name), "device": torch.device(device).type}
     return KeepingEncoder(encoder, json.dumps(identity), shelf)
 

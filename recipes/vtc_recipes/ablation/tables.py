@@ -1,4 +1,4 @@
-"""The results of a grid as tables: Markdown, CSV, and the numbers of the paper."""
+"""Tables of a grid's results in Markdown and CSV, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ELSEWHERE = "another model, other data"
 
 
 def markdown_table(results: Results) -> str:
-    """Return a Markdown table: a line for each configuration, in per cent, with 95 % intervals."""
+    """Return a Markdown table: one line per configuration, in per cent, with 95 % intervals."""
     titles = [
         *results.axes,
         "right answers, %",
@@ -46,7 +46,7 @@ def kinds_table(results: Results) -> str:
 
 
 def csv_table(results: Results) -> str:
-    """Return a CSV table: a line for each configuration, with unrounded numbers."""
+    """Return a CSV table: one line per configuration, with unrounded numbers."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     estimates = ("accuracy", "difference", "coverage")
@@ -66,7 +66,7 @@ def csv_table(results: Results) -> str:
 
 
 def paper_tables(results: Results) -> Iterator[str]:
-    """What the paper reports of the same axes, each table with what it is not."""
+    """Yield the paper's tables on the same axes, each with a note on how it differs."""
     axes = {axis.rpartition(".")[2] for axis in results.axes}
     for table in yaml.safe_load(PAPER.read_text(encoding="utf-8")):
         if axes & set(table["axes"]):
@@ -79,7 +79,7 @@ def paper_tables(results: Results) -> Iterator[str]:
 
 
 def per_cent(estimate: Estimate, signed: bool = False) -> str:
-    """``85.8 (82.0 to 88.8)``"""
+    """Return text such as ``85.8 (82.0 to 88.8)``."""
     sign = "+" if signed else ""
     mean, low, high = (100 * value for value in (estimate.mean, estimate.low, estimate.high))
     return f"{mean:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"

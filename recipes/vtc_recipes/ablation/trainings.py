@@ -1,4 +1,4 @@
-"""Models that a grid trains: one job for each merger and seed."""
+"""Models that a grid trains: one job per merger and seed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from vtc_recipes.training.checkpoints import has_checkpoint
 from vtc_recipes.training.config import apply_settings
 
 MODEL = "model"
-"""The folder of a training that its recipe writes to."""
+"""The subfolder of a training to which its recipe writes."""
 RESULT = "result.json"
 _COMMAND = ("-m", "vtc.cli", "train")
 _WIDTH = 64
-"""Width of patches and queries for asking whether a merger has parameters."""
+"""Width of patches and queries when testing whether a merger has parameters."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class TrainingJob:
     """A training: a recipe with all its values except the folder.
 
     Attributes:
-        recipe: Its name.
-        values: The values, as ``vtc train`` reads them.
-        staged: Whether it has stages, like the tiny models' recipes.
+        recipe: The name of the recipe.
+        values: The values, in the form that ``vtc train`` reads.
+        staged: Whether the recipe has stages, like those of the tiny models.
         launch: See `Training`.
     """
 
@@ -51,7 +51,7 @@ class TrainingJob:
     def id(self) -> str:
         """The name of the job: a hash of its values."""
         values = {**self.values, "output": None, "launch": self.launch}
-        return digest({**values, "vtc": _as_before(values["vtc"])})
+        return digest({**values, "vtc": _with_old_names(values["vtc"])})
 
     @property
     def kind(self) -> tuple[str, int]:
@@ -60,7 +60,7 @@ class TrainingJob:
 
     @property
     def shared(self) -> TrainingJob | None:
-        """The first stages if they do not depend on the parts: trained once for all mergers."""
+        """The first stages if they do not depend on the parts; trained once for all mergers."""
         if not self.staged:
             return None
         from vtc_recipes.tiny.stages import STAGES
@@ -72,7 +72,7 @@ class TrainingJob:
         return replace(self, values={**self.values, "stages": first, "vtc": {}})
 
     def missing(self) -> list[str]:
-        """Return a line for each missing data file; recipes with stages make their data."""
+        """Return a line for each missing data file; staged recipes generate their data."""
         if self.staged:
             return []
         from vtc_recipes.training.config import parse_recipe
@@ -81,15 +81,15 @@ class TrainingJob:
         return missing_files(parse_recipe(self.values, self.recipe).data.sources)
 
     def run(self, folder: Path, trainings: Path) -> None:
-        """Train into ``folder/model``, and resume if it holds a checkpoint.
+        """Train into ``folder/model``; resume if it holds a checkpoint.
 
         Args:
-            trainings: Holds the finished `shared` stages.
+            trainings: The folder with the finished `shared` stages.
 
         Raises:
             RuntimeError: The launched processes failed.
         """
-        began, target = time.perf_counter(), folder / MODEL
+        start, target = time.perf_counter(), folder / MODEL
         if self.shared is not None and not target.exists():
             partial = folder / f"{MODEL}.partial"
             shutil.copytree(trainings / self.shared.id / MODEL, partial, dirs_exist_ok=True)
@@ -103,7 +103,7 @@ class TrainingJob:
             _launch([*shlex.split(self.launch), *_COMMAND, os.fspath(file)], resume, folder)
         else:
             trained = _train(values, self.staged, resume)
-        seconds = round(time.perf_counter() - began, 1)
+        seconds = round(time.perf_counter() - start, 1)
         result = {"model": os.fspath(trained.relative_to(folder)), "seconds": seconds}
         (folder / RESULT).write_text(json.dumps(result) + "\n", encoding="utf-8")
 
@@ -131,7 +131,7 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
     from vtc_recipes.training.config import parse_recipe
 
     part = registry.build_part("merger", merger)
-    if not _has_parameters(part):  # the recipe may train one that has
+    if not _has_parameters(part):  # the recipe may train a merger with parameters
         values.setdefault("train", {})["merger"] = {"how": "frozen"}
     recipe = parse_recipe(values, label)
     if part.needs_training and recipe.train.merger.how != "full":
@@ -145,7 +145,7 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
 def trained_parts(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the selector and the merger that a recipe trains a model with.
 
-    The encoder is None, as the model is saved with its name, except for ``tiny``, an object.
+    The encoder is None because the model is saved with its name, except for ``tiny``, an object.
 
     Raises:
         RecipeError: All errors in the mapping or its settings.
@@ -169,7 +169,7 @@ def parse_training(model: Mapping[str, Any]) -> Training:
 
 
 class Result(Row):
-    """``result.json`` of a finished training: the folder of the model in it."""
+    """``result.json`` of a finished training: the model's subfolder and the time."""
 
     model: str
     seconds: float
@@ -185,7 +185,7 @@ def read_result(folder: Path) -> Result:
 
 
 def trained_model(folder: Path) -> Path:
-    """Return the folder of the model in a finished training."""
+    """Return the model's folder in a finished training."""
     return folder / read_result(folder).model
 
 
@@ -194,8 +194,8 @@ def _values(training: Training) -> dict[str, Any]:
     return apply_settings(load_yaml(path), training.settings)
 
 
-def _as_before(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section with its old names, which name the trainings in older folders."""
+def _with_old_names(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section with its old names, so that trainings in older folders keep their ids."""
     old = {"chunk_slices": "chunk_frames"}
     values = {old.get(name, name): value for name, value in parts.items()}
     if values.get("connector") == "encoder_patches":
@@ -221,7 +221,7 @@ def _has_parameters(merger: Any) -> bool:
 
 
 def _launch(command: list[str], resume: bool, folder: Path) -> None:
-    """Train in other processes."""
+    """Train in separate processes."""
     with (folder / "train.log").open("ab") as log:
         running = subprocess.Popen(
             [*command, *(["--resume"] if resume else [])], stdout=log, stderr=log
@@ -233,5 +233,5 @@ def _launch(command: list[str], resume: bool, folder: Path) -> None:
             running.wait()
     if running.returncode:
         raise RuntimeError(
-            f"{command[0]} ended with {running.returncode}: see {folder / 'train.log'}"
+            f"{command[0]} exited with {running.returncode}; see {folder / 'train.log'}"
         )

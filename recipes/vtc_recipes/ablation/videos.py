@@ -1,4 +1,4 @@
-"""Questions about your own video files: one JSON object on each line."""
+"""Questions about your own video files: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class VideoQuestion(Section):
     """A line of the file.
 
     Attributes:
-        video: The video; relative to the folder of the file.
+        video: The path of the video, relative to the folder of the file.
         question, answer: The question and the right answer.
-        choices: Possible answers, with the right one; without them the answer is free.
-        kind: Of the question; reports have a column for each.
+        choices: Possible answers, including the right one; if empty, the answer is free text.
+        kind: The kind of the question; reports have a column per kind.
     """
 
     video: str
@@ -37,7 +37,7 @@ def read_videos(path: str) -> list[VideoQuestion]:
     """Read a file.
 
     Raises:
-        ValueError: The file cannot be read; or its lines have errors, among them missing videos.
+        ValueError: The file cannot be read, or its lines have errors, such as missing videos.
     """
     rows, errors = read_rows(Path(path), VideoQuestion)
     questions = []

@@ -1,4 +1,4 @@
-"""Workers: each claims jobs one by one, runs them, and publishes their results as a whole."""
+"""Workers that claim jobs one by one, run them, and publish each result atomically."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 from vtc.plugins.discovery import cause
 
 DEATHS = "deaths"
-"""File with the number of processes that died while they ran a job."""
+"""File with the number of processes that died while running a job."""
 MAX_DEATHS = 2
 POLL_SECONDS = 0.5
-"""Between two looks at jobs that other workers hold."""
+"""Interval between checks of jobs that other workers hold."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Job:
 
     Attributes:
         name: Unique among all jobs.
-        title: For people.
-        target: The folder of its results; it exists if, and only if, the job is done.
+        title: A description for people.
+        target: The folder of the results; it exists if and only if the job is done.
         needs: Targets of other jobs that must exist before this one starts.
-        run: Does the job in a folder, which may hold what an interrupted worker left.
+        run: Runs the job in a folder that may hold the files of an interrupted worker.
     """
 
     name: str
@@ -49,7 +49,7 @@ class JobsError(RuntimeError):
     """Some jobs failed.
 
     Attributes:
-        failed: Title and reason of each.
+        failed: The title and reason of each failed job.
     """
 
     def __init__(self, failed: Sequence[tuple[str, str]], left: int) -> None:
@@ -58,8 +58,8 @@ class JobsError(RuntimeError):
         for title, reason in failed:
             titles.setdefault(reason, []).append(title)
         lines = (f"{names[0]}{_more(names)}: {reason}" for reason, names in titles.items())
-        lost = f"; {left} more need them" if left else ""
-        super().__init__(f"{len(failed)} failed{lost}: " + "; ".join(lines))
+        blocked = f"; {left} more need them" if left else ""
+        super().__init__(f"{len(failed)} failed{blocked}: " + "; ".join(lines))
 
 
 def _more(titles: Sequence[str]) -> str:
@@ -77,13 +77,13 @@ def work(
 
     A worker holds the lock of a job while it works in ``working/NAME``; at the end the folder
     becomes the target by one rename. The system frees the locks of a process that dies, and the
-    next worker resumes from the folder. A job during which `MAX_DEATHS` processes died is set
-    aside, so that it does not take down one worker after another.
+    next worker resumes from the folder. A job that killed `MAX_DEATHS` processes is set aside, so
+    that it does not take down one worker after another.
 
     Args:
         locks, working: Folders that all workers share; they must exist.
         progress: Called with the number of finished jobs and of all jobs.
-        report: Called with lines for the worker's log.
+        report: Called with each line of the worker's log.
 
     Raises:
         JobsError: Jobs failed here; all jobs that do not need them are done.
@@ -93,7 +93,7 @@ def work(
         pending = [job for job in jobs if not job.done]
         progress(len(jobs) - len(pending), len(jobs))
         blocked = set(failed)
-        for job in jobs:  # a job comes after those that it needs
+        for job in jobs:  # jobs come after the ones that they need
             if blocked & set(job.needs) and not job.done:
                 blocked.add(job.target)
         open_jobs = [job for job in pending if job.target not in blocked]
@@ -112,7 +112,7 @@ def _try(
     failed: dict[Path, tuple[str, str]],
     report: Callable[[str], None],
 ) -> bool:
-    """Run a job unless another worker holds it; return whether this one held it."""
+    """Run a job unless another worker holds it; return whether this worker held it."""
     if not all(target.is_dir() for target in job.needs):
         return False
     folder = working / job.name
@@ -121,7 +121,7 @@ def _try(
     except Timeout:
         return False
     with lock:
-        if job.done:  # since it was looked at
+        if job.done:  # by another worker, since the check above
             return True
         resumed = folder.is_dir()
         try:
@@ -131,7 +131,7 @@ def _try(
             (folder / DEATHS).unlink(missing_ok=True)
             os.rename(folder, job.target)
             report(f"{job.title}: done")
-        # Whatever a model, a third party's part or a library raises, other jobs can still run.
+        # Models, third-party parts and libraries may raise anything; other jobs can still run.
         except Exception as error:
             failed[job.target] = job.title, cause(error)
             with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as lines:
@@ -142,7 +142,7 @@ def _try(
 
 @contextmanager
 def _counting_deaths(folder: Path) -> Iterator[None]:
-    """Count this process as dead in the working folder of a job until it leaves the context.
+    """Count this process as dead in a job's working folder until the context exits.
 
     Raises:
         RuntimeError: Too many processes died in this folder.
@@ -152,8 +152,8 @@ def _counting_deaths(folder: Path) -> Iterator[None]:
     deaths = int(file.read_text()) if file.is_file() else 0
     if deaths >= MAX_DEATHS:
         raise RuntimeError(
-            f"set aside, as {deaths} processes died while they ran it (out of memory?): see "
-            f"{folder}; delete {file} to try it again"
+            f"set aside because {deaths} processes died while running it (out of memory?): see "
+            f"{folder}; delete {file} to retry"
         )
     file.write_text(f"{deaths + 1}\n")
     try:
