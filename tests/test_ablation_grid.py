@@ -173,7 +173,12 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
         ),
         ({"frames": [12]}, "list", {}, "expected at least one mapping in a list, got {"),
         ([], "list", {}, "expected at least one mapping in a list"),
-        ([{"seed": 1}, {"frames": 12}], "list", {"seeds": ...}, "some entries have a seed"),
+        (
+            [{"seed": 1}, {"frames": 12}],
+            "list",
+            {"seeds": ...},
+            "either all entries or none must have a seed",
+        ),
         ([{"frames": 12}, {"selector": "dks"}], "list", {}, "is the same cell as frames=12"),
         ({"seed": [1]}, "product", {}, "base.seeds: the axes have seeds too"),
         ({}, "product", {"seeds": ...}, "base.seeds is missing"),

@@ -55,10 +55,13 @@ def test_the_file_holds_the_needle_where_the_demo_says(command, tmp_path):
     assert (film.info.codec, len(film), film.width, film.height) == ("h264", 40, SIDE, SIDE)
     needle = make_example(0, 16, kind="colour", split="test", size=SIDE, segments=1)
     drawn, frames = needle.video.frames(range(16)).astype(float), film.frames().astype(float)
-    assert (result["question"], result["truth"]) == (needle.question.text, needle.question.answer)
+    assert (result["question"], result["ground_truth"]) == (
+        needle.question.text,
+        needle.question.answer,
+    )
     errors = [np.abs(frames[at : at + 16] - drawn).mean() for at in range(25)]
     assert np.argmin(errors) == first and errors[first] < 6 < errors[first - 1]
-    assert result["right"] is (result["answer"] == result["truth"])
+    assert result["right"] is (result["answer"] == result["ground_truth"])
     assert result["report"]["tokens_after"] < result["report"]["tokens_before"] == 40 * 9 + 1
     with Image.open(result["sheet"]) as sheet:
         assert sheet.format == "PNG" and sheet.width > 240
@@ -119,7 +122,7 @@ def test_another_seed_is_another_needle(command, tmp_path):
     for seed in (0, 5):
         _, out, _ = command("demo", "--folder", tmp_path, *FRAMES, "--seed", seed, "--json")
         results.append(json.loads(out))
-    assert len({result["question"] + result["truth"] for result in results}) == 2
+    assert len({result["question"] + result["ground_truth"] for result in results}) == 2
 
 
 def test_of_an_own_file_it_says_what_is_real(command, tmp_path):
@@ -130,10 +133,10 @@ def test_of_an_own_file_it_says_what_is_real(command, tmp_path):
     told = facts_of(out)
     assert (told["question"], told["ground truth"]) == ("Who?", "unknown for your own video")
     assert "needle" not in told and "12 read" in out
-    assert "relevance of its frames mean nothing" in out.splitlines()[-1]
+    assert "relevance of its frames are meaningless" in out.splitlines()[-1]
     assert (tmp_path / "keyframes.png").is_file() and not (tmp_path / "needle.mp4").exists()
     result = json.loads(command(*words[:-2], "--json")[1])  # asked about the needle it has not
-    assert result["truth"] is result["right"] is result["needle"] is None
+    assert result["ground_truth"] is result["right"] is result["needle"] is None
     assert result["report"]["frames"] == 12
 
 

@@ -84,7 +84,7 @@ def test_check_data_opens_no_model_and_fails_if_there_are_errors(rows: Path, com
     code, out, _ = command(*words, "data.sources.0.format=messages", "--json")
     assert code == 0 and json.loads(out)["errors"] == []
     code, _, err = command("train", "tiny_vlm", "--check-data")
-    assert code == 1 and "makes its own data" in err
+    assert code == 1 and "generates its own data" in err
 
 
 # --- checkpoints
@@ -142,7 +142,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     with pytest.warns(UserWarning, match=message):
         assert last_checkpoint(run) == run / "checkpoint-9"
     (run / "checkpoint-9" / "optimizer.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"checkpoint-10 is damaged: .*so are all checkpoints be"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-10 is damaged: .*so are all earlier checkpoints"
+    ):
         last_checkpoint(run)
 
 

@@ -131,7 +131,7 @@ def test_all_bad_samples_are_named_with_their_places(clip):
         read(path)
     for text in (
         f"{path}, entry 1: there is no file {clip.parent / 'missing.mp4'}",
-        "entry 2: expected questions, each with its answer, got 3 turns",
+        "entry 2: expected pairs of question and answer, got 3 turns",
         "entry 3: expected at most one <video>, in the first turn",
         "entry 4: expected at most one <video>, in the first turn",
         "entry 5: turn 1, of the assistant, has no text",
@@ -178,7 +178,11 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "f.jsonl").write_text('{"messages": []}\n{"mess\n[')
     with pytest.raises(ValueError, match="the data have 3 errors") as caught:
         read(tmp_path / "f.jsonl", format="messages")
-    for text in ("line 1: expected questions", "line 2 is not valid JSON", "line 3 is not valid"):
+    for text in (
+        "line 1: expected pairs of question and answer",
+        "line 2 is not valid JSON",
+        "line 3 is not valid",
+    ):
         assert f"f.jsonl, {text}" in str(caught.value)
     with pytest.raises(ValueError, match=r"none.json cannot be read"):
         read(tmp_path / "none.json")
@@ -277,7 +281,7 @@ words = st.text(st.characters(codec="ascii", exclude_characters="<>|\x00"), min_
 def test_any_answers_can_be_told_from_the_rest(onevision, texts):
     turns = [Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts)]
     pieces = conversation(onevision._processor, turns)
-    spoken = [piece.text for piece in pieces if piece.learned]
+    spoken = [piece.text for piece in pieces if piece.is_answer]
     answers = texts[1::2]
     assert [text.removesuffix("<|im_end|>") for text in spoken] == answers
     ids, labels = onevision.tokenise(Sample(None, tuple(turns), None, SOURCE), None)
@@ -289,16 +293,16 @@ def test_any_answers_can_be_told_from_the_rest(onevision, texts):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ messages | length }}", "cannot tell the answers from the rest"),
+        ("{{ messages | length }}", "cannot locate the answer in the chat template's output"),
         (
             "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text | upper }}{% endfor %}"
             "{% if add_generation_prompt %}[assistant]{% endif %}",
-            "of the answer 'The square.'",
+            "expected 'The square.', got ",
         ),
         (
             "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text }}{% endfor %}"
             "{% if add_generation_prompt %}[assistant]<think>{% endif %}",
-            r"'\[assistant\]' before an answer, and '\[assistant\]<think>' to ask for one",
+            r"'\[assistant\]<think>' before the answer, got '\[assistant\]'",
         ),
         (None, "has no chat_template"),
     ],

@@ -144,7 +144,7 @@ def test_fsdp_that_accelerate_would_leave_out_is_refused(smoke, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     if torch.cuda.is_available():
         pytest.skip("here it would not be left out")
-    with pytest.raises(ValueError, match="accelerate shards weights with FSDP on GPUs only"):
+    with pytest.raises(ValueError, match="accelerate uses FSDP on GPUs only"):
         train(smoke())
 
 
@@ -259,7 +259,10 @@ def test_a_second_training_into_the_same_folder_is_refused(smoke, tmp_path):
     recipe = smoke("optimisation.steps=1")
     folder = Path(recipe.output.folder)
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(ValueError, match="another process trains into"):
+    with (
+        FileLock(folder / ".lock"),
+        pytest.raises(ValueError, match="another process is training into"),
+    ):
         train(recipe)
     assert not list(folder.glob("checkpoint-*"))
     train(recipe)
@@ -330,6 +333,6 @@ def test_the_dry_run_says_which_data_are_missing(command, tmp_path, monkeypatch)
     write_dataset("synthetic", videos=4, seed=0)
     code, out, _ = command("train", "smoke", "--dry-run")
     assert code == 0 and "error" not in out
-    assert " samples, 6 steps in one process\n" in out and " tokens a sample, at most " in out
+    assert " samples, 6 steps in one process\n" in out and " tokens per sample, at most " in out
     code, _, err = command("train", "smoke", "foo=1")
     assert code == 1 and "smoke.yaml with foo=1 has 1 error" in err

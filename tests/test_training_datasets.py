@@ -237,7 +237,7 @@ def test_every_format_has_a_reader_and_every_recipe_names_one():
             ("video_01428", "clip_01428"),
             "expected video_00000.mp4, got 'clip_01428.mp4'",
         ),
-        ("cinepile", ("watch?v=", "channel/"), "yt_clip_link to be an address of YouTube"),
+        ("cinepile", ("watch?v=", "channel/"), "yt_clip_link to be a YouTube URL"),
         ("perception_test", ('"answer_id": 1', '"answer_id": 5'), "one of 3 options, got 5"),
         ("videochat2_it", ('"QA"', '"qa"'), "QA is missing"),
         ("openvid", ("video,caption", "path,caption"), "line 2: video is missing"),

@@ -18,7 +18,7 @@ from transformers import (
 
 from vtc.plugins import registry
 from vtc_adapters.tiny.tokenizer import byte_tokenizer
-from vtc_recipes.vilamp.layout import expected, in_shards
+from vtc_recipes.vilamp.layout import in_shards, tensor_places
 from vtc_recipes.vilamp.processor import (
     load_clip_tokenizer,
     make_processor,
@@ -68,7 +68,7 @@ def full_size():
         text_config=text_config(QWEN2_7B, 151700), vision_config=vision_config(None)
     )
     merger = registry.build_part("merger", {"name": "dfm", "projection": "learned"})
-    return expected(config, clip_config(None), merger)
+    return tensor_places(config, clip_config(None), merger)
 
 
 def test_the_full_size_tensors_are_those_documented(full_size):

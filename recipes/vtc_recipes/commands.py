@@ -1,4 +1,4 @@
-"""The commands ``vtc train`` and ``vtc recipes``; torch is imported inside them only."""
+"""The commands ``vtc train`` and ``vtc recipes``; torch is imported only inside them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
     settings: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer evaluates it, and old ones cannot read X | None
-        typer.Argument(help="Change values: optimisation.steps=10 data.sources.0.path=a.json"),
+        Optional[list[str]],  # noqa: UP045 - older typer cannot evaluate X | None
+        typer.Argument(help="Override values: optimisation.steps=10 data.sources.0.path=a.json"),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check the data; show what would train, and memory."),
+        typer.Option("--dry-run", help="Check the data; show the trained parts and their memory."),
     ] = False,
     check_data: Annotated[
-        bool, typer.Option("--check-data", help="Check the data alone; errors exit with 1.")
+        bool, typer.Option("--check-data", help="Only check the data; exit with 1 on errors.")
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the last checkpoint.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a wrapped model by a recipe: its merger, its connector, or all of it."""
+    """Train a wrapped model with a recipe: its merger, its connector, or all of it."""
     from vtc_recipes.reading import load_yaml
     from vtc_recipes.training.config import apply_settings
 
@@ -55,7 +55,7 @@ def _check_data(values: dict[str, Any], label: str, as_json: bool) -> None:
     from vtc_recipes.training.config import parse_recipe
 
     if "stages" in values:
-        raise ValueError(f"{label} makes its own data; there is nothing to check")
+        raise ValueError(f"{label} generates its own data; there is nothing to check")
     data = check_data(parse_recipe(values, label))
     if as_json:
         print_json(asdict(data))
@@ -113,7 +113,7 @@ def _train_stages(
 
     folder = run(recipe, resume=resume)
     option = "encoder" if folder.name == "dual_encoder" else "model"
-    _print_folder(folder, f"give it to vtc ask --{option}", as_json)
+    _print_folder(folder, f"use it with vtc ask --{option}", as_json)
 
 
 def _print_folder(folder: Path, hint: str, as_json: bool) -> None:
@@ -137,7 +137,7 @@ def recipes(
             print_line(f"{file.kind:<12}{file.path}")  # never wrapped
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for title in ("kind", "name", "what it is"):
+    for title in ("kind", "name", "description"):
         table.add_column(title, overflow="fold")
     for file in files:
         table.add_row(file.kind, file.name, file.summary)
@@ -150,8 +150,8 @@ def _print_data(data: DataReport) -> None:
         print_line(f"{name}: {count} samples")
     if data.most_tokens:
         print(
-            f"{data.tokens:.0f} tokens a sample, at most {data.most_tokens}, in {data.opened} "
-            "samples that were opened"
+            f"{data.tokens:.0f} tokens per sample, at most {data.most_tokens}, in {data.opened} "
+            "opened samples"
         )
     for line in data.warnings:
         print_line(f"warning: {line}")
@@ -174,7 +174,7 @@ def _print_sizes(
         memory = (_size(number) for number in (size.weights, size.gradients, size.optimiser))
         columns = "".join(f"{column:>12}" for column in (*counts, *memory))
         print(f"{size.part:<15}{size.how:<7}{rate:>7}{columns}")
-    print(f"{_size(total)} {note} Activations come on top.")
+    print(f"{_size(total)} {note} Activations are extra.")
 
 
 def _count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""``vtc demo``: a needle in a long video file, and the shipped tiny model asked about it."""
+"""``vtc demo``: ask the shipped tiny model about a needle in a long video file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from vtc.video import VideoSource
     from vtc_recipes.synthetic.cases import Case
 
-Text = Optional[str]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+Text = Optional[str]  # noqa: UP007, UP045 - older typer cannot evaluate X | None
 
 SIDE = 192
-"""Height and width of the made video in pixels: enough to watch it; the model sees 48."""
-MADE = "The synthetic video"
+"""Height and width of the synthetic video in pixels: enough for people; the model sees 48."""
+SYNTHETIC = "The synthetic video"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
 
 
@@ -35,22 +35,24 @@ def demo(
         Text, typer.Option(help="The question; by default about the synthetic needle.")
     ] = None,
     folder: Annotated[Path, typer.Option(help="Folder for the demo's files.")] = Path("demo"),
-    keyframes: Annotated[int, typer.Option(help="Most keyframes.")] = 32,
+    keyframes: Annotated[int, typer.Option(help="Maximum number of keyframes.")] = 32,
     frames: Annotated[
-        int, typer.Option(help="Its length, at one frame per second.", rich_help_panel=MADE)
+        int, typer.Option(help="Number of frames, at one per second.", rich_help_panel=SYNTHETIC)
     ] = 1000,
     depth: Annotated[
-        float, typer.Option(help="Place of its needle: 0 front, 1 end.", rich_help_panel=MADE)
+        float, typer.Option(help="Depth of the needle: 0 start, 1 end.", rich_help_panel=SYNTHETIC)
     ] = 0.6,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the video and the question.", rich_help_panel=MADE)
+        int,
+        typer.Option(min=0, help="Seed of the video and the question.", rich_help_panel=SYNTHETIC),
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Hide a needle in a long video file, and ask a tiny trained model about it.
 
     Model and video come from one synthetic world, so the answer is meaningful.
-    With --video it is about your own file, and meaningless.
+
+    With --video the question is about your own file, and the answer is meaningless.
     """
     import transformers
 
@@ -66,7 +68,7 @@ def demo(
     from vtc_recipes.synthetic.cases import make_cases
     from vtc_recipes.tiny.trained import load_trained
 
-    # Check the options before the work.
+    # Check the options before any work.
     build_part("selector", vtc.selector("dks", keyframes=keyframes))
     [case] = make_cases(
         [frames], [depth], 1, spread=0.0, kinds=["colour"], seed=seed, size=(SIDE, SIDE)
@@ -101,7 +103,8 @@ def demo(
     if as_json:
         result = {
             **ask_result(path, [text], [answer]),
-            "truth": needle and needle.answer,
+            "ground_truth": needle and needle.answer,
+            "truth": needle and needle.answer,  # the old name
             "right": right,
             "needle": needle and [needle.start, needle.start + needle.needle_frames],
             "sheet": str(sheet),
@@ -110,13 +113,15 @@ def demo(
         print_json(result)
         return
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True, min_width=len("keyframes"))  # as in the facts
+    table.add_column(
+        style="bold", no_wrap=True, min_width=len("keyframes")
+    )  # as wide as in the facts below
     table.add_column()
     table.add_row("question", escape(text))
     table.add_row("answer", escape(answer.text) or "(nothing)")
     if needle is None:
-        own = "question" if video is None else "video"
-        table.add_row("ground truth", f"unknown for your own {own}")
+        subject = "question" if video is None else "video"
+        table.add_row("ground truth", f"unknown for your own {subject}")
     else:
         verdict = "[bold green]right[/]" if right else "[bold red]wrong[/]"
         table.add_row("ground truth", f"{needle.answer}, so the answer is {verdict}")
@@ -128,15 +133,19 @@ def demo(
     console.print(facts(answer.report, source))
     files = f"\nThe video is {path}, its keyframes are in {sheet}."
     console.print(files, markup=False, soft_wrap=True)
-    console.print(f"Open {page} in a browser to see when and why.", markup=False, soft_wrap=True)
+    console.print(
+        f"Open {page} in a browser for the keyframes' times and relevance.",
+        markup=False,
+        soft_wrap=True,
+    )
     note = "This was a tiny model on synthetic video."
     if video is not None:
         note = (
             "The tiny model and its frame encoder know only a synthetic world, so the answer about "
-            "your video and the relevance of its frames mean nothing."
+            "your video and the relevance of its frames are meaningless."
         )
     command = f"vtc ask {shlex.quote(path)} {shlex.quote(text)} --model {REAL_MODEL}"
-    console.print(f"{note} A real one: {command}", markup=False, soft_wrap=True)
+    console.print(f"{note} With a real model: {command}", markup=False, soft_wrap=True)
 
 
 def _frames(source: VideoSource, show: Any) -> Iterator[Any]:
@@ -148,17 +157,17 @@ def _frames(source: VideoSource, show: Any) -> Iterator[Any]:
 def _around_the_needle(
     case: Case, keyframes: Sequence[Keyframe], source: VideoSource
 ) -> Iterator[tuple[str, str]]:
-    """Yield rows of the table: the needle, and the keyframes in it and next to it."""
+    """Yield table rows: the needle, and the keyframes inside it and next to it."""
     first, end = case.start, case.start + case.needle_frames
 
-    def listed(numbers: Sequence[int]) -> str:
-        named = [f"{number} ({clock(float(source.timestamps[number]))})" for number in numbers]
-        return ", ".join(named) or "none"
+    def frame_list(numbers: Sequence[int]) -> str:
+        frames = [f"{number} ({clock(float(source.timestamps[number]))})" for number in numbers]
+        return ", ".join(frames) or "none"
 
-    yield "needle", f"frames {listed([first])} to {listed([end - 1])} of {len(source)}"
+    yield "needle", f"frames {frame_list([first])} to {frame_list([end - 1])} of {len(source)}"
     numbers = [frame.index for frame in keyframes]
     inside = [number for number in numbers if first <= number < end]
-    yield "in it", f"{len(inside)} of {len(numbers)} keyframes: {listed(inside)}"
-    before = listed([number for number in numbers if number < first][-1:])
-    after = listed([number for number in numbers if number >= end][:1])
+    yield "in it", f"{len(inside)} of {len(numbers)} keyframes: {frame_list(inside)}"
+    before = frame_list([number for number in numbers if number < first][-1:])
+    after = frame_list([number for number in numbers if number >= end][:1])
     yield "around it", f"keyframe {before} before, {after} after"

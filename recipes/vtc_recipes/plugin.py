@@ -1,4 +1,4 @@
-"""Registers the commands of the recipes."""
+"""Register the commands of the recipes."""
 
 import vtc
 

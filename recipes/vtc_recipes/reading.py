@@ -1,4 +1,4 @@
-"""Reads YAML and JSON files, and settings from the command line; errors name the file."""
+"""Read YAML and JSON files and command-line settings; errors name the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vtc.plugins.sections import S, load_json, parse, parse_json, read_text
 from vtc_recipes.schema import RecipeError
 
 MAX_NODES = 100_000
-"""Values that a YAML file may hold when its aliases are written out."""
+"""Maximum number of values in a YAML file, with its aliases expanded."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
-                raise yaml.YAMLError(f"the key {key!r} stands twice in the mapping of line {line}")
+                raise yaml.YAMLError(f"the key {key!r} appears twice in the mapping at line {line}")
         return super().construct_mapping(node, deep=deep)
 
 
@@ -47,7 +47,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Read the mapping in a YAML file.
 
     Raises:
-        ValueError: It cannot be read, is not valid YAML, or holds no mapping.
+        ValueError: The file cannot be read, is not valid YAML, or holds no mapping.
     """
     try:
         values = _parse_yaml(read_text(path))
@@ -62,16 +62,16 @@ def load_yaml(path: Path) -> dict[str, Any]:
 def read_rows(path: Path, cls: type[S]) -> tuple[list[tuple[str, S]], list[str]]:
     """Read the rows of a JSONL, CSV or parquet file, of a JSON list, or of a folder of JSON files.
 
-    A class may have a class method ``split``, which returns the rows in an entry, and say with
-    ``whole_file`` that a JSON file is one entry. Entries of a folder also hold ``file_stem``, the
-    name of their file without its ending.
+    A class may define a class method ``split`` that returns the rows in an entry, and set
+    ``whole_file`` if a JSON file is one entry. Entries of a folder also hold ``file_stem``, the
+    name of their file without its suffix.
 
     Returns:
-        The valid rows, each after its place (``FILE, line 3``); and all errors, one line each.
+        The valid rows, each with its location (``FILE, line 3``), and all errors, one line each.
 
     Raises:
         ValueError: The file cannot be read, or is not a JSON list.
-        ImportError: pyarrow is missing, which reads parquet.
+        ImportError: The file is parquet and pyarrow is not installed.
     """
     rows: list[tuple[str, S]] = []
     errors: list[str] = []
@@ -105,7 +105,7 @@ def parquet_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _entries(path: Path, errors: list[str], whole: bool) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of a file with their places; append lines that are not JSON to `errors`."""
+    """Yield the entries of a file with their locations; report invalid lines in `errors`."""
     if path.is_dir():
         yield from _folder_entries(path, errors)
         return
@@ -152,8 +152,10 @@ def _folder_entries(folder: Path, errors: list[str]) -> Iterator[tuple[str, Any]
 
 
 def _numbered(text: str, path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the lines that are not empty, each after its place (``FILE, line 3``)."""
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines knows others, too
+    """Yield the non-empty lines, each with its location (``FILE, line 3``)."""
+    for number, line in enumerate(
+        text.split("\n"), start=1
+    ):  # splitlines would split at more characters
         if line.strip():
             yield f"{path}, line {number}", line
 
@@ -162,7 +164,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     """Return a copy of `values` with settings such as ``"data.sources.0.path=a.json"`` applied.
 
     Raises:
-        RecipeError: All settings that are malformed or that have no place.
+        RecipeError: All settings that are malformed or name no existing entry.
     """
     result, errors = deepcopy(dict(values)), []
     for override in overrides:
@@ -182,7 +184,7 @@ def set_value(values: Any, dotted: str, value: Any) -> None:
     """Set the value with a dotted name in nested mappings and lists.
 
     Raises:
-        ValueError: There is no such place.
+        ValueError: The name leads to no entry.
     """
     path = dotted.split(".")
     for depth, name in enumerate(path):
@@ -201,24 +203,24 @@ def set_value(values: Any, dotted: str, value: Any) -> None:
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:
-    """Count the values in a YAML node with its aliases written out.
+    """Count the values in a YAML node with its aliases expanded.
 
     Raises:
-        yaml.YAMLError: They are too many, or the node contains itself.
+        yaml.YAMLError: There are too many, or the node contains itself.
     """
     if isinstance(node, yaml.CollectionNode) and id(node) not in counts:
-        counts[id(node)] = MAX_NODES + 1  # until it is counted; then it does not contain itself
+        counts[id(node)] = MAX_NODES + 1  # an alias seen before this is final is a cycle
         pairs = isinstance(node, yaml.MappingNode)
         children = [child for pair in node.value for child in pair] if pairs else node.value
         counts[id(node)] = 1 + sum(_count_nodes(child, counts) for child in children)
     count = counts.get(id(node), 1)
     if count > MAX_NODES:
-        raise yaml.YAMLError(f"its aliases make more than {MAX_NODES} values of it")
+        raise yaml.YAMLError(f"its aliases expand to more than {MAX_NODES} values")
     return count
 
 
 def _parse_value(text: str) -> Any:
-    """Parse a value of the command line; ``{question}`` is text there, not a YAML mapping."""
+    """Parse a value from the command line, where ``{question}`` is text, not a YAML mapping."""
     template = re.search(r"\{\w+\}", text) is not None
     try:
         value = _parse_yaml(text)

@@ -1,4 +1,4 @@
-"""Types of values in recipes and grids; sections are those of `vtc.plugins.sections`."""
+"""Types of values in recipes and grids; `vtc.plugins.sections` defines the sections."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def _rename_connector(value: Any) -> Any:
 
 
 Items = Annotated[tuple[T, ...], Field(strict=False)]
-"""A tuple, read from a list."""
+"""A tuple that is written as a list."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Selector = Annotated[Any, _check_part("selector")]
-"""A name or a mapping, as `vtc.wrap` takes it; so is `Merger`."""
+"""A name or a mapping, as accepted by `vtc.wrap`; the same holds for `Merger`."""
 Merger = Annotated[Any, _check_part("merger")]
 OptionalSelector = Annotated[Any, _check_part("selector", optional=True)]
 OptionalMerger = Annotated[Any, _check_part("merger", optional=True)]
 OptionalBudget = Annotated[Any, _check_part("budget", optional=True)]
-"""A number of tokens, ``"auto"``, a name or a mapping, as `vtc.wrap` takes it."""
+"""A number of tokens, ``"auto"``, a name or a mapping, as accepted by `vtc.wrap`."""
 Connector = Annotated[
     Literal["stock", "separate", "encoder_patches"], BeforeValidator(_rename_connector)
 ]

@@ -1,4 +1,4 @@
-"""The YAML files that come with the recipes, by name."""
+"""Find the shipped YAML files by name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Shipped:
     """One shipped file.
 
     Attributes:
-        name: The name that users type, without folder and ending.
-        kind: Its folder: ``training``, ``ablation``, ``accelerate``.
-        summary: The first line of its comment.
-        path: Its path.
+        name: The name that users type, without folder and suffix.
+        kind: The folder: ``training``, ``ablation`` or ``accelerate``.
+        summary: The first line of the file's comment.
+        path: The path of the file.
     """
 
     name: str
@@ -49,7 +49,7 @@ def find_config(name: str, kind: str) -> Path:
     names = [file.name for file in shipped(kind)]
     guess = suggestion(name, names)
     noun = "grid" if kind == "ablation" else "recipe"
-    raise ValueError(f"there is no {noun} {name!r}; shipped: {', '.join(names)}.{guess}")
+    raise ValueError(f"unknown {noun} {name!r}; shipped: {', '.join(names)}.{guess}")
 
 
 def _files() -> Iterator[Shipped]:

@@ -1,4 +1,4 @@
-"""Turns conversations into batches for a wrapped model: ids, labels and unread videos."""
+"""Turn conversations into batches for a wrapped model: ids, labels and unread videos."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Piece:
     """A piece of a conversation's text.
 
     Attributes:
-        learned: Whether it is an answer, which the model learns.
+        is_answer: Whether the model is trained on it.
     """
 
     text: str
-    learned: bool
+    is_answer: bool
 
 
 class Collator:
     """Collates samples into a batch for ``Trainer``.
 
-    The prompt is the one that ``vtc.ask`` writes. Prompt and answers are tokenised separately, so
-    training sees the same ids as asking. Labels are the ids of the answers and of the tokens that
-    end a turn, and -100 elsewhere.
+    The prompt is the same as in ``vtc.ask``. Prompt and answers are tokenised separately, so that
+    training and inference see the same ids. Labels are the ids of the answers and of the tokens
+    that end a turn, and -100 elsewhere.
     """
 
     def __init__(self, model: Any, toolkit: Toolkit, processor: Any) -> None:
@@ -84,7 +84,7 @@ class Collator:
             special = number == 0 and needs_special_tokens(self._processor, piece.text)
             new = self._processor.tokenizer(piece.text, add_special_tokens=special)["input_ids"]
             ids += new
-            labels += new if piece.learned else [IGNORED] * len(new)
+            labels += new if piece.is_answer else [IGNORED] * len(new)
         return torch.tensor(ids), torch.tensor(labels)
 
     def _pieces(self, sample: Sample, source: VideoSource | None) -> list[Piece]:
@@ -95,7 +95,9 @@ class Collator:
         plain = _render(self._processor, [Turn("user", question)], open_end=True)
         prompt = self._toolkit.adapter.prompt(self._processor, question, source)
         if pieces[0].text != plain:
-            raise ValueError("the chat template changes the first turn when others follow")
+            raise ValueError(
+                "the chat template changes the first turn if others follow; set one that does not"
+            )
         return [Piece(prompt, False), *pieces[1:]]
 
 
@@ -117,12 +119,12 @@ def open_video(sample: Sample) -> VideoSource | None:
 
 
 def is_one_frame(sample: Sample, source: VideoSource | None) -> bool:
-    """Return whether a video, not a still image, has a single frame."""
+    """Return whether the sample is a video, not a still image, with a single frame."""
     return source is not None and len(source) == 1 and not _is_image(sample)
 
 
 def one_frame_warning(sample: Sample) -> str:
-    """Return the warning about a sample with `is_one_frame`."""
+    """Return the warning for a sample with `is_one_frame`."""
     return (
         f"{sample.video} has 1 frame at fps={sample.source.fps:g}, so no frames are merged and the "
         f"merger does not train on it; raise fps of the source {sample.source.name}"
@@ -134,13 +136,13 @@ def _is_image(sample: Sample) -> bool:
 
 
 def conversation(processor: Any, turns: Sequence[Turn]) -> list[Piece]:
-    """Split the text of a conversation, as the chat template writes it, at its answers.
+    """Render a conversation with the chat template and split the text at its answers.
 
-    The text before an answer is the template's generation prompt, as in ``vtc.ask``.
+    The text before an answer ends with the template's generation prompt, as in ``vtc.ask``.
 
     Raises:
-        ValueError: The template changes earlier turns when later ones follow, or changes answers,
-            so that the ids of the answers are unknown.
+        ValueError: The template changes earlier turns if later ones follow, or changes answers, so
+            that the answers cannot be located.
     """
     pieces: list[Piece] = []
     written, between = "", ""
@@ -149,11 +151,13 @@ def conversation(processor: Any, turns: Sequence[Turn]) -> list[Piece]:
         opening = _after(question, _render(processor, turns[:number], open_end=True))
         whole = _render(processor, turns[: number + 1])
         rest, marks = _after(question, whole), opening.rstrip()
-        skip = len(marks) if rest.startswith(marks) else 0  # a short answer may be in the marks
+        skip = (
+            len(marks) if rest.startswith(marks) else 0
+        )  # a short answer may also occur in the marks
         head, answer, tail = _around(turns[number].text, rest[skip:])
         head = rest[:skip] + head
         if head.split() != opening.split():
-            raise _unclear(f"{head!r} before an answer, and {opening!r} to ask for one")
+            raise _not_located(f"{opening!r} before the answer, got {head!r}")
         prompt = between + _after(written, question) + opening
         pieces += [Piece(prompt, False), Piece(answer + tail.rstrip(), True)]
         written, between = whole, tail[len(tail.rstrip()) :]
@@ -162,21 +166,23 @@ def conversation(processor: Any, turns: Sequence[Turn]) -> list[Piece]:
 
 def _after(start: str, text: str) -> str:
     if not text.startswith(start):
-        raise _unclear(f"{text!r:.200} where it wrote {start!r:.200} for the turns before")
+        raise _not_located(f"text that starts with {start!r:.200}, got {text!r:.200}")
     return text[len(start) :]
 
 
 def _around(answer: str, text: str) -> tuple[str, str, str]:
     """Split the text of a turn into the text before the answer, the answer, and the rest."""
-    for form in (answer, answer.strip()):  # some templates strip it
+    for form in (answer, answer.strip()):  # some templates strip the answer
         head, match, tail = text.partition(form)
         if match:
             return head, form, tail
-    raise _unclear(f"{text!r:.200} of the answer {answer!r:.200}")
+    raise _not_located(f"{answer!r:.200}, got {text!r:.200}")
 
 
-def _unclear(what: str) -> ValueError:
-    return ValueError(f"cannot tell the answers from the rest: the chat template writes {what}")
+def _not_located(expected: str) -> ValueError:
+    return ValueError(
+        f"cannot locate the answer in the chat template's output: expected {expected}"
+    )
 
 
 def _render(processor: Any, turns: Sequence[Turn], open_end: bool = False) -> str:
@@ -185,8 +191,8 @@ def _render(processor: Any, turns: Sequence[Turn], open_end: bool = False) -> st
     ]
     if not getattr(processor, "chat_template", None):
         raise ValueError(
-            f"this {type(processor).__name__} has no chat_template, so the form of a "
-            "conversation is unknown; set processor.chat_template"
+            f"this {type(processor).__name__} has no chat_template, so "
+            "conversations cannot be rendered; set processor.chat_template"
         )
     text: str = processor.apply_chat_template(
         messages, add_generation_prompt=open_end, tokenize=False

@@ -22,21 +22,21 @@ from vtc_recipes.training.config import Recipe
 from vtc_recipes.training.data import Sample, missing_files, read_samples
 
 OPENED = 16
-"""Samples whose videos are opened, spread over all data."""
+"""Number of samples whose videos are opened, spread over all data."""
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """The data of a recipe.
+    """Statistics and errors of a recipe's data.
 
     Attributes:
         samples: Number of valid samples.
-        steps: Optimiser steps of the training in one process.
+        steps: Number of optimiser steps when training in one process.
         opened: Number of samples whose videos were opened.
-        tokens, most_tokens: Mean and largest prompt of these with its answers, after merging, if
-            the selector takes as many keyframes as it may.
+        tokens, most_tokens: Mean and maximum length of these prompts with their answers, after
+            merging, with the maximum number of keyframes.
         errors, warnings: One line each.
-        by_source: Number of valid samples of each data set.
+        by_source: Number of valid samples per data set.
     """
 
     samples: int
@@ -53,14 +53,16 @@ def check_data(recipe: Recipe, model: Any = None, processor: Any = None) -> Data
     """Read all data files of a recipe, and open some of the videos.
 
     Args:
-        model, processor: Count the tokens; None counts none. The model is wrapped; its weights are
-            not used and may be on the meta device.
+        model, processor: A wrapped model, for counting tokens; None skips the counts. Its weights
+            are not used and may be on the meta device.
     """
     sources = [source for source in recipe.data.sources if source.share]
     errors = [f"{line} yet" for line in missing_files(sources)]
-    here = [source for source in sources if source.path and Path(source.path).expanduser().exists()]
-    samples, more = read_samples(here, recipe.optimisation.seed)
-    errors += more
+    existing = [
+        source for source in sources if source.path and Path(source.path).expanduser().exists()
+    ]
+    samples, read_errors = read_samples(existing, recipe.optimisation.seed)
+    errors += read_errors
     opened = 0
     lengths, warnings = [], []
     for sample in samples[:: ceil(len(samples) / OPENED) or 1]:
@@ -101,7 +103,7 @@ def _tokens(model: Any, processor: Any, sample: Sample, source: VideoSource | No
 
 
 def _visual_tokens(model: Any, processor: Any, source: VideoSource) -> int:
-    """Count the visual tokens of a video after merging, with as many keyframes as possible."""
+    """Count the visual tokens of a video after merging, with the maximum number of keyframes."""
     toolkit = toolkit_of(model)
     size = toolkit.adapter.frames_per_slice
     slices = ceil(len(source) / size)

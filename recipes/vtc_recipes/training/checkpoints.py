@@ -1,4 +1,4 @@
-"""Checkpoints of a training, and how to tell damaged ones."""
+"""Find the checkpoints of a training and detect damaged ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from vtc.plugins.sections import load_json
 
 _STATE = "trainer_state.json"
-"""The Trainer writes it last: a checkpoint without it was not finished."""
+"""The file that the Trainer writes last: a checkpoint without it is incomplete."""
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -18,7 +18,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that is intact; None if none was finished.
+    """Return the newest intact checkpoint; None if none was finished.
 
     Damaged ones are skipped with a warning that names the file.
 
@@ -37,15 +37,15 @@ def last_checkpoint(folder: Path) -> Path | None:
         damages.append(f"{checkpoint} is damaged: {damage}")
     if damages:
         raise ValueError(
-            f"{damages[0]}, and so are all checkpoints before it; delete them and train anew"
+            f"{damages[0]}, and so are all earlier checkpoints; delete them and train again"
             if len(damages) > 1
-            else f"{damages[0]}, and there is none before it; delete it and train anew"
+            else f"{damages[0]}, and there is no earlier one; delete it and train again"
         )
     return None
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return the first damaged file of a checkpoint with the damage; None if all are intact."""
+    """Describe the first damaged file of a checkpoint; return None if all are intact."""
     from safetensors import SafetensorError, safe_open
 
     files = {file.name: file for file in sorted(checkpoint.iterdir())}

@@ -1,4 +1,4 @@
-"""Assigns parameters to the components of a model, and makes each component train."""
+"""Assign parameters to the components of a model, and set how each component trains."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def modules_of(toolkit: Toolkit) -> dict[str, tuple[str, ...]]:
 
 
 def part_of(name: str, toolkit: Toolkit) -> str:
-    """Return the part that a parameter or module of the wrapped model belongs to.
+    """Return the part to which a parameter or module of the wrapped model belongs.
 
     Args:
         name: As in ``model.named_parameters()``, with or without peft's prefix.
     """
     name = name.removeprefix("base_model.model.")
-    for part, modules in modules_of(toolkit).items():  # projectors before the towers around them
+    for part, modules in modules_of(toolkit).items():  # projectors first: a tower may contain them
         if any(name == module or name.startswith(f"{module}.") for module in modules):
             return part
     return "language_model"
 
 
 def set_training(model: Any, train: Train) -> Any:
-    """Set ``requires_grad`` of each part, and add LoRA, as a recipe says.
+    """Set ``requires_grad`` of each part and add LoRA, as specified by a recipe.
 
     Returns:
         The model, or a peft model around it if a part trains with LoRA.
@@ -65,7 +65,7 @@ def set_training(model: Any, train: Train) -> Any:
 
 
 def parameter_groups(model: nn.Module, train: Train, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the optimiser's parameter groups: the parts, each with its learning rate.
+    """Return the optimiser's parameter groups: one per part, with its learning rate.
 
     Vectors and scalars (biases, norms) get no weight decay.
     """
@@ -97,7 +97,7 @@ def _with_lora(model: Any, toolkit: Toolkit, train: Train, ways: Mapping[str, st
         for part, how in ways.items()
         if how == "lora"
     }
-    # The head is as large as the embeddings, and often tied to them.
+    # Skip the head: it is as large as the embeddings, and often tied to them.
     head = model.get_output_embeddings()
     targets = [
         name for names in linear.values() for name in names if model.get_submodule(name) is not head

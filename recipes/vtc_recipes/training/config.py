@@ -1,4 +1,4 @@
-"""A training recipe: the sections of its YAML file, and the range of each value."""
+"""A training recipe: the sections of its YAML file, with the range of each value."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ Format = Literal[
     "finevideo",
     "cinepile",
 ]
-"""Formats of data files, see docs/training.md."""
+"""Formats of data files; see docs/training.md."""
 SHIPPED = "shipped:"
 """Prefix of the names of the shipped tiny models."""
 
 
 def _name(shipped: str) -> AfterValidator:
-    """Check a name or folder, or the name of the one shipped model that fits here."""
+    """Validate a name or folder; of the shipped models, only ``shipped`` is allowed."""
 
     def check(name: str) -> str:
         if name.startswith(SHIPPED) and name != SHIPPED + shipped:
@@ -66,9 +66,9 @@ class Model(Section):
         name: A name on the hub, a folder (also one that vtc saved), ``shipped:vlm``, the tiny
             trained model that comes with vtc, or ``tiny:FAMILY``, a tiny model with random
             weights.
-        dtype: Of the weights in memory. Small learning rates vanish in bfloat16 weights, so
+        dtype: The dtype of the weights in memory. Small updates are lost in bfloat16 weights, so
             components that train in full need float32, with ``precision: bfloat16``.
-        attention: The implementation, as transformers names it.
+        attention: The attention implementation, by its name in transformers.
     """
 
     name: Annotated[str, _name("vlm")]
@@ -81,13 +81,13 @@ class Toolkit(Section):
 
     Attributes:
         selector, merger: A name, or a mapping ``{name: dks, keyframes: 32}``.
-        connector: ``separate`` projects merged frames with a copy of the stock projector (Eq. 11
-            of ViLAMP); ``encoder_patches`` merges the frame encoder's patches and projects them
-            with a new, untrained connector (the fast path).
+        connector: ``separate`` projects merged frames with a copy of the stock projector (Eq. 11 of
+            ViLAMP); ``encoder_patches`` merges the frame encoder's patches and projects them with a
+            new connector (the fast path).
         encoder: The frame encoder, as for ``vtc.wrap``; ``shipped:dual_encoder``, which belongs to
             ``shipped:vlm``; or ``tiny``, a tiny encoder with random weights.
         adapter: Options of the model's family.
-        chunk_slices: Slices that the vision tower encodes at once.
+        chunk_slices: The number of slices that the vision tower encodes at once.
     """
 
     renamed: ClassVar = {"chunk_frames": "chunk_slices"}
@@ -103,13 +103,14 @@ class Source(Section):
     """One data set on disk.
 
     Attributes:
-        name: Names the source in messages.
+        name: The name used in messages.
         path: The file, or folder, of annotations; None until the user sets it.
-        format: One of `Format`: ``llava_json``, ``messages``, or that of a published data set.
+        format: One of `Format`: ``llava_json``, ``messages``, or the format of a published data
+            set.
         video_folder: Folder of relative video paths; None for the folder of ``path``.
-        fps: Frames to sample a second.
-        max_frames: Most frames of a video; a longer video is sampled evenly.
-        share: Fraction of the samples to use, drawn by the seed; 0 skips the source.
+        fps: Frames to sample per second.
+        max_frames: The maximum number of frames per video; a longer video is sampled evenly.
+        share: Fraction of the samples to use, drawn with the seed; 0 skips the source.
     """
 
     name: str
@@ -135,7 +136,7 @@ class Part(Section):
 
 
 class Lora(Section):
-    """The low-rank matrices of all parts that train with LoRA."""
+    """Options of LoRA, for all parts that train with it."""
 
     rank: PositiveInt = 64
     alpha: PositiveFloat = 16.0
@@ -143,7 +144,7 @@ class Lora(Section):
 
 
 class Train(Section):
-    """How each part trains; ``language_model`` is everything that no other part contains."""
+    """How each part trains; ``language_model`` is everything outside the other parts."""
 
     merger: Part = Part()
     connector: Part = Part()
@@ -163,12 +164,12 @@ class Optimisation(Section):
     """AdamW and its schedule.
 
     Attributes:
-        epochs, steps: Length of the training; exactly one of them is set.
-        schedule: Of the learning rates, after the warm-up.
-        warmup: Fraction of all steps in which the learning rates rise.
-        batch_size: Samples in a batch of one process.
-        accumulation: Batches in a step.
-        precision: Of the computation; the weights keep ``model.dtype``.
+        epochs, steps: The length of the training; set exactly one of them.
+        schedule: The schedule of the learning rates after the warm-up.
+        warmup: Fraction of all steps during which the learning rates rise.
+        batch_size: Samples per batch and process.
+        accumulation: Batches per step.
+        precision: The precision of the computation; the weights keep ``model.dtype``.
     """
 
     epochs: PositiveFloat | None = None
@@ -188,10 +189,10 @@ class Output(Section):
     """The output folder.
 
     Attributes:
-        folder: For the trained model, and for checkpoints in ``checkpoint-STEP``.
-        save_steps: Steps between two checkpoints.
+        folder: The folder for the trained model, and for checkpoints in ``checkpoint-STEP``.
+        save_steps: Steps between checkpoints.
         keep: Number of checkpoints to keep; None keeps all.
-        log_steps: Steps between two lines of the log.
+        log_steps: Steps between log lines.
     """
 
     folder: str
@@ -217,7 +218,7 @@ class Recipe(Section):
             yield "optimisation: set either epochs or steps, and the other one to null"
         ways = {name: part.how for name, part in self.train.parts()}
         if set(ways.values()) == {"frozen"}:
-            yield "train: every part is frozen; set train.merger.how=full or another one"
+            yield "train: every part is frozen; set train.merger.how=full, or train another part"
         if ways["merger"] == "lora":
             yield "train.merger.how: expected 'full' or 'frozen', got 'lora'; a merger is small"
         if ways["connector"] != "frozen" and self.vtc.connector == "stock":
@@ -227,8 +228,8 @@ class Recipe(Section):
             )
         if "lora" in ways.values() and ways["language_model"] == "full":
             yield (
-                "train.language_model.how: 'full' with LoRA elsewhere would hold the language "
-                "model twice; train it with lora, or the other parts in full"
+                "train.language_model.how: 'full' with LoRA elsewhere would keep two copies of the "
+                "language model in memory; train it with lora, or the other parts in full"
             )
 
 
@@ -249,11 +250,11 @@ def apply_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[s
     """Return a copy of a recipe's values with settings from the command line.
 
     Args:
-        settings: ``"optimisation.steps=10"``; a number is an index of a list. Steps that are set
-            here replace the recipe's epochs, and epochs its steps.
+        settings: ``"optimisation.steps=10"``; a number is an index of a list. Setting steps
+            replaces the recipe's epochs, and the other way round.
 
     Raises:
-        RecipeError: All settings that are malformed or that have no place.
+        RecipeError: All settings that are malformed or name no existing entry.
     """
     names = [setting.partition("=")[0] for setting in settings]
     for name, other in (("steps", "epochs"), ("epochs", "steps")):

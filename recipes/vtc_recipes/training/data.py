@@ -1,4 +1,4 @@
-"""Conversations about videos, read from the user's files and checked before training starts."""
+"""Read conversations about videos from the user's files, and check them before training starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vtc_recipes.training.datasets import ROWS
 from vtc_recipes.training.rows import ConversationRow, Turn
 
 _SHOWN = 20
-"""Errors that the message of a failed training lists."""
+"""Maximum number of errors listed in a message."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Sample:
     """One conversation.
 
     Attributes:
-        video: The file of the video, or of a still image, read as a video of one frame; None for
-            text alone. It stands at the start of the first turn.
-        turns: User and assistant in turn; the last one is an answer.
-        query: The text that frames are selected for; None for that of the last user turn.
-        source: Its data set.
+        video: The file of a video, or of a still image, which is read as a video of one frame; None
+            for text only. It comes at the start of the first turn.
+        turns: Alternating user and assistant turns; the last is an answer.
+        query: The query for selecting keyframes; None for the last user turn.
+        source: The data set.
     """
 
     video: Path | None
@@ -39,8 +39,8 @@ def missing_files(sources: Sequence[Source]) -> list[str]:
     missing = []
     for number, source in enumerate(sources):
         if source.share and not (source.path and Path(source.path).expanduser().exists()):
-            what = f"there is no {source.path} here" if source.path else "it is not set"
-            missing.append(f"data.sources.{number}.path ({source.name}): {what}")
+            problem = f"there is no file {source.path}" if source.path else "it is not set"
+            missing.append(f"data.sources.{number}.path ({source.name}): {problem}")
     return missing
 
 
@@ -55,7 +55,7 @@ def load_samples(sources: Sequence[Source], seed: int) -> list[Sample]:
     if unset:
         raise ValueError(
             f"no file is set for {', '.join(unset)}; give data.sources.N.path=FILE, or "
-            "data.sources.N.share=0 to leave a source out"
+            "data.sources.N.share=0 to skip a source"
         )
     samples, errors = read_samples([source for _, source in used], seed)
     if errors:
@@ -63,7 +63,7 @@ def load_samples(sources: Sequence[Source], seed: int) -> list[Sample]:
         lines = "".join(f"\n  {error}" for error in errors[:_SHOWN])
         raise ValueError(f"the data have {len(errors)} errors:{lines}{more}")
     if not samples:
-        raise ValueError("the data sources hold no sample")
+        raise ValueError("the data sources hold no samples")
     return samples
 
 
@@ -71,7 +71,7 @@ def read_samples(sources: Sequence[Source], seed: int) -> tuple[list[Sample], li
     """Read sources whose paths are set.
 
     Args:
-        seed: Draws the samples if a source's ``share`` is below one.
+        seed: The seed for drawing samples if a source's ``share`` is below 1.
 
     Returns:
         The valid samples, and one line for each error: unreadable files, malformed entries and
@@ -91,8 +91,8 @@ def read_samples(sources: Sequence[Source], seed: int) -> tuple[list[Sample], li
 
 def _read_source(source: Source, errors: list[str]) -> list[Sample]:
     path = Path(str(source.path)).expanduser()
-    beside = path if path.is_dir() else path.parent
-    folder = Path(source.video_folder).expanduser() if source.video_folder else beside
+    default_folder = path if path.is_dir() else path.parent
+    folder = Path(source.video_folder).expanduser() if source.video_folder else default_folder
     samples = []
     try:
         rows, lines = read_rows(path, ROWS[source.format])
@@ -111,13 +111,13 @@ def _read_source(source: Source, errors: list[str]) -> list[Sample]:
 def _sample(row: ConversationRow, folder: Path, source: Source) -> Sample:
     turns = row.turns()
     if not turns or len(turns) % 2:
-        raise ValueError(f"expected questions, each with its answer, got {len(turns)} turns")
+        raise ValueError(f"expected pairs of question and answer, got {len(turns)} turns")
     for number, turn in enumerate(turns):
         role = ("user", "assistant")[number % 2]
         if turn.role != role:
             raise ValueError(f"turn {number}: expected role {role}, got {turn.role}")
         if not turn.text.strip():
-            raise ValueError(f"turn {number}, of the {turn.role}, has no text")
+            raise ValueError(f"turn {number} ({turn.role}) has no text")
     video = None if row.file is None else folder / Path(row.file).expanduser()
     if video is not None and not video.is_file():
         raise ValueError(f"there is no file {video}")

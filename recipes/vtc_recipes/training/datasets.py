@@ -1,7 +1,8 @@
 """Readers of the data sets that ViLAMP was trained on (Appendix A.3), in their published formats.
 
-Captions become answers to one question, and options of multiple choice become lettered lines; the
-paper does not say how it asked. Where a data set names a part of a video, the whole file is read.
+Captions become answers to one fixed question, and multiple-choice options become lettered lines;
+the paper does not give its prompts. If a data set refers to a part of a video, the whole file is
+read.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class InternVid(ConversationRow):
 
 
 class OpenVid(ConversationRow):
-    """``video,caption,...``; videos by their names."""
+    """``video,caption,...``; videos by name."""
 
     video: str
     caption: str
@@ -124,8 +125,7 @@ class VideoChat2(ConversationRow):
         return self.video
 
     def turns(self) -> list[Turn]:
-        asked = [(f"{one.i}\n{one.q}".strip(), one.a) for one in self.pairs]
-        return _dialogue(asked)
+        return _dialogue((f"{pair.i}\n{pair.q}".strip(), pair.a) for pair in self.pairs)
 
 
 class EgoTaskQA(ConversationRow):
@@ -157,7 +157,7 @@ class _ClevrerQuestion(Row):
 class Clevrer(ConversationRow):
     """``train.json``; videos ``video_00000-01000/video_00000.mp4``.
 
-    A question with choices is answered with all that are right.
+    The answer to a question with choices is the list of all right choices.
     """
 
     video_filename: str
@@ -165,22 +165,22 @@ class Clevrer(ConversationRow):
 
     @property
     def file(self) -> str:
-        found = re.fullmatch(r"video_(\d{5})\.mp4", self.video_filename)
-        if found is None:
+        match = re.fullmatch(r"video_(\d{5})\.mp4", self.video_filename)
+        if match is None:
             raise ValueError(f"expected video_00000.mp4, got {self.video_filename!r}")
-        first = int(found.group(1)) // 1000 * 1000
+        first = int(match.group(1)) // 1000 * 1000
         return f"video_{first:05}-{first + 1000:05}/{self.video_filename}"
 
     def turns(self) -> list[Turn]:
-        return _dialogue(self._pair(one) for one in self.questions)
+        return _dialogue(self._pair(question) for question in self.questions)
 
-    def _pair(self, one: _ClevrerQuestion) -> tuple[str, str]:
-        if not one.choices:
-            return one.question, one.answer or ""
-        lines = [f"{chr(ord('A') + n)}. {each.choice}" for n, each in enumerate(one.choices)]
-        pairs = zip(lines, one.choices, strict=True)
-        right = [line for line, each in pairs if each.answer == "correct"]
-        return "\n".join([one.question, *lines]), "\n".join(right) or "None of them."
+    def _pair(self, row: _ClevrerQuestion) -> tuple[str, str]:
+        if not row.choices:
+            return row.question, row.answer or ""
+        lines = [f"{chr(ord('A') + n)}. {choice.choice}" for n, choice in enumerate(row.choices)]
+        pairs = zip(lines, row.choices, strict=True)
+        right = [line for line, choice in pairs if choice.answer == "correct"]
+        return "\n".join([row.question, *lines]), "\n".join(right) or "None of them."
 
 
 class _LongPair(Row):
@@ -200,8 +200,8 @@ class MovieChat(ConversationRow):
         return f"{self.file_stem}.mp4"
 
     def turns(self) -> list[Turn]:
-        asked = [(one.question, one.answer) for one in self.pairs]
-        return _dialogue([(CAPTION, self.caption), *asked])
+        pairs = [(pair.question, pair.answer) for pair in self.pairs]
+        return _dialogue([(CAPTION, self.caption), *pairs])
 
 
 class _OptionQuestion(Row):
@@ -222,7 +222,7 @@ class PerceptionTest(ConversationRow):
         if not isinstance(entry, Mapping):
             return [entry]
         videos = {k: v for k, v in entry.items() if isinstance(v, Mapping)}
-        return [{"video": name, **each} for name, each in videos.items() if each.get("mc_question")]
+        return [{"video": name, **row} for name, row in videos.items() if row.get("mc_question")]
 
     @property
     def file(self) -> str:
@@ -249,14 +249,14 @@ class Star(ConversationRow):
         return f"{self.video_id}.mp4"
 
     def turns(self) -> list[Turn]:
-        options = [one.choice for one in self.choices]
+        options = [choice.choice for choice in self.choices]
         if self.answer not in options:
             raise ValueError(f"expected the answer to be one of the choices, got {self.answer!r}")
         return _dialogue([_choice(self.question, options, options.index(self.answer))])
 
 
 class NextQA(ConversationRow):
-    """``train.csv`` of the multiple choice: ``video,...,question,answer,...,a0,...,a4``."""
+    """``train.csv`` of the multiple-choice task: ``video,...,question,answer,...,a0,...,a4``."""
 
     video: str
     question: str
@@ -286,7 +286,7 @@ class _FineContent(Row):
 class FineVideo(ConversationRow):
     """A folder of ``NAME.json`` with ``content_metadata``; videos ``NAME.mp4``.
 
-    The data set is parquet with the bytes of the videos; write both as files first.
+    The data set is parquet that contains the videos' bytes; write both to files first.
     """
 
     file_stem: str
@@ -297,11 +297,11 @@ class FineVideo(ConversationRow):
         return f"{self.file_stem}.mp4"
 
     def turns(self) -> list[Turn]:
-        return _dialogue((one.question, one.answer) for one in self.content.pairs)
+        return _dialogue((pair.question, pair.answer) for pair in self.content.pairs)
 
 
 class CinePile(ConversationRow):
-    """The rows of the parquet files; videos ``YOUTUBE_ID.mp4``. Subtitles are not shown."""
+    """The rows of the parquet files; videos ``YOUTUBE_ID.mp4``. Subtitles are not used."""
 
     link: str = Field(alias="yt_clip_link")
     question: str
@@ -310,12 +310,10 @@ class CinePile(ConversationRow):
 
     @property
     def file(self) -> str:
-        found = _YOUTUBE.search(self.link)
-        if found is None:
-            raise ValueError(
-                f"expected yt_clip_link to be an address of YouTube, got {self.link!r}"
-            )
-        return f"{found.group(1)}.mp4"
+        match = _YOUTUBE.search(self.link)
+        if match is None:
+            raise ValueError(f"expected yt_clip_link to be a YouTube URL, got {self.link!r}")
+        return f"{match.group(1)}.mp4"
 
     def turns(self) -> list[Turn]:
         return _dialogue([_choice(self.question, self.choices, self.position)])
@@ -338,4 +336,4 @@ ROWS: dict[str, type[ConversationRow]] = {
     "finevideo": FineVideo,
     "cinepile": CinePile,
 }
-"""The rows of each format."""
+"""The row class of each format."""

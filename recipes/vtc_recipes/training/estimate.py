@@ -1,4 +1,4 @@
-"""Estimates the parameters that a recipe trains, and their memory."""
+"""Estimate the parameters that a recipe trains, and their memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class PartSize:
     """The size of one part of a model.
 
     Attributes:
-        part: Its name.
+        part: The name of the part.
         how: ``full``, ``lora`` or ``frozen``.
-        learning_rate: None if it is frozen.
+        learning_rate: The learning rate; None if the part is frozen.
         parameters, trainable: Numbers of parameters; LoRA's matrices are in both.
         weights, gradients, optimiser: Bytes of the parameters, of the gradients of the trainable
-            ones, and of AdamW's two averages of these.
+            parameters, and of AdamW's two moving averages of them.
     """
 
     part: str
@@ -36,13 +36,13 @@ class PartSize:
 
     def add(self, parameter: nn.Parameter) -> None:
         """Count a parameter."""
-        count, held = parameter.numel(), parameter.numel() * parameter.element_size()
+        count, size = parameter.numel(), parameter.numel() * parameter.element_size()
         self.parameters += count
-        self.weights += held
+        self.weights += size
         if parameter.requires_grad:
             self.trainable += count
-            self.gradients += held
-            self.optimiser += 2 * held
+            self.gradients += size
+            self.optimiser += 2 * size
 
     @property
     def bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Opens the model of a recipe, wrapped."""
+"""Open and wrap the model of a recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
     """Open the wrapped model of a recipe and its processor.
 
     Args:
-        meta: Build it without weights, to count them.
+        meta: Build the model without weights, only to count them.
 
     Raises:
         ValueError: The model was saved with a merger or connector that does not fit the recipe's.
@@ -35,7 +35,7 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
         seed=seed,
         attn_implementation=recipe.model.attention,
     )
-    torch.manual_seed(seed)  # of a merger's new parameters
+    torch.manual_seed(seed)  # for the new parameters of the merger
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "merger .* has untrained parameters")
         parts = recipe.vtc.selector, recipe.vtc.merger
@@ -50,16 +50,16 @@ def open_model(recipe: Recipe, *, meta: bool = False) -> tuple[Any, Any]:
 
 
 def _load_trained(toolkit: Any, saved: Any, name: str) -> None:
-    """Copy the trained tensors of the toolkit that a model was saved with."""
+    """Copy the trained tensors of the toolkit saved with a model."""
     old, new = registry.spec_of(saved.merger), registry.spec_of(toolkit.merger)
     tensors = saved.state_dict()
     if saved.connector is None and toolkit.connector is not None:
         tensors |= {f"connector.{k}": v for k, v in toolkit.connector.state_dict().items()}
     if old["name"] != new["name"] or tensors.keys() != toolkit.state_dict().keys():
-        kinds = [one.connector_kind for one in (saved, toolkit)]
+        kinds = [owner.connector_kind for owner in (saved, toolkit)]
         raise ValueError(
             f"{name} was trained with merger {old} and the {kinds[0]} connector, which do not fit "
-            f"the recipe's {new} and {kinds[1]}; set vtc.merger and vtc.connector likewise"
+            f"the recipe's {new} and {kinds[1]}; set vtc.merger and vtc.connector to match"
         )
     toolkit.load_state_dict(tensors)
 
@@ -74,7 +74,7 @@ def _encoder(name: str) -> Any:
 def _model_name(name: str) -> str:
     if name.startswith("runs/") and not os.path.isdir(name):
         raise ValueError(
-            f"model.name: there is no folder {name} here: train the stage that makes it first (vtc "
+            f"model.name: there is no folder {name}: first train the stage that writes it (vtc "
             f"train {os.path.basename(name)}), or set model.name to a model that you have"
         )
     return "shipped" if name.startswith(SHIPPED) else name

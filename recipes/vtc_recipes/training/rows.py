@@ -1,4 +1,4 @@
-"""Rows of data files that hold conversations: the formats ``llava_json`` and ``messages``."""
+"""Rows of conversation files: the formats ``llava_json`` and ``messages``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _PLACEHOLDER = re.compile(r"\s*<(?:video|image)>\s*")
 
 @dataclass(frozen=True)
 class Turn:
-    """The text of one side: ``role`` is ``"user"`` or ``"assistant"``."""
+    """One turn of a conversation; ``role`` is ``"user"`` or ``"assistant"``."""
 
     role: str
     text: str
 
 
 class ConversationRow(Row):
-    """Base class of the rows of a format: a video and what is said about it.
+    """Base class for the rows of a format: a video and a conversation about it.
 
     Attributes:
-        query: The text that keyframes are selected for; None for that of the last question.
+        query: The query for selecting keyframes; None for the last question.
         whole_file: Whether a JSON file is one entry, not a list of them.
     """
 
@@ -35,16 +35,16 @@ class ConversationRow(Row):
 
     @classmethod
     def split(cls, entry: Any) -> Iterable[Any]:
-        """Return the rows in an entry of a file; by default it is one."""
+        """Return the rows in an entry of a file; by default an entry is one row."""
         return [entry]
 
     @property
     def file(self) -> str | None:
-        """The video, relative to the folder of videos; None for text alone."""
+        """The video, relative to the folder of videos; None for text only."""
         raise NotImplementedError
 
     def turns(self) -> list[Turn]:
-        """Return questions and answers in turn."""
+        """Return alternating questions and answers."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Trains a recipe with the Trainer of transformers."""
+"""Train a recipe with the transformers Trainer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vtc_recipes.training.models import open_model
 
 
 class VideoTrainer(Trainer):  # type: ignore[misc]
-    """The stock Trainer with a learning rate for each part, and ``vtc.json`` in checkpoints."""
+    """The stock Trainer with a learning rate per part and ``vtc.json`` in checkpoints."""
 
     optimizer: torch.optim.Optimizer | None
 
@@ -40,7 +40,7 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         super().__init__(**settings)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return AdamW with a group of parameters for each part."""
+        """Return AdamW with a parameter group per part."""
         if self.optimizer is None:
             groups = parameter_groups(
                 self.model if model is None else model,
@@ -68,7 +68,7 @@ def train(
 
     Args:
         resume: Resume from the last checkpoint in the output folder. Weights, optimiser, schedule,
-            random numbers and the order of the data are those of an uninterrupted run.
+            random state and data order are the same as in an uninterrupted run.
         callbacks: Passed to the Trainer.
 
     Returns:
@@ -84,7 +84,7 @@ def train(
         _refuse_other_recipe(recipe, folder)
     samples = load_samples(recipe.data.sources, recipe.optimisation.seed)
     arguments = training_arguments(recipe)
-    _open_models_whole()
+    _disable_zero3_init()
     set_seed(recipe.optimisation.seed)
     model, processor = open_model(recipe)
     _check_texts(processor, samples)
@@ -102,17 +102,17 @@ def train(
         processing_class=processor,
         callbacks=list(callbacks),
     )
-    _open_models_whole()
+    _disable_zero3_init()
     if _is_switched_on("ACCELERATE_USE_FSDP") and not trainer.is_fsdp_enabled:
         raise ValueError(
-            "accelerate shards weights with FSDP on GPUs only, and would train without it here; "
+            "accelerate uses FSDP on GPUs only, and would train without sharding here; "
             "launch with torchrun instead"
         )
     plugin = trainer.accelerator.state.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3 and trainer.is_world_process_zero():
         warnings.warn(
-            "ZeRO-3 shards the vision tower and the merger too: if samples differ in their numbers "
-            "of frames or keyframes, the run fails or hangs; shard the language model alone with "
+            "ZeRO-3 shards the vision tower and the merger too: if samples differ in the number of "
+            "frames or keyframes, the run fails or hangs; shard only the language model with "
             "fsdp2.yaml",
             stacklevel=2,
         )
@@ -155,8 +155,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     )
 
 
-def _open_models_whole() -> None:
-    """Undo the global setting that TrainingArguments and the Trainer each make for ZeRO-3.
+def _disable_zero3_init() -> None:
+    """Undo the global ZeRO-3 setting that TrainingArguments and the Trainer make.
 
     With it, transformers shards every model that it opens, even if ``zero3_init_flag`` is off, and
     the frame encoder would never be gathered again. The Trainer shards its own model.
@@ -165,12 +165,12 @@ def _open_models_whole() -> None:
 
 
 def _is_switched_on(variable: str) -> bool:
-    """Return whether ``accelerate launch`` set a switch."""
+    """Return whether ``accelerate launch`` set a boolean variable."""
     return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def _checkpointing(enabled: bool) -> dict[str, Any]:
-    """Return the arguments of gradient checkpointing by the name that transformers has."""
+    """Return the gradient checkpointing arguments under the names of the installed transformers."""
     names = {entry.name for entry in fields(TrainingArguments)}
     new = "activation_checkpointing"
     name = new if new in names else "gradient_checkpointing"
@@ -179,10 +179,10 @@ def _checkpointing(enabled: bool) -> dict[str, Any]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder.
+    """Lock a folder against other trainings.
 
     Raises:
-        ValueError: Another process trains into it.
+        ValueError: Another process is training into it.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -192,7 +192,7 @@ def _locked(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout:
         raise ValueError(
-            f"another process trains into {folder}; wait for it, or set another output.folder"
+            f"another process is training into {folder}; wait for it, or set another output.folder"
         ) from None
     with lock:
         yield
@@ -219,7 +219,9 @@ def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
     if not file.is_file():  # killed before it was written
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # an older version may have written it
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # an older version may have written the file
         before = load_recipe(file)
     different = [
         f"{name} is {new!r} and was {old!r}"
@@ -234,7 +236,7 @@ def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def _differences(now: Any, before: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted names of values that differ, with both values."""
+    """Yield the dotted name of each value that differs, with both values."""
     if isinstance(now, dict) and isinstance(before, dict):
         for key in dict.fromkeys([*now, *before]):
             yield from _differences(now.get(key), before.get(key), f"{where}.{key}".lstrip("."))
@@ -244,8 +246,8 @@ def _differences(now: Any, before: Any, where: str) -> Iterator[tuple[str, Any, 
 
 def _refuse_other_toolkit(toolkit: Any, checkpoint: Path) -> None:
     saved = load_json(checkpoint / CONFIG_NAME)
-    ours = json.loads(json.dumps(described(toolkit, checkpoint)))
-    if {**saved, "untrained": None} != {**ours, "untrained": None}:
+    current = json.loads(json.dumps(described(toolkit, checkpoint)))
+    if {**saved, "untrained": None} != {**current, "untrained": None}:
         raise ValueError(
             f"the recipe's vtc section differs from {checkpoint / CONFIG_NAME}; resume with the "
             "same recipe, or set another output.folder"
@@ -268,5 +270,5 @@ def _save(trainer: VideoTrainer, processor: Any, folder: Path) -> None:
         vtc.save_pretrained(model.merge_and_unload(), folder)
     if trainer.is_world_process_zero():
         processor.save_pretrained(folder)
-    # The launcher ends every process as soon as one of them fails.
+    # The launcher kills every process as soon as one of them fails.
     trainer.accelerator.wait_for_everyone()

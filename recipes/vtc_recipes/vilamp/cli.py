@@ -11,7 +11,7 @@ import typer
 
 from vtc.cli.output import print_json, print_line
 
-Folder = Optional[Path]  # noqa: UP007, UP045 - typer evaluates it, and old ones cannot read X | None
+Folder = Optional[Path]  # noqa: UP007, UP045 - older typer cannot evaluate X | None
 
 
 def convert_vilamp(
@@ -22,15 +22,15 @@ def convert_vilamp(
     vision_config: Annotated[
         Folder,
         typer.Option(
-            help="Folder with the config.json of the SigLIP that the vision tower comes from, "
-            "with its last layer. (default: so400m-patch14-384)"
+            help="Folder with the config.json of the original SigLIP vision tower, including its "
+            "last layer. (default: so400m-patch14-384)"
         ),
     ] = None,
     clip_config: Annotated[
         Folder,
         typer.Option(
-            help="Folder with the config.json of the CLIP that encodes frames, and its tokenizer "
-            "if it has its own. (default: ViT-B/32)"
+            help="Folder with the config.json of the CLIP frame encoder, and its tokenizer if it "
+            "has its own. (default: ViT-B/32)"
         ),
     ] = None,
     tokenizer: Annotated[
@@ -42,7 +42,7 @@ def convert_vilamp(
         typer.Option(
             "--allow-pickle",
             help="Read pytorch_model*.bin if there is no safetensors file, with torch's restricted "
-            "loader. A pickle may run code of its author: use it for sources that you trust.",
+            "loader. A pickle may run arbitrary code: use this only for sources you trust.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -65,7 +65,7 @@ def convert_vilamp(
     if as_json:
         print_json(asdict(result))
         return
-    print(f"read {result.tensors} tensors, left out {len(result.left_out)}")
+    print(f"read {result.tensors} tensors, skipped {len(result.left_out)}")
     for kind, part in (("selector", result.selector), ("merger", result.merger)):
         options = [f"{name}={value!r}" for name, value in part.items() if name != "name"]
         print(f"{kind}: {part['name']}({', '.join(options)})")

@@ -1,4 +1,4 @@
-"""Convert a checkpoint: check every tensor, write beside the target, then rename."""
+"""Convert a checkpoint: check every tensor, write to a temporary folder, then rename it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vtc_recipes.vilamp.processor import (
 from vtc_recipes.vilamp.source import Checkpoint, fetch, open_checkpoint, read_settings
 
 SHARD_BYTES = 2 * 1024**3
-"""Largest size of a file of weights, and so of the weights in memory."""
+"""Maximum size of a weights file, and so of the weights in memory."""
 ENCODER_FOLDER = "frame_encoder"
 
 
@@ -38,9 +38,9 @@ class Converted:
     """The result of a conversion.
 
     Attributes:
-        target: The folder.
+        target: The folder written.
         tensors: Number of tensors in the source.
-        files: The files of the weights.
+        files: The weights files.
         left_out: Names of tensors that the stock model does not need.
         selector, merger: The parts and their options.
         has_processor: Whether the folder has the model's processor.
@@ -72,30 +72,30 @@ def convert(
     Args:
         source: A folder in the released format, or the name of a repository on the hub.
         target: The folder to write, new or empty. It appears when it is complete.
-        vision: A folder with the ``config.json`` of the SigLIP that the vision tower comes from,
-            with all its layers; None for so400m-patch14-384.
-        clip: A folder with the ``config.json`` of the CLIP that encodes frames; None for ViT-B/32.
+        vision: A folder with the ``config.json`` of the original SigLIP vision tower, including its
+            last layer; None for so400m-patch14-384.
+        clip: A folder with the ``config.json`` of the CLIP frame encoder; None for ViT-B/32.
         tokenizer: A folder with the language model's tokenizer; None for the source itself.
         allow_pickle: Read pickled weights if there is no safetensors file.
-        wrote: Called with the name of each file of weights.
+        wrote: Called with the name of each weights file after it is written.
 
     Raises:
         ValueError: The checkpoint, a setting or the target is invalid; nothing is written.
-        OSError: A file cannot be read or written; the target does not exist then.
+        OSError: A file cannot be read or written; the target is not created.
     """
     place = Path(target).expanduser()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ValueError(f"expected target to be a new or empty folder, got {place}")
     folder = fetch(source, allow_pickle)
     settings = read_settings(folder)
-    words = load_tokenizer(tokenizer or folder)
-    if words is None and tokenizer is not None:
+    text_tokenizer = load_tokenizer(tokenizer or folder)
+    if text_tokenizer is None and tokenizer is not None:
         raise ValueError(f"--tokenizer {tokenizer} has neither tokenizer.json nor vocab.json")
     with open_checkpoint(folder, allow_pickle) as checkpoint:
-        plan = make_plan(checkpoint, settings, vision, clip, words)
+        plan = make_plan(checkpoint, settings, vision, clip, text_tokenizer)
         clip_words = load_clip_tokenizer(plan.clip, clip)
         files: list[str] = []
-        with _appearing_whole(place) as partial:
+        with _atomic_folder(place) as partial:
             for file in _write_weights(plan, checkpoint, partial):
                 files.append(file)
                 wrote(file)
@@ -113,8 +113,8 @@ def convert(
 
 
 @contextmanager
-def _appearing_whole(target: Path) -> Iterator[Path]:
-    """Give a folder beside the target; rename it at the end, remove it on an error."""
+def _atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to the target; rename it at the end, remove it on an error."""
     _remove_leftovers(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
@@ -126,7 +126,7 @@ def _appearing_whole(target: Path) -> Iterator[Path]:
             target.rmdir()
         partial.rename(target)
         flush(target.parent)
-    except BaseException:  # an interrupt as well
+    except BaseException:  # including KeyboardInterrupt
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
@@ -135,19 +135,19 @@ def _remove_leftovers(target: Path) -> None:
     """Remove the partial folders of conversions whose process is dead.
 
     Raises:
-        ValueError: A process that is alive converts into the same target.
+        ValueError: A live process is converting into the same target.
     """
     for partial in target.parent.glob(f".{target.name}.partial-[0-9]*"):
         process = int(partial.name.rpartition("-")[2])
         if process != os.getpid() and is_alive(process):
             raise ValueError(
-                f"process {process} converts into {target}: wait for it, or remove {partial}"
+                f"process {process} is converting into {target}; wait for it, or remove {partial}"
             )
         shutil.rmtree(partial)
 
 
 def _write_weights(plan: Plan, checkpoint: Checkpoint, partial: Path) -> Iterator[str]:
-    """Write the model with its merger, and the frame encoder, in shards; yield their names."""
+    """Write the model with its merger, and the frame encoder, in shards; yield the file names."""
     from safetensors.torch import save_file
 
     for target, inside in ((layout.MODEL, "."), (layout.ENCODER, ENCODER_FOLDER)):
@@ -174,7 +174,7 @@ def _write_weights(plan: Plan, checkpoint: Checkpoint, partial: Path) -> Iterato
 
 
 def _read_from(name: str, checkpoint: Checkpoint) -> str:
-    """Return the name of the tensor, or of the embeddings for an output head tied to them."""
+    """Return the name of the stored tensor: for a tied output head, that of the embeddings."""
     return name if name in checkpoint.stored else layout.EMBEDDINGS
 
 
@@ -183,7 +183,7 @@ def _tensor(name: str, plan: Plan, checkpoint: Checkpoint) -> Tensor:
 
     tensor = checkpoint.tensor(_read_from(name, checkpoint))
     if plan.new_rows and name in (layout.EMBEDDINGS, layout.HEAD):
-        # In the output head a mean row gives the mean logit, which is never the largest.
+        # In the output head, a mean row gives the mean logit, which is never the largest.
         mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
         tensor = torch.cat([tensor, mean.expand(plan.new_rows, -1)])
     return tensor.contiguous()
@@ -192,7 +192,7 @@ def _tensor(name: str, plan: Plan, checkpoint: Checkpoint) -> Tensor:
 def _write_settings(
     plan: Plan, settings: dict[str, Any], partial: Path, clip_tokenizer: Any
 ) -> None:
-    """Write every file but the weights."""
+    """Write all files except the weights."""
     plan.config.save_pretrained(partial)
     _generation(plan, settings).save_pretrained(partial)
     encoder = partial / ENCODER_FOLDER
@@ -207,13 +207,13 @@ def _write_settings(
         LazyEncoder(str(encoder), long_text="truncate"),
         None,
     )
-    # The encoder moves with the folder, which has another name while it is written.
+    # A relative path, because the folder has a temporary name and may be moved later.
     saved = {**described(toolkit, partial), "encoder": f"./{ENCODER_FOLDER}"}
     _write_json(saved, partial / CONFIG_NAME)
 
 
 def _generation(plan: Plan, settings: dict[str, Any]) -> Any:
-    """Return greedy generation, as in the release; an answer also ends at the end of a turn."""
+    """Return the config of greedy generation, as in the release, which also stops at turn ends."""
     from transformers import GenerationConfig
 
     ends = settings.get("eos_token_id")

@@ -1,4 +1,4 @@
-"""The names of the release's tensors in the stock classes."""
+"""Map the tensors of the release to their names in the stock classes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EMBEDDINGS, HEAD, NEWLINE = "model.embed_tokens.weight", "lm_head.weight", "mode
 TEMPERATURE = "model.composer_projector.tau"
 CLIP_PREFIX, MERGER_PREFIX = "model.frame_selector.model.", "model.composer_projector."
 _VISION = "model.vision_tower.vision_tower.vision_model."
-# In memory (transformers 5), in the release, on disk. The names on disk are those of the published
-# LLaVA-OneVision checkpoints, which every version of transformers reads.
+# Names in memory (transformers 5), in the release, and on disk. The names on disk are those of the
+# published LLaVA-OneVision checkpoints, which every version of transformers reads.
 _PARTS = (
     ("model.language_model.", "model.", "language_model.model."),
     ("lm_head.", "lm_head.", "language_model.lm_head."),
@@ -34,12 +34,12 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a tensor of the release.
+    """Where a tensor of the release goes.
 
     Attributes:
         target: `MODEL`, `ENCODER` (the frame encoder), or `OPTION` of the merger.
-        name: Its name there.
-        shape: Its shape.
+        name: The name in the target.
+        shape: The expected shape.
     """
 
     target: str
@@ -47,8 +47,8 @@ class Place:
     shape: tuple[int, ...]
 
 
-def expected(config: Any, clip: Any, merger: TokenMerger) -> dict[str, Place]:
-    """Return the places of all tensors of a released checkpoint, by their released names.
+def tensor_places(config: Any, clip: Any, merger: TokenMerger) -> dict[str, Place]:
+    """Return the place of every tensor of a released checkpoint, by released name.
 
     Args:
         config: The ``LlavaOnevisionConfig``, with the vocabulary of the release.
@@ -88,14 +88,14 @@ def check(stored: Mapping[str, Stored], places: Mapping[str, Place], tied: bool)
 
     Args:
         stored: The checkpoint's tensors.
-        places: The places from `expected`.
+        places: The places from `tensor_places`.
         tied: Whether the output head may be missing because it equals the embeddings.
 
     Returns:
-        Names of tensors to leave out: buffers that transformers computes itself.
+        Names of tensors to skip: buffers that transformers computes itself.
 
     Raises:
-        ValueError: Tensors are missing, unexpected or of another shape; all are listed.
+        ValueError: Tensors are missing, unexpected or have another shape; all are listed.
     """
     left_out = [name for name in stored if name not in places and name.endswith(_BUFFERS)]
     missing = places.keys() - stored.keys() - ({HEAD} if tied else set())
@@ -108,11 +108,11 @@ def check(stored: Mapping[str, Stored], places: Mapping[str, Place], tied: bool)
     problems = [
         _listed("missing", sorted(missing)),
         _listed("unexpected", sorted(unexpected)),
-        _listed("of another shape", misshapen),
+        _listed("with another shape", misshapen),
     ]
     if any(problems):
         raise ValueError(
-            "the tensors are not those of the release with these towers; "
+            "the tensors do not match the release with these towers; "
             + "; ".join(filter(None, problems))
             + _advice([*missing, *unexpected, *misshapen])
         )
@@ -125,18 +125,18 @@ def _advice(names: list[str]) -> str:
             ". If the towers are not SigLIP-so400m-patch14-384 and CLIP ViT-B/32, describe them "
             "with --vision-config (with the last layer, which the release lacks) and --clip-config"
         )
-    return ". The download may be incomplete, or this is another model"
+    return ". The download may be incomplete, or this may be another model"
 
 
-def _listed(what: str, names: list[str]) -> str:
+def _listed(problem: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+    return f"{len(names)} {problem}: {', '.join(names[:_SHOWN])}{more}"
 
 
 def in_shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
-    """Yield runs of names of at most ``limit`` bytes; a larger tensor is a run of its own.
+    """Yield groups of names of at most ``limit`` bytes; a larger tensor gets its own group.
 
     >>> list(in_shards({"a": 3, "b": 4, "c": 9}, 8))
     [['a', 'b'], ['c']]

@@ -23,8 +23,8 @@ COMPOSERS: dict[str, dict[str, Any]] = {
 }
 """The equivalent merger of each ``composer_type``."""
 _REFUSED = {
-    "single_token": "it makes a frame's token from the frame encoder's embedding, which mergers "
-    "do not get",
+    "single_token": "it computes a frame's token from the frame encoder's embedding, which is not "
+    "available to mergers",
 }
 
 
@@ -35,9 +35,9 @@ class Plan:
     Attributes:
         config: The ``LlavaOnevisionConfig``.
         clip: The ``CLIPConfig`` of the frame encoder.
-        tokenizer: Of the language model, with the placeholders, or None.
+        tokenizer: The language model's tokenizer with the placeholders, or None.
         places: The place of each tensor, by its released name.
-        new_rows: Rows to add to the embeddings.
+        new_rows: Number of rows to add to the embeddings.
         selector, merger: The parts and their options, as in ``vtc.json``.
         left_out: Names of tensors that the stock model does not need.
         notes: Messages for the user.
@@ -66,8 +66,8 @@ def make_plan(
     Args:
         checkpoint: The released tensors.
         settings: The released ``config.json``.
-        vision, clip: As for `vtc_recipes.vilamp.convert.convert`.
-        tokenizer: Of the language model, with the placeholders, or None.
+        vision, clip: See `vtc_recipes.vilamp.convert.convert`.
+        tokenizer: The language model's tokenizer with the placeholders, or None.
 
     Raises:
         ValueError: Tensors are missing, unexpected or misshapen, or a setting is not supported.
@@ -77,7 +77,7 @@ def make_plan(
     rows: int = settings.get("vocab_size", embeddings.shape[0] if embeddings else 1)
     config, encoder = _stock_config(settings, rows, vision), clip_config(clip)
     merger = _merger(settings, checkpoint, notes)
-    places = layout.expected(config, encoder, registry.build_part("merger", merger))
+    places = layout.tensor_places(config, encoder, registry.build_part("merger", merger))
     tied = bool(settings.get("tie_word_embeddings"))
     left_out = layout.check(checkpoint.stored, places, tied)
     if layout.TEMPERATURE in places:
@@ -130,11 +130,11 @@ def _stock_config(settings: dict[str, Any], rows: int, vision: Path | None) -> A
 
 
 def _merger(settings: dict[str, Any], checkpoint: Checkpoint, notes: list[str]) -> dict[str, Any]:
-    """Return the merger of the released ``composer_type``, without its temperature."""
+    """Return the merger for the released ``composer_type``, without its temperature."""
     composer = settings.get("composer_type")
     if "composer_type" not in settings:
         composer = "sig_pooling" if layout.TEMPERATURE in checkpoint.stored else "single_token"
-        notes.append(f"config.json has no composer_type; the tensors are those of {composer!r}")
+        notes.append(f"config.json has no composer_type; the tensors match {composer!r}")
     if composer not in COMPOSERS:
         reason = _REFUSED.get(str(composer), "no merger is equivalent")
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The tokenizers, the image processing and the prompt of the release."""
+"""The tokenizers, image processing and prompt of the release."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 IMAGE, VIDEO = "<image>", "<video>"
 PLACEHOLDERS = (151646, 151647)
-"""Their ids in the published LLaVA-OneVision, used without a tokenizer."""
+"""Ids in the published LLaVA-OneVision, used if there is no tokenizer."""
 # The conversation "qwen_1_5" of the release: a system turn, then the video and the question.
 CHAT_TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
@@ -27,7 +27,7 @@ _TOKENIZER_FILES = (*_TOKENIZERS, "merges.txt", "*token*.json", "*.model")
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the language model's tokenizer and add both placeholders; None if there is none."""
+    """Load the language model's tokenizer and add both placeholders; None if it is missing."""
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         return None
     tokenizer = _open_tokenizer(folder)
@@ -38,21 +38,21 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _open_tokenizer(folder: Path) -> Any:
-    """Load a tokenizer without the ``config.json`` beside it, which transformers may not know."""
+    """Load a tokenizer, hiding a ``config.json`` that transformers may not recognise."""
     from transformers import AutoTokenizer
 
-    with TemporaryDirectory() as alone:
+    with TemporaryDirectory() as copy:
         for file in {file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)}:
-            shutil.copy(file, alone)
-        return AutoTokenizer.from_pretrained(alone, local_files_only=True)
+            shutil.copy(file, copy)
+        return AutoTokenizer.from_pretrained(copy, local_files_only=True)
 
 
 def placeholders(tokenizer: Any, vocabulary: int) -> tuple[int, int]:
     """Return the ids of ``<image>`` and ``<video>``.
 
     Args:
-        tokenizer: With both; None for the published ids, or the first free ids of a smaller
-            vocabulary.
+        tokenizer: A tokenizer with both; None for the published ids, or the first free ids of a
+            smaller vocabulary.
         vocabulary: Number of rows of the embeddings.
     """
     if tokenizer is not None:
@@ -62,7 +62,7 @@ def placeholders(tokenizer: Any, vocabulary: int) -> tuple[int, int]:
 
 
 def make_processor(tokenizer: Any, config: Any) -> Any:
-    """Return the stock processor, which resizes frames to the tower's square.
+    """Return the stock processor, which resizes frames to the tower's square input.
 
     Args:
         tokenizer: From `load_tokenizer`.
@@ -94,25 +94,25 @@ def make_processor(tokenizer: Any, config: Any) -> Any:
     )
 
 
-def load_clip_tokenizer(clip: Any, described_in: Path | None) -> Any:
-    """Load the tokenizer beside ``--clip-config``, else that of the published CLIPs.
+def load_clip_tokenizer(clip: Any, folder: Path | None) -> Any:
+    """Load the tokenizer in the ``--clip-config`` folder, or else the published CLIP tokenizer.
 
     Args:
         clip: The ``CLIPConfig``.
-        described_in: The folder of ``--clip-config``.
+        folder: The ``--clip-config`` folder.
 
     Raises:
-        ValueError: Its vocabulary is not the size of the CLIP's.
+        ValueError: Its size differs from the CLIP's vocabulary.
     """
-    if described_in and any((described_in / name).is_file() for name in _TOKENIZERS):
-        tokenizer, source = _open_tokenizer(described_in), f"the one in {described_in}"
+    if folder and any((folder / name).is_file() for name in _TOKENIZERS):
+        tokenizer, source = _open_tokenizer(folder), f"the one in {folder}"
     else:
         tokenizer = _published_clip_tokenizer(clip.text_config.max_position_embeddings)
-        source = "that of the published CLIPs"
+        source = "the published CLIP tokenizer"
     if len(tokenizer) != clip.text_config.vocab_size:
         raise ValueError(
             f"expected a CLIP tokenizer of {clip.text_config.vocab_size} tokens, got {source} with "
-            f"{len(tokenizer)}: put the tokenizer's files beside the config.json of --clip-config"
+            f"{len(tokenizer)}: put the tokenizer's files into the folder of --clip-config"
         )
     return tokenizer
 
@@ -121,7 +121,7 @@ def save_clip_preprocessing(folder: Path, clip: Any, tokenizer: Any) -> None:
     """Write the frame encoder's image processor, which crops the centre, and its tokenizer.
 
     Args:
-        folder: Of the frame encoder.
+        folder: The folder of the frame encoder.
         clip: The ``CLIPConfig``.
         tokenizer: From `load_clip_tokenizer`.
     """

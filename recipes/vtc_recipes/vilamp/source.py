@@ -1,4 +1,4 @@
-"""Read a released checkpoint: its folder, its settings, its tensors."""
+"""Read a released checkpoint: its folder, settings and tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 PICKLE_RISK = (
-    "opening a pickle may run code of its author; if you trust the source, --allow-pickle reads it "
+    "a pickle may run arbitrary code; if you trust the source, --allow-pickle reads it "
     "with torch's restricted loader (weights_only=True)"
 )
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -20,7 +20,7 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True)
 class Stored:
-    """Shape and size in bytes of a tensor in the checkpoint."""
+    """Shape and number of bytes of a tensor in the checkpoint."""
 
     shape: tuple[int, ...]
     bytes: int
@@ -30,7 +30,7 @@ class Checkpoint:
     """The tensors of a checkpoint by name, read one by one.
 
     Attributes:
-        stored: Shape and size of each tensor, by name.
+        stored: The shape and size of each tensor, by name.
         shards: Number of files.
     """
 
@@ -46,7 +46,7 @@ class Checkpoint:
                 self.stored[name] = _stored(file, name, holder)
 
     def tensor(self, name: str) -> Tensor:
-        """Return a copy of a tensor, on the CPU."""
+        """Return a copy of a tensor on the CPU."""
         holder = self._holder[name]
         if isinstance(holder, dict):
             copy: Tensor = holder[name].detach().clone()
@@ -77,7 +77,7 @@ def _stored(file: Path, name: str, holder: Any) -> Stored:
 
 
 def fetch(source: str, allow_pickle: bool) -> Path:
-    """Return the folder of a checkpoint, downloading it from the hub if need be.
+    """Return the folder of a checkpoint, after downloading it from the hub if necessary.
 
     Raises:
         ValueError: The source is neither a folder nor of the form OWNER/NAME.
@@ -97,7 +97,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Read ``config.json`` of a released checkpoint.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The file is missing.
         ValueError: It describes another kind of model, or a setting is not supported.
     """
     settings = read_json(folder / "config.json")
@@ -182,7 +182,7 @@ def _unpickle(file: Path) -> dict[str, Any]:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
-            f"{file} is incomplete or holds other objects than tensors: "
+            f"{file} is incomplete or holds objects other than tensors: "
             f"{str(error).splitlines()[-1]}"
         ) from error
     if not isinstance(tensors, dict):
@@ -191,11 +191,11 @@ def _unpickle(file: Path) -> dict[str, Any]:
 
 
 def _shards(folder: Path, whole: str) -> list[Path]:
-    """Return the files of the weights: those of the index, else the single one, else none.
+    """Return the weights files: those in the index, or the single file, or none.
 
     Raises:
-        ValueError: The index is missing or broken, or it names a file that is missing or lies
-            outside the folder.
+        ValueError: The index is missing or broken, or names a file that is missing or outside the
+            folder.
     """
     index = folder / f"{whole}.index.json"
     stem, suffix = whole.rsplit(".", 1)
@@ -209,7 +209,9 @@ def _shards(folder: Path, whole: str) -> list[Path]:
         names = sorted({str(name) for name in weight_map.values()})
         for name in names:
             if name != Path(name).name or name in ("", ".."):
-                raise ValueError(f"{index}: weight_map names {name!r}; expected a file beside it")
+                raise ValueError(
+                    f"{index}: weight_map names {name!r}; expected a file in the same folder"
+                )
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names")
+        raise ValueError(f"{folder} lacks {', '.join(missing)}, listed in {index.name}")
     return [folder / name for name in names]

@@ -1,7 +1,7 @@
 """The configurations of the two towers, which a released ``config.json`` lacks.
 
-SigLIP-so400m-patch14-384 and CLIP ViT-B/32 are built in, from their published ``config.json``;
-other towers need a folder with theirs.
+The published configurations of SigLIP-so400m-patch14-384 and CLIP ViT-B/32 are built in; other
+towers need a folder with their ``config.json``.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ CLIP_VISION = {
 
 
 def vision_config(folder: Path | None) -> Any:
-    """Return the ``SiglipVisionConfig`` of the vision tower as the release has it.
+    """Return the ``SiglipVisionConfig`` of the vision tower in the release.
 
     The release deletes the last layer of the tower that the folder describes, and its head.
 
     Raises:
-        ValueError: The folder describes no SigLIP tower of two layers or more.
-        FileNotFoundError: It has no ``config.json``.
+        ValueError: The folder does not describe a SigLIP tower with at least two layers.
+        FileNotFoundError: The folder has no ``config.json``.
     """
     from transformers import SiglipVisionConfig
 
-    described: dict[str, Any] = dict(SIGLIP_SO400M)
+    values: dict[str, Any] = dict(SIGLIP_SO400M)
     if folder is not None:
-        described = read_json(folder / "config.json")
-        kind = described.pop("model_type", None)
+        values = read_json(folder / "config.json")
+        kind = values.pop("model_type", None)
         if kind == "siglip":
-            described = dict(described.get("vision_config") or {})
-            described.pop("model_type", None)
+            values = dict(values.get("vision_config") or {})
+            values.pop("model_type", None)
         elif kind != "siglip_vision_model":
             raise ValueError(
                 f"--vision-config {folder}: expected model_type 'siglip' or 'siglip_vision_model', "
                 f"got {kind!r}"
             )
-    config = SiglipVisionConfig(**{**described, "vision_use_head": False})
+    config = SiglipVisionConfig(**{**values, "vision_use_head": False})
     if config.num_hidden_layers < 2:
         raise ValueError(
             f"--vision-config {folder}: expected num_hidden_layers >= 2, got "
@@ -78,20 +78,20 @@ def clip_config(folder: Path | None) -> Any:
 
     Raises:
         ValueError: The folder describes another kind of model.
-        FileNotFoundError: It has no ``config.json``.
+        FileNotFoundError: The folder has no ``config.json``.
     """
     from transformers import CLIPConfig
 
     if folder is None:
         config = CLIPConfig(text_config=CLIP_TEXT, vision_config=CLIP_VISION, projection_dim=512)
     else:
-        described = read_json(folder / "config.json")
-        if described.get("model_type") != "clip":
+        values = read_json(folder / "config.json")
+        if values.get("model_type") != "clip":
             raise ValueError(
                 f"--clip-config {folder}: expected model_type 'clip', with both towers, got "
-                f"{described.get('model_type')!r}"
+                f"{values.get('model_type')!r}"
             )
-        config = CLIPConfig.from_dict(described)
+        config = CLIPConfig.from_dict(values)
     config.architectures = ["CLIPModel"]
     return config
 
@@ -99,18 +99,24 @@ def clip_config(folder: Path | None) -> Any:
 def text_config(settings: dict[str, Any], vocabulary: int) -> Any:
     """Return the ``Qwen2Config`` of the language model.
 
-    The release ignores ``rope_scaling`` in ``config.json``. The output head is written beside the
-    embeddings, so the two are not tied.
+    The release ignores ``rope_scaling`` in ``config.json``. The output head is written in addition
+    to the embeddings, so the two are not tied.
 
     Args:
         settings: The released ``config.json``.
-        vocabulary: Number of rows of the embeddings.
+        vocabulary: The number of rows of the embeddings.
     """
     from transformers import Qwen2Config
 
     rope = settings.get("rope_parameters") or settings
-    own = {"model_type", "rope_parameters", "rope_scaling", "architectures", "transformers_version"}
-    names = {name for name in Qwen2Config().to_dict() if name not in own}
+    excluded = {
+        "model_type",
+        "rope_parameters",
+        "rope_scaling",
+        "architectures",
+        "transformers_version",
+    }
+    names = {name for name in Qwen2Config().to_dict() if name not in excluded}
     fields = {name: value for name, value in settings.items() if name in names}
     fields |= {"vocab_size": vocabulary, "tie_word_embeddings": False}
     return Qwen2Config(**fields, rope_theta=rope.get("rope_theta", 10000.0))
