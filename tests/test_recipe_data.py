@@ -134,7 +134,7 @@ def test_all_bad_samples_are_named_with_their_places(clip):
         "entry 2: expected pairs of question and answer, got 3 turns",
         "entry 3: expected at most one <video>, in the first turn",
         "entry 4: expected at most one <video>, in the first turn",
-        "entry 5: turn 1, of the assistant, has no text",
+        "entry 5: turn 1 (assistant) has no text",
         "entry 6: conversations is missing",
         "entry 7: the text has a <video>, but the sample names no video",
         "entry 8: video: expected a string, got 3",

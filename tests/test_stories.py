@@ -84,7 +84,7 @@ def test_the_frames_give_the_answer_and_show_the_events(seed, kind, frames):
     assert question.answer in question.choices and len(set(question.choices)) >= 4
     bearing = [n for n, (_, objects) in enumerate(shown) if {*question.names} & objects.keys()]
     assert [n for a, b in question.evidence for n in range(a, b)] == bearing
-    assert all(question.left_alone_by(s.scene) for s in example.video.segments) is False
+    assert all(question.is_unrelated_to(s.scene) for s in example.video.segments) is False
 
 
 @pytest.mark.parametrize("kind", STORIES)

@@ -257,8 +257,8 @@ def test_a_question_tells_which_scenes_leave_it_alone():
     sparkling = Question("spark", "red", ((0, 1),))
     for seed in range(50):
         scene = Scene(seed)
-        assert plain.left_alone_by(scene) is ("star" not in [o.shape for o in scene.objects])
-        assert sparkling.left_alone_by(scene) is (scene.spark is None)
+        assert plain.is_unrelated_to(scene) is ("star" not in [o.shape for o in scene.objects])
+        assert sparkling.is_unrelated_to(scene) is (scene.spark is None)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_question_tells_which_scenes_leave_it_alone():
         (lambda: Scene(-1), ValueError, r"^expected seed to be an integer >= 0, got -1$"),
         (lambda: Scene(1.5), TypeError, r"^expected seed to be an integer, got 1\.5$"),
         (lambda: Scene(0, "dev"), ValueError, "expected split to be one of 'train', "),
-        (lambda: Scene(0, size=8), ValueError, "expected size to be at least 16 pixels a side"),
+        (lambda: Scene(0, size=8), ValueError, "expected size to be at least 16 pixels per side"),
         (lambda: Scene(0, size=(48,)), TypeError, r"an integer or \(height, width\), got \(48,\)$"),
         (lambda: Scene(0).frame(-1), ValueError, "expected frame numbers >= 0, got -1"),
         (lambda: SyntheticVideo([]), ValueError, "expected at least one segment, got none"),

@@ -1,8 +1,8 @@
 """A synthetic world with known ground truth, and needles in haystacks made of it.
 
-Scenes (`scenes`) follow one another in videos of any length (`videos`), about which there are
-questions with one right answer and known evidence (`questions`, `examples`), or questions whose
-answers take more scenes than the keyframes show (`stories`).
+Videos of any length (`videos`) are sequences of scenes (`scenes`). Questions about them have one
+right answer and known evidence (`questions`, `examples`); the answers to `stories` need more scenes
+than the keyframes show.
 """
 
 from __future__ import annotations

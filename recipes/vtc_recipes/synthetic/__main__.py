@@ -1,4 +1,4 @@
-"""Write a data set of synthetic videos and questions that ``vtc train`` reads.
+"""Write a data set of synthetic videos and questions for ``vtc train``.
 
 ``python -m vtc_recipes.synthetic FOLDER --videos 200 --frames 16 --kinds texture,colour``
 """
@@ -14,19 +14,22 @@ from vtc_recipes.synthetic.dataset import write_dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a data set from the command line; an error is printed as one line."""
+    """Write a data set from the command line; print an error as one line."""
     parser = argparse.ArgumentParser(
         prog="python -m vtc_recipes.synthetic",
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("folder", help="gets SPLIT.jsonl, and the videos in SPLIT/")
+    add("folder", help="folder for SPLIT.jsonl, and for the videos in SPLIT/")
     add("--videos", type=int, default=200, help="number of videos")
     add("--frames", type=int, default=16, help="length of a video, one frame per second")
     add("--kinds", default="texture", help=f"kinds of questions, in turn: {', '.join(KINDS)}")
     add(
-        "--questions", type=int, default=1, help="most questions about a video, in one conversation"
+        "--questions",
+        type=int,
+        default=1,
+        help="maximum number of questions per video, in one conversation",
     )
     add("--split", default="train", help=f"split of the scenes: {', '.join(SPLITS)}")
     add("--seed", type=int, default=0, help="seed of the first video")

@@ -1,4 +1,4 @@
-"""Cases of a needle in a haystack: make, write and read them, one JSON object per line."""
+"""Make, write and read needle-in-a-haystack cases, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ ASKED = ("colour", "first", "last", "after", "spark")
 
 @dataclass(frozen=True)
 class Case:
-    """One question about a needle, and everything that its video is made from.
+    """One question about a needle, with everything that determines its video.
 
     Attributes:
-        length: Frames of haystack and needle together.
-        depth: Approximate place of the needle: 0 at the front, 1 at the end.
+        length: Number of frames of haystack and needle together.
+        depth: Approximate position of the needle: 0 at the start, 1 at the end.
         start: First frame of the needle.
-        needle_frames: Frames of the needle.
+        needle_frames: Number of frames of the needle.
         question: The question.
         answer: The right answer.
         choices: All possible answers; empty for an open question.
-        evidence: Ranges of frames of the whole video, first and end; the answer takes a frame of
+        evidence: Ranges (first, end) of frames of the whole video; the answer needs a frame of
             **each**.
         seed: Seed of a synthetic needle and haystack.
-        kind: Kind of a synthetic needle's question.
+        kind: Kind of question about a synthetic needle.
         split: Split of synthetic scenes.
         size: Height and width of synthetic frames in pixels.
         haystack: A video file in place of a synthetic haystack; it is sampled evenly.
@@ -66,7 +66,7 @@ class Case:
 
     def __post_init__(self) -> None:
         _check_length(self.length, self.needle_frames)
-        require(0 <= self.depth <= 1, "depth", self.depth, "0 (front) to 1 (end)")
+        require(0 <= self.depth <= 1, "depth", self.depth, "0 (start) to 1 (end)")
         last = self.length - self.needle_frames
         require(0 <= self.start <= last, "start", self.start, f"0 to {last}")
         valid = not self.choices or self.answer in self.choices
@@ -79,7 +79,7 @@ class Case:
         """Return the haystack with the needle in it, one frame per second, read lazily.
 
         Raises:
-            ValueError: The seed gives another question here, or a file is too short.
+            ValueError: The seed gives another question in this version, or a file is too short.
         """
         count = self.length - self.needle_frames
         if self.needle:
@@ -88,7 +88,7 @@ class Case:
         else:
             example = self._example()
             needle = example.video
-            haystack = self._haystack(count, example.question.left_alone_by)
+            haystack = self._haystack(count, example.question.is_unrelated_to)
         return VideoSource(Splice(haystack, needle, self.start))
 
     def _haystack(self, frames: int, condition: Callable[[Scene], bool]) -> Any:
@@ -100,12 +100,16 @@ class Case:
 
     def _example(self) -> Example:
         example = _needle(self.seed, self.needle_frames, self.kind, self.split, self.size)
-        made = example.question.text, example.question.answer, _moved(example, self.start)
-        if made != (self.question, self.answer, self.evidence):
+        generated = (
+            example.question.text,
+            example.question.answer,
+            _shifted_evidence(example, self.start),
+        )
+        if generated != (self.question, self.answer, self.evidence):
             raise ValueError(
-                f"expected the question, answer and evidence {made} for seed {self.seed}, got "
+                f"expected the question, answer and evidence {generated} for seed {self.seed}, got "
                 f"{(self.question, self.answer, self.evidence)}: the case was edited or comes from "
-                "another version; make the cases again"
+                "another version; generate the cases again"
             )
         return example
 
@@ -125,21 +129,21 @@ def make_cases(
 ) -> list[Case]:
     """Make cases for every length and depth.
 
-    All lengths and depths share their needles, and all depths of a length share their haystacks,
-    so cells differ only by length and depth.
+    All lengths and depths share their needles, and all depths of a length share their haystacks, so
+    that cells differ only by length and depth.
 
     Args:
-        lengths: Frames of the whole videos.
-        depths: 0 (front) to 1 (end).
-        count: Cases for each length and depth.
-        spread: Largest difference between the true depth and the one in ``depths``. Without it,
-            keyframes at even steps find all needles of a cell or none.
-        needle_frames: Frames of a needle; the question may need only some of them.
-        kinds: Kinds of questions, in turn.
+        lengths: Numbers of frames of the whole videos.
+        depths: 0 (start) to 1 (end).
+        count: Number of cases per length and depth.
+        spread: Maximum difference between the true depth and the one in ``depths``. Without it,
+            evenly spaced keyframes hit all needles of a cell or none.
+        needle_frames: Number of frames per needle; the question may need only some of them.
+        kinds: Kinds of questions, used in turn.
         seed: Seed of the first case of each cell; the next cases have the next seeds.
         split: Split of all scenes.
         size: Height and width of frames in pixels.
-        haystack: A video file that all cases use in place of synthetic haystacks.
+        haystack: A video file to use in all cases in place of synthetic haystacks.
 
     Raises:
         ValueError: A number is out of range, a kind unknown, or a length too short.
@@ -166,7 +170,7 @@ def make_cases(
                     needle_frames=needle_frames,
                     question=example.question.text,
                     answer=example.question.answer,
-                    evidence=_moved(example, start),
+                    evidence=_shifted_evidence(example, start),
                     choices=example.question.choices,
                     seed=seed + number,
                     kind=kind,
@@ -185,7 +189,7 @@ def write_cases(path: str | os.PathLike[str], cases: Iterable[Case]) -> None:
 
 
 def read_cases(path: str | os.PathLike[str]) -> list[Case]:
-    """Read cases that `write_cases` or you wrote.
+    """Read cases written by `write_cases` or by hand.
 
     Raises:
         ValueError: A line holds no valid case, or the file holds none; the message names the line.
@@ -205,8 +209,10 @@ def read_cases(path: str | os.PathLike[str]) -> list[Case]:
 def _read_case(values: Any) -> Case:
     names = {field.name for field in fields(Case)}
     if not isinstance(values, dict) or not values.keys() <= names:
-        wrong = sorted(values.keys() - names) if isinstance(values, dict) else values
-        raise ValueError(f"expected a case with the keys {', '.join(sorted(names))}, got {wrong}")
+        unexpected = sorted(values.keys() - names) if isinstance(values, dict) else values
+        raise ValueError(
+            f"expected a case with the keys {', '.join(sorted(names))}, got {unexpected}"
+        )
     required = {field.name for field in fields(Case) if field.default is MISSING}
     if missing := sorted(required - values.keys()):
         raise ValueError(f"the case lacks the keys {', '.join(missing)}")
@@ -219,11 +225,11 @@ def _read_case(values: Any) -> Case:
 
 
 def _needle(seed: int, frames: int, kind: str, split: str, size: tuple[int, int]) -> Example:
-    # make_example refuses an unknown kind.
+    # make_example raises on an unknown kind.
     return make_example(seed, frames, kind=kind, split=split, size=size, segments=KINDS.get(kind))
 
 
-def _moved(example: Example, start: int) -> tuple[tuple[int, int], ...]:
+def _shifted_evidence(example: Example, start: int) -> tuple[tuple[int, int], ...]:
     return tuple((start + first, start + end) for first, end in example.question.evidence)
 
 

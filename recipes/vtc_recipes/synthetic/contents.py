@@ -12,9 +12,9 @@ from vtc_recipes.synthetic.drawing import COLOURS, SHAPES, TEXTURES
 
 SPLITS = ("train", "validation", "test")
 SPARK_SHARE = 0.2
-"""Share of scenes that have a spark."""
+"""Fraction of scenes with a spark."""
 SPARK_BEFORE = 32
-"""A spark starts before this frame."""
+"""Sparks start before this frame."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class SceneObject:
         shape: One of ``SHAPES``.
         colour: A name of ``COLOURS``.
         quarter: 0 to 3: top left, top right, bottom left, bottom right.
-        radius: In units of the frame's shorter side; so is ``sway``.
-        sway: Largest offset from its centre, horizontal and vertical.
+        radius: In units of the frame's shorter side, like ``sway``.
+        sway: Maximum offset from its centre, horizontal and vertical.
         period: Frames per oscillation, horizontal and vertical.
         phase: Radians at frame 0, horizontal and vertical.
         tilt: Rotation in radians.
@@ -48,7 +48,7 @@ class Spark:
 
     Attributes:
         colour: A name of ``COLOURS``.
-        quarter: As of an object.
+        quarter: As in `SceneObject`.
         start: The first frame that shows it.
         length: Frames that show it, 2 to 4.
     """
@@ -66,10 +66,10 @@ class Backdrop:
     Attributes:
         texture: One of ``TEXTURES``.
         dark: ``[3]`` float32, RGB of its darkest parts.
-        contrast: Grey levels from there to its brightest parts.
+        contrast: Difference in grey levels between the darkest and brightest parts.
         drift: ``[2]`` float64, motion per frame, horizontal and vertical, in units of the frame's
             shorter side; zero for half of all backdrops.
-        phases: ``[3]`` float32 radians, which vary the clouds.
+        phases: ``[3]`` float32 radians that vary the clouds.
     """
 
     texture: str
@@ -80,9 +80,10 @@ class Backdrop:
 
 
 def draw_contents(seed: int, split: str) -> tuple[tuple[SceneObject, ...], Backdrop, Spark | None]:
-    """Draw two or three objects of unlike shapes and colours, a backdrop, and a spark or None."""
+    """Draw two or three objects of different shapes and colours, a backdrop, and maybe a spark."""
     rng = np.random.default_rng((SPLITS.index(split), seed))
-    # Few calls for many numbers: thousands of scenes are drawn to find one that fits a question.
+    # Few calls for many numbers, because finding a scene for a question may take thousands of
+    # draws.
     places, shapes, colours = rng.random((3, 8)).argsort()
     chances, looks = rng.random(10), rng.random((3, 8))
     quarters = places[places < 4].tolist()
@@ -102,7 +103,7 @@ def draw_contents(seed: int, split: str) -> tuple[tuple[SceneObject, ...], Backd
 
 
 def _draw_object(shape: str, colour: str, quarter: int, looks: Sequence[float]) -> SceneObject:
-    """Draw an object whose radius and sway together fit into its quarter."""
+    """Draw an object whose radius and sway together fit its quarter."""
     return SceneObject(
         shape=shape,
         colour=colour,

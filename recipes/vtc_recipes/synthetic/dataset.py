@@ -1,4 +1,4 @@
-"""Data sets of synthetic videos: video files and conversations about them."""
+"""Write data sets of synthetic videos: video files and conversations about them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ def write_dataset(
     The JSONL is written last: if it exists, the data set is complete.
 
     Args:
-        folder: Gets ``SPLIT.jsonl`` and ``SPLIT/00000.mp4``, ...; it may hold other splits.
+        folder: The folder for ``SPLIT.jsonl`` and ``SPLIT/00000.mp4``, ...; it may hold other
+            splits.
         videos: Number of videos.
         frames: Length of each video, one frame per second.
         kinds: Kinds of questions, in turn; list a kind twice to ask it twice as often.
-        questions: Largest number of questions about a video, one after the other. More than one
-            takes as many keyframes as scenes, because keyframes are selected for the last one.
+        questions: Maximum number of questions per video, in one conversation. With more than one,
+            training needs as many keyframes as scenes, because keyframes are selected for the last.
         split: Split of all scenes.
         seed: Seed of the first video; the next videos have the next seeds.
         size: Height and width of frames in pixels, an even number.
@@ -48,7 +49,7 @@ def write_dataset(
         The JSONL file.
 
     Raises:
-        ValueError: An option is out of range, or the folder holds such a data set already.
+        ValueError: An option is out of range, or the folder already holds such a data set.
 
     >>> write_dataset("data", videos=200, frames=16, kinds=["texture"])
     PosixPath('data/train.jsonl')
@@ -63,22 +64,22 @@ def write_dataset(
     check_writable(*frame_size(size))
 
     def draw(number: int) -> tuple[SyntheticVideo, list[Question]]:
-        """Draw a video and questions about it, its own first."""
+        """Draw a video and questions about it, starting with the one it was drawn for."""
         in_turn = [kinds[(number + turn) % len(kinds)] for turn in range(questions)]
         example = make_example(seed + number, frames, kind=in_turn[0], split=split, size=size)
         rng = np.random.default_rng((SPLITS.index(split), seed + number, 4))
         turns = [example.question]
         for kind in in_turn[1:]:
-            left = [one for one in fair_questions(example.video, kind) if one not in turns]
-            if left:
-                turns.append(left[int(rng.integers(len(left)))])
+            unused = [q for q in fair_questions(example.video, kind) if q not in turns]
+            if unused:
+                turns.append(unused[int(rng.integers(len(unused)))])
         return example.video, turns
 
     for number in range(len(kinds)):
         draw(number)  # raises if kinds, frames or split are invalid
     file = Path(folder, f"{split}.jsonl")
     if file.exists():
-        raise ValueError(f"{file} exists already; name another folder, or remove it")
+        raise ValueError(f"{file} already exists; choose another folder, or remove it")
     Path(folder, split).mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(videos):

@@ -1,6 +1,6 @@
 """Shapes, textures and noise of the synthetic world, as functions of the plane.
 
-Lengths are in units of the frame's shorter side, so a scene looks alike at every size. All
+Lengths are in units of the frame's shorter side, so a scene looks the same at every size. All
 arithmetic is float32 numpy over stacks of frames: thousands of 48x48 frames per second.
 """
 
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 Plane = NDArray[np.float32]
 
 NOISE_LEVELS = 5
-"""Noise is an integer number of grey levels between minus and plus this."""
+"""Noise is an integer number of grey levels from -5 to 5."""
 _PERIODS = np.float32(2 * np.pi * 5)  # five periods of a texture per frame
 _NOISE_SHIFTS = 4096
 
 
 def draw_shape(shape: str, x: Plane, y: Plane, sharpness: float) -> Plane:
-    """Return the share of each pixel that a shape of radius 1 around the origin covers.
+    """Return the fraction of each pixel that a shape of radius 1 around the origin covers.
 
     Args:
         shape: One of ``SHAPES``.
-        x: ``[..., H, W]`` float32 coordinates, to the right; ``y`` likewise, downwards.
+        x: ``[..., H, W]`` float32 coordinates, to the right; ``y`` downwards.
         sharpness: Pixels per unit of length; edges are one pixel wide.
 
     Returns:
@@ -41,8 +41,8 @@ def draw_texture(texture: str, x: Plane, y: Plane, phases: NDArray[np.float32]) 
 
     Args:
         texture: One of ``TEXTURES``.
-        x: ``[..., H, W]`` float32 coordinates, to the right; ``y`` likewise, downwards.
-        phases: ``[3]`` float32 radians, which vary the clouds.
+        x: ``[..., H, W]`` float32 coordinates, to the right; ``y`` downwards.
+        phases: ``[3]`` float32 radians that vary the clouds.
 
     Returns:
         ``[..., H, W]`` float32 from 0 to 1.
@@ -52,7 +52,7 @@ def draw_texture(texture: str, x: Plane, y: Plane, phases: NDArray[np.float32]) 
 
 
 def draw_spark(x: Plane, y: Plane, sharpness: float) -> Plane:
-    """Return the share of each pixel that a spark, eight thin rays, covers; see `draw_shape`."""
+    """Return the fraction of each pixel covered by a spark of eight thin rays; see `draw_shape`."""
     upright = np.minimum(np.abs(x), np.abs(y))
     diagonal = np.minimum(np.abs(x - y), np.abs(x + y)) * np.float32(0.7071)
     rays = np.maximum(np.minimum(upright, diagonal) - np.float32(0.09), np.hypot(x, y) - 1)
@@ -63,7 +63,7 @@ def draw_spark(x: Plane, y: Plane, sharpness: float) -> Plane:
 def noise(height: int, width: int, seed: int, frames: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return noise that differs between frames: ``[n, height, width]`` float32 grey levels.
 
-    Every frame is a window of one long strip, which is much cheaper than drawing new numbers.
+    Every frame is a window of one long strip, which is much cheaper than new random numbers.
     """
     strip = _strip(height * width)
     # Odd steps visit all windows before one repeats.

@@ -1,8 +1,8 @@
-"""Random videos with a question about them.
+"""Random videos, each with a question about it.
 
-The answer is drawn first, each as often as any other, then scenes that make it true, then scenes
-that do not change it. `solve` reads the answer back from all scenes; an example with a second
-answer is never returned.
+The answer is drawn first, uniformly, then scenes that make it true, then scenes that do not change
+it. `solve` derives the answer from all scenes as a check; an example with a second answer is never
+returned.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ def make_example(
 
     Args:
         seed: The same seed and options give the same example.
-        frames: Length of the video.
+        frames: Length of the video in frames.
         kind: One of ``KINDS`` or of ``STORIES``; drawn from ``KINDS`` by default.
         split: Split of all scenes.
         size: Frame size in pixels, see `Scene`.
-        segments: Scenes in the video; by default one for every eight frames, and at least as
-            many as the question is about.
-        scenes: Draw from this many first scenes of the split, so that their features can be
-            cached.
+        segments: Number of scenes; by default one per eight frames, and at least as many as the
+            question is about.
+        scenes: Draw from the first ``scenes`` scenes of the split, so that features can be cached.
 
     Raises:
         ValueError: The kind is unknown, or there are too few frames, segments or scenes for it.
@@ -85,8 +84,7 @@ def make_example(
 def fair_questions(video: SyntheticVideo, kind: str) -> list[Question]:
     """Return all questions of a kind about a video that have one right answer, by shape.
 
-    Unlike in the questions of `make_example`, the two colours of ``first`` and ``last`` may be
-    the same.
+    Unlike in `make_example`, the two colours of ``first`` and ``last`` may be the same.
 
     >>> video = make_example(3, frames=8).video
     >>> [question.text for question in fair_questions(video, "texture")]
@@ -110,7 +108,7 @@ def fair_questions(video: SyntheticVideo, kind: str) -> list[Question]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The condition on each scene of a video, for a question about those at ``places``."""
+    """The conditions on the scenes of a video, for a question about the scenes at ``places``."""
 
     answer: str
     shape: str | None
@@ -144,9 +142,9 @@ def _plan(rng: np.random.Generator, kind: str, count: int) -> _Plan:
     else:
         other = _pick(rng, [name for name in COLOURS if name != answer])
         places = sorted(rng.choice(count, 2, replace=False).tolist())
-        own, further = places if kind == "first" else places[::-1]
-        scenes[own] = lambda scene: scene.colour_of(shape) == answer
-        scenes[further] = lambda scene: scene.colour_of(shape) == other
+        right, distractor = places if kind == "first" else places[::-1]
+        scenes[right] = lambda scene: scene.colour_of(shape) == answer
+        scenes[distractor] = lambda scene: scene.colour_of(shape) == other
     return _Plan(answer, shape, colour, tuple(places), scenes)
 
 
@@ -158,7 +156,7 @@ def _spark_plan(rng: np.random.Generator, count: int) -> _Plan:
 
 
 def _around(rng: np.random.Generator, scene: Scene, spark: Spark, length: int) -> Segment:
-    """Draw a segment that shows a scene's spark, all of it if ``length`` allows."""
+    """Draw a segment that shows a scene's spark, completely if ``length`` allows."""
     earliest = max(0, spark.start + spark.length - length)
     return Segment(scene, int(rng.integers(min(earliest, spark.start), spark.start + 1)), length)
 

@@ -1,4 +1,4 @@
-"""Questions about synthetic videos: one right answer each, and the frames that show it."""
+"""Questions about synthetic videos, each with one right answer and the frames that show it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vtc_recipes.synthetic.scenes import Scene
 from vtc_recipes.synthetic.videos import Segment, SyntheticVideo
 
 KINDS = {"colour": 1, "first": 2, "last": 2, "after": 2, "spark": 1, "texture": 1}
-"""The kinds of questions, and the number of scenes that each is about."""
+"""The kinds of questions, with the number of scenes that each is about."""
 _TEXTS = {
     "colour": "What colour is the {shape}?",
     "first": "What colour is the first {shape}?",
@@ -31,12 +31,12 @@ class Question:
     Attributes:
         kind: One of ``KINDS``.
         answer: One word.
-        evidence: Ranges of frames, first and end. The answer takes a frame of **every** range: of
-            the one scene with the shape (``colour``, ``texture``), of both scenes with it
-            (``first``, ``last``), of the scene with the shape and the one after it (``after``), of
-            the frames with the spark (``spark``).
+        evidence: Ranges (first, end) of frames. The answer needs a frame of **every** range: of the
+            one scene with the shape (``colour``, ``texture``), of both scenes with it (``first``,
+            ``last``), of the scene with the shape and the next scene (``after``), or of the frames
+            with the spark (``spark``).
         shape: The shape in the question; None for the spark.
-        colour: The colour in the question, in ``after`` only.
+        colour: The colour in the question, for ``after`` only.
     """
 
     kind: str
@@ -57,11 +57,11 @@ class Question:
 
     @property
     def chance(self) -> float:
-        """Return the share of right answers that a guess has."""
+        """Return the probability that a guess is right."""
         return 1 / len(self.choices)
 
-    def left_alone_by(self, scene: Scene) -> bool:
-        """Return whether the answer stays the same when a scene is added to the video.
+    def is_unrelated_to(self, scene: Scene) -> bool:
+        """Return whether adding a scene to the video leaves the answer unchanged.
 
         A scene between two scenes of the evidence may still change it.
         """
@@ -78,13 +78,13 @@ class Example:
 
 def answers_to(kind: str, shape: str | None) -> tuple[str, ...]:
     """Return all possible answers to a kind of question about a shape."""
-    if kind == "after":  # with the shape itself in the scene after, two scenes would show it
+    if kind == "after":  # the shape itself would then be in two scenes
         return tuple(other for other in SHAPES if other != shape)
     return TEXTURES if kind == "texture" else tuple(COLOURS)
 
 
 def covers(frames: Sequence[int], evidence: Sequence[Sequence[int]]) -> bool:
-    """Return whether ascending frame numbers include one of every range, first and end.
+    """Return whether ascending frame numbers hit every range (first, end).
 
     >>> covers([3, 10], [(0, 4), (10, 12)]), covers([4, 9], [(0, 4), (10, 12)])
     (True, False)
@@ -93,9 +93,9 @@ def covers(frames: Sequence[int], evidence: Sequence[Sequence[int]]) -> bool:
 
 
 def solve(question: Question, video: SyntheticVideo) -> set[str]:
-    """Return all answers that the scenes of a video give; exactly one if the question is fair.
+    """Return all answers supported by the scenes of a video; exactly one if the question is fair.
 
-    Reads only the kind, the shape and the colour of the question.
+    Uses only the kind, the shape and the colour of the question.
     """
     segments = video.segments
     if question.shape is None:
@@ -124,7 +124,7 @@ def caption(scene: Scene, places: bool = False) -> str:
     """Describe a scene: ``"red star, blue ring on stripes"``.
 
     Args:
-        scene: The scene; the description leaves out its spark.
+        scene: The scene; its spark is not described.
         places: Add the place of each object: ``"red star top left, ..."``.
     """
     objects = [
@@ -137,8 +137,8 @@ def caption(scene: Scene, places: bool = False) -> str:
 def vocabulary() -> tuple[str, ...]:
     """Return all words and signs of questions, answers and captions, in alphabetical order.
 
-    In tokenizers the words of stories (`stories.story_vocabulary`) come after them, so that these
-    keep their numbers.
+    Tokenizers append the words of stories (`stories.story_vocabulary`), so that these keep their
+    ids.
     """
     texts = [text.format(shape="", colour="") for text in _TEXTS.values()]
     texts += [*SHAPES, *COLOURS, *TEXTURES, *_PLACES, "on", ","]

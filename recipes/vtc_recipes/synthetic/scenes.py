@@ -1,4 +1,4 @@
-"""Scenes of the synthetic world: their contents, and their frames by number."""
+"""Scenes of the synthetic world, rendered frame by frame."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vtc_recipes.synthetic.drawing import (
 SCENES = 2**31
 """Default number of scenes in a split."""
 SMALLEST = 16
-"""Smallest shorter side of a frame in pixels; below it shapes cannot be told apart."""
+"""Minimum length of a frame's shorter side in pixels; below it shapes are indistinguishable."""
 _SPARK_RADIUS = 0.15
 _BLOCK_PIXELS = 2**20
 _TRIES = 100_000
@@ -32,8 +32,8 @@ _TRIES = 100_000
 class Scene:
     """An endless scene: two or three objects of different shapes and colours before a texture.
 
-    Seed and split determine the scene: they give the same frames in every process, and no two
-    splits share a scene. Consecutive frames are near-duplicates.
+    Seed and split determine the scene: its frames are the same in every process, and no two splits
+    share a scene. Consecutive frames are near-duplicates.
 
     Args:
         seed: An integer >= 0.
@@ -126,7 +126,7 @@ class Scene:
         return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
     def _ground(self, numbers: NDArray[np.int64]) -> Plane:
-        """Return ``[n, H, W, 3]``, or ``[1, H, W, 3]`` where the backdrop does not move."""
+        """Return the backdrop ``[n, H, W, 3]``, or ``[1, H, W, 3]`` if it does not move."""
         if not self.backdrop.drift.any():
             numbers = numbers[:1]
         x, y = self._grid(slice(None), slice(None))
@@ -166,7 +166,7 @@ class Scene:
         )
 
     def _grid(self, rows: slice, columns: slice) -> tuple[Plane, Plane]:
-        """Return pixel centres, ``[1, w]`` and ``[h, 1]``, in units of the shorter side."""
+        """Return pixel centres ``[1, w]`` and ``[h, 1]``, in units of the shorter side."""
         half, side = np.float32(0.5), np.float32(self._side)
         x: Plane = (np.arange(self.width, dtype=np.float32)[None, columns] + half) / side
         y: Plane = (np.arange(self.height, dtype=np.float32)[rows, None] + half) / side
@@ -224,12 +224,12 @@ def frame_size(size: int | tuple[int, int]) -> tuple[int, int]:
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise TypeError(f"expected size to be an integer or (height, width), got {size!r}")
-    require(min(sides) >= SMALLEST, "size", size, f"at least {SMALLEST} pixels a side")
+    require(min(sides) >= SMALLEST, "size", size, f"at least {SMALLEST} pixels per side")
     return int(sides[0]), int(sides[1])
 
 
 def check_split(split: str) -> str:
-    """Return the split.
+    """Validate and return the split.
 
     Raises:
         ValueError: The split is unknown.

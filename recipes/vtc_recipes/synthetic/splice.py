@@ -34,10 +34,11 @@ class Piece:
     frames: int
 
     def __post_init__(self) -> None:
-        have, end = len(self.source), self.first + self.frames
-        if self.first < 0 or self.frames < 1 or end > have:
+        available, end = len(self.source), self.first + self.frames
+        if self.first < 0 or self.frames < 1 or end > available:
             raise ValueError(
-                f"expected frames {self.first} to {end - 1} in {self.source.name}, which has {have}"
+                f"expected frames {self.first} to {end - 1} in {self.source.name}, which has "
+                f"{available}"
             )
 
 

@@ -1,8 +1,8 @@
-"""Videos with several events, and questions that need to see more scenes than keyframes show.
+"""Videos with several events, and questions that need more scenes than the keyframes show.
 
-An *event* is a scene that shows an object the question names; all other scenes show none of them.
-A question needs all its events: with K keyframes at most ``min(1, K / E)`` of its E events are
-seen in full (`held_share`), and the other frames must tell the rest.
+An *event* is a scene that shows an object named in the question; no other scene shows one. A
+question needs all its E events, but K keyframes show at most a share ``min(1, K / E)`` of them
+(`held_share`); the rest must come from the non-keyframes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vtc_recipes.synthetic.videos import (
 )
 
 STORIES = {"order": 4, "longest": 4, "count": 6, "between": 5, "change": 4}
-"""The kinds of stories, and the largest number of events of each."""
+"""The kinds of stories, with their maximum number of events."""
 NUMBERS = ("three", "four", "five", "six")
 """Answers to ``count``."""
 ORDINALS = ("second", "third")
@@ -38,7 +38,7 @@ _TEXTS = {
     "change": "What colour is the {0} after it is {colour}?",
 }
 MARK = "."
-"""It separates the events from the answer in `tell`."""
+"""Separates the events from the answer in `tell`."""
 _LONGER = 1.5
 """The longest event lasts at least this many times as long as any other."""
 
@@ -49,7 +49,7 @@ class StoryQuestion(Question):
 
     Attributes:
         names: The shapes that the question names, in its order.
-        ordinal: ``second`` or ``third``, in ``order`` only.
+        ordinal: ``second`` or ``third``, for ``order`` only.
     """
 
     names: tuple[str, ...] = ()
@@ -62,14 +62,14 @@ class StoryQuestion(Question):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All possible answers, each as likely as any other before the video is seen."""
+        """All possible answers, equally likely without the video."""
         if self.kind in ("order", "longest"):
             return self.names
         if self.kind == "count":
             return NUMBERS
         return tuple(colour for colour in COLOURS if colour != self.colour)
 
-    def left_alone_by(self, scene: Scene) -> bool:
+    def is_unrelated_to(self, scene: Scene) -> bool:
         """Return whether a scene shows no object that the question names."""
         return all(scene.colour_of(name) is None for name in self.names)
 
@@ -83,7 +83,7 @@ def story_vocabulary() -> tuple[str, ...]:
 
 
 def held_share(question: Question, keyframes: int) -> float:
-    """Return the largest share of a question's events that K keyframes can show.
+    """Return the maximum share of a question's events that K keyframes can show.
 
     >>> held_share(make_story(0, 64, kind="order").question, keyframes=2)
     0.5
@@ -103,21 +103,20 @@ def make_story(
 ) -> Example:
     """Draw a video with several events and a question about them.
 
-    The answer is drawn first, each as often as any other and independently of the question's
-    text, so a guess without the video is right in 1 of ``len(choices)`` cases.
+    The answer is drawn first, uniformly and independently of the question's text, so a guess
+    without the video is right in 1 of ``len(choices)`` cases.
 
     Args:
         seed: The same seed and options give the same example.
-        frames: Length of the video.
+        frames: Length of the video in frames.
         kind: One of ``STORIES``: ``order`` (which of four events comes second or third),
             ``longest`` (which of four lasts longest), ``count`` (how many scenes show a shape),
             ``between`` (an object seen three times, once between two named events) and ``change``
             (an object's next colour, which changes while other scenes are shown).
-        split: Of all scenes.
-        size: Of a frame, as of a `Scene`.
-        segments: Scenes in the video; one for every eight frames by default, at least two more
-            than events.
-        scenes: Draw from this many first scenes of the split.
+        split: Split of all scenes.
+        size: Frame size in pixels; see `Scene`.
+        segments: Number of scenes; by default one per eight frames, at least two more than events.
+        scenes: Draw from the first ``scenes`` scenes of the split.
 
     Raises:
         ValueError: The kind is unknown, or there are too few frames, segments or scenes.
@@ -134,7 +133,7 @@ def make_story(
     rng = np.random.default_rng((SPLITS.index(check_split(split)), seed, 5))
     question, conditions = _PLANS[kind](rng)
     places = np.sort(rng.choice(count, len(conditions), replace=False)).tolist()
-    all_conditions: list[Condition] = [question.left_alone_by] * count
+    all_conditions: list[Condition] = [question.is_unrelated_to] * count
     for place, condition in zip(places, conditions, strict=True):
         all_conditions[place] = condition
     drawn = [find_scene(rng, split, size, condition, scenes) for condition in all_conditions]
@@ -154,9 +153,9 @@ def make_story(
 
 
 def solve_story(question: StoryQuestion, video: SyntheticVideo) -> set[str]:
-    """Return all answers that the scenes of a video give; exactly one if the question is fair.
+    """Return all answers supported by the scenes of a video; exactly one if the question is fair.
 
-    Reads only the kind, the names, the ordinal and the colour of the question.
+    Uses only the kind, the names, the ordinal and the colour of the question.
     """
     places = [[k for k, s in enumerate(video.segments) if shows(n, s)] for n in question.names]
     if question.kind == "order":
@@ -182,10 +181,10 @@ def solve_story(question: StoryQuestion, video: SyntheticVideo) -> set[str]:
 
 
 def tell(question: StoryQuestion, video: SyntheticVideo) -> str:
-    """Return an answer that names the events first, in their order: ``red blue cyan. blue``.
+    """Return an answer that lists the events first, in order: ``red blue cyan. blue``.
 
-    Tiny models learn such answers: an event is named by its colour, or by its shape where the
-    question names several. `final_answer` returns the answer alone.
+    The tiny models are trained on such answers. An event is named by its colour, or by its shape if
+    the question names several. `final_answer` extracts the answer.
 
     >>> example = make_story(5, frames=64, kind="change")
     >>> tell(example.question, example.video)
@@ -203,7 +202,7 @@ def tell(question: StoryQuestion, video: SyntheticVideo) -> str:
 
 
 def final_answer(text: str) -> str:
-    """Return the answer at the end of a text by `tell`, in lower case, or of a plain answer.
+    """Return the answer at the end of a text by `tell`, or a plain answer, in lower case.
 
     >>> final_answer("red blue cyan. blue"), final_answer("Blue.")
     ('blue', 'blue')
@@ -216,7 +215,7 @@ Plan = tuple[StoryQuestion, list[Condition]]
 
 
 def _plan_named(rng: np.random.Generator, kind: str) -> Plan:
-    """Draw four shapes that are seen once each, and the one asked for."""
+    """Draw four shapes that appear once each, and the one that is the answer."""
     names = _some(rng, SHAPES, STORIES[kind])
     answer = names[int(rng.integers(len(names)))]
     events = _some(rng, names, len(names))
@@ -231,7 +230,7 @@ def _plan_named(rng: np.random.Generator, kind: str) -> Plan:
 
 
 def _plan_chain(rng: np.random.Generator, kind: str) -> Plan:
-    """Draw a shape that is seen several times, each time in another colour."""
+    """Draw a shape that appears several times, each time in another colour."""
     shape, colours = SHAPES[int(rng.integers(len(SHAPES)))], _some(rng, tuple(COLOURS), 6)
     if kind == "count":
         place = int(rng.integers(len(NUMBERS)))
@@ -244,7 +243,7 @@ def _plan_chain(rng: np.random.Generator, kind: str) -> Plan:
 
 
 def _plan_between(rng: np.random.Generator, kind: str) -> Plan:
-    """Draw a shape that is seen three times, exactly once between two others."""
+    """Draw a shape that appears three times, exactly once between two other shapes."""
     names = _some(rng, SHAPES, 3)
     shape, *edges = names
     answer, *others = _some(rng, tuple(COLOURS), 3)
@@ -266,7 +265,7 @@ _PLANS: dict[str, Callable[[np.random.Generator], Plan]] = {
 
 
 def _only(names: Sequence[str], name: str, colour: str | None = None) -> Condition:
-    """Return the condition that a scene shows one of the names, in a colour, and no other."""
+    """Return the condition that a scene shows ``name`` in ``colour`` and no other of the names."""
 
     def condition(scene: Scene) -> bool:
         seen = scene.colour_of(name)
@@ -280,7 +279,7 @@ def _only(names: Sequence[str], name: str, colour: str | None = None) -> Conditi
 def _one_longest(
     rng: np.random.Generator, frames: int, count: int, longest: int, places: Sequence[int]
 ) -> list[int]:
-    """Draw lengths of which that of one event is much larger than those of the other events."""
+    """Draw lengths such that one event is much longer than the other events."""
     while True:
         most = int(rng.integers(max(3, frames // 5), frames // 3 + 1))
         lengths = random_lengths(rng, frames - most, count - 1)

@@ -1,4 +1,4 @@
-"""Synthetic videos: segments of scenes one after another, rendered when they are read."""
+"""Synthetic videos: sequences of scene segments, rendered on demand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vtc_recipes.synthetic.contents import SPLITS
 from vtc_recipes.synthetic.scenes import SCENES, Scene, check_split, find_scene
 
 BLOCK = 32
-"""Frames rendered at a time; only these are in memory."""
+"""Number of frames rendered at a time and held in memory."""
 MOST_SKIPPED = 16
-"""A random segment begins at one of this many first frames of its scene."""
+"""A random segment starts at one of the first 16 frames of its scene."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """``length`` frames of a scene from frame ``start`` on."""
+    """``length`` frames of a scene, starting at frame ``start``."""
 
     scene: Scene
     start: int
@@ -31,7 +31,7 @@ class Segment:
 
     @property
     def spark(self) -> tuple[int, int] | None:
-        """Return the frames of the segment, first and end, that show the spark, or None."""
+        """Return the range (first, end) of the segment's frames that show the spark, or None."""
         if self.scene.spark is None:
             return None
         first = max(self.scene.spark.start - self.start, 0)
@@ -40,12 +40,12 @@ class Segment:
 
 
 class SyntheticVideo:
-    """Segments of scenes, one after another; frames are rendered when they are read.
+    """A sequence of scene segments; frames are rendered on demand.
 
-    It is a `vtc.video.FrameSequence`: ``VideoSource`` and ``vtc.ask`` take it directly.
+    It is a `vtc.video.FrameSequence`, so ``VideoSource`` and ``vtc.ask`` accept it directly.
 
     Args:
-        segments: At least one, all of one frame size.
+        segments: At least one; all have the same frame size.
 
     Raises:
         ValueError: There is no segment, one is empty, or sizes differ.
@@ -75,7 +75,7 @@ class SyntheticVideo:
         return int(self.starts[-1])
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Return the first frame and the end of each segment."""
+        """Return the range (first, end) of frames of each segment."""
         edges = self.starts.tolist()
         return list(zip(edges[:-1], edges[1:], strict=True))
 
@@ -107,7 +107,7 @@ class SyntheticVideo:
         return VideoSource(self, fps=fps)
 
     def write(self, path: str | os.PathLike[str], fps: int = 10) -> None:
-        """Encode as an H.264 file, frame by frame; height and width must be even.
+        """Encode the video as an H.264 file, frame by frame; height and width must be even.
 
         Raises:
             ValueError: A side has an odd number of pixels.
@@ -117,7 +117,7 @@ class SyntheticVideo:
 
 
 def check_writable(height: int, width: int) -> None:
-    """Refuse frames that H.264 cannot hold.
+    """Check that H.264 can store frames of this size.
 
     Raises:
         ValueError: A side has an odd number of pixels.
@@ -140,12 +140,12 @@ def random_video(
 
     Args:
         seed: The same seed and options give the same video.
-        frames: Length of the video.
-        split: Split of all its scenes.
+        frames: Length of the video in frames.
+        split: Split of all scenes.
         size: Frame size in pixels, see `Scene`.
-        segments: Scenes in the video; one for every eight frames by default.
-        scenes: Draw from this many first scenes of the split.
-        condition: Holds for every scene in the video; by default for all.
+        segments: Number of scenes; by default one per eight frames.
+        scenes: Draw from the first ``scenes`` scenes of the split.
+        condition: A condition that every scene meets; by default none.
 
     Raises:
         ValueError: A number is out of range.
@@ -168,6 +168,6 @@ def random_lengths(rng: np.random.Generator, frames: int, segments: int) -> list
         ValueError: There are more segments than frames, or none.
     """
     require(1 <= segments <= frames, "segments", segments, f"1 to {frames}, one frame each")
-    least = 2 if 2 * segments <= frames else 1
+    minimum = 2 if 2 * segments <= frames else 1
     shares = rng.dirichlet(np.full(segments, 2.0))
-    return [least + int(more) for more in rng.multinomial(frames - least * segments, shares)]
+    return [minimum + int(extra) for extra in rng.multinomial(frames - minimum * segments, shares)]

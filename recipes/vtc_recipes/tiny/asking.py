@@ -1,4 +1,4 @@
-"""Several questions about one video, which share its tokens."""
+"""Draw several questions about one video, which share its tokens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from vtc_recipes.synthetic.scenes import Scene
 T = TypeVar("T")
 
 KINDS = ("colour", "first", "last", "after")
-"""The kinds of questions that the tiny models learn. The spark is too short for them, and the
-texture is left for examples of fine-tuning."""
-_EACH = 4
-"""Most further questions of each kind about a video, and most requests about its scenes."""
+"""The kinds of questions that the tiny models are trained on.
+
+The spark is too short for them, and the texture is reserved for fine-tuning examples."""
+_MAX_TURNS = 4
+"""Maximum number of additional questions per kind, and of requests, about a video."""
 
 
 def fair_questions(video: SyntheticVideo) -> dict[str, list[Question]]:
-    """Return all questions of each kind that have one right answer, see `make_example`."""
+    """Return all questions of each kind that have one right answer; see `make_example`."""
     scenes, ranges = [segment.scene for segment in video.segments], video.ranges()
     fair: dict[str, list[Question]] = {kind: [] for kind in KINDS}
     for shape, places in _places(scenes).items():
@@ -38,10 +39,10 @@ def fair_questions(video: SyntheticVideo) -> dict[str, list[Question]]:
 def choose_turns(
     rng: np.random.Generator, example: Example, keyframes: Sequence[int]
 ) -> list[tuple[str, str]]:
-    """Draw questions about a video and their answers, the example's own first.
+    """Draw questions about a video with their answers, starting with the example's own.
 
-    The others are fair questions of every kind and `scene_requests`. Keyframes cover their
-    evidence, because the other frames are merged for the example's own question.
+    The others are fair questions of every kind and `scene_requests`. Their evidence is covered by
+    the keyframes, because non-keyframes are merged for the example's own question.
     """
     video, own = example.video, example.question
     others = []
@@ -51,16 +52,16 @@ def choose_turns(
             for question in questions
             if question.text != own.text and covers(keyframes, question.evidence)
         ]
-        others += _some(rng, turns, _EACH)
-    others += _some(rng, scene_requests(video, keyframes), _EACH)
+        others += _some(rng, turns, _MAX_TURNS)
+    others += _some(rng, scene_requests(video, keyframes), _MAX_TURNS)
     return [(own.text, own.answer), *_some(rng, others, len(others))]
 
 
 def scene_requests(video: SyntheticVideo, keyframes: Sequence[int]) -> list[tuple[str, str]]:
-    """Return requests to describe a scene, named by a shape in it or in the scene before.
+    """Return requests to describe a scene, identified by a shape in it or in the previous scene.
 
-    They serve only training: their long answers teach the model to find a scene and the next one
-    much sooner than answers of one word.
+    They are used only in training: with their long answers the model learns to find a scene and the
+    next one much sooner than with one-word answers.
     """
     scenes, ranges = [segment.scene for segment in video.segments], video.ranges()
     seen = [covers(keyframes, [where]) for where in ranges]
@@ -77,7 +78,7 @@ def scene_requests(video: SyntheticVideo, keyframes: Sequence[int]) -> list[tupl
 
 
 def describe(video: SyntheticVideo) -> str:
-    """Describe the scenes of a video in order, with objects row by row, so one text is right."""
+    """Describe the scenes of a video in order, with objects row by row, so the text is unique."""
     return ", ".join(_caption(segment.scene) for segment in video.segments)
 
 
@@ -88,7 +89,7 @@ def _caption(scene: Scene) -> str:
 
 
 def _places(scenes: Sequence[Scene]) -> dict[str, list[int]]:
-    """Return the numbers of the scenes that show each shape."""
+    """Return the indices of the scenes that show each shape."""
     places: dict[str, list[int]] = {}
     for place, scene in enumerate(scenes):
         for thing in scene.objects:

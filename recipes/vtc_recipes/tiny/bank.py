@@ -1,4 +1,4 @@
-"""A bank of scenes: some frames of each, rendered once, with labels."""
+"""A bank of scenes: some frames of each, rendered once and labelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtc_recipes.tiny.models import GRID, MEAN, SIDE, STD
 STEP = 6
 """The bank holds every sixth frame of a scene, because neighbours are near-duplicates."""
 FRAMES = 8
-"""Frames of each scene in the bank; the last one represents all later frames."""
+"""Number of frames per scene in the bank; the last one represents all later frames."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Bank:
     Attributes:
         scenes: The scenes, by seed.
         frames: ``[S, FRAMES, 48, 48, 3]`` uint8.
-        shapes: ``[S, 4]`` int64, the number of the shape in each quarter, from 1; 0 for none.
-        colours: ``[S, 4]`` int64, likewise.
-        textures: ``[S]`` int64, the number of the texture, from 0.
+        shapes: ``[S, 4]`` int64, the index of the shape in each quarter, from 1; 0 for none.
+        colours: ``[S, 4]`` int64, the index of its colour, from 1; 0 for none.
+        textures: ``[S]`` int64, the index of the texture, from 0.
     """
 
     scenes: list[Scene]
@@ -40,7 +40,7 @@ class Bank:
 
 
 def build_bank(split: str, scenes: int) -> Bank:
-    """Render the first ``scenes`` scenes of a split; about a millisecond for each."""
+    """Render the first ``scenes`` scenes of a split, in about a millisecond per scene."""
     drawn = [Scene(seed, split, SIDE) for seed in range(scenes)]
     frames = np.stack([scene.render(np.arange(FRAMES) * STEP) for scene in drawn])
     shapes, colours = torch.zeros(2, scenes, 4, dtype=torch.int64)
@@ -53,7 +53,7 @@ def build_bank(split: str, scenes: int) -> Bank:
 
 
 def place_in_bank(frame: int) -> int:
-    """Return the number of the bank's frame that represents a scene's frame."""
+    """Return the index of the bank's frame that represents a frame of a scene."""
     return min(round(frame / STEP), FRAMES - 1)
 
 
@@ -71,6 +71,6 @@ def to_pixels(frames: Tensor) -> Tensor:
 
 
 def patch_quarters() -> Tensor:
-    """Return the quarter of the frame, 0 to 3, that each patch lies in: ``[36]`` int64."""
+    """Return the quarter of the frame, 0 to 3, that contains each patch: ``[36]`` int64."""
     half = torch.arange(GRID) >= GRID // 2
     return (2 * half[:, None] + half[None, :].long()).flatten()

@@ -1,4 +1,4 @@
-"""The recipe of the tiny models: stages and the gates between them."""
+"""The recipe of the tiny models: stages, with gates between them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class StageSettings(Section):
 
     Attributes:
         name: Name of the stage.
-        steps: Number of steps, one batch each.
-        batch: Frames in a batch for a tower, approximate tokens for the language model.
-        learning_rate: Peak, after a linear warm-up; a cosine takes it down to a tenth.
-        warmup: Share of all steps in the warm-up.
+        steps: Number of steps, each with one batch.
+        batch: Batch size in frames for a tower, in approximate tokens for the language model.
+        learning_rate: The peak rate, after a linear warm-up; a cosine decays it to a tenth.
+        warmup: Fraction of all steps in the warm-up.
         scenes: Number of scenes of the training split.
-        gates: Smallest value, 0 to 1, of each metric; below it the next stages do not start.
+        gates: Minimum of each metric, 0 to 1; below it the next stages do not start.
     """
 
     name: Literal[
@@ -45,9 +45,9 @@ class Parts(Section):
     """The parts that ``vtc.wrap`` adds; the frame encoder is the dual encoder.
 
     Attributes:
-        selector: Saved with the model; training uses other numbers of keyframes as well.
-        merger: Trained with the model if it has parameters.
-        connector: ``separate`` gives merged frames a projector of their own (Eq. 11 of ViLAMP);
+        selector: The selector saved with the model; training also uses other numbers of keyframes.
+        merger: The merger, trained with the model if it has parameters.
+        connector: ``separate`` gives merged frames their own projector (Eq. 11 of ViLAMP);
             ``encoder_patches`` merges the dual encoder's patches (the fast path).
     """
 

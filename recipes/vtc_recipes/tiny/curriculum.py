@@ -13,9 +13,9 @@ from vtc_recipes.tiny.world import Format
 
 MOST_KEYFRAMES = 32
 SPREAD = 10_000
-"""Positions of the longest videos; gaps of up to this many spread the scenes of short ones."""
+"""Number of positions in the longest videos, and the maximum gap between scenes of short ones."""
 CROWD = 16
-"""Largest number of frames that each counts for, so that 1,024 frames are as crowded as 10,000."""
+"""Maximum weight of a frame in attention, so that 1,024 frames compete like 10,000."""
 
 
 def draw_caption_format(rng: np.random.Generator, least: int, most: int) -> Format:
@@ -25,9 +25,9 @@ def draw_caption_format(rng: np.random.Generator, least: int, most: int) -> Form
 
 
 def draw_format(rng: np.random.Generator, done: float) -> Format:
-    """Draw the format of a batch of questions after a share of the run.
+    """Draw the format of a batch of questions, given the completed share of the run.
 
-    Scenes of a few frames come first, because the next scene is near there: finding it takes
+    Scenes of a few frames come first, because their next scene is near, and finding it takes the
     longest to learn. Merged tokens appear early.
     """
     spread = SPREAD if done >= 0.5 and rng.random() < 0.5 else 0
@@ -54,7 +54,7 @@ def draw_long_format(rng: np.random.Generator) -> Format:
     frames = _pick(rng, 512, 1024, 1024, 1024, 2048)
     if chance < 0.6:
         return replace(_buried(rng, frames, spread), crowd=crowd)
-    if chance < 0.75:  # as in use: one question, and the keyframes for it
+    if chance < 0.75:  # as at inference: one question, with its keyframes
         scenes = _between(rng, frames // 12, frames // 6)
         keyframes = _between(rng, 4, MOST_KEYFRAMES)
         return Format(frames, scenes, keyframes, spread=spread, alone=True, crowd=crowd)
@@ -64,8 +64,8 @@ def draw_long_format(rng: np.random.Generator) -> Format:
 def _merged(rng: np.random.Generator, done: float, spread: int) -> Format:
     """Draw the format of videos with fewer keyframes than scenes, so that merged tokens matter.
 
-    Keyframes are random, or the most relevant ones: then the scene that a question names has some
-    and the scene after it has none, as in a very long video.
+    Keyframes are random or the most relevant ones. In the latter case the scene that a question
+    names has some and the next scene has none, as in a very long video.
     """
     frames = _pick(rng, 4, 8, 16) if done < 0.3 else _pick(rng, 8, 16, 32, 64)
     scenes = _between(rng, 2, max(2, min(frames // 4, 10)))
@@ -75,13 +75,13 @@ def _merged(rng: np.random.Generator, done: float, spread: int) -> Format:
 
 
 def _buried(rng: np.random.Generator, frames: int, spread: int) -> Format:
-    """Draw the format of long videos with a few relevant scenes, all of which have a keyframe."""
+    """Draw the format of long videos with a few relevant scenes, each with a keyframe."""
     scenes = _between(rng, max(NEEDLES + 2, frames // 12), frames // 6)
     return Format(frames, scenes, _between(rng, 4, 24), spread=spread, buried=True)
 
 
 def draw_kinds(rng: np.random.Generator, form: Format, count: int) -> list[str]:
-    """Draw the kinds of questions of a batch; the hardest kind of a format is the most frequent."""
+    """Draw the kinds of questions of a batch; the hardest kind for a format is most frequent."""
     after = 0.6 if form.buried or (form.scenes <= 8 and not form.spread) else 0.4
     if form.alone and form.selector == "dks":
         after = 0.75

@@ -1,4 +1,4 @@
-"""Stage 2: the dual encoder learns which frames a text is about, and which are of one scene."""
+"""Stage 2: the dual encoder learns which frames match a text, and which show the same scene."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from vtc_recipes.tiny.pretext import UNSEEN
 from vtc_recipes.tiny.stage import Stage
 
 SAME_SCENE = 0.85
-"""Threshold of ``dks``; it separates pairs of frames of one scene from those of two scenes."""
+"""Threshold of ``dks``, which separates frame pairs of one scene from pairs of two scenes."""
 _TEMPERATURE = 0.1
 _COLOUR_MATCH = 0.5
-"""Match of a text with frames that show only the colour it names; the shape counts more."""
+"""Match score of a text and frames that show its colour but not its shape."""
 _TEXTS = {
     "What colour is the {shape}?": 0.1,
     "What colour is the first {shape}?": 0.1,
@@ -31,11 +31,11 @@ _TEXTS = {
     "What is behind the {shape}?": 0.1,
     "{shape}": 0.1,
 }
-"""Texts and their shares in training; the one that names two things is the most frequent."""
+"""Texts and their frequencies in training; the one that names two things is the most frequent."""
 
 
 def draw_texts(rng: np.random.Generator, count: int) -> tuple[list[str], Tensor, Tensor]:
-    """Draw texts, the shape of each ``[count]`` int64 and its colour ``[count]``, 0 for none."""
+    """Draw texts, with the index of each text's shape and colour (0: none), ``[count]`` int64."""
     templates = rng.choice(tuple(_TEXTS), size=count, p=tuple(_TEXTS.values())).tolist()
     shapes = rng.integers(len(SHAPES), size=count).tolist()
     colours = rng.integers(len(COLOURS), size=count).tolist()
@@ -90,9 +90,9 @@ def scene_loss(first: Tensor, second: Tensor) -> Tensor:
     """Return the cross-entropy of two frames of each scene, ``[n, d]`` of length one each."""
     logits = first @ second.T / _TEMPERATURE
     labels = torch.arange(len(first), device=first.device)
-    apart = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
     # Frames of one scene must also pass the selector's threshold.
-    return apart + 4 * (1 - (first * second).sum(-1)).mean()
+    return contrast + 4 * (1 - (first * second).sum(-1)).mean()
 
 
 @torch.no_grad()
@@ -100,10 +100,10 @@ def retrieval(model: Any, tokenizer: Any, bank: Bank) -> dict[str, float]:
     """Measure retrieval on a bank.
 
     Returns:
-        ``found``: the share of scenes with a shape whose frame is more relevant to a question
-        about it than 98 % of the scenes without it (a rank in the first 25 of 1,250 scenes);
-        ``same_scene``: the share of pairs of frames of one scene above the threshold of ``dks``;
-        ``other_scene``: the share of pairs of two scenes below it.
+        ``found``: the fraction of scenes with a shape that are more relevant to a question about it
+        than 98 % of the scenes without it (a rank in the first 25 of 1,250 scenes);
+        ``same_scene``: the fraction of frame pairs of one scene above the threshold of ``dks``;
+        ``other_scene``: the fraction of frame pairs of two scenes below it.
     """
     frames, later = (
         torch.cat(
@@ -120,16 +120,16 @@ def retrieval(model: Any, tokenizer: Any, bank: Bank) -> dict[str, float]:
     for number, row in enumerate(cosines, 1):
         matches = (bank.shapes == number).any(-1)
         hits.append(row[matches] > row[~matches].quantile(0.98))
-    apart = (frames @ frames.T < SAME_SCENE).float().mean() / (1 - 1 / len(frames))
+    contrast = (frames @ frames.T < SAME_SCENE).float().mean() / (1 - 1 / len(frames))
     return {
         "found": torch.cat(hits).float().mean().item(),
         "same_scene": ((frames * later).sum(-1) > SAME_SCENE).float().mean().item(),
-        "other_scene": apart.item(),
+        "other_scene": contrast.item(),
     }
 
 
 class DualEncoder(Stage):
-    """Match texts with frames, and frames of one scene with one another."""
+    """Trains a CLIP to match texts with frames, and frames of one scene with each other."""
 
     name = "dual_encoder"
     needs = ("pretext",)
@@ -148,7 +148,7 @@ class DualEncoder(Stage):
         self.unseen = build_bank("validation", UNSEEN)
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Draw two frames of each of some scenes, texts, and the matches of texts and scenes."""
+        """Draw texts, two frames each of some scenes, and the match scores of texts and scenes."""
         rng = np.random.default_rng((self.seed, number))
         count = self.settings.batch // 2
         scenes = torch.from_numpy(rng.choice(len(self.seen), count, replace=False))
@@ -166,14 +166,14 @@ class DualEncoder(Stage):
         }
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the sum of both losses."""
+        """Return the sum of the matching loss and the scene loss."""
         first, second = embed_frames(self.model, batch["pixels"]).chunk(2)
         texts = embed_texts(self.model, self.processors[1], batch["texts"])
         scale = self.model.logit_scale.exp().clamp(max=100)
         return matching_loss(texts, first, batch["matches"], scale) + scene_loss(first, second)
 
     def measure(self) -> dict[str, float]:
-        """Measure retrieval of unseen frames."""
+        """Return the retrieval metrics on unseen scenes."""
         return retrieval(self.model, self.processors[1], self.unseen)
 
     def save(self, folder: Path) -> None:
@@ -183,7 +183,7 @@ class DualEncoder(Stage):
 
 
 def _many_positives(logits: Tensor, matches: Tensor) -> Tensor:
-    """Return the cross-entropy with the normalised matches of each row that has any."""
+    """Return the cross-entropy with normalised matches, over the rows that have any."""
     rows = matches.sum(-1) > 0
     share = matches[rows] / matches[rows].sum(-1, keepdim=True)
     return -(share * logits[rows].log_softmax(-1)).sum(-1).mean()

@@ -1,4 +1,4 @@
-"""Features of a bank of scenes from the frozen towers, computed once."""
+"""Features of a bank of scenes, computed once with the frozen towers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vtc_recipes.tiny.bank import FRAMES, Bank, place_in_bank, to_pixels
 from vtc_recipes.tiny.dual_encoder import embed_frames, embed_patches
 from vtc_recipes.tiny.pretext import encode_patches
 
-_TOGETHER = 256
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Features:
     """The patches of all frames of a bank.
 
     Attributes:
-        kept: ``[rows, 36, 96]`` float16 of the VLM's tower, for keyframes.
-        merged: ``[rows, 36, C]`` float16 for merged frames: the same, or the patches of the dual
+        kept: ``[rows, 36, 96]`` float16, patches of the VLM's tower, for keyframes.
+        merged: ``[rows, 36, C]`` float16, for merged frames: the same patches, or those of the dual
             encoder (the fast path).
     """
 
@@ -56,7 +56,7 @@ def encoder_patches_of(dual_encoder: Any, bank: Bank) -> Tensor:
 
 
 def _parts(bank: Bank) -> tuple[Tensor, ...]:
-    return torch.split(bank.frames.flatten(0, 1), _TOGETHER)
+    return torch.split(bank.frames.flatten(0, 1), _BATCH)
 
 
 def rows_of(video: SyntheticVideo) -> Tensor:

@@ -1,4 +1,4 @@
-"""The tiny models: a LLaVA-OneVision, a CLIP and their processors, of real Hugging Face classes."""
+"""Build the tiny models: a LLaVA-OneVision and a CLIP of Hugging Face classes, with processors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 96
 """Width of the vision towers."""
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 CONTEXT = 24
-"""Longest text of the dual encoder in tokens."""
+"""Maximum length of the dual encoder's texts in tokens."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 _CHAT_TEMPLATE = (
@@ -31,7 +31,7 @@ _CHAT_TEMPLATE = (
 
 
 def word_tokenizer(end_texts: bool = False) -> Any:
-    """Build a tokenizer with a token for each word of the synthetic world and each mark of a chat.
+    """Build a tokenizer with a token per word of the synthetic world and per chat marker.
 
     Args:
         end_texts: Append the end mark to every text; a CLIP text tower pools there.
@@ -155,7 +155,7 @@ def build_dual_encoder(seed: int = 0) -> tuple[Any, Any, Any]:
 def copy_tower(vlm: Any, dual_encoder: Any) -> None:
     """Copy a VLM's tower into the dual encoder's vision side, which has the same sizes.
 
-    The class token and the first normalisation, which only a CLIP has, are unchanged.
+    The class token and the first normalisation, which exist only in CLIP, are unchanged.
     """
     tower = vlm.model.vision_tower.state_dict()
     tower = {name.removeprefix("vision_model."): weight for name, weight in tower.items()}
@@ -170,7 +170,7 @@ def copy_tower(vlm: Any, dual_encoder: Any) -> None:
     embeddings = vision.embeddings
     with torch.no_grad():
         embeddings.patch_embedding.weight.copy_(tower["embeddings.patch_embedding.weight"])
-        # A CLIP's patch embedding has no bias, so the positions take it.
+        # CLIP's patch embedding has no bias, so the bias is added to the positions.
         positions = tower["embeddings.position_embedding.weight"]
         bias = tower["embeddings.patch_embedding.bias"]
         embeddings.position_embedding.weight[1:].copy_(positions + bias)

@@ -12,27 +12,27 @@ from vtc_recipes.tiny.models import SIDE
 
 _RARE = 4
 NEEDLES = 6
-"""Scenes of such a video that questions are about."""
+"""Number of scenes in such a video that questions are about."""
 
 
 def bury(
     rng: np.random.Generator, frames: int, count: int, kind: str, split: str, scenes: int
 ) -> tuple[Example, list[int]]:
-    """Draw a haystack of scenes without four shapes, and six scenes with one of them each.
+    """Draw a haystack of scenes without four rare shapes, and six scenes with one of them each.
 
-    Two of the shapes are shown once and two twice, in scenes that may be adjacent, so questions of
-    all kinds are possible.
+    Two of the rare shapes appear once and two appear twice, in scenes that may be adjacent, so that
+    questions of all kinds are possible.
 
     Args:
         rng: Random generator.
-        frames: Length of the video.
-        count: Scenes in the video, more than ``NEEDLES``.
+        frames: Length of the video in frames.
+        count: Number of scenes in the video, more than ``NEEDLES``.
         kind: Kind of the question.
         split: Split of the scenes.
-        scenes: Draw from this many first scenes of the split.
+        scenes: Draw from the first ``scenes`` scenes of the split.
 
     Returns:
-        The video with a question about a needle, and the places of the needles among its scenes.
+        The video with a question about a needle, and the indices of the needle scenes.
     """
     rare = [SHAPES[number] for number in rng.permutation(len(SHAPES))[:_RARE]]
 

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 _STEPS = 5
 _COEFFICIENTS = (3.4445, -4.775, 2.0315)
-"""Of the quintic iteration: the steepest at zero that keeps singular values within 0.7 to 1.2."""
+"""Coefficients of the quintic iteration, for a steep start and singular values of 0.7 to 1.2."""
 
 
 class Muon(torch.optim.Optimizer):
     """Update matrices by their orthogonalised momentum, in float32.
 
-    After "Muon: An optimizer for hidden layers in neural networks" (Jordan et al., 2024). In
-    contrast, ``torch.optim.Muon`` multiplies in bfloat16, which took three quarters of a training
-    step on CPUs that do not multiply it in hardware, and needs torch 2.9.
+    After "Muon: An optimizer for hidden layers in neural networks" (Jordan et al., 2024).
+    ``torch.optim.Muon`` instead multiplies in bfloat16, which took three quarters of a training
+    step on CPUs without hardware support for it, and needs torch 2.9.
 
     Args:
         matrices: Parameters ``[a, b]``.
-        lr: Learning rate; updates are scaled to the size of AdamW's, so both can share it.
+        lr: Learning rate; updates are scaled to the magnitude of AdamW's, so both can share it.
         weight_decay: Decoupled weight decay.
         momentum: Decay of the running mean of gradients (Nesterov's form).
     """
@@ -42,15 +42,15 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
                     state = self.state[weight]
                     mean = state.setdefault("momentum_buffer", torch.zeros_like(weight))
                     mean.lerp_(weight.grad, 1 - group["momentum"])
                     update = weight.grad.lerp(mean, group["momentum"])
-                    alike[weight.shape].append((weight, update))
-            for shape, pairs in alike.items():
+                    by_shape[weight.shape].append((weight, update))
+            for shape, pairs in by_shape.items():
                 updates = orthogonalise([update for _, update in pairs])
                 scale = 0.2 * math.sqrt(max(shape)) * group["lr"]
                 for (weight, _), update in zip(pairs, updates, strict=True):
@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Sequence[Tensor]) -> Tensor:
-    """Return the nearest semi-orthogonal matrices, roughly, by a Newton-Schulz iteration.
+    """Approximate the nearest semi-orthogonal matrices by a Newton-Schulz iteration.
 
     Args:
         matrices: ``[a, b]`` each.
@@ -80,13 +80,13 @@ def orthogonalise(matrices: Sequence[Tensor]) -> Tensor:
 
 
 class AdamWAndMuon(torch.optim.Optimizer):
-    """Train matrices with Muon, which takes far fewer steps to learn look-ups, the rest with AdamW.
+    """Trains matrices with Muon, which learns look-ups in far fewer steps, the rest with AdamW.
 
     Args:
-        parameters: All parameters; those that need no gradient are ignored.
-        matrices: Those of them that Muon trains.
-        rate: Learning rate of both.
-        weight_decay: Weight decay of matrices; vectors are not decayed.
+        parameters: All parameters; those without gradients are ignored.
+        matrices: The parameters that Muon trains.
+        rate: Learning rate of both optimisers.
+        weight_decay: Weight decay of matrices; vectors have none.
     """
 
     def __init__(
@@ -96,9 +96,11 @@ class AdamWAndMuon(torch.optim.Optimizer):
         rate: float,
         weight_decay: float = 0.01,
     ) -> None:
-        square = [weight for weight in matrices if weight.requires_grad]
-        taken = {id(weight) for weight in square}
-        rest = [weight for weight in parameters if weight.requires_grad and id(weight) not in taken]
+        muon_weights = [weight for weight in matrices if weight.requires_grad]
+        muon_ids = {id(weight) for weight in muon_weights}
+        rest = [
+            weight for weight in parameters if weight.requires_grad and id(weight) not in muon_ids
+        ]
         groups: list[dict[str, Any]] = [
             {"params": [weight for weight in rest if weight.ndim > 1]},
             {"params": [weight for weight in rest if weight.ndim <= 1], "weight_decay": 0.0},
@@ -106,26 +108,26 @@ class AdamWAndMuon(torch.optim.Optimizer):
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay)
         ]
-        if square:
-            self.parts.append(Muon(square, rate, weight_decay))
+        if muon_weights:
+            self.parts.append(Muon(muon_weights, rate, weight_decay))
         super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share_groups()
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Take one step of each."""
+        """Take a step of each optimiser."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of both."""
+        """Return the states of both optimisers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from the states of both."""
+        """Load the states of both optimisers."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """Let a schedule that sets rates in these groups set those of the parts."""
+        """Share the groups, so that setting rates here also sets those of the parts."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]

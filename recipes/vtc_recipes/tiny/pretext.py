@@ -18,11 +18,11 @@ from vtc_recipes.tiny.models import WIDTH, build_vlm
 from vtc_recipes.tiny.stage import Stage
 
 UNSEEN = 512
-"""Scenes of the validation split that the towers' metrics are computed on."""
+"""Number of validation scenes for the towers' metrics."""
 
 
 class PatchReader(nn.Module):
-    """A vision tower with a head that classifies the quarter of each patch.
+    """A vision tower with a head that classifies the content of each patch's quarter.
 
     Args:
         vlm: The model whose tower is trained.
@@ -45,7 +45,7 @@ class PatchReader(nn.Module):
 
 
 class Pretext(Stage):
-    """Train the tower on the shapes, colours and textures of patches."""
+    """Trains the tower on the shapes, colours and textures of patches."""
 
     name = "pretext"
     gated = ("shape", "colour", "texture")
@@ -61,7 +61,7 @@ class Pretext(Stage):
         )
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Draw frames ``[n, 3, 48, 48]`` with labels of their patches, ``[n, 36]`` each."""
+        """Draw frames ``[n, 3, 48, 48]`` and the labels of their patches, each ``[n, 36]``."""
         rng = np.random.default_rng((self.seed, number))
         scenes = torch.from_numpy(rng.integers(len(self.seen), size=self.settings.batch))
         numbers = torch.from_numpy(rng.integers(FRAMES, size=self.settings.batch))
@@ -93,7 +93,7 @@ def encode_patches(tower: Any, layer: int, pixels: Tensor) -> Tensor:
 
 
 def read_batch(bank: Bank, scenes: Tensor, numbers: Tensor) -> dict[str, Any]:
-    """Return frames of a bank by scene and number, ``[n]`` int64 each, with their labels."""
+    """Return frames of a bank, given by scene and index, each ``[n]`` int64, with their labels."""
     quarters = patch_quarters()
     textures = bank.textures[scenes, None].expand(-1, len(quarters))
     return {
@@ -114,10 +114,10 @@ def probe(reader: PatchReader, bank: Bank, device: torch.device) -> dict[str, fl
         torch.einsum("npc,pq->nqc", guess.log_softmax(-1), quarters)[..., 1:].argmax(-1) + 1
         for guess in logits[:2]
     )
-    there = bank.shapes > 0
+    has_object = bank.shapes > 0
     textures = logits[2].log_softmax(-1).mean(1).argmax(-1)
     return {
-        "shape": (shapes == bank.shapes)[there].float().mean().item(),
-        "colour": (colours == bank.colours)[there].float().mean().item(),
+        "shape": (shapes == bank.shapes)[has_object].float().mean().item(),
+        "colour": (colours == bank.colours)[has_object].float().mean().item(),
         "texture": (textures == bank.textures).float().mean().item(),
     }

@@ -1,4 +1,4 @@
-"""Read a recipe of the tiny models and check it against the stages that it names."""
+"""Parse a recipe of the tiny models and check it against its stages."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
 
     Args:
         values: The sections of the recipe.
-        label: Names the recipe in messages.
+        label: The name of the recipe in messages.
 
     Raises:
-        RecipeError: The values are invalid; lists all problems.
+        RecipeError: The values are invalid; all problems are listed.
     """
     recipe = parse(TinyRecipe, values, label)
     if errors := list(_contradictions(recipe)):

@@ -3,8 +3,8 @@
 ``python -m vtc_recipes.tiny.results runs/tiny_vlm_0 runs/tiny_vlm_1 --out docs/results/tiny``
 
 Needles differ between seeds and depths, so all answers about one length are independent; all
-lengths share their needles. Records are kept in ``RUN/needles``: each run may have a process of
-its own, and a stopped one resumes.
+lengths share their needles. Records are kept in ``RUN/needles``: each run may be evaluated by its
+own process, and an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.vlm import LongAnswers
 
 STAGE = LongAnswers.name
-"""The last stage of the recipe, whose models are evaluated."""
+"""The last stage of the recipe, whose model is evaluated."""
 KEYFRAMES = {64: 8}
-"""Keyframes of haystacks by length; 32 for all others."""
+"""Number of keyframes by haystack length; 32 for all others."""
 _SEEDS_APART, _DEPTHS_APART = 10_000, 100
 
 
 def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> list[dict[str, Any]]:
-    """Ask the model of a run about needles, and write the records to ``folder/needles``.
+    """Evaluate the model of a run on needles, and write the records to ``folder/needles``.
 
     Returns:
         The records of `vtc_recipes.evaluation.niah.run`, with the ``kind`` of question and the
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of vtc train tiny_vlm")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--lengths", default="64,1024,10000", help="frames of the videos")
-    parser.add_argument("--depths", type=int, default=5, help="number of even depths")
+    parser.add_argument("--depths", type=int, default=5, help="number of evenly spaced depths")
     parser.add_argument("--cases", type=int, default=8, help="cases per seed, length and depth")
     args = parser.parse_args()
     if missing := [str(run) for run in args.runs if not (run / f"{STAGE}.json").is_file()]:

@@ -1,7 +1,7 @@
-"""Compressed videos and their questions as the language model's input, from cached features.
+"""Build the language model's input for compressed videos and questions from cached features.
 
-The tokens equal those of a wrapped model (a test compares the two), but a batch is computed at
-once, and several questions share a video.
+The tokens equal those of a wrapped model (a test compares the two), but whole batches are computed
+at once, and several questions share a video.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _POOLED = 9
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One video with several questions, each asked as if it were the first.
+    """One video with several questions, each independent of the others.
 
     Attributes:
         rows: ``[N]`` int64, a row of the feature bank for each frame.
         keyframes: ``[K]`` int64, ascending.
-        query: Query that frames are selected and merged for.
+        query: The query for selecting and merging frames.
         embedding: ``[d]`` float32 of length one, the frame encoder's embedding of the query.
-        turns: Questions and their answers.
-        gaps: ``[N]`` int64, positions skipped before each frame, so that a short video spreads
-            as far as a long one; None for none.
-        crowd: ``[N]`` float32, number of frames that each counts for in attention, so that a short
-            video is as crowded as a long one; None for one. Keyframes always count for one.
+        turns: The questions with their answers.
+        gaps: ``[N]`` int64, positions skipped before each frame, so that a short video spans
+            as many positions as a long one; None for no gaps.
+        crowd: ``[N]`` float32, the number of frames that each frame counts for in attention, so
+            that a short video competes like a long one; None for one. Keyframes always count once.
     """
 
     rows: Tensor
@@ -56,7 +56,7 @@ class TextBatch:
         ids: ``[B, T]`` int64.
         turns: ``[B, T]`` int64, the turn of each token from 1; 0 for padding.
         places: ``[B, T]`` int64, each token's position after the video, from 0 in every turn.
-        labels: ``[B, T]`` int64, the next token; -100 where it is not learned.
+        labels: ``[B, T]`` int64, the next token; -100 for tokens without a loss.
     """
 
     ids: Tensor
@@ -66,7 +66,7 @@ class TextBatch:
 
 
 def collate_texts(tokenizer: Any, dialogues: Sequence[Dialogue]) -> TextBatch:
-    """Tokenize all turns: question, marks, answer; only answers and their ends are learned."""
+    """Tokenize all turns: question, marks, answer; only answers and end marks have labels."""
     columns: list[list[Tensor]] = [[], [], [], []]
     for dialogue in dialogues:
         parts = [_turn(tokenizer, *turn) for turn in dialogue.turns]
@@ -112,17 +112,17 @@ class Merges:
 
 
 def unsupported(merger: TokenMerger) -> Iterator[str]:
-    """Yield the requirements of a merger that these sequences do not meet."""
+    """Yield the requirements of a merger that these sequences do not support."""
     frames, keyframes = torch.tensor([0, 2, 4, 5, 7]), torch.tensor([1, 3, 6])
     preceding = TokenMerger.reference_frames(merger, frames, keyframes)
     if not torch.equal(merger.reference_frames(frames, keyframes), preceding):
-        yield "it names other references than the keyframe before a frame, which trainings use"
+        yield "it uses references other than the preceding keyframe; training does not support them"
     if merger.query_source == "frame_encoder_raw":
-        yield "it takes the query before normalisation, and trainings use queries of length one"
+        yield "it takes the query before normalisation, but training uses normalised queries"
 
 
 def merge(merger: Any, merges: Merges) -> list[Tensor]:
-    """Return the tokens ``[T_i, D]`` of each frame, as the merger computes them."""
+    """Return the merger's tokens ``[T_i, D]`` of each frame."""
     if hasattr(merger, "merge_batch") and merges.queries is not None:
         queries = merges.queries[merges.videos]
         return list(
@@ -130,9 +130,9 @@ def merge(merger: Any, merges: Merges) -> list[Tensor]:
         )
     tokens: list[Tensor] = []
     for video in sorted(set(merges.videos.tolist())):
-        own = merges.videos == video
+        mask = merges.videos == video
         query = None if merges.queries is None else merges.queries[video]
-        frames = (merges.patches[own], merges.references[own], merges.has_reference[own])
+        frames = (merges.patches[mask], merges.references[mask], merges.has_reference[mask])
         tokens += merger(*frames, query)
     return tokens
 
@@ -140,10 +140,10 @@ def merge(merger: Any, merges: Merges) -> list[Tensor]:
 def video_tokens(
     vlm: Any, features: Features, dialogues: Sequence[Dialogue], queries: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the distinct visual tokens of a batch of videos, and their places.
+    """Compute the distinct visual tokens of a batch of videos, and their indices.
 
-    Keyframes that share a row of the bank share their tokens; so do other frames with the same
-    row, query and reference. Most tokens are thus computed only once.
+    Keyframes that share a row of the bank share their tokens; so do non-keyframes with the same
+    row, query and reference. So most tokens are computed only once.
 
     Args:
         vlm: Wrapped model.
@@ -152,13 +152,13 @@ def video_tokens(
         queries: ``[B, Dq]`` for the merger, or None.
 
     Returns:
-        A table of tokens ``[T, D]``, and the first place and number of each frame's tokens in
-        it, ``[B, N]`` int64 each.
+        A table of tokens ``[T, D]``, and the first index and number of each frame's tokens in it,
+        each ``[B, N]`` int64.
     """
     toolkit, device = toolkit_of(vlm), vlm.device
     projector = vlm.model.multi_modal_projector
-    own: Any = toolkit.connector
-    connector = getattr(own, "projectors", [own or projector])[0]
+    added: Any = toolkit.connector
+    connector = getattr(added, "projectors", [added or projector])[0]
     rows, of_frames = torch.unique(torch.stack([d.rows for d in dialogues]), return_inverse=True)
     is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
     for row, dialogue in zip(is_key, dialogues, strict=True):
@@ -173,7 +173,7 @@ def video_tokens(
     (video, frame, key), of_merges = _unique(
         torch.stack([videos, of_frames, reference], -1)[~is_key]
     )
-    with torch.autocast(device.type, enabled=False):  # temperature 0.01 leaves bfloat16 no digits
+    with torch.autocast(device.type, enabled=False):  # bfloat16 is too coarse at temperature 0.01
         dense = connector(features.merged[rows].to(device, torch.float32))
         references, has_reference = dense[key.clamp(min=0)], (key >= 0).to(device)
         merges = Merges(video, dense[frame], references, has_reference, queries)
@@ -187,7 +187,7 @@ def video_tokens(
 
 
 def _unique(rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the columns of the distinct rows of ``[n, c]``, and the number of each row in them."""
+    """Return the columns of the distinct rows of ``[n, c]``, and the index of each row in them."""
     distinct, numbers = torch.unique(rows, dim=0, return_inverse=True)
     return distinct.unbind(-1), numbers
 
@@ -198,13 +198,13 @@ def lay_out(
     """Lay out the tokens of each video in temporal order, padded on the left.
 
     Args:
-        places: ``[B, N]`` int64, first place of each frame's tokens, see `video_tokens`.
+        places: ``[B, N]`` int64, first index of each frame's tokens; see `video_tokens`.
         lengths: ``[B, N]`` int64, number of each frame's tokens.
         gaps: ``[N]`` int64 for each video, positions skipped before each frame, or None.
-        last: Place of the token after every video.
+        last: Index of the token that follows every video.
 
     Returns:
-        Places ``[B, V]`` int64, -1 for padding, and positions ``[B, V]`` from 1; 0 for padding.
+        Indices ``[B, V]`` int64, -1 for padding, and positions ``[B, V]`` from 1; 0 for padding.
     """
     rows, positions = [], []
     for first, length, gap in zip(places, lengths, gaps, strict=True):
@@ -216,7 +216,7 @@ def lay_out(
         end = position[-1:] + 1 if len(position) else torch.ones(1, dtype=torch.int64)
         rows.append(torch.cat([row, torch.tensor([last])]).flip(0))
         positions.append(torch.cat([position, end]).flip(0))
-    # Padding on the left keeps every row's text at the same columns.
+    # Padding on the left keeps every row's text in the same columns.
     return (
         pad_sequence(rows, batch_first=True, padding_value=-1).flip(1),
         pad_sequence(positions, batch_first=True, padding_value=0).flip(1),
@@ -244,7 +244,7 @@ def forward(
     table = torch.cat([table, vlm.model.image_newline[None]])
     texts = collate_texts(tokenizer, dialogues)
     user = embed(torch.tensor([tokenizer.convert_tokens_to_ids(USER)], device=device))
-    # The user's mark comes before the video; the left padding between the two is masked.
+    # The user mark comes before the video; the left padding between the two is masked.
     inputs = torch.cat(
         [
             user.expand(len(dialogues), 1, -1),
@@ -287,7 +287,7 @@ def _mask(padding: Tensor, turns: Tensor) -> Tensor:
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same = (turn[:, None, :] == 0) | (turn[:, None, :] == turn[:, :, None])
     allowed = causal & same & ~hidden[:, None, :]
-    # Padding attends to itself, because an empty row would give NaN.
+    # Padding attends to itself, because an empty row would yield NaN.
     return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
 
 
@@ -299,6 +299,6 @@ def _crowded(mask: Tensor, lengths: Tensor, dialogues: Sequence[Dialogue]) -> Te
         crowd[dialogue.keyframes] = 1
         rows.append(torch.repeat_interleave(crowd.log(), length).flip(0))
     visual = pad_sequence(rows, batch_first=True).flip(1)
-    after = mask.shape[-1] - 1 - visual.shape[1]  # the user's mark comes first
+    after = mask.shape[-1] - 1 - visual.shape[1]  # the user mark comes first
     weight = F.pad(visual, (1, after)).to(mask.device)[:, None, None]
     return torch.where(mask, weight, float("-inf"))

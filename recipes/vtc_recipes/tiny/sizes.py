@@ -1,4 +1,4 @@
-"""Sizes of the modules that the stages of a recipe train."""
+"""Compute the sizes of the modules that the stages of a recipe train."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtc_recipes.training.estimate import PartSize
 
 
 def stage_sizes(recipe: TinyRecipe) -> list[PartSize]:
-    """Return parameters and memory of each stage, see `vtc_recipes.training.estimate`."""
+    """Return the parameters and memory of each stage; see `vtc_recipes.training.estimate`."""
     sizes = []
     for settings in recipe.stages:
         size = PartSize(settings.name, "full", settings.learning_rate)

@@ -19,19 +19,19 @@ from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 class Stage(ABC):
     """One stage. A subclass builds ``model`` from the results of earlier stages.
 
-    A batch depends only on the seed and its number, so a resumed run equals an unbroken one.
+    A batch depends only on the seed and its number, so a resumed run equals an uninterrupted one.
 
     Args:
         settings: Settings of this stage.
         recipe: The whole recipe; its seed determines all random draws.
-        folder: Folder of the run; each stage saves in a subfolder of its name.
+        folder: Folder of the run; each stage saves to a subfolder of its name.
 
     Attributes:
         name: Name in recipes.
         needs: Stages whose results this one starts from.
-        gated: Metrics that a recipe may set gates for.
+        gated: Metrics for which a recipe may set gates.
         takes_parts: Whether the parts of ``vtc.wrap`` change the result.
-        model: The trained module; checkpoints hold it.
+        model: The trained module, saved in checkpoints.
     """
 
     name: ClassVar[str]
@@ -89,7 +89,7 @@ def require_gates(settings: StageSettings, measured: Mapping[str, float]) -> Non
     """Check that a stage reached its gates.
 
     Raises:
-        ValueError: It did not.
+        ValueError: A metric is below its gate.
 
     >>> require_gates(StageSettings(name="pretext", gates={"shape": 0.9}, ...), {"shape": 0.8})
     ValueError: the stage 'pretext' failed its gates: expected shape >= 0.9, got 0.8; ...

@@ -1,4 +1,4 @@
-"""The shipped tiny models: a few megabytes of trained weights."""
+"""Open the shipped tiny models: a few megabytes of trained weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_trained(keyframes: int = 8) -> tuple[Any, Any]:
     """Open the shipped model, which answers questions about synthetic videos.
 
     Args:
-        keyframes: Largest number of keyframes.
+        keyframes: Maximum number of keyframes.
 
     Returns:
         The wrapped model and its processor.

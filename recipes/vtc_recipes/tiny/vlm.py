@@ -30,15 +30,15 @@ from vtc_recipes.tiny.stage import Stage
 from vtc_recipes.tiny.world import Format, World
 
 UNSEEN = 600
-"""Scenes of the validation split that metrics are computed on."""
+"""Number of validation scenes for metrics."""
 EXAMINED = 400
-"""Videos that metrics are computed on."""
+"""Number of videos for metrics."""
 _ONE_TURN, _MANY_TURNS = 12, 60
-"""Approximate tokens of a video's questions, for the size of a batch."""
+"""Approximate number of tokens of a video's questions, for the batch size."""
 
 
 class Reader(nn.Module):
-    """The trained modules of a wrapped VLM: all but its vision tower."""
+    """The trained modules of a wrapped VLM: all except its vision tower."""
 
     def __init__(self, vlm: Any) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Reader(nn.Module):
 
 
 class LanguageStage(Stage):
-    """Train the projector, the language model and the toolkit's modules."""
+    """Trains the projector, the language model and the toolkit's modules."""
 
     takes_parts = True
     model: Reader
@@ -80,7 +80,7 @@ class LanguageStage(Stage):
 
     @abstractmethod
     def open(self, start: Path, parts: Parts) -> Any:
-        """Open the wrapped VLM with the weights of the stage before."""
+        """Open the wrapped VLM with the weights of the previous stage."""
 
     def matrices(self) -> list[nn.Parameter]:
         """Return the matrices of the projectors and of the language model's layers."""
@@ -90,7 +90,7 @@ class LanguageStage(Stage):
         return [weight for part in hidden for weight in part.parameters() if weight.ndim == 2]
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the cross-entropy of the answers' words and ends."""
+        """Return the cross-entropy over the answers' words and end marks."""
         logits, labels = self._forward(self.seen, batch["dialogues"])
         return F.cross_entropy(logits, labels)
 
@@ -104,8 +104,8 @@ class LanguageStage(Stage):
         vtc.save_pretrained(self.vlm, folder)
 
     def _forward(self, world: World, dialogues: list[Dialogue]) -> tuple[Tensor, Tensor]:
-        # Half the time and no worse where bfloat16 is multiplied in hardware; 40 times slower
-        # than float32 on other CPUs.
+        # bfloat16 takes half the time at equal quality with hardware support, but is 40 times
+        # slower than float32 on other CPUs.
         fast = self.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
             tokenizer = self.processor.tokenizer
@@ -123,7 +123,7 @@ def wrap_new(vlm: Any, processor: Any, parts: Parts, encoder: Any) -> Any:
 
 
 class Captions(LanguageStage):
-    """Learn descriptions of short videos with a keyframe in each scene."""
+    """Trains on descriptions of short videos with a keyframe in each scene."""
 
     name = "captions"
     needs = ("dual_encoder", "pretext")
@@ -137,14 +137,14 @@ class Captions(LanguageStage):
         return wrap_new(vlm, self.processor, parts, str(self.folder / "dual_encoder"))
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Draw videos of one or two scenes at first, of up to six later."""
+        """Draw videos of one or two scenes at first, and of up to six later."""
         rng = np.random.default_rng((self.seed, number))
         form = draw_caption_format(rng, 1, 2 if number < 0.3 * self.settings.steps else 6)
         return self.captions(rng, form, words=6)
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Return the share of right words in descriptions of single scenes."""
+        """Return the fraction of right words in descriptions of single scenes."""
         rng = np.random.default_rng(0)
         form = Format(8, 1, 1)
         dialogues = [self.unseen.caption(rng, form) for _ in range(EXAMINED)]
@@ -153,25 +153,25 @@ class Captions(LanguageStage):
 
 
 class Answers(LanguageStage):
-    """Learn answers to many questions about each video."""
+    """Trains on answers to many questions about each video."""
 
     name = "answers"
     needs = ("dual_encoder", "captions")
     gated = ("64", "1024")
 
     def open(self, start: Path, parts: Parts) -> Any:
-        """Open the wrapped model of the stage before."""
+        """Open the wrapped model of the previous stage."""
         return vtc.from_pretrained(start)
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Draw videos of one format with questions, or, early on, sometimes with descriptions."""
+        """Draw videos of one format with questions or, in some early batches, descriptions."""
         rng = np.random.default_rng((self.seed, number))
         done = number / self.settings.steps
         if done < 0.4 and rng.random() < 0.25:
             return self.captions(rng, draw_caption_format(rng, 2, 8), words=8)
-        return self.asked(rng, draw_format(rng, done))
+        return self.question_batch(rng, draw_format(rng, done))
 
-    def asked(self, rng: np.random.Generator, form: Format) -> Mapping[str, Any]:
+    def question_batch(self, rng: np.random.Generator, form: Format) -> Mapping[str, Any]:
         """Draw a batch of videos of a format with their questions."""
         text = _ONE_TURN if form.alone else _MANY_TURNS
         count = max(1, self.settings.batch // (tokens_of(form) + text))
@@ -180,7 +180,7 @@ class Answers(LanguageStage):
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Return the share of right answers about 64 and 1,024 frames, in all and by kind."""
+        """Return the accuracy on 64 and 1,024 frames, in total and by kind."""
         measured = {}
         short, long = Format(64, 8, 8, alone=True), Format(1024, 128, 32, alone=True)
         for form, count in ((short, EXAMINED), (long, EXAMINED // 4)):
@@ -205,7 +205,7 @@ class Answers(LanguageStage):
 
 
 class LongAnswers(Answers):
-    """Learn answers about long videos with few relevant scenes."""
+    """Trains on answers about long videos with few relevant scenes."""
 
     name = "long_answers"
     needs = ("dual_encoder", "answers")
@@ -213,7 +213,7 @@ class LongAnswers(Answers):
     def batch(self, number: int) -> Mapping[str, Any]:
         """Draw videos of one format, up to 2,048 frames."""
         rng = np.random.default_rng((self.seed, number))
-        return self.asked(rng, draw_long_format(rng))
+        return self.question_batch(rng, draw_long_format(rng))
 
 
 def tokens_of(form: Format) -> int:

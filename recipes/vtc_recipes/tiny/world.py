@@ -1,4 +1,4 @@
-"""Dialogues about synthetic videos, drawn from a bank of scenes with their features."""
+"""Draw dialogues about synthetic videos from a bank of scenes with features."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Format:
     Attributes:
         frames: Number of frames.
         scenes: Number of scenes.
-        keyframes: Largest number of keyframes.
+        keyframes: Maximum number of keyframes.
         selector: Name of a selector, or ``random``.
-        spread: Largest number of positions that gaps add to the video.
-        alone: Ask only the question that frames are merged for.
-        buried: Ask about a few scenes of many, see `needles.bury`.
-        crowd: Largest number of frames that an irrelevant frame counts for.
+        spread: Maximum number of positions that gaps add to the video.
+        alone: Ask only the question for which frames are merged.
+        buried: Ask about a few scenes of many; see `needles.bury`.
+        crowd: Maximum number of frames that an irrelevant frame counts for.
     """
 
     frames: int
@@ -73,7 +73,7 @@ class World:
         self.embed = cache(lambda text: _embed(dual_encoder, tokenizer, text))
 
     def caption(self, rng: np.random.Generator, form: Format) -> Dialogue:
-        """Draw a video and the description of all its scenes, each of which has a keyframe."""
+        """Draw a video with a keyframe in each scene, and the description of all its scenes."""
         example = self._example(rng, form, "colour")
         video, query = example.video, example.question.text
         keyframes = torch.tensor([(first + end) // 2 for first, end in video.ranges()])
@@ -133,14 +133,14 @@ def _embed(dual_encoder: Any, tokenizer: Any, text: str) -> Tensor:
 def _some_frames(
     rng: np.random.Generator, video: SyntheticVideo, needles: Sequence[int]
 ) -> list[int]:
-    """Draw a frame of each needle and of half of the scenes after one, to ask about all."""
+    """Draw a frame of each needle and of half of the scenes after needles."""
     ranges = video.ranges()
     after = {place + 1 for place in needles if place + 1 < len(ranges) and rng.random() < 0.5}
     return [int(rng.integers(*ranges[place])) for place in sorted({*needles} | after)]
 
 
 def draw_gaps(rng: np.random.Generator, example: Example, spread: int) -> Tensor:
-    """Draw gaps in the positions before one or two scenes, as if a long video lay there.
+    """Draw gaps in the positions before one or two scenes, as if a long video were there.
 
     Their logarithms are uniform. Two adjacent scenes of the evidence get no gap between them,
     because they are adjacent in a long video too.
@@ -161,7 +161,7 @@ def draw_gaps(rng: np.random.Generator, example: Example, spread: int) -> Tensor
 def draw_crowd(rng: np.random.Generator, example: Example, most: int) -> Tensor:
     """Draw the number of frames that each frame counts for: 1 in the evidence, else up to ``most``.
 
-    The other questions about a video are about its keyframes, which always count for one.
+    The other questions about a video are about its keyframes, which always count once.
 
     Returns:
         ``[N]`` float32.
