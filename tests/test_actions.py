@@ -20,7 +20,7 @@ from vtc_recipes.evaluation.actions import (
     make_question,
     make_questions,
     read_activitynet,
-    read_count,
+    parse_count,
     read_something_v2,
     read_ucf101,
 )
@@ -121,7 +121,7 @@ def test_questions_are_drawn_by_the_seed_and_missing_videos_are_named(tmp_path: 
     with pytest.raises(ValueError, match="1 of 10 videos are missing: .*v_YoYo_g01_c01.avi"):
         make_questions("ucf101", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="expected options to be all or a number >= 2, got '1'"):
-        read_count("1")
+        parse_count("1")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_scores_of_options_are_those_of_their_whole_texts(tiny: Any, kind: str) 
 
 
 def test_options_that_a_tokenizer_writes_alike_are_refused(tiny: Any) -> None:
-    with pytest.raises(ValueError, match="writes the options '1' and '10' alike"):
+    with pytest.raises(ValueError, match="cannot distinguish the options '1' and '10'"):
         name_tokens(tiny[1], ["1", "2", "10"])
 
 

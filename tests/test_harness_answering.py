@@ -12,7 +12,7 @@ from PIL import Image
 
 import vtc
 from vtc.cli.models import ModelOptions
-from vtc_recipes.evaluation.harness.answering import Answerer, Reading
+from vtc_recipes.evaluation.harness.answering import Answerer, ReadingOptions
 from vtc_recipes.evaluation.harness.requests import (
     PredictionFile,
     Request,
@@ -61,7 +61,7 @@ def about(path: str, text: str, doc: int = 0, query=None) -> Request:
 
 
 def answerer(wrapped, folder=None, **options) -> Answerer:
-    return Answerer(*wrapped, Reading(fps=2.0), PredictionFile(folder), **options)
+    return Answerer(*wrapped, ReadingOptions(fps=2.0), PredictionFile(folder), **options)
 
 
 def ask(wrapped, requests, folder=None, **options):
@@ -112,7 +112,9 @@ def test_a_resumed_run_asks_what_is_missing_and_what_failed(wrapped, files, tmp_
     file.write_bytes(file.read_bytes() + b'{"key": "half')  # as of a killed process
     broken.write_bytes(Path(files[1]).read_bytes())
     asked = []
-    monkeypatch.setattr(Reading, "open", lambda s, p: asked.append(p) or vtc.VideoSource(p, fps=2))
+    monkeypatch.setattr(
+        ReadingOptions, "open", lambda s, p: asked.append(p) or vtc.VideoSource(p, fps=2)
+    )
     requests.append(about(files[1], TEXTS[2], 2))
     second = ask(wrapped, requests, tmp_path / "run")
     assert asked == [str(broken), files[1]]
@@ -126,7 +128,7 @@ def test_a_resumed_run_asks_what_is_missing_and_what_failed(wrapped, files, tmp_
 
 def test_a_second_process_with_the_same_file_is_refused(tmp_path):
     first = PredictionFile(tmp_path)
-    with pytest.raises(ValueError, match="another run writes to .*predictions-0.jsonl"):
+    with pytest.raises(ValueError, match="another run is writing to .*predictions-0.jsonl"):
         PredictionFile(tmp_path)
     PredictionFile(tmp_path, rank=1)
     del first

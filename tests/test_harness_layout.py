@@ -100,11 +100,11 @@ def test_a_limit_takes_the_first_questions(tmp_path):
 
 
 def test_a_wrong_folder_is_refused(fakes, tmp_path):
-    with pytest.raises(ValueError, match="is no folder; give the folder of videomme as --data"):
+    with pytest.raises(ValueError, match="is not a folder; pass the folder of videomme as --data"):
         benchmark("videomme", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no annotations of lvbench; expected a file .*train"):
         read_benchmark("lvbench", TASKS["lvbench"], fakes / "videomme")
-    message = "row 0 lacks video_name, task_type; these are no annotations of mlvu_dev"
+    message = "row 0 lacks video_name, task_type; expected the annotations of mlvu_dev"
     (tmp_path / "test.jsonl").write_text('{"question": "Why?", "answer": "A"}\n')
     with pytest.raises(ValueError, match=message):
         read_benchmark("mlvu_dev", TASKS["mlvu_dev"], tmp_path)
@@ -128,7 +128,7 @@ def test_questions_about_one_video_go_to_one_process(videos, ranks):
 
 
 @pytest.mark.parametrize(
-    ("task", "where"), [("egoschema", "validation-server"), ("videoevalpro", "API of OpenAI")]
+    ("task", "where"), [("egoschema", "validation-server"), ("videoevalpro", "OpenAI's API")]
 )
 def test_tasks_that_send_answers_elsewhere_are_refused(command, tmp_path, task, where):
     code, _, err = command("evaluate", task, "--data", tmp_path, "--out", tmp_path / "out")

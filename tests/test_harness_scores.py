@@ -93,7 +93,7 @@ def test_the_table_has_the_controls_and_the_papers_row(records):
     assert rows[3][0] == "no video"
     assert rows[4][0] == "ViLAMP-7B (paper)" and rows[4][6:] == ["67.7", "-", "-", "-", "58.4"]
     assert "1 questions have no answer and count as wrong" in lines
-    assert "1 answers name no option" in lines and "A guess is right in 25.0 %" in lines
+    assert "1 answers name no option" in lines and "Chance: 25.0 %" in lines
     assert "| duration: short | 3 | 66.7 | 20.8-93.9 | 25.0 |" in group_table(summaries["method"])
 
 
@@ -130,7 +130,7 @@ def test_a_question_of_two_groups_counts_in_both():
 
 def test_questions_that_the_harness_loses_are_an_error(tmp_path):
     arguments = (benchmark(), prepared(tmp_path, range(6)), "method")
-    with pytest.raises(RuntimeError, match="lmms-eval has scored 1 of 6 of vtc_videomme"):
+    with pytest.raises(RuntimeError, match="lmms-eval scored 1 of 6 questions of vtc_videomme"):
         records_of(*arguments, [prediction(n) for n in range(6)], lambda task: [sample(0, True)])
     samples = [sample(number, True) for number in range(6)]
     with pytest.raises(RuntimeError, match="no prediction for row 5 of vtc_videomme"):

@@ -135,9 +135,11 @@ def test_a_run_that_stopped_goes_on(tmp_path):
 
 def test_results_of_something_else_are_not_continued(tmp_path):
     run(CASES, Scorer(), tmp_path, {"selector": "x"})
-    with pytest.raises(ValueError, match="holds results of .*'x'.*, not of .*'y'.*; name another"):
+    with pytest.raises(
+        ValueError, match="holds results of .*'x'.*, not of .*'y'.*; choose another"
+    ):
         run(CASES, Scorer(), tmp_path, {"selector": "y"})
-    with pytest.raises(ValueError, match="holds results of other cases; name another folder"):
+    with pytest.raises(ValueError, match="holds results of other cases; choose another folder"):
         run(CASES[1:], Scorer(), tmp_path, {"selector": "x"})
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: needles in haystacks, heat maps and intervals."""
+"""Evaluation: benchmarks, needles in haystacks, heat maps and confidence intervals."""

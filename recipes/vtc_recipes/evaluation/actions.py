@@ -1,6 +1,7 @@
 """Action recognition as multiple choice (Table 4 of ViLAMP): readers and questions.
 
-The paper gives neither the number of options nor how they were drawn, so both are options here.
+The paper states neither the number of answer options nor how they were drawn, so both are
+configurable.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ class Clip:
     """A video of a benchmark.
 
     Attributes:
-        file: Relative to the folder of the videos.
-        labels: Its actions, as text; the first one is the answer, and none is a distractor.
+        file: The path, relative to the folder of videos.
+        labels: Its actions, as text; the first is the answer, and none of them is used as a
+            distractor.
     """
 
     file: str
@@ -33,7 +35,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The clips of a test set, and all labels of its classes."""
+    """The clips of a test set, and the labels of all classes."""
 
     clips: tuple[Clip, ...]
     labels: tuple[str, ...]
@@ -101,7 +103,7 @@ class _ActivityNet(Row):
 def read_activitynet(file: Path) -> Benchmark:
     """Read the validation set of ActivityNet 1.3: ``activity_net.v1-3.min.json``.
 
-    The answer is the label of the first segment; a video may have others.
+    The answer is the label of the first segment; a video may have other labels.
 
     Raises:
         ValueError: The file cannot be read or is malformed.
@@ -115,7 +117,9 @@ def read_activitynet(file: Path) -> Benchmark:
         for name, video in database.items()
         if video.subset == "validation" and labels[name]
     ]
-    return Benchmark(tuple(clips), tuple(sorted({one for own in labels.values() for one in own})))
+    return Benchmark(
+        tuple(clips), tuple(sorted({label for names in labels.values() for label in names}))
+    )
 
 
 READERS: dict[str, Callable[[Path], Benchmark]] = {
@@ -137,28 +141,28 @@ def make_question(
     Args:
         labels: All labels of the benchmark.
         count: Number of options; None for all labels.
-        seed: Draws the options, with the name of the video.
+        seed: The seed of the options, combined with the name of the video.
         nearest: The other labels of each label, most similar first; None draws them at random.
 
     Returns:
-        ``question``, in which the ``options`` stand, ``choices``, their letters (numbers of equal
-        length, ``001`` ..., for more than 26), and ``answer``, one of these.
+        ``question``, which includes the ``options``; ``choices``, their letters (or numbers of
+        equal length, ``001`` ..., if there are more than 26); and ``answer``, one of the choices.
     """
-    drawn = random.Random(hashlib.sha256(f"{seed} {clip.file}".encode()).hexdigest())
+    rng = random.Random(hashlib.sha256(f"{seed} {clip.file}".encode()).hexdigest())
     answer = clip.labels[0]
     others = [label for label in labels if label not in clip.labels]
     count = len(others) + 1 if count is None else min(count, len(others) + 1)
     if nearest is not None:
-        own = [label for label in nearest[answer] if label not in clip.labels]
-        options = [answer, *own[: count - 1]]
+        similar = [label for label in nearest[answer] if label not in clip.labels]
+        options = [answer, *similar[: count - 1]]
     else:
-        options = [answer, *drawn.sample(others, count - 1)]
-    drawn.shuffle(options)
+        options = [answer, *rng.sample(others, count - 1)]
+    rng.shuffle(options)
     width = len(str(count))
     names = [chr(ord("A") + n) if count <= 26 else f"{n + 1:0{width}}" for n in range(count)]
-    listed = "".join(f"\n{name}. {option}" for name, option in zip(names, options, strict=True))
+    lines = "".join(f"\n{name}. {option}" for name, option in zip(names, options, strict=True))
     return {
-        "question": QUESTION + listed,
+        "question": QUESTION + lines,
         "answer": names[options.index(answer)],
         "choices": names,
         "options": options,
@@ -166,7 +170,7 @@ def make_question(
 
 
 def nearest_labels(labels: Sequence[str], encoder: str) -> dict[str, list[str]]:
-    """Return the other labels of each label by falling cosine of their text embeddings."""
+    """Return the other labels of each label, by descending cosine of their text embeddings."""
     import torch
 
     from vtc.encoders.lazy import load_encoder
@@ -194,15 +198,16 @@ def make_questions(
 
     Args:
         benchmark: One of ``READERS``.
-        annotations: Its folder, or file, of annotations.
-        videos: The folder of its videos.
+        annotations: The folder, or file, of annotations.
+        videos: The folder of videos.
         count: Number of options; None for all labels.
-        similar_by: The frame encoder that finds the labels most like the answer; None draws them.
-        limit: Clips to draw; None for all.
-        seed: Draws clips and options.
+        similar_by: The frame encoder that finds the labels most similar to the answer; None draws
+            distractors at random.
+        limit: Number of clips to draw; None for all.
+        seed: The seed of clips and options.
 
     Returns:
-        A row of `make_question` with ``video`` and ``kind`` for each clip.
+        The result of `make_question` with ``video`` and ``kind`` for each clip.
 
     Raises:
         ValueError: Annotations are malformed, or videos are missing.
@@ -230,8 +235,8 @@ def make_questions(
     return rows
 
 
-def read_count(options: str) -> int | None:
-    """Read a number of options; None for ``all``.
+def parse_count(options: str) -> int | None:
+    """Parse the number of options; None for ``all``.
 
     Raises:
         ValueError: It is neither ``all`` nor a number of at least 2.

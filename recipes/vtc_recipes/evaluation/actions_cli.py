@@ -29,38 +29,42 @@ def actions(
     benchmark: Annotated[
         Literal["ucf101", "something_v2", "activitynet"], typer.Argument(help="The data set.")
     ],
-    annotations: Annotated[Path, typer.Option(help="Its folder, or file, of annotations.")],
-    videos: Annotated[Path, typer.Option(help="The folder of its videos.")],
+    annotations: Annotated[Path, typer.Option(help="Folder, or file, of annotations.")],
+    videos: Annotated[Path, typer.Option(help="Folder of videos.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for the results; the same command resumes what is in it.")
+        Path, typer.Option(help="Folder for the results; the same command resumes a run in it.")
     ],
     wrapped: ModelOptions,
     frames: options.FrameOptions,
     options_: Annotated[
-        str, typer.Option("--options", help="Number of options: 4, 8, another one, or all.")
+        str, typer.Option("--options", help="Number of answer options, such as 4 or 8, or all.")
     ] = "4",
     distractors: Annotated[
-        Literal["random", "similar"], typer.Option(help="How the wrong options are chosen.")
+        Literal["random", "similar"], typer.Option(help="How to choose the wrong options.")
     ] = "random",
     similar_by: Annotated[
-        str, typer.Option(help="The frame encoder that compares labels for similar distractors.")
+        str, typer.Option(help="Frame encoder that compares labels for similar distractors.")
     ] = "open_clip:ViT-B-32/openai",
-    limit: Annotated[options.Count, typer.Option(min=1, help="Draw this many videos.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws videos and options.")] = 0,
+    limit: Annotated[
+        options.Count, typer.Option(min=1, help="Use this many random videos.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of videos and options.")] = 0,
     questions_only: Annotated[
         bool,
-        typer.Option("--questions-only", help="Write OUT/questions.jsonl for vtc ablate, and end."),
+        typer.Option(
+            "--questions-only", help="Write OUT/questions.jsonl for vtc ablate, and exit."
+        ),
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Score a model on UCF-101, Something-Something V2 or ActivityNet, as multiple choice.
 
-    Prints the accuracy of the likeliest option and the mAP of the options' probabilities, each
-    beside its chance level.
+    Prints the accuracy of the most likely option and the mAP of the options' probabilities, each
+    with its chance level.
     """
-    from vtc_recipes.evaluation.actions import make_questions, read_count
+    from vtc_recipes.evaluation.actions import make_questions, parse_count
     from vtc_recipes.evaluation.resuming import (
-        alone_in,
+        lock_folder,
         claim_settings,
         model_files,
         write_lines,
@@ -70,7 +74,7 @@ def actions(
         benchmark,
         annotations,
         videos,
-        count=read_count(options_),
+        count=parse_count(options_),
         similar_by=similar_by if distractors == "similar" else None,
         limit=limit,
         seed=seed,
@@ -84,7 +88,7 @@ def actions(
         **asdict(frames),
         "model_files": model_files(wrapped.model),
     }
-    with alone_in(out):
+    with lock_folder(out):
         if not questions_only:
             claim_settings(out, settings)
         plain = ({k: v for k, v in row.items() if k != "options"} for row in rows)
@@ -109,26 +113,26 @@ def _score(
     file: Path,
     quiet: bool,
 ) -> list[dict[str, Any]]:
-    """Return a record for each row; those that the file holds are not asked again."""
+    """Return a record for each row; rows with a record in the file are not asked again."""
     from vtc.cli.show import progress_bars
     from vtc_recipes.evaluation.resuming import append_lines, read_lines
 
-    kept = {record["video"]: record for record in read_lines(file) if record["error"] is None}
-    missing = [row for row in rows if row["video"] not in kept]
+    records = {record["video"]: record for record in read_lines(file) if record["error"] is None}
+    missing = [row for row in rows if row["video"] not in records]
     if missing:
         score = _scorer(wrapped, frames, quiet)
         with progress_bars(quiet=quiet) as show:
             for number, row in enumerate(missing, len(rows) - len(missing) + 1):
-                record = kept[row["video"]] = score(row)
+                record = records[row["video"]] = score(row)
                 append_lines(file, [record])
                 show("videos", number, len(rows))
-    return [kept[row["video"]] for row in rows]
+    return [records[row["video"]] for row in rows]
 
 
 def _scorer(
     wrapped: ModelOptions, frames: options.FrameOptions, quiet: bool
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Load the model; return what scores a row."""
+    """Load the model; return a function that scores a row."""
     from vtc.video import VideoError
     from vtc.wrapped.access import toolkit_of
     from vtc_recipes.evaluation.choices import option_scores
@@ -137,7 +141,7 @@ def _scorer(
     toolkit_of(model).heat_frames = 0
 
     def score(row: Mapping[str, Any]) -> dict[str, Any]:
-        began = perf_counter()
+        start = perf_counter()
         right = row["choices"].index(row["answer"])
         record = {"video": row["video"], "options": row["options"], "right": right, "error": None}
         try:
@@ -152,17 +156,17 @@ def _scorer(
             "scores": scores,
             "tokens": report.tokens_after,
             "keyframes": len(report.keyframes),
-            "seconds": round(perf_counter() - began, 4),
+            "seconds": round(perf_counter() - start, 4),
         }
 
     return score
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return accuracy and mAP of records of clips, each with its 95 % interval and chance level.
+    """Return accuracy and mAP over clips, each with its 95 % interval and chance level.
 
-    A clip without an answer is wrong, and all its options have the score 0. The chance level of the
-    mAP is the mean over 100 drawings of all scores.
+    A clip without an answer counts as wrong, and all its options score 0. The chance level of the
+    mAP is the mean over 100 draws of random scores.
     """
     import numpy as np
 
@@ -222,10 +226,10 @@ def _print(
         )
     metric, value = _PAPER[benchmark]
     label = "mAP" if metric == "map" else metric
-    print_line(f"the paper, with options that it does not describe: {label} {value} (Table 4)")
+    print_line(f"the paper, whose options are not described: {label} {value} (Table 4)")
     print_line(
         f"mAP over {results['classes']} classes; {results['tokens']:.0f} tokens, "
-        f"{results['keyframes']:.1f} keyframes and {results['seconds']:.2f} s a video"
+        f"{results['keyframes']:.1f} keyframes and {results['seconds']:.2f} s per video"
     )
     if results["errors"]:
         print_line(f"{results['errors']} videos have no answer and count as wrong")

@@ -1,4 +1,4 @@
-"""Confidence intervals: Wilson's of a share, and the paired bootstrap of means."""
+"""Confidence intervals: Wilson's for proportions, and the paired bootstrap for means."""
 
 from __future__ import annotations
 
@@ -21,40 +21,41 @@ def interval(
 ) -> tuple[float, float]:
     """Return the percentile interval of the mean of all scores.
 
-    For the difference of two configurations, pass the differences question by question, so that
-    both are resampled alike.
+    For the difference of two configurations, pass the differences by question, so that both are
+    resampled together.
 
     Args:
-        scores: Scores of each seed; few distinct values (such as 0 and 1) make it fast.
-        seeds: Resample seeds as well, then the questions of each; for seeds of trainings.
+        scores: Scores by seed; few distinct values (such as 0 and 1) make it fast.
+        seeds: Resample the seeds as well, then the questions of each; for seeds that are separate
+            trainings.
         draws: Number of resamples.
         seed: Seed of the resampling.
-        confidence: Share of resampled means inside the interval.
+        confidence: Fraction of resampled means inside the interval.
 
     Raises:
-        ValueError: There is no seed, or one without scores.
+        ValueError: There is no seed, or a seed has no scores.
 
     >>> interval([[0.0, 1.0, 1.0, 1.0] * 25])
     (0.66, 0.83)
     """
-    if not scores or not all(len(one) for one in scores):
+    if not scores or not all(len(values) for values in scores):
         raise ValueError("expected at least one seed with at least one score, got none")
     rng = np.random.default_rng(seed)
-    kept = [np.asarray(one, dtype=np.float64) for one in scores]
+    arrays = [np.asarray(values, dtype=np.float64) for values in scores]
     sums, counts = np.zeros(draws), np.zeros(draws)
-    for place in range(len(kept)):
-        drawn = rng.integers(len(kept), size=draws) if seeds else np.full(draws, place)
-        for number, values in enumerate(kept):
-            here = drawn == number
-            sums[here] += _sums(rng, values, int(here.sum()))
-            counts[here] += len(values)
+    for place in range(len(arrays)):
+        drawn = rng.integers(len(arrays), size=draws) if seeds else np.full(draws, place)
+        for number, values in enumerate(arrays):
+            mask = drawn == number
+            sums[mask] += _sums(rng, values, int(mask.sum()))
+            counts[mask] += len(values)
     edges = ((1 - confidence) / 2, (1 + confidence) / 2)
     low, high = np.quantile(sums / counts, edges).tolist()
     return low, high
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's interval of a share, by default for 95 %.
+    """Return Wilson's interval of a proportion, by default for 95 %.
 
     >>> [round(end, 3) for end in wilson(8, 10)]
     [0.49, 0.943]

@@ -1,4 +1,4 @@
-"""Scores of the options of a multiple-choice question: probabilities of their names as answers."""
+"""Score the options of a multiple-choice question: the probability of each name as the answer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from vtc_recipes.evaluation.bootstrap import interval
 
 
 def name_tokens(processor: Any, names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Return the tokens of the names of options, such as ``A`` or ``007``.
+    """Return the tokens of option names such as ``A`` or ``007``.
 
     Raises:
-        ValueError: Two names have the same tokens, or those of one start with those of another.
+        ValueError: The tokens of one name equal or start with those of another.
     """
     tokens = [tuple(processor.tokenizer(n, add_special_tokens=False)["input_ids"]) for n in names]
-    for number, one in enumerate(tokens):
+    for number, name in enumerate(tokens):
         for other in range(len(tokens)):
-            if other != number and tokens[other][: len(one)] == one:
+            if other != number and tokens[other][: len(name)] == name:
                 raise ValueError(
-                    f"the model's tokenizer writes the options {names[number]!r} and "
-                    f"{names[other]!r} alike; choose a model that knows letters and digits"
+                    f"the model's tokenizer cannot distinguish the options {names[number]!r} and "
+                    f"{names[other]!r}; choose a model whose tokenizer has letters and digits"
                 )
     return tokens
 
@@ -41,14 +41,14 @@ def option_scores(
     names: Sequence[str],
     together: int = 4,
 ) -> tuple[list[float], Report]:
-    """Return the probability of each option's name as the answer, among those of all options.
+    """Return the probability of each option's name as the answer, normalised over all options.
 
-    Names of several tokens take a pass of the language model for each of their first parts.
+    Names of several tokens need one pass of the language model per distinct prefix.
 
     Args:
-        model, processor: As ``vtc.open_model`` returns them.
-        names: What the model is asked to answer with.
-        together: Rows of a batch.
+        model, processor: The results of ``vtc.open_model``.
+        names: The answers that the model may give.
+        together: Number of rows in a batch.
 
     Returns:
         ``[n]`` numbers that sum to 1, and the report of the first pass.
@@ -57,14 +57,14 @@ def option_scores(
     sums = torch.zeros(len(tokens), dtype=torch.float64)
     first: Report | None = None
     for depth in range(max(map(len, tokens))):
-        prefixes = list(dict.fromkeys(one[:depth] for one in tokens if len(one) > depth))
+        prefixes = list(dict.fromkeys(name[:depth] for name in tokens if len(name) > depth))
         for start in range(0, len(prefixes), together):
             batch = prefixes[start : start + together]
             scores = _next_token_scores(model, processor, source, question, batch)
             first = first or vtc.last_report(model)
-            for number, one in enumerate(tokens):
-                if len(one) > depth and one[:depth] in batch:
-                    sums[number] += scores[batch.index(one[:depth]), one[depth]]
+            for number, name in enumerate(tokens):
+                if len(name) > depth and name[:depth] in batch:
+                    sums[number] += scores[batch.index(name[:depth]), name[depth]]
     assert first is not None, "names are not empty"
     return sums.softmax(0).tolist(), first
 
@@ -76,16 +76,16 @@ def _next_token_scores(
     question: str,
     prefixes: Sequence[tuple[int, ...]],
 ) -> Tensor:
-    """Return log-probabilities ``[n, V]`` float64 of the token after each start of an answer."""
+    """Return log-probabilities ``[n, V]`` float64 of the next token after each answer prefix."""
     count = len(prefixes)
     inputs = vtc.prepare_inputs(model, processor, [source] * count, [question] * count)
     ids = inputs["input_ids"]
     starts = torch.tensor(prefixes, dtype=ids.dtype, device=ids.device).reshape(count, -1)
     for name, value in inputs.items():
         if isinstance(value, Tensor) and value.shape[:2] == ids.shape:
-            more = {"input_ids": starts, "attention_mask": torch.ones_like(starts)}
-            added = more.get(name, torch.zeros_like(starts)).to(value.dtype)
-            inputs[name] = torch.cat([value, added], dim=1)
+            columns = {"input_ids": starts, "attention_mask": torch.ones_like(starts)}
+            column = columns.get(name, torch.zeros_like(starts)).to(value.dtype)
+            inputs[name] = torch.cat([value, column], dim=1)
     result = model.generate(
         **inputs,
         max_new_tokens=1,
@@ -99,9 +99,9 @@ def _next_token_scores(
 
 
 def average_precision(scores: Sequence[float], positives: Sequence[bool]) -> float:
-    """Return the average precision of a ranking: the precision at each positive, on average.
+    """Return the average precision of a ranking: the mean of the precision at each positive.
 
-    Items of one score are ranked together: each of them counts all of them.
+    Items with equal scores are ranked together: each counts with all of them.
 
     >>> average_precision([0.9, 0.8, 0.7, 0.6], [True, False, True, False])
     0.8333333333333333
@@ -127,13 +127,15 @@ def mean_average_precision(
     """Return the mean over classes of the average precision, and its 95 % interval.
 
     Args:
-        scores: ``[clips, classes]``; 0 where a class was no option of a clip.
+        scores: ``[clips, classes]``; 0 for classes that were no option of a clip.
         answers: The class of each clip. Classes without a clip do not count.
 
     Returns:
-        The mean, and an interval of a bootstrap over the classes.
+        The mean, and the interval of a bootstrap over classes.
     """
     right = np.asarray(answers)
     present = sorted({*answers})
-    each = [average_precision(scores[:, one].tolist(), (right == one).tolist()) for one in present]
-    return float(np.mean(each)), interval([each])
+    precisions = [
+        average_precision(scores[:, name].tolist(), (right == name).tolist()) for name in present
+    ]
+    return float(np.mean(precisions)), interval([precisions])

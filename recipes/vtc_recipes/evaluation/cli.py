@@ -1,4 +1,4 @@
-"""``vtc evaluate``: benchmarks of the paper on a user's own copy of the data."""
+"""``vtc evaluate``: the paper's benchmarks on a user's own copy of the data."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from vtc_recipes.evaluation.harness.cli import add_commands
 from vtc_recipes.evaluation.videoniah import cli as videoniah
 
 app = typer.Typer(
-    help="Run benchmarks of the paper on your own copy of their data.", no_args_is_help=True
+    help="Run the paper's benchmarks on your own copy of their data.", no_args_is_help=True
 )
 app.add_typer(videoniah.app, name="videoniah")
 
 
 @app.command()
 def qvhighlights(
-    annotations: Annotated[Path, typer.Option(help="Its annotations (JSON lines).")],
-    videos: Annotated[Path, typer.Option(help="Folder with its videos, VID.mp4.")],
+    annotations: Annotated[Path, typer.Option(help="The annotations (JSON lines).")],
+    videos: Annotated[Path, typer.Option(help="Folder with the videos, VID.mp4.")],
     encoder: Annotated[
-        str, typer.Option(help="The frame encoder, unless the selector names its own.")
+        str, typer.Option(help="Frame encoder, unless the selector names its own.")
     ] = "open_clip:ViT-B-32/openai",
     selector: options.Selector = None,
     selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
     limit: Annotated[
-        options.Count, typer.Option(min=1, help="Score the first queries only.")
+        options.Count, typer.Option(min=1, help="Score only the first queries.")
     ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Write the records to this file.")] = None,  # noqa: UP045
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Score a selector on QVHighlights: Hit@1, 5, 10 and 30, each beside its chance level.
+    """Score a selector on QVHighlights: Hit@1, 5, 10 and 30, each with its chance level.
 
-    A hit is a frame of a clip with the highest mean saliency (peak). Hits of clips that an
-    annotator rated "Very Good", and of any relevant clip, follow.
+    A hit is a frame of a clip with the highest mean saliency (peak). Also reported are hits of
+    clips that an annotator rated "Very Good", and of any relevant clip.
     """
     from vtc.cli.show import progress_bars
     from vtc.wrapped.opening import pick_device

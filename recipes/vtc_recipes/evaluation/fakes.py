@@ -1,9 +1,9 @@
-"""Writes small fakes of benchmarks in exactly their layouts, to try the commands on.
+"""Write small fake benchmarks in the exact layouts of the real ones, for trying the commands.
 
     python -m vtc_recipes.evaluation.fakes FOLDER
 
-Videos are synthetic and answers are drawn, so scores mean nothing. Every fake has two questions on
-one of its videos.
+Videos are synthetic and answers are random, so scores are meaningless. Every fake has two questions
+about one of its videos.
 """
 
 from __future__ import annotations
@@ -26,34 +26,36 @@ _TASK_TYPES = ("OCR Problems", "Counting Problem", "Action Reasoning", "Temporal
 
 
 class _Fake:
-    """Draws questions and writes videos of one benchmark."""
+    """Draws the questions and writes the videos of one benchmark."""
 
     def __init__(self, folder: Path, seed: int, frames: tuple[int, ...] = _FRAMES) -> None:
         self.folder, self.seed, self.frames = folder, seed, frames
         self.rng = random.Random(seed)
 
-    def video(self, number: int, place: str) -> None:
-        """Write the video of a number, unless it is there."""
-        file = self.folder / place
+    def video(self, number: int, path: str) -> None:
+        """Write the video with an index, unless it exists."""
+        file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
             video = random_video(self.seed + number, self.frames[number], size=64)
-            video.write(file.with_suffix(".mp4"), fps=_FPS)  # readers go by the content
+            video.write(
+                file.with_suffix(".mp4"), fps=_FPS
+            )  # readers detect the format from the content
             file.with_suffix(".mp4").rename(file)
 
     def options(self, count: int) -> tuple[list[str], int]:
-        """Draw answers, and which of them is right."""
+        """Draw options, and the index of the right one."""
         return self.rng.sample(_WORDS, count), self.rng.randrange(count)
 
     def questions(self) -> list[tuple[int, str]]:
-        """Return questions with the numbers of their videos, two about the first one."""
+        """Return questions with the indices of their videos, two about the first video."""
         numbers = [0, 0, *range(1, len(self.frames))]
         shapes = ("star", "moon", "circle", "cross", "square")
         return [(n, f"What colour is the {shapes[i % 5]}?") for i, n in enumerate(numbers)]
 
-    def write(self, place: str, rows: list[dict[str, Any]]) -> None:
-        """Write annotations: JSON lines, a JSON list, or parquet, as the name says."""
-        file = self.folder / place
+    def write(self, path: str, rows: list[dict[str, Any]]) -> None:
+        """Write annotations as JSON lines, a JSON list or parquet, depending on the suffix."""
+        file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".parquet":
             import pyarrow
@@ -322,7 +324,7 @@ FAKE_OF = {
     "egoschema_subset": "egoschema",
     "videoevalpro_mcq": "videoevalpro",
 }
-"""The fakes of tasks that are not named like them."""
+"""The fakes of tasks with other names."""
 
 
 def write_fake(name: str, folder: Path, seed: int = 0) -> Path:
@@ -344,7 +346,7 @@ def write_fake(name: str, folder: Path, seed: int = 0) -> Path:
 def main() -> None:
     """Write fakes from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that gets a folder for each benchmark")
+    parser.add_argument("folder", type=Path, help="folder for one subfolder per benchmark")
     parser.add_argument("names", nargs="*", default=[*FAKES], help="benchmarks; all by default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Registers the model ``vtc`` in lmms-eval: ``lmms-eval --model vtc --model_args pretrained=M``."""
+"""Register the model ``vtc`` in lmms-eval: ``lmms-eval --model vtc --model_args pretrained=M``."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Needles in video haystacks: scores, and a run that resumes.
+"""Needles in video haystacks: scores, and runs that resume.
 
 After VideoNIAH (section 5.3 of ViLAMP): a short video, the needle, is inserted at some depth into
-an unrelated video, and the question is about the needle alone. There are two scores:
+an unrelated video, and the question is about the needle only. There are two scores:
 
-* **coverage**: the share of cases whose keyframes include a frame of every range of the evidence.
-  It takes a selector and a frame encoder, no language model.
-* **accuracy**: the share of cases that a wrapped model answers correctly, word for word.
+* **coverage**: the fraction of cases whose keyframes hit every range of the evidence. It needs a
+  selector and a frame encoder, but no language model.
+* **accuracy**: the fraction of cases that a wrapped model answers correctly, word for word.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from vtc_recipes.synthetic.cases import Case, read_cases, write_cases
 from vtc_recipes.synthetic.questions import covers
 
 Score = Callable[[Case], dict[str, Any]]
-"""Scores a case; returns a record with ``score`` from 0 to 1 and further values to keep."""
+"""A function that scores a case and returns a record with ``score`` (0 to 1) and more values."""
 
 
 def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") -> Score:
-    """Return a score of 1 if the keyframes cover the evidence, else 0.
+    """Return a `Score` that is 1 if the keyframes cover the evidence, else 0.
 
     Args:
         selector: A selector, its name or its options, as for ``vtc.wrap``.
-        encoder: Frame encoder, unless the selector names its own; loaded at its first use.
+        encoder: The frame encoder, unless the selector names its own; loaded on first use.
         device: Device of the encoder.
 
     Returns:
-        A `Score` whose records hold ``keyframes``, the numbers of all keyframes, and
+        A `Score` whose records contain ``keyframes``, the indices of all keyframes, and
         ``warnings`` of the reader.
     """
     part = registry.build_part("selector", selector)
@@ -76,7 +76,7 @@ def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") ->
 def accuracy(
     model: Any, processor: Any, prompt: str = "{question}", **generate_kwargs: Any
 ) -> Score:
-    """Return a score of 1 if a wrapped model gives the right answer, else 0; see `is_right`.
+    """Return a `Score` that is 1 if a wrapped model gives the right answer, else 0; see `is_right`.
 
     Args:
         model: A model that ``vtc.wrap`` returned.
@@ -85,11 +85,11 @@ def accuracy(
         **generate_kwargs: Passed to ``model.generate``.
 
     Returns:
-        A `Score` whose records hold ``text``, the answer, ``covered``, whether the keyframes
-        cover the evidence, and ``warnings`` of the reader.
+        A `Score` whose records contain ``text``, the answer; ``covered``, whether the keyframes
+        cover the evidence; and ``warnings`` of the reader.
 
     Raises:
-        ValueError: The prompt has other names in braces.
+        ValueError: The prompt has unknown names in braces.
     """
 
     try:
@@ -115,7 +115,7 @@ def accuracy(
 
 
 def is_right(text: str, answer: str) -> bool:
-    """Return whether a text is the answer, word for word; case and signs around it are ignored.
+    """Return whether a text is the answer, ignoring case and surrounding punctuation.
 
     >>> is_right("Red.", "red"), is_right("the red one", "red")
     (True, False)
@@ -138,13 +138,13 @@ def run(
 
     Args:
         cases: The cases.
-        score: `coverage`, `accuracy`, or a function of your own.
+        score: The result of `coverage` or `accuracy`, or your own function.
         folder: Folder for the results; created if missing.
-        settings: Everything that the scores depend on, as plain JSON: selector, encoder, model.
+        settings: Everything on which the scores depend, as plain JSON: selector, encoder, model.
         progress: Called with the number of finished cases and of all cases.
 
     Returns:
-        One record per case, in order: its number, length and depth, ``score``, ``seconds``.
+        One record per case, in order: its index, length and depth, ``score``, ``seconds``.
 
     Raises:
         ValueError: The folder holds results of other cases or settings.
@@ -170,7 +170,7 @@ def run(
 
 
 def cell_means(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Return the mean score of each length and depth, in the usual format of needle tests.
+    """Return the mean score by length and depth, in the usual format of needle tests.
 
     Returns:
         ``[{"Num. Frame": 64, "Frame Depth": 25.0, "Score": 0.9}, ...]``: frames, %, 0 to 1.
@@ -193,10 +193,10 @@ def _claim(folder: Path, cases: Sequence[Case], settings: dict[str, Any]) -> Non
     kept_cases, kept_settings = folder / "cases.jsonl", folder / "settings.json"
     if kept_settings.exists() and read_records(folder / "records.jsonl"):
         if read_cases(kept_cases) != list(cases):
-            raise ValueError(f"{folder} holds results of other cases; name another folder")
+            raise ValueError(f"{folder} holds results of other cases; choose another folder")
         if (before := load_json(kept_settings)) != settings:
             raise ValueError(
-                f"{folder} holds results of {before}, not of {settings}; name another folder"
+                f"{folder} holds results of {before}, not of {settings}; choose another folder"
             )
         return
     write_cases(kept_cases, cases)

@@ -14,26 +14,27 @@ from vtc.cli.output import print_json, print_line
 
 def niah(
     out: Annotated[Path, typer.Option(help="Folder for the results; a run in it is resumed.")],
-    lengths: Annotated[str, typer.Option(help="Frames of the videos.")] = "64,256,1024",
-    depths: Annotated[int, typer.Option(min=1, help="Number of even depths, 0 to 1.")] = 5,
-    spread: Annotated[float, typer.Option(help="Largest deviation from a depth.")] = 0.1,
-    cases: Annotated[int, typer.Option(min=1, help="Cases for each length and depth.")] = 20,
+    lengths: Annotated[str, typer.Option(help="Numbers of frames per video.")] = "64,256,1024",
+    depths: Annotated[int, typer.Option(min=1, help="Number of evenly spaced depths, 0 to 1.")] = 5,
+    spread: Annotated[float, typer.Option(help="Maximum deviation from a depth.")] = 0.1,
+    cases: Annotated[int, typer.Option(min=1, help="Cases per length and depth.")] = 20,
     kinds: Annotated[
         str, typer.Option(help="Kinds of questions, in turn.")
     ] = "colour,first,last,after,spark",
-    needle_frames: Annotated[int, typer.Option(help="Frames of a needle.")] = 16,
+    needle_frames: Annotated[int, typer.Option(help="Number of frames per needle.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the first case.")] = 0,
     size: Annotated[int, typer.Option(help="Height and width of synthetic frames.")] = 48,
     haystack: Annotated[options.Text, typer.Option(help="A video file to hide needles in.")] = None,
     case_file: Annotated[
-        options.Text, typer.Option(help="File of cases (JSON lines) to run in place of new ones.")
+        options.Text, typer.Option(help="File of cases (JSON lines) to run instead of new ones.")
     ] = None,
     selector: options.Selector = None,
     keyframes: options.Keyframes = None,
     selector_option: options.SelectorOption = [],  # noqa: B006 - typer copies it
     encoder: options.Encoder = None,
     model: Annotated[
-        options.Text, typer.Option(help="Score this model's answers, not the selector's keyframes.")
+        options.Text,
+        typer.Option(help="Score this model's answers instead of the selector's keyframes."),
     ] = None,
     merger: Annotated[
         options.Text, typer.Option(help="Merger of the model. (default: dfm)")
@@ -41,7 +42,7 @@ def niah(
     prompt: Annotated[
         str, typer.Option(help="Prompt for the model, with {question} and {choices}.")
     ] = "{question}",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer of the model.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer.")] = 16,
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.AsJson = False,

@@ -1,10 +1,10 @@
 """QVHighlights (Table 3 of ViLAMP): how often the top k keyframes hit a highlight.
 
-The paper does not define a hit. Three definitions are scored, each beside its chance level:
+The paper does not define a hit. Three definitions are scored, each with its chance level:
 
-* **peak**: a frame of a clip with the highest mean saliency;
-* **very_good**: a frame of a clip that an annotator rated 4, the highest;
-* **relevant**: a frame of any relevant clip. The paper's numbers lie below its chance level.
+* **peak**: a frame of a clip with the highest mean saliency; * **very_good**: a frame of a clip
+that an annotator rated 4, the highest; * **relevant**: a frame of any relevant clip. The paper's
+numbers are below the chance level of this definition.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Query:
     """A query of the annotations.
 
     Attributes:
-        qid: Number of the query.
+        qid: The id of the query.
         text: The query.
-        video: Name of the video file without its ending.
-        clips: Numbers of the relevant clips, of two seconds each.
+        video: The name of the video file without its suffix.
+        clips: The indices of the relevant clips, each two seconds long.
         saliency: Ratings of each relevant clip by three annotators, 0 to 4.
     """
 
@@ -56,7 +56,7 @@ class Query:
     saliency: tuple[tuple[int, ...], ...]
 
     def targets(self, definition: str) -> set[int]:
-        """Return the numbers of the clips that count as hits by one of ``DEFINITIONS``."""
+        """Return the indices of the clips that count as hits by one of ``DEFINITIONS``."""
         if definition == "relevant":
             return {*self.clips}
         if definition == "very_good":
@@ -70,7 +70,8 @@ def read_queries(path: str | os.PathLike[str]) -> list[Query]:
     """Read annotations, such as ``highlight_val_release.jsonl``.
 
     Raises:
-        ValueError: A line is not a query with at least one relevant clip; names all such lines.
+        ValueError: A line is not a query with at least one relevant clip; all such lines are
+            listed.
     """
     queries, problems = [], []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
@@ -87,7 +88,7 @@ def read_queries(path: str | os.PathLike[str]) -> list[Query]:
 
 def _read_query(values: Mapping[str, Any]) -> Query:
     clips = tuple(int(clip) for clip in values["relevant_clip_ids"])
-    saliency = tuple(tuple(int(one) for one in clip) for clip in values["saliency_scores"])
+    saliency = tuple(tuple(int(rating) for rating in clip) for clip in values["saliency_scores"])
     if not clips or len(clips) != len(saliency) or not all(saliency):
         raise ValueError(
             f"expected saliency_scores for each of the relevant_clip_ids, got {len(saliency)} for "
@@ -97,10 +98,10 @@ def _read_query(values: Mapping[str, Any]) -> Query:
 
 
 def find_videos(queries: Iterable[Query], folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return the file of each video of some queries.
+    """Return the file of each video in the queries.
 
     Raises:
-        ValueError: A video is missing; tells how many, and names the first.
+        ValueError: Videos are missing; the message gives their number and the first one.
     """
     files = {query.video: Path(folder, f"{query.video}.mp4") for query in queries}
     missing = [str(file) for file in files.values() if not file.is_file()]
@@ -116,9 +117,9 @@ def chance(frames: int, targets: int, k: int) -> float:
     """Return the probability that k random frames of a video include a target.
 
     Args:
-        frames: N, frames of the video.
-        targets: Frames that count as hits.
-        k: Different frames drawn; all N if k is larger.
+        frames: N, the number of frames of the video.
+        targets: Number of frames that count as hits.
+        k: Number of distinct frames drawn; all N if k is larger.
 
     >>> round(chance(frames=4, targets=1, k=2), 3)
     0.5
@@ -140,12 +141,12 @@ def score_query(
     Args:
         query: The query.
         timestamps: Seconds of each frame.
-        keyframes: Numbers of the top k frames, by k.
-        rng: Random generator of the simulated chance level.
+        keyframes: The indices of the top k frames, by k.
+        rng: The random generator for the simulated chance level.
 
     Returns:
-        ``qid``, ``frames``, and by definition and k (``"peak@5"``): ``hit``, 0 or 1, ``chance``
-        in closed form, and ``simulated``, the share of hits of random frames.
+        ``qid``, ``frames``, and by definition and k (``"peak@5"``): ``hit``, 0 or 1, ``chance`` in
+        closed form, and ``simulated``, the hit rate of random frames.
     """
     clips = [int(second // CLIP_SECONDS) for second in timestamps]
     record: dict[str, Any] = {"qid": query.qid, "frames": len(clips), "hit": {}}
@@ -163,13 +164,13 @@ def score_query(
 
 
 class Ranker:
-    """Select the top k frames of videos for queries.
+    """Selects the top k frames of videos for queries.
 
     Args:
-        selector: Name, options or instance of a selector with the option ``keyframes``; it is
-            built anew for every k.
-        encoder: Frame encoder, unless the selector names its own.
-        device: Device of the encoder.
+        selector: The name, options or instance of a selector with the option ``keyframes``; a new
+            one is built for every k.
+        encoder: The frame encoder, unless the selector names its own.
+        device: The device of the encoder.
 
     Raises:
         ValueError: The selector has no option ``keyframes``.
@@ -193,7 +194,7 @@ class Ranker:
     def rank(self, file: Path, text: str) -> tuple[list[float], dict[int, list[int]]]:
         """Return the seconds of all frames, at one per second, and the top k frames by k.
 
-        Queries about the same video in a row share its embeddings.
+        Consecutive queries about the same video share its embeddings.
         """
         if self._last is None or self._last[0] != file:
             source = VideoSource(file, fps=1.0)
@@ -215,7 +216,7 @@ class Ranker:
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return means over queries by definition and k, such as ``"peak@5"``.
+    """Return the means over queries by definition and k, such as ``"peak@5"``.
 
     Returns:
         ``hit`` with its 95 % ``interval`` (Wilson), ``chance`` and ``simulated``, all 0 to 1.
@@ -238,7 +239,7 @@ def run(
     ranker: Ranker,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Score queries; those about one video are scored together.
+    """Score queries; queries about the same video are scored together.
 
     Returns:
         A record of `score_query` for each query, in the order of the queries.

@@ -1,4 +1,4 @@
-"""Files of a run that resumes: its settings, and a record for each finished question."""
+"""The files of a resumable run: its settings, and a record for each finished question."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from vtc.plugins.sections import load_json, parse_json
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Create a folder, and keep other processes from working in it.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and lock it against other processes.
 
     Raises:
-        ValueError: Another process works in it.
+        ValueError: Another process is using it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another process works in {folder}; wait for it, or end it") from None
+        raise ValueError(f"another process is using {folder}; wait for it, or stop it") from None
     with lock:
         yield
 
 
 def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Keep the settings of a run in ``settings.json``, or compare them with those kept.
+    """Write the settings of a run to ``settings.json``, or compare them with those in the file.
 
     Raises:
-        ValueError: The folder holds results of other settings; names them.
+        ValueError: The folder holds results of other settings; the message names them.
     """
     file = folder / "settings.json"
-    own = json.loads(json.dumps(settings))
+    current = json.loads(json.dumps(settings))
     if not file.exists():
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, file)
         return
     before = load_json(file)
-    other = sorted(name for name in {*own, *before} if own.get(name) != before.get(name))
+    other = sorted(name for name in {*current, *before} if current.get(name) != before.get(name))
     if other:
         raise ValueError(
-            f"{folder} holds results with another {', '.join(other)}; name another folder as --out"
+            f"{folder} holds results with another {', '.join(other)}; choose another --out"
         )
 
 
 def model_files(model: str) -> list[list[Any]] | None:
-    """Return names, sizes and times of the files of a model's folder; None for other names.
+    """Return the names, sizes and times of the files in a model's folder; None if it is no folder.
 
-    Other weights in the same folder make other results.
+    Changed weights in the same folder are other settings.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -65,7 +65,7 @@ def model_files(model: str) -> list[list[Any]] | None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; an incomplete last one, as of a killed process, is left out.
+    """Read JSON lines; an incomplete last line, as left by a killed process, is skipped.
 
     Raises:
         ValueError: Another line is not valid JSON.
@@ -78,7 +78,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def append_lines(file: Path, rows: Iterable[Any]) -> None:
-    """Append JSON lines, on disk at once; an incomplete last line is removed before."""
+    """Append JSON lines and sync them to disk; an incomplete last line is removed first."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with file.open("ab+") as stream:
         end = stream.seek(0, os.SEEK_END)
@@ -93,7 +93,7 @@ def append_lines(file: Path, rows: Iterable[Any]) -> None:
 
 
 def write_lines(file: Path, rows: Iterable[Any]) -> None:
-    """Write JSON lines; the file is complete or not there."""
+    """Write JSON lines; the file is complete or absent."""
     partial = file.with_name(file.name + ".partial")
     text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
     partial.write_text(text, encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Benchmarks through lmms-eval on a user's own copy of their data."""
+"""Run lmms-eval's benchmarks on a user's own copy of the data."""

@@ -1,4 +1,4 @@
-"""Answers the requests of a harness; those about one video share a pass over it."""
+"""Answer the requests of a harness; requests about the same video share a pass over it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from vtc.wrapped.access import last_report, toolkit_of
 from vtc_recipes.evaluation.harness.requests import Prediction, PredictionFile, Request, cut
 
 _FRAME_FOLDER_FPS = 3.0
-"""Of folders of pictures, which stand for videos in MVBench (``video_fps3_hq_segment``)."""
+"""Frame rate of picture folders, which replace videos in MVBench (``video_fps3_hq_segment``)."""
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How videos are read.
+class ReadingOptions:
+    """How to read videos and group questions.
 
     Attributes:
-        fps, max_frames, reader, cache: As ``vtc.VideoSource`` takes them.
-        system: Instructions before the conversation; those of a harness come first.
-        together: Questions of a pass at most; each takes memory of its own.
+        fps, max_frames, reader, cache: Passed to ``vtc.VideoSource``.
+        system: Instructions before the conversation, unless the harness has its own.
+        together: Maximum number of questions in a pass; each needs memory.
     """
 
     fps: float = 1.0
@@ -47,7 +47,7 @@ class Reading:
         """Open a video, or a folder of pictures.
 
         Raises:
-            VideoError: It cannot be read.
+            VideoError: The path cannot be read.
         """
         if Path(path).is_dir():
             return _open_pictures(Path(path))
@@ -77,9 +77,9 @@ class Answerer:
     """Answers requests with a wrapped model.
 
     Args:
-        model, processor: As ``vtc.open_model`` returns them.
-        reading: How videos are read.
-        file: Keeps predictions; what it holds is not asked again, unless it is an error.
+        model, processor: The results of ``vtc.open_model``.
+        reading: How to read videos and group questions.
+        file: Stores predictions; requests in it are not asked again, except after an error.
         control: One of `tasks.CONTROLS`, or None for the model's own parts.
         method: For a control, the predictions of the method by key.
     """
@@ -88,14 +88,14 @@ class Answerer:
         self,
         model: Any,
         processor: Any,
-        reading: Reading,
+        reading: ReadingOptions,
         file: PredictionFile,
         control: str | None = None,
         method: Mapping[str, Prediction] | None = None,
     ) -> None:
         self.model, self.processor, self.reading = model, processor, reading
         self.file, self.control, self.method = file, control, method or {}
-        toolkit_of(model).heat_frames = 0  # weights are for pages
+        toolkit_of(model).heat_frames = 0  # only pages use the weights
 
     def answer(
         self, requests: Sequence[Request], progress: Callable[[int, int], None]
@@ -120,7 +120,7 @@ class Answerer:
         return [self.file.kept[request.key] for request in requests]
 
     def _groups(self, requests: Sequence[Request]) -> list[list[Request]]:
-        """Return requests about one video and with the same settings, in groups."""
+        """Group the requests that share a video and settings."""
         groups: dict[Any, list[Request]] = {}
         for request in requests:
             video = self._only_video(request)
@@ -134,7 +134,7 @@ class Answerer:
         ]
 
     def _only_video(self, request: Request) -> str | None:
-        """Return the video of a message with one video and then text, which ``vtc.ask`` takes."""
+        """Return the video of a request that is one video followed by text; else None."""
         turns = [message for message in request.messages if message["role"] != "system"]
         if self.control == "no_video" or len(turns) != 1 or len(turns) != len(request.messages):
             return None
@@ -145,7 +145,7 @@ class Answerer:
         return url if isinstance(url, str) and len(kinds) > 1 else None
 
     def _target(self, request: Request) -> tuple[int, int, int]:
-        """Return what the method had of a video: tokens, of a whole frame too, and keyframes."""
+        """Return the method's tokens per video, tokens per whole frame, and keyframes per video."""
         if self.control in (None, "no_video"):
             return (0, 0, 0)
         like = self.method.get(request.key)
@@ -164,57 +164,57 @@ class Answerer:
         except (ValueError, torch.OutOfMemoryError) as error:
             if len(group) == 1:
                 return self._failed(group, error)
-        # Outside of the handler: the error holds the tensors of the call that failed.
+        # Retry outside the handler, because the error keeps the tensors of the failed call alive.
         middle = len(group) // 2
         return self._answer_group(group[:middle]) + self._answer_group(group[middle:])
 
     def _failed(self, group: Sequence[Request], error: Exception) -> list[Prediction]:
         reason = " ".join(str(error).split())
         warnings.warn(f"{group[0].task}: no answer to row {group[0].doc}: {reason}", stacklevel=2)
-        return [Prediction(one.key, one.task, one.doc, error=reason) for one in group]
+        return [Prediction(r.key, r.task, r.doc, error=reason) for r in group]
 
     def _ask(self, group: Sequence[Request]) -> list[Prediction]:
-        began = perf_counter()
+        start = perf_counter()
         first = group[0]
         video = self._only_video(first)
         if self.control not in (None, "no_video"):
             target = self._target(first)
-            if not target[0]:  # the method has no answer to compare with
-                why = f"the method has no answer, so {self.control} has no number of tokens"
-                return [Prediction(one.key, one.task, one.doc, error=why) for one in group]
+            if not target[0]:  # there is no number of tokens to match
+                reason = f"the method has no answer, so {self.control} has no number of tokens"
+                return [Prediction(r.key, r.task, r.doc, error=reason) for r in group]
             self._set_parts(*target, name=video or first.key)
         if video is None:
-            results = [self._converse(one) for one in group]
+            results = [self._converse(request) for request in group]
             texts, reports = [text for text, _ in results], [report for _, report in results]
         else:
             texts, reports = self._ask_together(self.reading.open(video), group)
-        seconds = (perf_counter() - began) / len(group)
+        seconds = (perf_counter() - start) / len(group)
         return [
-            _prediction(one, text, report, seconds, len(group))
-            for one, text, report in zip(group, texts, reports, strict=True)
+            _prediction(request, text, report, seconds, len(group))
+            for request, text, report in zip(group, texts, reports, strict=True)
         ]
 
     def _ask_together(
         self, source: VideoSource, group: Sequence[Request]
     ) -> tuple[list[str], list[Report | None]]:
-        """Ask about one video as `vtc.ask` does, with queries apart from the questions."""
+        """Ask about one video like `vtc.ask`, but with separate queries for keyframe selection."""
         inputs = vtc.prepare_inputs(
             self.model,
             self.processor,
             [source] * len(group),
-            [_text_of(one) for one in group],
+            [_text_of(request) for request in group],
             system=self.reading.system,
         )
         queries = zip(group, inputs["vtc_query"], strict=True)
-        inputs["vtc_query"] = [one.query or text for one, text in queries]
+        inputs["vtc_query"] = [request.query or text for request, text in queries]
         sequences = self.model.generate(**inputs, **group[0].generation)
         new = sequences[:, inputs["input_ids"].shape[1] :]
         texts = [self.processor.decode(row, skip_special_tokens=True) for row in new]
         report = last_report(self.model)
-        return texts, [replace(report, videos=[one]) for one in report.videos]
+        return texts, [replace(report, videos=[video]) for video in report.videos]
 
     def _set_parts(self, tokens: int, per_frame: int, keyframes: int, name: str) -> None:
-        """Give the control the tokens that the method has for the same question."""
+        """Give the control as many tokens as the method has for the same question."""
         toolkit = self.model.vtc
         if self.control == "uniform":
             count = max(1, round(tokens / per_frame))
@@ -228,7 +228,7 @@ class Answerer:
             toolkit.budget = registry.build_budget(tokens)
 
     def _converse(self, request: Request) -> tuple[str, Report | None]:
-        """Answer a conversation with several videos, pictures, or none."""
+        """Answer a conversation with any number of videos and pictures."""
         turns = [
             Turn(message["role"], [i for part in message["content"] for i in self._item(part)])
             for message in request.messages

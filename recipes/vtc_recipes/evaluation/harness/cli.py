@@ -1,4 +1,4 @@
-"""``vtc evaluate TASK``: the benchmarks of lmms-eval; torch is imported in its process only."""
+"""``vtc evaluate TASK``: lmms-eval's benchmarks; torch is imported only in its process."""
 
 from __future__ import annotations
 
@@ -22,43 +22,47 @@ _ALL, _NONE = "all", "none"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """The data, the results, and what the method is compared with."""
+    """The data, the results, and the controls."""
 
     data: Annotated[
-        Path, typer.Option(help="Folder with annotations and videos, laid out as on the hub.")
+        Path,
+        typer.Option(help="Folder with annotations and videos, in the same layout as on the hub."),
     ]
     out: Annotated[
-        Path, typer.Option(help="Folder for the results; the same command resumes what is in it.")
+        Path, typer.Option(help="Folder for the results; the same command resumes a run in it.")
     ]
     controls: Annotated[
         str,
         typer.Option(
-            help="Controls to run beside the method, each as long as it: all, none, or some of "
-            "uniform,downsample,random,no_video."
+            help="Controls to run after the method, each taking as long: all, none, or some "
+            "of uniform,downsample,random,no_video."
         ),
     ] = _ALL
     limit: Annotated[
-        options.Count, typer.Option(min=1, help="Ask the first questions only (of each part).")
+        options.Count, typer.Option(min=1, help="Ask only the first questions (of each part).")
     ] = None
     only_present: Annotated[
-        bool, typer.Option("--only-present", help="Leave out questions whose video is missing.")
+        bool, typer.Option("--only-present", help="Skip questions whose video is missing.")
     ] = False
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes (torchrun), each with its own model and GPU.")
+        int,
+        typer.Option(
+            min=1, help="Number of processes (torchrun), each with its own model and GPU."
+        ),
     ] = 1
     questions_at_once: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Questions about one video that share a pass; each takes memory of its own.",
+            help="Questions about one video that share a pass; each needs memory.",
         ),
     ] = 4
     query: Annotated[
         Literal["question", "prompt"],
-        typer.Option(help="Select keyframes for the question alone, or for the whole prompt."),
+        typer.Option(help="Select keyframes for the question only, or for the whole prompt."),
     ] = "question"
     system: options.System = None
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0
 
     def control_names(self) -> list[str]:
         """Return the names of the controls.
@@ -94,7 +98,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def _help(task: Task) -> str:
-    compared = "The table has the controls at the same number of tokens, and the paper's results."
+    compared = (
+        "The table includes the controls at the same number of tokens, and the paper's results."
+    )
     return f"{task.summary}\n\nRuns lmms-eval (make eval-env). {compared}"
 
 
@@ -108,7 +114,7 @@ def _command(name: str, task: Task) -> Callable[..., None]:
     ) -> None:
         _evaluate(name, task, wrapped, frames, evaluation, allow_posting, as_json)
 
-    # typer evaluates these at the import of the command line.
+    # typer evaluates these when the command line is imported.
     run.__annotations__ |= {
         "wrapped": ModelOptions,
         "frames": options.FrameOptions,
@@ -144,7 +150,7 @@ def _evaluate(
 
     if task.posts is not None and not allow_posting:
         raise ValueError(
-            f"{name} sends all answers to {task.posts}; give --allow-posting to allow it"
+            f"{name} sends all answers to {task.posts}; pass --allow-posting to allow it"
         )
     controls = evaluation.control_names()
     tasks_folder()
@@ -165,12 +171,12 @@ def _evaluate(
         evaluation.processes,
         evaluation.seed,
     )
-    with _ended_by_sigterm(), progress_bars(quiet=as_json, window=3600.0) as show:
+    with _exit_on_sigterm(), progress_bars(quiet=as_json, window=3600.0) as show:
         results = work.run(show)
     summaries = results["summaries"]
     text = table(name, task, label, results["parameters"], frames.fps, summaries)
     if benchmark.missing:
-        text += f"\n{benchmark.missing} questions without a video were left out."
+        text += f"\n{benchmark.missing} questions without a video were skipped."
     text += "\n\n" + group_table(summaries[METHOD])
     (evaluation.out / "results.md").write_text(text + "\n", encoding="utf-8")
     if as_json:
@@ -186,7 +192,7 @@ def _settings(
     """Return the arguments of the harness's model."""
     model = asdict(wrapped)
     name = Path(model.pop("model")).expanduser()
-    own = str(name.resolve()) if name.is_dir() else wrapped.model
+    pretrained = str(name.resolve()) if name.is_dir() else wrapped.model
     encoder = wrapped.encoder
     if encoder is not None and Path(encoder).expanduser().exists():
         model["encoder"] = str(Path(encoder).expanduser().resolve())
@@ -194,7 +200,7 @@ def _settings(
     if frames.cache is not None:
         reading["cache"] = str(Path(frames.cache).expanduser().absolute())
     return {
-        "pretrained": own,
+        "pretrained": pretrained,
         "batch_size": evaluation.questions_at_once,
         "system": evaluation.system,
         "query": evaluation.query,
@@ -204,7 +210,7 @@ def _settings(
 
 
 def _label(wrapped: ModelOptions) -> str:
-    """Return the name of a method for its row: model, selector and merger.
+    """Return the label of the method's row: model, selector and merger.
 
     Raises:
         ValueError: A part or one of its options is unknown.
@@ -222,8 +228,8 @@ def _label(wrapped: ModelOptions) -> str:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """End on SIGTERM as on Ctrl-C, so that the harness ends too."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM as on Ctrl-C, so that the harness stops too."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Evaluates a method and its controls on a benchmark; what is done is not done again."""
+"""Evaluate a method and its controls on a benchmark; finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vtc_recipes.evaluation.harness.running import (
 from vtc_recipes.evaluation.harness.scores import METHOD, Record, records_of, summarise
 from vtc_recipes.evaluation.harness.tasks import CONTROLS
 from vtc_recipes.evaluation.resuming import (
-    alone_in,
     claim_settings,
+    lock_folder,
     model_files,
     read_lines,
     write_lines,
@@ -31,15 +31,15 @@ from vtc_recipes.evaluation.resuming import (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated.
+    """An evaluation of a method and its controls.
 
     Attributes:
         benchmark: The task and its questions.
-        out: The folder of the results.
-        settings: Arguments of `model.Vtc`, without those of a run.
-        controls: What the method is compared with.
-        processes: Processes on this machine, each with its own model.
-        seed: Of everything that is drawn.
+        out: The folder for the results.
+        settings: Arguments of `model.Vtc`, except those that differ between runs.
+        controls: The controls to compare with.
+        processes: Number of processes on this machine, each with its own model.
+        seed: The random seed.
     """
 
     benchmark: Benchmark
@@ -63,7 +63,7 @@ class Evaluation:
             RuntimeError: The harness has failed, or no question has an answer.
         """
         installed = tasks_folder()
-        with alone_in(self.out):
+        with lock_folder(self.out):
             settings = {
                 "task": self.benchmark.name,
                 "data": str(self.benchmark.data),
@@ -71,7 +71,7 @@ class Evaluation:
                 "model_files": model_files(str(self.settings["pretrained"])),
                 **self.settings,
             }
-            del settings["batch_size"]  # which changes no answer
+            del settings["batch_size"]  # does not change the answers
             claim_settings(self.out, settings)
             prepared = self.out.resolve() / "prepared"
             names = prepare(self.benchmark, installed, prepared, self.processes)
@@ -86,14 +86,14 @@ class Evaluation:
             return self._write(records, scores)
 
     def _is_done(self, folder: Path) -> bool:
-        """Return whether a run has answered these questions, all of them."""
+        """Return whether a run has answered all of these questions."""
         file = folder / "questions.jsonl"
         if not file.exists() or not (folder / "scores.json").exists():
             return False
         rows = read_lines(file)
-        asked = sorted((one.part, one.number) for one in self.benchmark.questions)
+        expected = sorted((q.part, q.number) for q in self.benchmark.questions)
         complete = not any(row["error"] for row in rows)
-        return complete and [(row["part"], row["number"]) for row in rows] == asked
+        return complete and [(row["part"], row["number"]) for row in rows] == expected
 
     def _execute(
         self,
@@ -136,10 +136,12 @@ class Evaluation:
             "questions": len(self.benchmark.questions),
             "questions_in_annotations": self.benchmark.total,
             "questions_without_video": self.benchmark.missing,
-            "summaries": {run: summarise(own, task) for run, own in records.items()},
+            "summaries": {run: summarise(rows, task) for run, rows in records.items()},
             "scores": scores,
         }
         text = json.dumps(results, indent=2)
         (self.out / "results.json").write_text(text + "\n", encoding="utf-8")
-        write_lines(self.out / "questions.jsonl", (row for own in records.values() for row in own))
+        write_lines(
+            self.out / "questions.jsonl", (row for rows in records.values() for row in rows)
+        )
         return results

@@ -1,7 +1,7 @@
-"""Prepares a user's data folder for lmms-eval: rows, the folder of videos, YAML files of the tasks.
+"""Prepare a user's data folder for lmms-eval: annotations, a link to the videos, and task files.
 
-Nothing is copied but the annotations. lmms-eval looks for videos under ``$HF_HOME``, where a link
-leads to the data folder, and downloads nothing, as the link exists.
+Only the annotations are copied. lmms-eval looks for videos under ``$HF_HOME``, where a link points
+to the data folder, and downloads nothing because the link exists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vtc_recipes.evaluation.resuming import write_lines
 from vtc_recipes.reading import parquet_rows
 
 ROW = "vtc_row"
-"""The field of a prepared row that holds its number in the user's annotations."""
+"""The field of a prepared row with its index in the user's annotations."""
 _ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tar.part*")
 _SHOWN = 3
 
@@ -31,7 +31,7 @@ class Question:
 
     Attributes:
         part: The part of the task.
-        number: Its number in the user's annotations of the part, from 0.
+        number: Its index in the user's annotations of the part, from 0.
         video: The file or folder of its video.
         row: The row of the annotations.
     """
@@ -49,9 +49,9 @@ class Benchmark:
     Attributes:
         name: The name of the task.
         data: The user's folder.
-        questions: What is asked, parts one after another.
-        total: How many questions the annotations hold.
-        missing: How many of them have no video in the folder.
+        questions: The questions to ask, part by part.
+        total: Number of questions in the annotations.
+        missing: Number of these questions without a video in the folder.
     """
 
     name: str
@@ -65,17 +65,17 @@ class Benchmark:
 def read_benchmark(
     name: str, task: Task, data: Path, *, limit: int | None = None, only_present: bool = False
 ) -> Benchmark:
-    """Read the annotations in a data folder, and look for the videos.
+    """Read the annotations in a data folder, and find the videos.
 
     Args:
-        limit: Questions of each part at most, the first ones.
-        only_present: Leave out questions whose video is missing.
+        limit: Use only the first questions of each part.
+        only_present: Skip questions whose video is missing.
 
     Raises:
         ValueError: Annotations or videos are missing, or a row lacks a field.
     """
     if not data.is_dir():
-        raise ValueError(f"{data} is no folder; give the folder of {name} as --data")
+        raise ValueError(f"{data} is not a folder; pass the folder of {name} as --data")
     data = data.resolve()
     questions: list[Question] = []
     missing: list[str] = []
@@ -104,11 +104,11 @@ def _missing_message(missing: Sequence[str], questions: int, data: Path) -> str:
     videos = list(dict.fromkeys(missing))
     message = (
         f"{len(videos)} videos are missing in {data}, such as {', '.join(videos[:_SHOWN])}; "
-        "complete the folder, or leave their questions out with --only-present"
+        "complete the folder, or skip their questions with --only-present"
     )
     archives = [file.name for pattern in _ARCHIVES for file in sorted(data.rglob(pattern))]
     if archives:
-        message += f"; unpack its archives, such as {archives[0]}, if that was not done"
+        message += f"; unpack its archives, such as {archives[0]}, if you have not done so"
     return message
 
 
@@ -125,14 +125,14 @@ def _read_rows(name: str, task: Task, part: str, data: Path) -> list[dict[str, A
         absent = [field for field in task.fields if field not in row]
         if absent:
             raise ValueError(
-                f"{files[0]}, row {number} lacks {', '.join(absent)}; these are no annotations of "
-                f"{label} as lmms-eval reads them, its fields are {', '.join(task.fields)}"
+                f"{files[0]}, row {number} lacks {', '.join(absent)}; expected the annotations of "
+                f"{label} that lmms-eval reads, with the fields {', '.join(task.fields)}"
             )
     return rows
 
 
 def _annotation_files(task: Task, part: str, data: Path) -> list[Path]:
-    """Return the files of the first pattern that has any, those of one folder."""
+    """Return the files that match the first successful pattern, from one folder."""
     for pattern in task.annotations:
         files = sorted(data.glob(pattern.format(part=part)))
         if files:
@@ -159,32 +159,32 @@ def interleave(questions: Sequence[Question], ranks: int) -> list[Question]:
     lmms-eval gives question i to process ``i % ranks``.
 
     Args:
-        ranks: How many processes share the questions.
+        ranks: Number of processes that share the questions.
 
     Returns:
-        All questions: at i, i + ranks, ... those of one process. Processes get equally many, but
-        for one, so that the questions about a few videos are shared by two processes.
+        All questions; those at i, i + ranks, ... go to one process. Numbers of questions differ by
+        at most one, so the questions about a few videos are split between two processes.
     """
     videos: dict[Path, list[Question]] = {}
     for question in questions:
         videos.setdefault(question.video, []).append(question)
-    in_order = [question for same in videos.values() for question in same]
-    least, more = divmod(len(in_order), ranks)
+    by_video = [question for group in videos.values() for question in group]
+    minimum, extra = divmod(len(by_video), ranks)
     shares, start = [], 0
     for rank in range(ranks):
-        end = start + least + (rank < more)
-        shares.append(in_order[start:end])
+        end = start + minimum + (rank < extra)
+        shares.append(by_video[start:end])
         start = end
-    return [share[step] for step in range(least + 1) for share in shares if step < len(share)]
+    return [share[step] for step in range(minimum + 1) for share in shares if step < len(share)]
 
 
 def prepare(benchmark: Benchmark, tasks_folder: Path, folder: Path, ranks: int = 1) -> list[str]:
-    """Write what lmms-eval reads into a folder.
+    """Write the input files of lmms-eval to a folder.
 
     Args:
         tasks_folder: The folder of lmms-eval's own tasks.
-        folder: Gets ``tasks``, ``annotations`` and ``hf_home``; must be absolute.
-        ranks: How many processes share the questions.
+        folder: The absolute path of the folder for ``tasks``, ``annotations`` and ``hf_home``.
+        ranks: Number of processes that share the questions.
 
     Returns:
         The names of the tasks for ``lmms-eval --tasks``.
@@ -206,10 +206,10 @@ def prepare(benchmark: Benchmark, tasks_folder: Path, folder: Path, ranks: int =
                 f"the installed lmms-eval has no task {config}; expected 0.7.3 to 0.7.x"
             )
         name = task_name(benchmark.name, part)
-        own = [question for question in benchmark.questions if question.part == part]
-        if not own:
+        selected = [question for question in benchmark.questions if question.part == part]
+        if not selected:
             continue
-        rows = [{**each.row, ROW: each.number} for each in interleave(own, ranks)]
+        rows = [{**q.row, ROW: q.number} for q in interleave(selected, ranks)]
         annotations = folder / "annotations" / name
         annotations.mkdir(parents=True, exist_ok=True)
         write_lines(annotations / f"{task.split}.jsonl", rows)

@@ -1,4 +1,4 @@
-"""The model ``vtc`` of lmms-eval: a wrapped model that answers chat messages.
+"""The model ``vtc`` for lmms-eval: a wrapped model that answers chat messages.
 
 ``lmms-eval --model vtc --model_args pretrained=M,selector=dks,merger=dfm,keyframes=32,fps=1``
 """
@@ -17,7 +17,7 @@ from vtc.cli.models import ModelOptions
 from vtc.interfaces.part import require
 from vtc.plugins.discovery import suggestion
 from vtc.plugins.sections import load_json
-from vtc_recipes.evaluation.harness.answering import Answerer, Reading
+from vtc_recipes.evaluation.harness.answering import Answerer, ReadingOptions
 from vtc_recipes.evaluation.harness.layout import ROW
 from vtc_recipes.evaluation.harness.requests import (
     PredictionFile,
@@ -38,25 +38,26 @@ _READING = ("fps", "max_frames", "reader", "cache", "system")
 class Vtc(lmms):  # type: ignore[misc]
     """A wrapped model for lmms-eval.
 
-    With torchrun or accelerate each process has a model on a GPU of its own.
+    With torchrun or accelerate, each process has its own model on its own GPU.
 
     Args:
-        pretrained: The model, as ``vtc ask --model`` takes it.
-        batch_size: Questions about one video that share a pass; each takes memory of its own.
-        device: As ``vtc ask --device``; by default the GPU of this process, if there is one.
-        predictions: Folder that gets a line for each question: answer, tokens, keyframes,
-            seconds. Questions that have a line there are not asked again.
+        pretrained: The model, as for ``vtc ask --model``.
+        batch_size: Number of questions about one video that share a pass; each needs memory.
+        device: As for ``vtc ask --device``; by default the GPU of this process, if there is one.
+        predictions: Folder for one line per question: answer, tokens, keyframes, seconds. Questions
+            with a line are not asked again.
         control: One of ``uniform``, ``downsample``, ``random``, ``no_video``.
-        method: For a control, the folder of the predictions of the method.
-        query: What keyframes are selected for: ``question``, the question of the benchmark without
-            its options and instructions, as in ViLAMP's released code, or the whole ``prompt``.
-        settings: A JSON file with arguments, for values with commas; those given here count more.
+        method: For a control, the folder of the method's predictions.
+        query: The query for selecting keyframes: ``question``, the benchmark's question without its
+            options and instructions, as in ViLAMP's released code; or the whole ``prompt``.
+        settings: A JSON file with arguments, for values with commas; the other arguments override
+            it.
         **options: The options of ``vtc ask`` for the model, its parts and the frames, with ``_``
-            for ``-``: ``selector``, ``keyframes``, ``max_tokens``, ``fps`` ... Several values of
-            ``selector_option`` and the like are separated by ``;``.
+            for ``-``: ``selector``, ``keyframes``, ``max_tokens``, ``fps`` ... Multiple values of
+                ``selector_option`` and similar options are separated by ``;``.
 
     Raises:
-        ValueError: An option is unknown or wrong.
+        ValueError: An option is unknown or invalid.
     """
 
     is_simple = False
@@ -76,15 +77,15 @@ class Vtc(lmms):  # type: ignore[misc]
         from accelerate import Accelerator
 
         super().__init__()
-        kept = load_json(Path(settings)) if settings else {}
-        pretrained = pretrained or kept.pop("pretrained", None)
-        predictions = predictions or kept.pop("predictions", None)
-        control = control or kept.pop("control", None)
-        method = method or kept.pop("method", None)
-        query = query or kept.pop("query", _QUESTION)
+        saved = load_json(Path(settings)) if settings else {}
+        pretrained = pretrained or saved.pop("pretrained", None)
+        predictions = predictions or saved.pop("predictions", None)
+        control = control or saved.pop("control", None)
+        method = method or saved.pop("method", None)
+        query = query or saved.pop("query", _QUESTION)
         require(query in QUERIES, "query", query, " or ".join(QUERIES))
         self.query = query
-        options = {**kept, **options}
+        options = {**saved, **options}
         options.pop("max_batch_size", None)
         if pretrained is None:
             raise ValueError("expected pretrained=MODEL in --model_args, got none")
@@ -103,20 +104,20 @@ class Vtc(lmms):  # type: ignore[misc]
         )
         reading = {name: options.pop(name) for name in _READING if name in options}
         self.options = _model_options(pretrained, options)
-        given = device or self.options.device
-        if given == "auto" and self.accelerator.device.type == "cuda":
-            given = str(self.accelerator.device)
-        self.options = replace(self.options, device=given)
+        target = device or self.options.device
+        if target == "auto" and self.accelerator.device.type == "cuda":
+            target = str(self.accelerator.device)
+        self.options = replace(self.options, device=target)
         if control is not None:
             self.options = control_options(self.options, control)
         model, processor = self.options.open(quiet=True)
         self.device = model.device
-        self.model_size = sum(one.numel() for one in model.parameters())
+        self.model_size = sum(weight.numel() for weight in model.parameters())
         folder = None if predictions is None else Path(predictions)
         self._answerer = Answerer(
             model,
             processor,
-            Reading(together=self.batch_size, **reading),
+            ReadingOptions(together=self.batch_size, **reading),
             PredictionFile(folder, self._rank),
             control,
             {} if method is None else read_predictions(Path(method)),
@@ -133,12 +134,15 @@ class Vtc(lmms):  # type: ignore[misc]
             def progress(done: int, total: int) -> None:
                 bar.update(done - bar.n)
 
-            predictions = self._answerer.answer([self._read(one) for one in requests], progress)
+            predictions = self._answerer.answer(
+                [self._read(request) for request in requests], progress
+            )
         return [
             GenerationResult(
-                text=each.text, token_counts=TokenCounts(input_tokens=each.tokens_after)
+                text=prediction.text,
+                token_counts=TokenCounts(input_tokens=prediction.tokens_after),
             )
-            for each in predictions
+            for prediction in predictions
         ]
 
     def _read(self, request: Any) -> Request:
@@ -149,16 +153,16 @@ class Vtc(lmms):  # type: ignore[misc]
         return Request(task, int(row.get(ROW, doc)), to_messages(row), settings, until, query)
 
     def loglikelihood(self, requests: Any) -> Any:
-        """Refuse tasks that score given texts."""
-        raise NotImplementedError("vtc answers tasks of the kind generate_until only")
+        """Raise, because tasks that score given texts are not supported."""
+        raise NotImplementedError("vtc supports only tasks of the kind generate_until")
 
     def generate_until_multi_round(self, requests: Any) -> Any:
-        """Refuse tasks of several rounds."""
-        raise NotImplementedError("vtc answers tasks of the kind generate_until only")
+        """Raise, because tasks of several rounds are not supported."""
+        raise NotImplementedError("vtc supports only tasks of the kind generate_until")
 
 
 def _model_options(pretrained: str, options: dict[str, Any]) -> ModelOptions:
-    """Read the options of a model as lmms-eval gives them: numbers where it takes them for some."""
+    """Parse a model's options from lmms-eval, which converts number-like values to numbers."""
     names = {field.name for field in fields(ModelOptions)} - {"model"}
     for name in options:
         if name not in names:
@@ -173,15 +177,15 @@ def _model_options(pretrained: str, options: dict[str, Any]) -> ModelOptions:
 
 
 def control_options(options: ModelOptions, control: str) -> ModelOptions:
-    """Return the options of a control: its parts, in the place of the method's."""
+    """Return the options of a control, with its parts in place of the method's."""
     if control == "no_video":
         return options
-    own: dict[str, Any] = {"selector_option": [], "keyframes": None}
+    selection: dict[str, Any] = {"selector_option": [], "keyframes": None}
     if control == "random":
-        return replace(options, selector="random", **own)
+        return replace(options, selector="random", **selection)
     unlimited: dict[str, Any] = {"max_tokens": None, "budget": None, "budget_option": []}
     if control == "uniform":
         parts: dict[str, Any] = {"selector": "uniform", "merger": "drop"}
     else:
         parts = {"selector": "none", "merger": "mean_pool"}
-    return replace(options, **parts, merger_option=[], **own, **unlimited)
+    return replace(options, **parts, merger_option=[], **selection, **unlimited)

@@ -1,4 +1,4 @@
-"""What a harness asks, as conversations, and what a model answered, as lines of a file."""
+"""Requests of a harness, and a model's predictions as lines of a file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Request:
 
     Attributes:
         task: The name of the harness's task.
-        doc: The number of its row, the same in each run.
+        doc: The index of its row, the same in each run.
         messages: ``[{"role": "user", "content": [{"type": "video", "url": FILE}, ...]}]``.
         generation: Arguments of ``generate``.
         until: Texts that end an answer.
-        query: What keyframes are selected for; None for the text of the last message.
+        query: The query for selecting keyframes; None for the text of the last message.
     """
 
     task: str
@@ -42,40 +42,42 @@ class Request:
 
     @property
     def key(self) -> str:
-        """A name for what is asked and how, the same in each run."""
-        asked = (self.task, self.doc, _hashable(self.messages), self.query)
-        values = (*asked, self.generation, self.until)
+        """A hash of the question and its settings, the same in each run."""
+        question = (self.task, self.doc, _hashable(self.messages), self.query)
+        values = (*question, self.generation, self.until)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _hashable(value: Any) -> Any:
-    """Replace pictures by hashes of their pixels."""
+    """Replace pictures with hashes of their pixels."""
     if isinstance(value, Mapping):
-        return {str(key): _hashable(one) for key, one in value.items()}
+        return {str(key): _hashable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_hashable(one) for one in value]
+        return [_hashable(item) for item in value]
     if isinstance(value, str | int | float | bool | None):
         return value
     return hashlib.sha256(value.tobytes()).hexdigest()
 
 
 def read_generation(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return arguments of ``generate``, and the texts that end an answer, of a harness's task.
+    """Return a task's arguments for ``generate``, and the texts that end an answer.
 
-    A temperature of 0 stands for greedy search; other harnesses' options are left out.
+    A temperature of 0 means greedy search; unknown options are dropped.
 
     >>> read_generation({"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "until": "\\n"})
     ({'max_new_tokens': 16, 'do_sample': False}, ('\\n',))
     """
-    given = {name: values[name] for name in _GENERATION if values.get(name) is not None}
-    if not given.get("temperature"):
-        given = {n: v for n, v in given.items() if n not in ("temperature", "top_p", "top_k")}
-        given["do_sample"] = False
+    arguments = {name: values[name] for name in _GENERATION if values.get(name) is not None}
+    if not arguments.get("temperature"):
+        arguments = {
+            n: v for n, v in arguments.items() if n not in ("temperature", "top_p", "top_k")
+        }
+        arguments["do_sample"] = False
     else:
-        given["do_sample"] = True
+        arguments["do_sample"] = True
     until = values.get("until") or ()
-    return given, (until,) if isinstance(until, str) else tuple(until)
+    return arguments, (until,) if isinstance(until, str) else tuple(until)
 
 
 def question_of(row: Mapping[str, Any]) -> str | None:
@@ -93,20 +95,20 @@ def question_of(row: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of a request.
+    """The answer to a request, or the reason why there is none.
 
     Attributes:
-        key: The request's.
+        key: The key of the request.
         task, doc: As in `Request`.
-        text: The answer; empty where there is none.
+        text: The answer; empty if there is none.
         error: Why there is no answer.
-        frames: Frames that were read.
-        keyframes: Seconds of the keyframes (their numbers where the video has no times).
-        tokens_before, tokens_after: Visual tokens of the bare model, and of this one.
+        frames: Number of frames read.
+        keyframes: Times of the keyframes in seconds (indices if the video has no times).
+        tokens_before, tokens_after: Visual tokens of the bare and of the wrapped model.
         per_frame: Visual tokens of a slice that keeps all of them.
-        seconds: Of this question: those of a pass, shared equally by its questions.
-        together: Questions of the pass.
-        warnings: What was lost or replaced.
+        seconds: Time of the pass, divided equally among its questions.
+        together: Number of questions in the pass.
+        warnings: Warnings of the report.
     """
 
     key: str
@@ -125,14 +127,14 @@ class Prediction:
 
 
 class PredictionFile:
-    """The predictions of a run; each process of it appends to a file of its own.
+    """The predictions of a run; each of its processes appends to its own file.
 
     Args:
-        folder: Holds ``predictions-0.jsonl``, ``predictions-1.jsonl`` ...; None keeps nothing.
-        rank: The number of this process.
+        folder: The folder of ``predictions-0.jsonl`` and so on; None stores nothing.
+        rank: The rank of this process.
 
     Raises:
-        ValueError: Another run writes to the file, or a line of the folder is damaged.
+        ValueError: Another run is writing to the file, or a line in the folder is damaged.
     """
 
     def __init__(self, folder: Path | None, rank: int = 0) -> None:
@@ -141,15 +143,15 @@ class PredictionFile:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self._file.with_suffix(".lock"), timeout=0)
             try:
-                self._lock.acquire()  # until the process ends
+                self._lock.acquire()  # held until the process exits
             except Timeout:
                 raise ValueError(
-                    f"another run writes to {self._file}; wait for it, or end it"
+                    f"another run is writing to {self._file}; wait for it, or stop it"
                 ) from None
         self.kept = {} if folder is None else read_predictions(folder)
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Keep predictions, on disk at once."""
+        """Store predictions and sync them to disk."""
         predictions = list(predictions)
         self.kept |= {prediction.key: prediction for prediction in predictions}
         if self._file is not None:
@@ -157,7 +159,7 @@ class PredictionFile:
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """Return the predictions in a folder by key: of several the last, but no error if possible.
+    """Return the predictions in a folder by key: the last without an error, else the last.
 
     Raises:
         ValueError: A line is damaged.
@@ -177,11 +179,11 @@ def read_predictions(folder: Path) -> dict[str, Prediction]:
 
 
 def cut(text: str, until: tuple[str, ...]) -> str:
-    """Return a text up to the first of some others."""
+    """Return a text up to the first occurrence of any of the given texts."""
     ends = [place for end in until if end and (place := text.find(end)) >= 0]
     return text[: min(ends)] if ends else text
 
 
 def check_together(together: int) -> None:
-    """Refuse a number of questions in a pass below one."""
-    require(together >= 1, "questions of a pass", together, ">= 1")
+    """Raise a ValueError unless the number of questions in a pass is at least 1."""
+    require(together >= 1, "questions in a pass", together, ">= 1")

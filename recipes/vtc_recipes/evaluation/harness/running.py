@@ -1,6 +1,6 @@
-"""Runs lmms-eval in a process of its own, and checks that it has left results.
+"""Run lmms-eval in a separate process and check its result files.
 
-lmms-eval exits with 0 when it has failed, so only its files count.
+lmms-eval exits with 0 even if it failed, so only its files count.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Run:
     """One run of the harness.
 
     Attributes:
-        folder: Gets ``predictions-RANK.jsonl``, ``log.txt`` and ``harness``.
+        folder: The folder for ``predictions-RANK.jsonl``, ``log.txt`` and ``harness``.
         tasks: Names of the prepared tasks.
         prepared: The folder that `layout.prepare` wrote.
-        settings: Arguments of the model, see `model.Vtc`.
-        processes: Processes on this machine, each with its own model.
-        seed: Of everything that is drawn.
+        settings: Arguments of the model; see `model.Vtc`.
+        processes: Number of processes on this machine, each with its own model.
+        seed: The random seed.
     """
 
     folder: Path
@@ -57,15 +57,15 @@ def tasks_folder() -> Path:
     spec = find_spec("lmms_eval")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(
-            "lmms-eval is not installed here; make eval-env makes an environment that has it, in "
-            "which the command is .venv-eval/bin/vtc evaluate (or: pip install "
+            "lmms-eval is not installed; run make eval-env, then .venv-eval/bin/vtc evaluate (or: "
+            "pip install "
             "'video-token-compression[eval]')"
         )
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
 def command(run: Run) -> list[str]:
-    """Return the command of a run, in its folder."""
+    """Return the command of a run, to be started in its folder."""
     start = [sys.executable, "-m", "lmms_eval"]
     if run.processes > 1:
         torchrun = "torch.distributed.run"
@@ -78,14 +78,14 @@ def command(run: Run) -> list[str]:
         "--include_path": str(run.prepared / "tasks"),
         "--batch_size": str(run.settings["batch_size"]),
         "--output_path": "harness",
-        "--process_docs_parallel": "1",  # some scores draw at random, in this order
+        "--process_docs_parallel": "1",  # some scores use random numbers, in this order
         "--seed": str(run.seed),
     }
     return [*start, *(word for pair in options.items() for word in pair), "--log_samples"]
 
 
 def environment(run: Run) -> dict[str, str]:
-    """Return the environment of a run: its own ``$HF_HOME``, but the user's models."""
+    """Return the environment of a run, with its own ``$HF_HOME`` but the user's models."""
     from huggingface_hub import constants
 
     return {
@@ -101,7 +101,7 @@ def environment(run: Run) -> dict[str, str]:
 
 
 def execute(run: Run, progress: Callable[[int], None]) -> Path:
-    """Run the harness; a run that was interrupted resumes.
+    """Run the harness; an interrupted run resumes.
 
     Args:
         progress: Called with the number of questions that have a prediction.
@@ -110,14 +110,14 @@ def execute(run: Run, progress: Callable[[int], None]) -> Path:
         The folder of the harness's results.
 
     Raises:
-        RuntimeError: It has left no results; the message ends with the last lines of its log.
+        RuntimeError: It wrote no results; the message ends with the last lines of its log.
     """
     output = run.folder / "harness"
     if output.exists():
         shutil.rmtree(output)
     run.folder.mkdir(parents=True, exist_ok=True)
-    given = {name: value for name, value in run.settings.items() if name != "batch_size"}
-    settings = json.dumps({**given, "predictions": "."}, indent=2)
+    arguments = {name: value for name, value in run.settings.items() if name != "batch_size"}
+    settings = json.dumps({**arguments, "predictions": "."}, indent=2)
     (run.folder / "model.json").write_text(settings + "\n", encoding="utf-8")
     log = run.folder / "log.txt"
     with log.open("ab") as stream:
@@ -128,7 +128,7 @@ def execute(run: Run, progress: Callable[[int], None]) -> Path:
             while process.poll() is None:
                 progress(_count(run.folder))
                 sleep(_POLL_SECONDS)
-        except BaseException:  # Ctrl-C and SIGTERM end the harness, too
+        except BaseException:  # Ctrl-C and SIGTERM must stop the harness too
             process.terminate()
             process.wait()
             raise
@@ -138,7 +138,7 @@ def execute(run: Run, progress: Callable[[int], None]) -> Path:
     absent = [task for task in run.tasks if task not in results]
     if absent:
         raise RuntimeError(
-            f"lmms-eval has left no results of {', '.join(absent[:3])} (exit code "
+            f"lmms-eval wrote no results of {', '.join(absent[:3])} (exit code "
             f"{process.returncode}); the end of {log}: {_last_lines(log)}"
         )
     return files[-1].parent
@@ -152,14 +152,14 @@ def scores_of(output: Path) -> dict[str, dict[str, Any]]:
 
 
 def samples_of(output: Path, task: str) -> list[dict[str, Any]]:
-    """Return the harness's records of a task, one for each question, in the order of its rows.
+    """Return the harness's records of a task, one per question, in the order of its rows.
 
     Raises:
-        RuntimeError: There are none.
+        RuntimeError: There are no records.
     """
     files = sorted(output.glob(f"*_samples_{task}.jsonl"))
     if not files:
-        raise RuntimeError(f"lmms-eval has left no samples of {task} in {output}")
+        raise RuntimeError(f"lmms-eval wrote no samples of {task} to {output}")
     return sorted(read_lines(files[-1]), key=lambda record: int(record["doc_id"]))
 
 
@@ -168,7 +168,7 @@ def _count(folder: Path) -> int:
 
 
 def _last_lines(log: Path) -> str:
-    """Return the reason that a log ends with: its last error, else its last lines."""
+    """Return the last error in a log, or else its last lines."""
     text = _COLOUR.sub("", log.read_text(errors="replace"))
     errors = _ERROR.findall(text)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]

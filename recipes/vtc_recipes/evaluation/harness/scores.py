@@ -1,4 +1,4 @@
-"""Scores of the runs of a benchmark: by question, by group, and the table of the paper's form."""
+"""Score the runs of a benchmark by question and by group, with a table like the paper's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vtc_recipes.evaluation.resuming import read_lines
 
 Record = dict[str, Any]
 METHOD = "method"
-"""The name of the run with the user's own parts; the others are controls."""
+"""The name of the run with the user's own parts; all other runs are controls."""
 _LETTER = re.compile(r"\b[A-H]\b")
 _MOST_COLUMNS = 6
 _TITLES = {
@@ -38,31 +38,33 @@ def records_of(
     Args:
         prepared: The folder that `layout.prepare` wrote.
         run: The name of the run.
-        predictions: What the model answered.
+        predictions: The model's predictions.
         samples: Returns the harness's records of a task, in the order of the prepared rows.
 
     Returns:
         ``id`` (part and number in the user's annotations), ``video``, ``groups``, ``options``,
-        ``right`` (None where only a server knows), the harness's ``answer`` of the annotations, and
-        the fields of the prediction. An answer that is missing is wrong.
+        ``right`` (None if only a server knows), the annotated ``answer``, and the fields of the
+        prediction. A missing answer is wrong.
 
     Raises:
-        RuntimeError: The harness has lost questions.
+        RuntimeError: The harness skipped questions.
     """
     task = benchmark.task
-    by_row = {(one.task, one.doc): one for one in predictions}
-    by_number = {(one.part, one.number): one for one in benchmark.questions}
+    by_row = {(p.task, p.doc): p for p in predictions}
+    by_number = {(q.part, q.number): q for q in benchmark.questions}
     records = []
-    for part in dict.fromkeys(one.part for one in benchmark.questions):
+    for part in dict.fromkeys(question.part for question in benchmark.questions):
         name = task_name(benchmark.name, part)
         numbers = _row_numbers(prepared / "annotations" / name / f"{task.split}.jsonl")
-        found = samples(name)
-        if len(found) != len(numbers):
-            raise RuntimeError(f"lmms-eval has scored {len(found)} of {len(numbers)} of {name}")
-        for number, sample in zip(numbers, found, strict=True):
+        results = samples(name)
+        if len(results) != len(numbers):
+            raise RuntimeError(
+                f"lmms-eval scored {len(results)} of {len(numbers)} questions of {name}"
+            )
+        for number, sample in zip(numbers, results, strict=True):
             prediction = by_row.get((name, number))
             if prediction is None:
-                raise RuntimeError(f"the model has left no prediction for row {number} of {name}")
+                raise RuntimeError(f"the model wrote no prediction for row {number} of {name}")
             records.append(_record(by_number[part, number], task, run, prediction, sample))
     return sorted(records, key=lambda record: (record["part"], record["number"]))
 
@@ -101,27 +103,28 @@ def summarise(records: Sequence[Record], task: Task) -> dict[str, Any]:
     """Return the scores of a run.
 
     Returns:
-        ``all``, and by field and value ``groups``, each with ``n``, ``right``, ``share``,
-        ``interval`` (Wilson, 95 %), ``chance``; ``score``, the mean of all questions or of the
-        groups, as the benchmark has it; means of frames, keyframes, tokens and seconds of the
-        questions with an answer; ``errors``, and ``no_letter``: answers that name no option.
+        ``all``, and ``groups`` by field and value, each with ``n``, ``right``, ``share``,
+        ``interval`` (Wilson, 95 %) and ``chance``; ``score``, the mean over all questions or over
+        groups, as the benchmark defines it; means of frames, keyframes, tokens and seconds over
+        answered questions; ``errors``; and ``no_letter``, the number of answers that name no
+        option.
     """
-    known = [record for record in records if record["right"] is not None]
+    scored = [record for record in records if record["right"] is not None]
     groups: dict[str, dict[str, Any]] = {}
     for field in task.groups:
         values: dict[str, list[Record]] = {}
-        for record in known:
-            given = record["groups"].get(field, [])
-            for value in given if isinstance(given, list) else [given]:
+        for record in scored:
+            names = record["groups"].get(field, [])
+            for value in names if isinstance(names, list) else [names]:
                 values.setdefault(str(value), []).append(record)
-        groups[field] = {value: _share(own) for value, own in sorted(values.items())}
-    overall = _share(known) if known else None
+        groups[field] = {value: _share(rows) for value, rows in sorted(values.items())}
+    overall = _share(scored) if scored else None
     score = overall["share"] if overall else None
     first = groups.get(task.groups[0], {}) if task.groups else {}
     if task.mean_of_groups and first:
         score = sum(group["share"] for group in first.values()) / len(first)
     answered = [record for record in records if record["error"] is None]
-    chosen = [record for record in answered if record["options"]]
+    multiple_choice = [record for record in answered if record["options"]]
     return {
         "all": overall,
         "score": score,
@@ -132,7 +135,7 @@ def summarise(records: Sequence[Record], task: Task) -> dict[str, Any]:
         "tokens": _mean(record["tokens_after"] for record in answered),
         "seconds": _mean(record["seconds"] for record in answered),
         "errors": len(records) - len(answered),
-        "no_letter": sum(not _LETTER.search(record["text"]) for record in chosen),
+        "no_letter": sum(not _LETTER.search(record["text"]) for record in multiple_choice),
     }
 
 
@@ -154,7 +157,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def columns_of(task: Task, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the groups that the table shows: those of the task's first field, if they are few."""
+    """Return the groups to show in the table: those of the task's first field, if they are few."""
     if not task.groups:
         return []
     values = summaries[METHOD]["groups"].get(task.groups[0], {})
@@ -174,9 +177,9 @@ def table(
     """Format the results in the form of Table 1 of ViLAMP, as Markdown.
 
     Args:
-        label: What the method is, for its row.
-        size: Parameters of the model.
-        summaries: What `summarise` returned, by run.
+        label: The label of the method's row.
+        size: Number of parameters of the model.
+        summaries: The results of `summarise`, by run.
     """
     columns = columns_of(task, summaries)
     overall = "Mean of groups" if task.mean_of_groups else "Overall"
@@ -207,11 +210,11 @@ def table(
     n = first["all"]["n"] if first["all"] else 0
     notes = [f"{name}: {n} questions, {fps:g} FPS."]
     if first["all"] and first["all"]["chance"]:
-        notes[0] += f" A guess is right in {100 * first['all']['chance']:.1f} %."
+        notes[0] += f" Chance: {100 * first['all']['chance']:.1f} %."
     if task.paper:
         notes.append(f"Rows of the paper: {task.source} of ViLAMP; its models were not run here.")
     if task.mean_of_groups:
-        notes.append("The interval (Wilson) is that of the share of all questions.")
+        notes.append("The interval (Wilson) is for the accuracy over all questions.")
     if task.note:
         notes.append(f"Note: {task.note}.")
     for run, values in summaries.items():

@@ -1,7 +1,7 @@
-"""The benchmarks of lmms-eval that ``vtc evaluate`` runs: layouts, scores, and the paper's results.
+"""The lmms-eval benchmarks that ``vtc evaluate`` runs: layouts, scores, and the paper's results.
 
-Each task is the installed one of lmms-eval, with its own prompt and scoring. What stands here is
-what the harness does not say: where the files of a data folder lie, and how answers are grouped.
+Each task is the installed one of lmms-eval, with its own prompt and scoring. This module adds what
+the harness does not define: where the files of a data folder are, and how to group answers.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 RowValues = Mapping[str, Any]
 _LETTERED = re.compile(r"^\s*\(?([A-Z])[).:]", re.MULTILINE)
 CONTROLS = ("uniform", "downsample", "random", "no_video")
-"""What a method is compared with; each but the last has the tokens of the method, video by video.
+"""The controls; each except the last has as many tokens as the method, video by video.
 
-* ``uniform``: evenly spaced frames with all their tokens, no others;
-* ``downsample``: every frame, its patches averaged over a grid (plain average pooling);
-* ``random``: keyframes drawn at random, as many as the method has, the others merged as it does;
-* ``no_video``: the question alone.
+* ``uniform``: only evenly spaced frames, with all their tokens; * ``downsample``: all frames, with
+their patches averaged over a grid (plain average pooling); * ``random``: as many random keyframes
+as the method has, with the same merger; * ``no_video``: only the question.
 """
 VILAMP, ONEVISION = "ViLAMP-7B (paper)", "LLaVA-OneVision-7B (paper)"
 
@@ -30,23 +29,23 @@ class Task:
 
     Attributes:
         summary: One line for ``vtc evaluate --help``.
-        config: The YAML files of lmms-eval by part, relative to its folder of tasks; a part is
-            what the harness runs as one task. The only part has the name "".
+        config: The YAML files of lmms-eval by part, relative to its folder of tasks; the harness
+            runs a part as one task. A single part has the name "".
         cache_dir: The folder of the videos under ``$HF_HOME``.
         split: The split that the harness reads.
-        annotations: Patterns of the files of annotations in the data folder, the usual one first;
+        annotations: Patterns of the annotation files in the data folder, the usual one first;
             ``{part}`` is the name of the part.
         fields: Fields that each row of the annotations must have.
-        videos: Returns where the video of a row may lie in the data folder.
+        videos: Returns the possible paths of a row's video in the data folder.
         metric: The harness's name of the score.
-        is_right: Whether the harness's record of an answer is right.
-        options: Returns the number of options of a row's question; 0 without options.
-        groups: Fields of the annotations by which scores are shown, the one of the table first.
+        is_right: Returns whether the harness's record of an answer is right.
+        options: Returns the number of options of a row's question; 0 for open questions.
+        groups: Fields of the annotations by which to group scores; the table uses the first.
         mean_of_groups: Whether the harness's score is the mean over the groups of the first field.
-        posts: Where the harness sends the answers; None if it scores them itself.
+        posts: The server to which the harness sends the answers; None if it scores them itself.
         paper: Results of the paper by model, then by group, in %; "" is the whole benchmark.
         source: The table of the paper.
-        note: What to know when reading the scores.
+        note: A note for readers of the scores.
     """
 
     summary: str
@@ -161,7 +160,7 @@ TASKS: dict[str, Task] = {
         summary="Video-MME with subtitles (subtitle/ID.srt), by duration.",
         config={"": "videomme/videomme_w_subtitle.yaml"},
         paper={VILAMP: {"": 71.6, "long": 65.2}},
-        note="the harness shows the subtitles of 32 evenly spaced frames, whatever the model reads",
+        note="the harness always shows the subtitles of 32 evenly spaced frames",
         **_VIDEOMME,
     ),
     "longvideobench_val_v": Task(
@@ -185,7 +184,7 @@ TASKS: dict[str, Task] = {
         options=_longvideobench_options,
         groups=("duration_group", "question_category"),
         paper={VILAMP: {"": 60.2}, ONEVISION: {"": 56.5}},
-        note="the harness draws an option at random for an answer that names none",
+        note="the harness picks a random option for an answer that names none",
     ),
     "mlvu_dev": Task(
         summary="MLVU, multiple choice of the development set.",
@@ -214,10 +213,10 @@ TASKS: dict[str, Task] = {
         is_right=lambda record: str(record["pred"]) == str(record["ground_truth"]),
         options=lambda row: len(row["option"]),
         paper={VILAMP: {"": 74.2}, ONEVISION: {"": 60.1}},
-        note="the harness draws an option at random for an answer that names none",
+        note="the harness picks a random option for an answer that names none",
     ),
     "egoschema": Task(
-        summary="EgoSchema in full: sends the answers to a server.",
+        summary="EgoSchema in full; sends the answers to a server.",
         config={"": "egoschema/egoschema.yaml"},
         cache_dir="egoschema",
         split="test",
@@ -228,7 +227,7 @@ TASKS: dict[str, Task] = {
         is_right=lambda record: False,
         options=lambda row: len(row["option"]),
         posts="validation-server.onrender.com, which scores them",
-        note="only the server knows the answers: accuracies by question are not available",
+        note="only the server knows the answers, so there are no scores by question",
     ),
     "lvbench": Task(
         summary="LVBench.",
@@ -260,7 +259,7 @@ TASKS: dict[str, Task] = {
         options=lambda row: len(row["candidates"]),
         groups=("part",),
         mean_of_groups=True,
-        note="as in the harness, a question sees its whole file, also where it names a part of it",
+        note="as in the harness, the model reads the whole file, even for a question about a part",
     ),
     "videoevalpro_mcq": Task(
         summary="VideoEval-Pro as multiple choice.",
@@ -272,13 +271,13 @@ TASKS: dict[str, Task] = {
         **_VIDEOEVALPRO,
     ),
     "videoevalpro": Task(
-        summary="VideoEval-Pro with free answers: sends them to OpenAI's API.",
+        summary="VideoEval-Pro with free-text answers; sends them to OpenAI's API.",
         config={"": "videoevalpro/videoevalpro.yaml"},
         fields=("video", "question", "answer_text", "qa_type"),
         metric="videoevalpro_score",
         is_right=lambda record: bool(record["judge_result"]),
         options=lambda row: 0,
-        posts="the API of OpenAI, whose model judges them, at your cost",
+        posts="OpenAI's API, whose model judges them at your cost",
         **_VIDEOEVALPRO,
     ),
     "timescope": Task(

@@ -1,4 +1,4 @@
-"""Ask a model about the cases of VideoNIAH: as it is, and in the settings of its controls."""
+"""Ask a model about VideoNIAH cases, with its own parts and in the settings of the controls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vtc_recipes.evaluation.videoniah.haystack import Haystacks
 
 MODEL = "model"
-"""The setting that runs the model with its own parts."""
+"""The setting with the model's own parts."""
 CONTROLS = ("uniform", "random", "downsampled", "no_video")
 PROMPT = (
     "Select the best answer to the following multiple-choice question based on the video. "
@@ -36,10 +36,10 @@ _PARTS = ("budget", "selector", "merger", "connector")
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse a prompt that lacks the question or has unknown names in braces.
+    """Validate a prompt.
 
     Raises:
-        ValueError: It does.
+        ValueError: The prompt lacks the question or has unknown names in braces.
     """
     try:
         text = prompt.format(question="{question}", options="", letters="")
@@ -56,29 +56,29 @@ def prompt_of(case: NiahCase, prompt: str) -> str:
     """Fill in a prompt."""
     letters = ascii_uppercase[: len(case.options)]
     lines = (f"{letter}. {text}" for letter, text in zip(letters, case.options, strict=True))
-    named = (
+    letter_list = (
         f"{', '.join(letters[:-1])}, or {letters[-1]}" if len(letters) > 2 else " or ".join(letters)
     )
-    return prompt.format(question=case.question, options="\n".join(lines), letters=named)
+    return prompt.format(question=case.question, options="\n".join(lines), letters=letter_list)
 
 
 class Asker:
     """Asks a wrapped model about cases in several settings.
 
-    Settings are ``model``, with the model's own parts, and controls: ``uniform`` and ``random``
-    keyframes in the same number with the same merger; ``downsampled``, evenly spaced frames alone,
-    as many as give the number of tokens that ``model`` needed; and ``no_video``.
+    Settings are ``model``, with the model's own parts, and the controls: ``uniform`` and ``random``
+    keyframes, as many as the model has, with the same merger; ``downsampled``, only evenly spaced
+    frames, with as many tokens as ``model`` used; and ``no_video``.
 
     Args:
         model: A model that ``vtc.wrap`` returned.
         processor: Its stock processor.
         haystacks: Opens the videos.
         prompt: Text with ``{question}``, ``{options}`` and ``{letters}`` to fill in.
-        cached: Whether frame embeddings come from the cache of the haystacks.
-        max_new_tokens: The longest answer.
+        cached: Whether to take frame embeddings from the cache of the haystacks.
+        max_new_tokens: Maximum length of an answer.
 
     Raises:
-        ValueError: The prompt has other names in braces.
+        ValueError: The prompt has unknown names in braces.
     """
 
     def __init__(
@@ -107,14 +107,15 @@ class Asker:
             before: The record of ``model`` for this case, which ``downsampled`` needs.
 
         Returns:
-            A record: the answer, the letter in it, whether that is right, and what the video took.
+            A record: the answer, the letter in it, whether it is right, and statistics of the
+                video.
 
         Raises:
             VideoError: A file cannot be read.
             ValueError: A file is shorter than when the cases were made.
         """
         text = prompt_of(case, self._prompt)
-        began = perf_counter()
+        start = perf_counter()
         record = {
             "case": case.id,
             "setting": setting,
@@ -135,7 +136,7 @@ class Asker:
             "answer": case.answer,
             "score": float(letter == case.answer),
             "chance": 1 / len(case.options),
-            "seconds": round(perf_counter() - began, 3),
+            "seconds": round(perf_counter() - start, 3),
         }
 
     def _with_video(self, case: NiahCase, source: VideoSource, text: str) -> dict[str, Any]:
@@ -187,9 +188,9 @@ class Asker:
     def _parts(
         self, case: NiahCase, setting: str, before: Mapping[str, Any] | None
     ) -> Iterator[None]:
-        """Let the model read with the parts of a setting."""
+        """Give the model the parts of a setting within a context."""
         toolkit = self._toolkit
-        own = {name: getattr(toolkit, name) for name in _PARTS}
+        original = {name: getattr(toolkit, name) for name in _PARTS}
         if setting == MODEL:
             yield
             return
@@ -213,11 +214,11 @@ class Asker:
             yield
         finally:
             for part in parts:
-                setattr(toolkit, part, own[part])
+                setattr(toolkit, part, original[part])
 
 
 def settings_of(controls: str) -> list[str]:
-    """Return the settings that a text names: ``uniform,random``; the model's own come first.
+    """Parse controls such as ``uniform,random`` into settings; the model's own comes first.
 
     Raises:
         ValueError: A control is unknown.
@@ -234,7 +235,7 @@ def settings_of(controls: str) -> list[str]:
 def unanswered(
     cases: Sequence[NiahCase], settings: Sequence[str], records: Sequence[Mapping[str, Any]]
 ) -> list[tuple[NiahCase, str]]:
-    """Return what is left to ask: each case in all its settings, the model's own first."""
+    """Return the remaining pairs of case and setting, with the model's own setting first."""
     done = {(record["case"], record["setting"]) for record in records}
     return [
         (case, setting) for case in cases for setting in settings if (case.id, setting) not in done

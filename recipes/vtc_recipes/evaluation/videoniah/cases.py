@@ -1,4 +1,4 @@
-"""Cases of VideoNIAH: which clip is hidden where in which videos, one JSON object per line."""
+"""VideoNIAH cases: a clip, its position, and the videos around it; one JSON object per line."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from vtc_recipes.reading import read_rows
 from vtc_recipes.schema import Items
 
 LENGTHS = (2000, 4000, 6000, 8000, 10000)
-"""Frames of the videos of section 5.3."""
+"""Numbers of frames in section 5.3."""
 DEPTHS, EACH = 5, 120
-"""Depths, and cases of each length and depth: 3,000 in all."""
+"""Number of depths, and of cases per length and depth: 3,000 in total."""
 NEEDLE_SECONDS = (30.0, 120.0)
 HAYSTACK_SECONDS = 1800.0
-"""Shortest video of a haystack; Video-MME's long videos have 30 minutes or more."""
+"""Minimum length of a haystack video; Video-MME's long videos have 30 minutes or more."""
 
 
 class Clip(Section):
     """Consecutive frames of a video at one frame per second.
 
     Attributes:
-        video: The file, relative to the folder of the videos.
+        video: The file, relative to the folder of videos.
         first: The first frame.
         frames: Number of frames.
     """
@@ -46,12 +46,12 @@ class NiahCase(Section):
     """One question about a clip, and the videos around it.
 
     Attributes:
-        id: Unique in a file.
-        length: Frames of haystack and needle together, at one frame per second.
-        depth: Approximate place of the needle: 0 at the front, 1 at the end.
+        id: A name that is unique in a file.
+        length: Number of frames of haystack and needle together, at one frame per second.
+        depth: Approximate position of the needle: 0 at the start, 1 at the end.
         start: First frame of the needle in the whole video.
         needle: The clip that the question is about.
-        haystack: The clips around it, in order; the needle may cut one in two.
+        haystack: The clips around it, in order; the needle may split one of them.
         question, options, answer, kind: See `ClipQuestion`.
     """
 
@@ -67,7 +67,7 @@ class NiahCase(Section):
     kind: str
 
     def contradictions(self) -> Iterator[str]:
-        """Yield errors in numbers that are valid one by one."""
+        """Yield errors in the combination of values."""
         clips = (self.needle, *self.haystack)
         if any(clip.first < 0 or clip.frames < 1 for clip in clips):
             yield "expected clips with first >= 0 and frames >= 1"
@@ -83,7 +83,7 @@ class NiahCase(Section):
 
     @property
     def repeats(self) -> int:
-        """How often the video that stands most often in the haystack does."""
+        """The maximum number of times that a video appears in the haystack."""
         return max(Counter(clip.video for clip in self.haystack).values(), default=0)
 
 
@@ -102,21 +102,21 @@ def make_cases(
 ) -> list[NiahCase]:
     """Make cases for every length and depth.
 
-    All lengths have the same questions, and so have all depths over the lengths: question q has
-    depth number (q + l) modulo D in length number l. Kinds of questions take turns. A longer
-    haystack of a question begins with the videos of a shorter one.
+    All lengths share their questions, and over the lengths each question takes different depths:
+    question q has depth (q + l) modulo D in length l. Kinds of questions alternate. A question's
+    longer haystacks start with the videos of its shorter ones.
 
     Args:
-        questions: Those whose clip is too short or too long are left out.
-        frames: The frames of each video at one frame per second.
-        lengths: Frames of the whole videos.
-        depths: Number of even depths, from 0 to 1.
-        each: Cases for each length and depth.
-        spread: Largest difference between the true depth and the even one.
-        needle_seconds: The shortest and the longest clip.
-        haystack_seconds: The shortest video of a haystack.
-        repeat: Let haystacks repeat their videos where there are too few.
-        seed: Seed of all draws.
+        questions: The questions; those whose clip is too short or too long are skipped.
+        frames: The number of frames of each video at one frame per second.
+        lengths: Numbers of frames of the whole videos.
+        depths: Number of evenly spaced depths, from 0 to 1.
+        each: Number of cases per length and depth.
+        spread: Maximum difference between the true depth and the evenly spaced one.
+        needle_seconds: Minimum and maximum length of a clip.
+        haystack_seconds: Minimum length of a haystack video.
+        repeat: Let haystacks repeat their videos if there are too few.
+        seed: The random seed.
 
     Raises:
         ValueError: A number is out of range, no question has a clip of that length, or the videos
@@ -125,9 +125,9 @@ def make_cases(
     for name, number in (("depths", depths), ("each", each)):
         require(number >= 1, name, number, "an integer >= 1")
     require(0 <= spread <= 1, "spread", spread, "0 (exactly at the depths) to 1 (anywhere)")
-    needles = [(one, _clip(one, frames)) for one in questions if one.video in frames]
+    needles = [(q, _clip(q, frames)) for q in questions if q.video in frames]
     low, high = needle_seconds
-    needles = [(one, clip) for one, clip in needles if low <= clip.frames <= high]
+    needles = [(q, clip) for q, clip in needles if low <= clip.frames <= high]
     if not needles:
         raise ValueError(
             f"none of {len(questions)} questions is about a clip of {low:g} to {high:g} seconds; "
@@ -137,7 +137,7 @@ def make_cases(
     for length in lengths:
         require(length > longest, "lengths", length, f"more than {longest}, the longest needle")
     hay = sorted(name for name, count in frames.items() if count >= haystack_seconds)
-    order = _by_turns(needles, np.random.default_rng(seed))
+    order = _alternate_kinds(needles, np.random.default_rng(seed))
     cases = []
     for number in range(depths * each):
         question, clip = order[number % len(order)]
@@ -174,7 +174,8 @@ def read_cases(path: Path) -> list[NiahCase]:
     """Read cases.
 
     Raises:
-        ValueError: The file cannot be read or holds none; as `SectionError`, all errors in it.
+        ValueError: The file cannot be read or holds no cases; a `SectionError` lists all errors in
+            it.
     """
     rows, errors = read_rows(path, NiahCase)
     cases = [row for _, row in rows]
@@ -194,14 +195,14 @@ def digest(cases: Sequence[NiahCase]) -> str:
 
 
 def _clip(question: ClipQuestion, frames: Mapping[str, int]) -> Clip:
-    have = frames[question.video]
+    length = frames[question.video]
     first = math.ceil(question.start or 0.0)
-    end = have if question.end is None else min(have, math.ceil(question.end))
+    end = length if question.end is None else min(length, math.ceil(question.end))
     return Clip(video=question.video, first=first, frames=max(0, end - first))
 
 
-def _by_turns(needles: Sequence[Any], rng: np.random.Generator) -> list[Any]:
-    """Shuffle the questions of each kind, and let the kinds take turns."""
+def _alternate_kinds(needles: Sequence[Any], rng: np.random.Generator) -> list[Any]:
+    """Shuffle the questions of each kind, and alternate between kinds."""
     kinds: dict[str, list[Any]] = {}
     for needle in needles:
         kinds.setdefault(needle[0].kind, []).append(needle)
@@ -216,12 +217,12 @@ def _by_turns(needles: Sequence[Any], rng: np.random.Generator) -> list[Any]:
 def _haystack(
     videos: Sequence[str], frames: Mapping[str, int], room: int, repeat: bool, least: float
 ) -> tuple[Clip, ...]:
-    have = sum(frames[name] for name in videos)
-    if have == 0 or (have < room and not repeat):
+    available = sum(frames[name] for name in videos)
+    if available == 0 or (available < room and not repeat):
         raise ValueError(
-            f"the haystack takes {room} frames at one per second, but the other videos of at least "
-            f"{least:g} seconds have {have}; add long videos, lower --haystack-seconds"
-            + (", or let them --repeat" if have else "")
+            f"the haystack needs {room} frames at one per second, but the other videos of at least "
+            f"{least:g} seconds have {available}; add long videos, lower --haystack-seconds"
+            + (", or let them --repeat" if available else "")
         )
     clips = []
     for name in itertools.cycle(videos):

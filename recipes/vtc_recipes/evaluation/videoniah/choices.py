@@ -14,7 +14,7 @@ _LEAD = re.compile(
 
 
 def chosen_letter(text: str, options: Sequence[str]) -> str | None:
-    """Return the letter of the option that a text names, by letter or in words; None if unclear.
+    """Return the letter of the option named in a text, by letter or in words; None if unclear.
 
     >>> options = ["a red car", "a dog"]
     >>> [chosen_letter(text, options) for text in ("B", "(B) a dog", "The best answer is: B.")]
@@ -42,7 +42,7 @@ def chosen_letter(text: str, options: Sequence[str]) -> str | None:
 
 
 def _without_article(text: str) -> str:
-    """Remove an ``A`` that begins a phrase: ``A dog``."""
+    """Remove an ``A`` that starts a phrase, as in ``A dog``."""
     return re.sub(r"(^|[.!?]\s+)A(?=\s+[a-z])", r"\1", text)
 
 

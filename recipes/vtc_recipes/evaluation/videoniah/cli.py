@@ -22,38 +22,38 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 _IN_THE_FILE_ONLY = ("keyframes in needle", "tokens", "seconds")
-"""Columns for which a terminal has no room."""
+"""Columns that do not fit into a terminal."""
 Videos = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the videos.")]
 
 
 @app.command()
 def make(
     questions: Annotated[
-        Path, typer.Option(help="Questions: Video-MME's parquet, or JSON lines of your own.")
+        Path, typer.Option(help="Questions: Video-MME's parquet file, or your own JSON lines.")
     ],
     videos: Videos,
     out: Annotated[Path, typer.Option(help="The file of cases to write (JSON lines).")],
     lengths: Annotated[
-        str, typer.Option(help="Frames of the videos, at one per second.")
+        str, typer.Option(help="Numbers of frames per video, at one per second.")
     ] = "2000,4000,6000,8000,10000",
-    depths: Annotated[int, typer.Option(min=1, help="Number of even depths, 0 to 1.")] = 5,
-    cases: Annotated[int, typer.Option(min=1, help="Cases for each length and depth.")] = 120,
-    spread: Annotated[float, typer.Option(help="Largest deviation from a depth.")] = 0.1,
+    depths: Annotated[int, typer.Option(min=1, help="Number of evenly spaced depths, 0 to 1.")] = 5,
+    cases: Annotated[int, typer.Option(min=1, help="Cases per length and depth.")] = 120,
+    spread: Annotated[float, typer.Option(help="Maximum deviation from a depth.")] = 0.1,
     needle_seconds: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="The shortest and the longest needle.")
+        str, typer.Option(metavar="LOW,HIGH", help="Minimum and maximum length of a needle.")
     ] = "30,120",
     haystack_seconds: Annotated[
-        float, typer.Option(help="The shortest video of a haystack.")
+        float, typer.Option(help="Minimum length of a haystack video.")
     ] = 1800.0,
     repeat: Annotated[
-        bool, typer.Option("--repeat", help="Let haystacks repeat videos where there are too few.")
+        bool, typer.Option("--repeat", help="Let haystacks repeat videos if there are too few.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Make cases: clips with questions, hidden at five depths in hours of other videos.
 
-    Only the cases are written. Their videos are joined from the files while they are read.
+    Only the cases are written. Their videos are joined from the files on the fly.
     """
     from vtc.cli.show import progress_bars
     from vtc.video import VideoError, VideoSource
@@ -74,7 +74,7 @@ def make(
             except VideoError as error:
                 skipped.append(str(error))
             show("videos", number, len(names))
-    made = making.make_cases(
+    new_cases = making.make_cases(
         rows,
         frames,
         lengths=sizes,
@@ -86,32 +86,32 @@ def make(
         repeat=repeat,
         seed=seed,
     )
-    making.write_cases(out, made)
-    result = _facts(made, frames, skipped)
+    making.write_cases(out, new_cases)
+    result = _facts(new_cases, frames, skipped)
     if as_json:
         print_json({"file": str(out), **result})
         return
     for line in skipped:
         print_line(f"skipped: {line}")
     print_line(
-        f"{len(made)} cases in {out}: {result['questions']} questions about {result['needles']} "
-        f"clips, haystacks of {result['haystack_videos']} videos"
+        f"{len(new_cases)} cases in {out}: {result['questions']} questions about "
+        f"{result['needles']} clips, haystacks of {result['haystack_videos']} videos"
     )
     if result["most_repeats"] > 1:
         print_line(
             f"haystacks repeat a video up to {result['most_repeats']} times, so they hold fewer "
-            "different frames than their length says"
+            "distinct frames than their length suggests"
         )
 
 
-def _facts(made: list[NiahCase], frames: dict[str, int], skipped: list[str]) -> dict[str, Any]:
+def _facts(new_cases: list[NiahCase], frames: dict[str, int], skipped: list[str]) -> dict[str, Any]:
     return {
-        "cases": len(made),
-        "questions": len({(case.needle, case.question) for case in made}),
-        "needles": len({case.needle for case in made}),
-        "kinds": sorted({case.kind for case in made}),
-        "haystack_videos": len({clip.video for case in made for clip in case.haystack}),
-        "most_repeats": max(case.repeats for case in made),
+        "cases": len(new_cases),
+        "questions": len({(case.needle, case.question) for case in new_cases}),
+        "needles": len({case.needle for case in new_cases}),
+        "kinds": sorted({case.kind for case in new_cases}),
+        "haystack_videos": len({clip.video for case in new_cases for clip in case.haystack}),
+        "most_repeats": max(case.repeats for case in new_cases),
         "videos": len(frames),
         "skipped": skipped,
     }
@@ -120,12 +120,12 @@ def _facts(made: list[NiahCase], frames: dict[str, int], skipped: list[str]) -> 
 @app.command()
 @options.grouped
 def run(
-    cases: Annotated[Path, typer.Argument(metavar="CASES", help="The file that make wrote.")],
+    cases: Annotated[Path, typer.Argument(metavar="CASES", help="The file written by make.")],
     videos: Videos,
     out: Annotated[Path, typer.Option(help="Folder for the results; a run in it is resumed.")],
     wrapped: ModelOptions,
     controls: Annotated[
-        str, typer.Option(help="Some of uniform,random,downsampled,no_video; or none.")
+        str, typer.Option(help="Controls: some of uniform,random,downsampled,no_video; or none.")
     ] = "uniform,random,downsampled,no_video",
     size: Annotated[
         str, typer.Option(metavar="WxH", help="Size of all frames; other shapes get black bars.")
@@ -134,18 +134,18 @@ def run(
         options.Text,
         typer.Option(help="Prompt with {question}, {options}, {letters}. (default: Video-MME's)"),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer.")] = 16,
     limit: Annotated[
-        options.Count, typer.Option(min=1, help="Ask this many cases, spread over all.")
+        options.Count, typer.Option(min=1, help="Ask only this many cases, spread over all.")
     ] = None,
     shard: Annotated[
         options.Text,
-        typer.Option(metavar="I/N", help="Ask the i-th of n parts of the cases: 2/8."),
+        typer.Option(metavar="I/N", help="Ask only part I of N of the cases, such as 2/8."),
     ] = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Ask a model about cases, with controls beside it, and draw heat maps as in Figure 2."""
+    """Ask a model about cases, run the controls, and draw heat maps as in Figure 2."""
     from vtc.batch.rows import Shard
     from vtc.cli.show import progress_bars
     from vtc.wrapped.access import toolkit_of
@@ -230,7 +230,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Return height and width of ``WxH``."""
+    """Parse ``WxH`` into height and width."""
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if match is None:
         raise ValueError(f"expected --size to be WIDTHxHEIGHT in pixels, got {text!r}")
@@ -238,7 +238,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _check_files(cases: list[NiahCase], folder: Path) -> None:
-    """Refuse cases whose files are missing, before a model is loaded."""
+    """Check that the files of all cases exist, before a model is loaded."""
     clips = (clip for case in cases for clip in (case.needle, *case.haystack))
     names = dict.fromkeys(clip.video for clip in clips)
     missing = [name for name in names if not (folder / name).is_file()]

@@ -1,4 +1,4 @@
-"""The videos of cases: pieces of files joined while they are read, and what a cache has of them."""
+"""The videos of cases: pieces of files joined on the fly, with cached frame embeddings."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from vtc_recipes.evaluation.videoniah.cases import Clip, NiahCase
 
 OPEN_FILES = 256
-"""Indexes of files that are kept."""
+"""Number of file indexes to keep in memory."""
 KEPT_FILES, KEPT_BYTES = 12, 64 * 2**20
-"""Short videos whose frames are kept, as haystacks may repeat them, and the most bytes of one."""
+"""Number of short videos whose frames are kept for repeats, and the maximum bytes of one."""
 
 
 class Haystacks:
@@ -36,8 +36,8 @@ class Haystacks:
     Args:
         folder: The folder of the files.
         size: Height and width of all frames in pixels; other frames get black bars.
-        cache: A folder for the frame embeddings of each file in this size, as ``VideoSource``
-            takes it; None for no cache.
+        cache: The cache for the frame embeddings of each file in this size, as for ``VideoSource``;
+            None for no cache.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Haystacks:
         self._whole = lru_cache(KEPT_FILES)(self._scale)
 
     def video(self, case: NiahCase) -> VideoSource:
-        """Return the whole video of a case, one frame per second, read lazily.
+        """Return the whole video of a case at one frame per second, read lazily.
 
         Raises:
             VideoError: A file cannot be read.
@@ -100,7 +100,7 @@ class Haystacks:
 
 
 class _ScaledFile(Concatenation):
-    """All samples of a file in another size; the frames of a short one are kept."""
+    """All frames of a file in another size; those of a short file are kept in memory."""
 
     def __init__(self, source: VideoSource, size: tuple[int, int]) -> None:
         super().__init__([Piece(source, 0, len(source))], size, pad=True)
@@ -118,7 +118,7 @@ class _ScaledFile(Concatenation):
 
 
 def pieces_cache(pieces: Sequence[Piece]) -> PiecesCache:
-    """Return the cache of joined pieces, whose videos have a cache each."""
+    """Return the cache of joined pieces whose videos each have a cache."""
     caches = {piece.source.name: piece.source.cache for piece in pieces}
     first = next(cache for cache in caches.values() if cache is not None)
     return PiecesCache(first.folder, first.path, {}, {}, pieces=tuple(pieces))
@@ -129,14 +129,14 @@ class PiecesCache(VideoCache):
     """The frame embeddings of joined pieces, from the caches of their videos.
 
     Attributes:
-        pieces: Pieces of videos that have a cache each.
+        pieces: Pieces of videos that each have a cache.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset((FRAME_EMBEDDINGS,))
     pieces: tuple[Piece, ...] = ()
 
     def find(self, kind: str, made_by: Key, mapped: bool = False) -> Lookup:
-        """Return the embeddings of all frames, or which file lacks them."""
+        """Return the embeddings of all frames, or a miss that names the file without them."""
         import torch
 
         every = int(made_by.get("every") or 1)
@@ -158,5 +158,5 @@ class PiecesCache(VideoCache):
     def store(
         self, kind: str, made_by: Key, tensors: dict[str, Tensor], warned: Sequence[str] = ()
     ) -> int:
-        """Refuse: the embeddings of joined videos are stored file by file."""
+        """Raise, because embeddings are stored per file, not for joined videos."""
         raise CacheError(f"the {kind} of joined videos are stored for each file alone")

@@ -15,8 +15,8 @@ from vtc_recipes.reading import read_rows
 _ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts"}
 
 
-class _Given(Row):
-    """A row of a file; Video-MME's rows have ``videoID`` and ``task_type``."""
+class _QuestionRow(Row):
+    """A row of a file; in Video-MME it has ``videoID`` and ``task_type``."""
 
     question: str
     options: list[str]
@@ -34,12 +34,12 @@ class ClipQuestion:
     """A multiple-choice question about a video, or a part of it.
 
     Attributes:
-        video: The file, relative to the folder of the videos.
+        video: The file, relative to the folder of videos.
         question: The question, without options.
         options: The texts of the options, without letters.
         answer: The letter of the right option.
-        kind: Kind of the question.
-        start, end: The part of the video in seconds; None for its start and its end.
+        kind: The kind of question.
+        start, end: The part of the video in seconds; None for the start and end of the video.
     """
 
     video: str
@@ -55,15 +55,15 @@ def read_questions(file: Path, videos: Path) -> list[ClipQuestion]:
     """Read questions whose videos are in a folder.
 
     Args:
-        file: JSON lines, a JSON list or parquet. A row has ``question``, ``options``, ``answer``
-            (a letter or an option) and ``video`` (a file in the folder) or, as in Video-MME,
-            ``videoID`` (a file's name without its ending). It may have ``kind`` or ``task_type``,
-            and ``start`` and ``end`` in seconds.
-        videos: The folder.
+        file: JSON lines, a JSON list or parquet. A row has ``question``, ``options``, ``answer`` (a
+            letter or an option) and ``video`` (a file in the folder) or, as in Video-MME,
+            ``videoID`` (a file name without its suffix). It may have ``kind`` or ``task_type``, and
+            ``start`` and ``end`` in seconds.
+        videos: The folder of videos.
 
     Raises:
-        ValueError: The file cannot be read; as `SectionError`, all errors in it.
-        ImportError: pyarrow, which reads parquet, is missing.
+        ValueError: The file cannot be read; a `SectionError` lists all errors in it.
+        ImportError: The file is parquet and pyarrow is not installed.
     """
     if not videos.is_dir():
         raise ValueError(f"expected a folder of videos, got {str(videos)!r}")
@@ -83,16 +83,16 @@ def read_questions(file: Path, videos: Path) -> list[ClipQuestion]:
     return questions
 
 
-def _rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _Given]]:
+def _rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _QuestionRow]]:
     if file.suffix == ".parquet":
         yield from _parquet_rows(file, errors)
         return
-    rows, problems = read_rows(file, _Given)
+    rows, problems = read_rows(file, _QuestionRow)
     errors += problems
     yield from rows
 
 
-def _parquet_rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _Given]]:
+def _parquet_rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _QuestionRow]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -104,25 +104,25 @@ def _parquet_rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _Given]]
     for number, entry in enumerate(entries):
         where = f"{file}, entry {number}"
         try:
-            yield where, parse(_Given, entry, where)
+            yield where, parse(_QuestionRow, entry, where)
         except SectionError as error:
             errors += [f"{where}: {problem}" for problem in error.problems]
 
 
 def video_files(folder: Path) -> list[str]:
-    """Return the videos in a folder and those below, relative to it, sorted."""
+    """Return the videos in a folder and its subfolders, relative to it, sorted."""
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _names(folder: Path) -> dict[str, str]:
-    """Return the videos in a folder by path, and by name without ending."""
+    """Return the videos in a folder by path, and by name without suffix."""
     files = video_files(folder)
     by_name = {Path(file).stem: file for file in reversed(files)}
     return {**by_name, **{file: file for file in files}}
 
 
-def _question(row: _Given, names: dict[str, str]) -> ClipQuestion:
+def _question(row: _QuestionRow, names: dict[str, str]) -> ClipQuestion:
     name = row.video or row.videoID
     if not name:
         raise ValueError("video is missing")
@@ -147,12 +147,12 @@ def _question(row: _Given, names: dict[str, str]) -> ClipQuestion:
 
 
 def _texts(options: Sequence[str]) -> tuple[str, ...]:
-    """Return options without their letters: ``A. red`` is ``red`` if all have theirs."""
-    found = [re.fullmatch(r"\(?([A-Z])[.):]\s*(.+)", one.strip(), re.DOTALL) for one in options]
-    letters = "".join(match[1] for match in found if match)
+    """Return options without letters: ``A. red`` becomes ``red`` if all options have a letter."""
+    matches = [re.fullmatch(r"\(?([A-Z])[.):]\s*(.+)", text.strip(), re.DOTALL) for text in options]
+    letters = "".join(match[1] for match in matches if match)
     if letters == ascii_uppercase[: len(options)]:
-        return tuple(match[2].strip() for match in found if match)
-    return tuple(one.strip() for one in options)
+        return tuple(match[2].strip() for match in matches if match)
+    return tuple(text.strip() for text in options)
 
 
 def _letter(answer: str, options: Sequence[str]) -> str:

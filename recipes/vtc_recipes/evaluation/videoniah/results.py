@@ -1,4 +1,4 @@
-"""Summarise the records of VideoNIAH: a table, heat maps as in Figure 2, and plain JSON."""
+"""Summarise VideoNIAH records: a table, heat maps as in Figure 2, and plain JSON."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def summarise(records: Records, names: Sequence[str]) -> dict[str, Any]:
-    """Return what `write_results` writes, by setting.
+    """Return the results for `write_results`, by setting.
 
     Args:
-        records: Those of `vtc_recipes.evaluation.videoniah.running.run`.
-        names: Settings, in order; those without records are left out.
+        records: The records of `vtc_recipes.evaluation.videoniah.running.run`.
+        names: Settings, in order; those without records are skipped.
     """
     summary = {}
     for name in names:
-        own = [record for record in records if record["setting"] == name]
-        if not own:
+        rows = [record for record in records if record["setting"] == name]
+        if not rows:
             continue
         summary[name] = {
-            **_scores(own),
-            "chance": _mean(own, "chance"),
-            "unclear": sum(record["choice"] is None for record in own),
-            "keyframes": _mean(own, "keyframes"),
-            "in_needle": sum(record["in_needle"] > 0 for record in own) / len(own),
-            "tokens": _mean(own, "tokens"),
-            "seconds": _mean(own, "seconds"),
-            "lengths": {str(key): _scores(some) for key, some in _groups(own, "length").items()},
-            "kinds": {str(key): _scores(some) for key, some in _groups(own, "kind").items()},
-            "cells": cell_means(own),
+            **_scores(rows),
+            "chance": _mean(rows, "chance"),
+            "unclear": sum(record["choice"] is None for record in rows),
+            "keyframes": _mean(rows, "keyframes"),
+            "in_needle": sum(record["in_needle"] > 0 for record in rows) / len(rows),
+            "tokens": _mean(rows, "tokens"),
+            "seconds": _mean(rows, "seconds"),
+            "lengths": {str(key): _scores(group) for key, group in _groups(rows, "length").items()},
+            "kinds": {str(key): _scores(group) for key, group in _groups(rows, "kind").items()},
+            "cells": cell_means(rows),
         }
     return summary
 
@@ -92,7 +92,7 @@ def heat_maps(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> Image.
 
 
 def title(name: str, settings: Mapping[str, Any]) -> str:
-    """Return a setting's name for people."""
+    """Return the display name of a setting."""
     merger = settings["merger"]["name"]
     return {
         "model": f"{settings['selector']['name']} + {merger}",
@@ -104,7 +104,7 @@ def title(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def lines_of(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the table, the first one with the names of the columns."""
+    """Return the rows of the table, starting with the column names."""
     lengths = sorted({int(length) for one in summary.values() for length in one["lengths"]})
     names = [f"{length / 1000:g}K" if length >= 1000 else str(length) for length in lengths]
     head = ["setting", "cases", "right", "95 %", *names, "chance", "keyframes in needle"]
@@ -131,14 +131,14 @@ def lines_of(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> list[li
 def notes_of(
     cases: Sequence[NiahCase], summary: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str]:
-    """Return sentences without which the numbers would be misread."""
+    """Return notes that readers need to interpret the numbers."""
     notes = []
     most = max(case.repeats for case in cases)
     if most > 1:
         repeating = sum(case.repeats > 1 for case in cases)
         notes.append(
             f"{repeating} of {len(cases)} haystacks repeat videos, up to {most} times, and hold "
-            "fewer different frames than their length says: this is no result of VideoNIAH."
+            "fewer distinct frames than their length suggests: this is not a VideoNIAH result."
         )
     if settings["model"] == "shipped":
         notes.append(
