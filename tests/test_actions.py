@@ -19,8 +19,8 @@ from vtc_recipes.evaluation.actions import (
     Clip,
     make_question,
     make_questions,
-    read_activitynet,
     parse_count,
+    read_activitynet,
     read_something_v2,
     read_ucf101,
 )

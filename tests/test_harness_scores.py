@@ -158,11 +158,11 @@ open("harness/model/1_results.json", "w").write(json.dumps({"results": {TASK: {"
 
 def test_a_harness_without_results_is_an_error_although_it_exits_with_0(monkeypatch, tmp_path):
     harness(monkeypatch, FAILURE)
-    message = r"left no results of vtc_videomme \(exit code 0\); .*log.txt: no space left$"
+    message = r"wrote no results of vtc_videomme \(exit code 0\); .*log.txt: no space left$"
     with pytest.raises(RuntimeError, match=message):
         execute(run_in(tmp_path), lambda done: None)
     harness(monkeypatch, RESULTS.replace("TASK", "'another'"))
-    with pytest.raises(RuntimeError, match="left no results of vtc_videomme"):
+    with pytest.raises(RuntimeError, match="wrote no results of vtc_videomme"):
         execute(run_in(tmp_path), lambda done: None)
 
 
@@ -173,7 +173,7 @@ def test_results_of_an_earlier_run_are_not_taken_for_new_ones(monkeypatch, tmp_p
     with pytest.raises(RuntimeError, match="no samples of vtc_videomme"):
         running.samples_of(output, "vtc_videomme")
     harness(monkeypatch, FAILURE)
-    with pytest.raises(RuntimeError, match="left no results"):
+    with pytest.raises(RuntimeError, match="wrote no results"):
         execute(run_in(tmp_path), lambda done: None)
 
 

@@ -101,7 +101,7 @@ def test_the_command_writes_once(tmp_path, capsys):
     assert content[1]["text"].startswith("What colour is the ")
     assert "in the scene after" in second["messages"][0]["content"][1]["text"]
     assert VideoSource(tmp_path / "train" / "00001.mp4").width == 32
-    with pytest.raises(SystemExit, match=r"train.jsonl exists already; name another folder, or"):
+    with pytest.raises(SystemExit, match=r"train.jsonl already exists; choose another folder, or"):
         main(words)
 
 

@@ -64,8 +64,8 @@ def actions(
     """
     from vtc_recipes.evaluation.actions import make_questions, parse_count
     from vtc_recipes.evaluation.resuming import (
-        lock_folder,
         claim_settings,
+        lock_folder,
         model_files,
         write_lines,
     )
