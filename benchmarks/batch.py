@@ -1,10 +1,10 @@
-"""Rows a second of ``vtc batch select`` beside a bare loop over the same short files.
+"""Measure rows per second of ``vtc batch select`` against a bare loop over the same short files.
 
     python benchmarks/batch.py [--rows 10000] [--json]
 
-Each row has a file of its own (a link to one of twenty, two seconds long), and the selector is
-`uniform`, so that little is measured besides the batch: reading rows, opening files, writing and
-fsync. A last run has nothing left to do.
+Each row has its own file (a link to one of twenty, two seconds long), and the selector is
+`uniform`, so that the benchmark mostly measures the batch itself: reading rows, opening files,
+writing and fsync. A final run has no rows left to do.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_rows(folder: Path, count: int) -> list[Path]:
 
 
 class Cost(NamedTuple):
-    """Seconds by the clock, and of the processors, which other work on the machine changes less."""
+    """Wall seconds, and CPU seconds, which depend less on other work on the machine."""
 
     clock: float
     cpu: float
@@ -51,21 +51,21 @@ def bare_loop(links: list[Path]) -> Cost:
     from vtc.pipeline.selecting import select_video
     from vtc.video import VideoSource
 
-    encoder = LazyEncoder("open_clip:ViT-B-32/openai")  # which uniform does not load
-    began = Cost(time.perf_counter(), time.process_time())
+    encoder = LazyEncoder("open_clip:ViT-B-32/openai")  # uniform does not load it
+    start = Cost(time.perf_counter(), time.process_time())
     for link in links:
         select_video(VideoSource(link), "What happens?", SELECTOR, encoder)
-    return Cost(time.perf_counter() - began.clock, time.process_time() - began.cpu)
+    return Cost(time.perf_counter() - start.clock, time.process_time() - start.cpu)
 
 
 def batch(folder: Path) -> tuple[Cost, dict[str, Any]]:
-    """Run the command; return what it costs, imports included, and its summary."""
+    """Run the command; return its cost, imports included, and its summary."""
     command = [sys.executable, "-m", "vtc.cli", "batch", "select", str(folder / "rows.jsonl")]
     command += ["--out", str(folder / "out.jsonl"), "--video-root", str(folder), "--json"]
     command += ["--selector", "uniform", "--keyframes", "2"]
-    began = Cost(time.perf_counter(), children_cpu())
+    start = Cost(time.perf_counter(), children_cpu())
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
-    cost = Cost(time.perf_counter() - began.clock, children_cpu() - began.cpu)
+    cost = Cost(time.perf_counter() - start.clock, children_cpu() - start.cpu)
     return cost, json.loads(ended.stdout)
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         folder = Path(name)
         links = write_rows(folder, arguments.rows)
         bare_loop(links[:2])  # imports
-        # Half of the loop before the command and half after it, as other work comes and goes.
+        # Half of the loop before the command and half after it, to average over other work.
         middle = len(links) // 2
         before = bare_loop(links[:middle])
         run, summary = batch(folder)

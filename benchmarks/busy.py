@@ -1,12 +1,12 @@
-"""How much longer selecting and merging take on a busy machine, against an idle one.
+"""Measure how much longer selecting and merging take on a busy machine than on an idle one.
 
     python benchmarks/busy.py                      # all selectors and mergers, two busy processes
     python benchmarks/busy.py --parts dks dfm
 
-Selectors see 10,000 frames (64 if they take time for each pair), mergers 16 frames of 196 patches.
+Selectors get 10,000 frames (64 if they take time for each pair), mergers 16 frames of 196 patches.
 Two other processes multiply matrices with torch's default threads. In each round a part is timed
-while they are stopped and while they run, in turn; medians. Run it with OMP_NUM_THREADS unset:
-threads that wait for one another are what this measures. With OMP_NUM_THREADS=1 there are none.
+while they are stopped and while they run; the results are medians. Run it with OMP_NUM_THREADS
+unset: it measures threads that wait for each other, and with OMP_NUM_THREADS=1 there are none.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from vtc.plugins import registry
 
 LOAD = "import torch; a = torch.randn(700, 700); print(flush=True)\nwhile True: a @ a"
 SETTLE = 0.05
-"""Seconds after the other processes stop or start."""
+"""Seconds to wait after the other processes stop or start."""
 
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[Callable[[bool], None]]:
-    """Start processes that keep the CPU busy; yields what lets them run or stops them."""
+    """Start processes that keep the CPU busy; yield a function that resumes or stops them."""
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in limits}
     command = [sys.executable, "-c", LOAD]
@@ -61,7 +61,7 @@ def busy_processes(count: int) -> Iterator[Callable[[bool], None]]:
 
 
 def frames_of_scenes(frames: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Embeddings ``[N, d]`` of 200 scenes and a query ``[d]``, float32, of length one."""
+    """Return embeddings ``[N, d]`` of 200 scenes and a query ``[d]``, float32 unit vectors."""
     generator = torch.Generator().manual_seed(0)
     centres = F.normalize(torch.randn(200, dim, generator=generator), dim=-1)
     scene = torch.arange(frames) * 200 // frames
@@ -71,7 +71,7 @@ def frames_of_scenes(frames: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def selecting(name: str, frames: int) -> Callable[[], Any] | None:
-    """Return a selection of keyframes; None for a selector that needs more than embeddings."""
+    """Return a function that selects keyframes; None for selectors with their own encoder."""
     selector = registry.build_part("selector", name)
     if selector.encoder is not None:
         return None
@@ -81,7 +81,7 @@ def selecting(name: str, frames: int) -> Callable[[], Any] | None:
 
 
 def merging(name: str, dtype: torch.dtype) -> Callable[[], Any]:
-    """Return the merging of a chunk of frames."""
+    """Return a function that merges a chunk of frames."""
     merger = registry.build_part("merger", name)
     merger.build(1024, 1024)
     merger.to(dtype).eval()

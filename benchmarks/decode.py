@@ -1,11 +1,11 @@
-"""How fast frames are read at one a second: vtc, plain PyAV, decord and torchcodec, side by side.
+"""Compare the speed of reading one frame per second with vtc, plain PyAV, decord and torchcodec.
 
     python benchmarks/decode.py --clips ../shared/clips/real --folder /tmp/vtc-benchmark
 
-Makes a 720p H.264 file by looping the clips (once; it stays in the folder), then lets every reader
-in turn give the same full-resolution RGB frames, round after round, and compares the medians.
-CPU time is that of all threads, so it is comparable on a machine that has other work too. decord
-and torchcodec take part where they are installed.
+Creates a 720p H.264 file by looping the clips (once; it stays in the folder), then reads the same
+full-resolution RGB frames with every reader in turn, in several rounds, and compares the medians.
+CPU time is the sum over all threads, so it is comparable even if other work runs on the machine.
+decord and torchcodec are included if they are installed.
 """
 
 from __future__ import annotations
@@ -65,25 +65,25 @@ def _frames(sources: list[Path], count: int) -> Iterator[av.VideoFrame]:
 
 
 def read_vtc(path: Path, seconds: int) -> int:
-    """The toolkit's reader, its index pass included."""
+    """Read with the toolkit, including its index pass."""
     return sum(len(chunk.frames) for chunk in VideoSource(path).chunks(size=BATCH))
 
 
 def read_pyav(path: Path, seconds: int) -> int:
-    """What people write: decode everything in order, convert one frame a second."""
-    given = 0
+    """Read as people usually do: decode everything in order, convert one frame per second."""
+    count = 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         for frame in container.decode(stream):
-            if given < seconds and frame.time >= given - 1e-6:
+            if count < seconds and frame.time >= count - 1e-6:
                 frame.to_ndarray(format="rgb24")
-                given += 1
-    return given
+                count += 1
+    return count
 
 
 def read_decord(path: Path, seconds: int) -> int:
-    """decord's get_batch, 32 frames at a time; the file has a constant rate."""
+    """Read with decord's get_batch, 32 frames at a time; the file has a constant rate."""
     import decord
 
     video = decord.VideoReader(str(path))
@@ -93,7 +93,7 @@ def read_decord(path: Path, seconds: int) -> int:
 
 
 def read_torchcodec(path: Path, seconds: int) -> int:
-    """torchcodec in its exact mode, as many threads as FFmpeg takes, 32 frames at a time."""
+    """Read with torchcodec in exact mode, with FFmpeg's default threads, 32 frames at a time."""
     from torchcodec.decoders import VideoDecoder
 
     video = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=0)
@@ -112,40 +112,40 @@ OPTIONAL: dict[str, tuple[str, Callable[[Path, int], int]]] = {
 
 
 def usable(path: Path) -> dict[str, Callable[[Path, int], int]]:
-    """The readers that are installed and can read the first second; says which cannot, and why."""
-    found = dict(READERS)
+    """Return the readers that can read the first second; print why the others cannot."""
+    readers = dict(READERS)
     for name, (module, read) in OPTIONAL.items():
         if find_spec(module) is None:
-            print(f"{name} is left out: {module} is not installed")
+            print(f"{name} is skipped: {module} is not installed")
             continue
         try:
             read(path, 1)
         except RuntimeError as error:  # torchcodec without FFmpeg's libraries
-            print(f"{name} is left out: {str(error).splitlines()[0]}")
+            print(f"{name} is skipped: {str(error).splitlines()[0]}")
         else:
-            found[name] = read
-    return found
+            readers[name] = read
+    return readers
 
 
 def measure(path: Path, seconds: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of wall and CPU time of each reader in each round, the readers taking turns."""
+    """Return the wall and CPU seconds of each reader in each round; the readers alternate."""
     readers = usable(path)
     results: dict[str, dict[str, list[float]]] = {n: {"wall": [], "cpu": []} for n in readers}
     for _ in range(rounds):
         for name, read in readers.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            given = read(path, seconds)
+            count = read(path, seconds)
             results[name]["wall"].append(time.perf_counter() - wall)
             results[name]["cpu"].append(time.process_time() - cpu)
-            if given != seconds:
-                raise RuntimeError(f"{name} gave {given} frames, not {seconds}")
+            if count != seconds:
+                raise RuntimeError(f"{name} gave {count} frames, not {seconds}")
     return results
 
 
 def together(path: Path, videos: int, rounds: int) -> dict[str, list[float]]:
-    """Wall seconds to read 64 frames of each of some videos: one by one, and all begun at once.
+    """Return the wall seconds to read 64 frames of several videos, sequentially and concurrently.
 
-    What a wrapped model does with a batch, of which it begins two videos ahead.
+    A wrapped model reads a batch concurrently: it starts two videos ahead.
     """
     ways: dict[str, Callable[[], int]] = {
         "one by one": lambda: sum(_count(_begin(path)) for _ in range(videos)),
@@ -176,11 +176,11 @@ def main() -> None:
         "--folder",
         type=Path,
         default=Path(tempfile.gettempdir()) / "vtc-benchmark",
-        help="where the looped file is kept",
+        help="folder for the looped file",
     )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--videos", type=int, default=4, help="of a batch, read at once")
+    parser.add_argument("--videos", type=int, default=4, help="number of videos in a batch")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
 

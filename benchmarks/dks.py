@@ -1,12 +1,12 @@
-"""Time and memory of keyframe selection, against forming the N x N cosine matrix.
+"""Measure the time and memory of keyframe selection against forming the N x N cosine matrix.
 
     python benchmarks/dks.py            # 10,000 frames, d = 512, K = 32, two threads
     python benchmarks/dks.py --json
 
-Each video is made from a seed. ``scenes`` is the usual case, the others bound the time: of
-``unlike`` frames the first K are taken, of a ``static`` video one, and of ``few`` one less than K,
-so that every frame is compared with all that were taken. The two ways are timed in turn, and
-their choices compared. Memory is the growth of the peak resident size of a fresh process.
+Each video is generated from a seed. ``scenes`` is the usual case; the others bound the time: from
+``unlike`` frames the first K are selected, from a ``static`` video one, and from ``few`` one less
+than K, so that every frame is compared with all selected ones. The two ways are timed alternately,
+and their keyframes are compared. Memory is the growth of the peak resident size of a fresh process.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from vtc_selectors.dks import DKS
 
 
 def make_video(kind: str, frames: int, dim: int, keyframes: int) -> tuple[Tensor, Tensor]:
-    """Embeddings ``[N, d]`` and a query ``[d]``, float32, of length one."""
+    """Return embeddings ``[N, d]`` and a query ``[d]``, float32 unit vectors."""
     generator = torch.Generator().manual_seed(0)
     scenes = {"scenes": 200, "unlike": frames, "static": 1, "few": keyframes - 1}[kind]
     centres = F.normalize(torch.randn(scenes, dim, generator=generator), dim=-1)
-    # In place and by rows, so that the process never held more than the embeddings.
+    # In place and row by row, so that the process never holds more than the embeddings.
     embeddings = torch.empty(frames, dim)
     for frame, row in enumerate(embeddings):
         row.normal_(generator=generator).mul_(0.2 / dim**0.5).add_(
@@ -42,13 +42,13 @@ def make_video(kind: str, frames: int, dim: int, keyframes: int) -> tuple[Tensor
 
 
 def cosine_matrix(embeddings: Tensor) -> Tensor:
-    """What the released code forms first: ``[N, N]`` cosines."""
+    """Return the ``[N, N]`` cosines that the released code computes first."""
     unit = F.normalize(embeddings, dim=-1)
     return unit @ unit.T
 
 
 def select_by_matrix(matrix: Tensor, relevance: Tensor, config: DKS.Config) -> list[int]:
-    """Algorithm 1, with every cosine at hand."""
+    """Run Algorithm 1 on the full cosine matrix."""
     redundancy = torch.full_like(relevance, -torch.inf)
     taken: list[int] = []
     for frame in relevance.argsort(descending=True, stable=True).tolist():
@@ -59,7 +59,7 @@ def select_by_matrix(matrix: Tensor, relevance: Tensor, config: DKS.Config) -> l
 
 
 def compare_times(kind: str, options: argparse.Namespace) -> dict[str, object]:
-    """Median seconds of both ways, timed in turn."""
+    """Return the median seconds of both ways, timed alternately."""
     embeddings, query = make_video(kind, options.frames, options.dim, options.keyframes)
     selector = DKS(DKS.Config(keyframes=options.keyframes))
     selection = selector.select(embeddings, query)
@@ -85,12 +85,12 @@ def compare_times(kind: str, options: argparse.Namespace) -> dict[str, object]:
 
 
 def measure_peak(way: str, options: argparse.Namespace) -> float:
-    """MiB by which one selection raises the peak resident size of this process (Linux)."""
+    """Return the MiB by which one selection raises this process's peak resident size (Linux)."""
     selector = DKS(DKS.Config(keyframes=options.keyframes))
     embeddings, query = make_video("few", options.frames, options.dim, options.keyframes)
-    selector.select(embeddings[:512], query)  # libraries and threads are not counted
+    selector.select(embeddings[:512], query)  # so that libraries and threads are not counted
     cosine_matrix(embeddings[:512])
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     selector.select(embeddings, query) if way == "dks" else cosine_matrix(embeddings)
     return (_status("VmHWM") - before) / 1024

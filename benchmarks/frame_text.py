@@ -1,8 +1,8 @@
-"""What the text around slices costs: tokens with and without it, family by family.
+"""Measure the cost of the text around slices: tokens with and without it, by family.
 
     python benchmarks/frame_text.py
 
-Tiny models with random weights and a tokenizer of single bytes: an upper bound, as a real
+Uses tiny models with random weights and a byte-level tokenizer, which gives an upper bound: a real
 tokenizer needs about half as many tokens for a timestamp. 64 slices, 8 of them keyframes.
 """
 

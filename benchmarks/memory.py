@@ -1,12 +1,12 @@
-"""Peak memory of the whole path at 1,000 and at 10,000 frames of a video.
+"""Measure the peak memory of the whole pipeline at 1,000 and at 10,000 frames of a video.
 
     python benchmarks/memory.py [--frames 1000,10000] [--max-tokens N] [--drawn] [--json]
     python benchmarks/memory.py --frames 10000,100000 --max-tokens 8192 --drawn
 
-Each length runs in a process of its own: a file of that many frames (with --drawn, frames that are
-drawn when they are read), the tiny LLaVA-OneVision with random weights, dks + dfm, 32 keyframes,
-one new token. Shown is the peak of the resident memory, and how much it may grow: the merged
-tokens, the embeddings and 100 MB.
+Each length runs in its own process: a file of that many frames (with --drawn, frames that are drawn
+on the fly), the tiny LLaVA-OneVision with random weights, dks + dfm, 32 keyframes, one new token.
+The output is the peak resident memory, and the allowed growth: the merged tokens, the embeddings
+and 100 MB.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def measure(video: Any, max_tokens: int | None) -> dict[str, float]:
     model, processor = vtc.testing.tiny("llava_onevision")
     encoder = vtc.testing.tiny_encoder()
     vtc.wrap(model, "dks", processor=processor, encoder=encoder, budget=max_tokens)
-    source = vtc.VideoSource(video, fps=fps, keep=0)  # kept frames may take 1 GB more
+    source = vtc.VideoSource(video, fps=fps, keep=0)  # kept frames may take another 1 GB
     answer = vtc.ask(model, processor, source, "What happens?", max_new_tokens=1)
     width = model.config.text_config.hidden_size
     return {
@@ -49,7 +49,7 @@ def measure(video: Any, max_tokens: int | None) -> dict[str, float]:
 
 
 class Drawn:
-    """A square that moves over a ground whose colour changes every 500 frames."""
+    """A square that moves over a background whose colour changes every 500 frames."""
 
     height, width = 64, 96
 
@@ -69,7 +69,7 @@ class Drawn:
 
 
 def write_long_video(file: Path, frames: int) -> None:
-    """A file of many small frames: squares that cross a textured ground."""
+    """Write a file of many small frames: squares that cross a textured background."""
     from vtc.testing import moving_squares, write_video
 
     write_video(file, moving_squares(seconds=frames // 10, size=(64, 96)))
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--frames", default="1000,10000")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--max-tokens", type=int, help="a budget of visual tokens")
-    parser.add_argument("--drawn", action="store_true", help="draw frames when they are read")
+    parser.add_argument("--drawn", action="store_true", help="draw frames on the fly")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -102,10 +102,10 @@ def main() -> None:
             run = subprocess.run(command, check=True, capture_output=True, text=True)
             rows.append(json.loads(run.stdout.splitlines()[-1]))
     first, last = rows[0], rows[-1]
-    grown = last["peak_mb"] - first["peak_mb"]
+    growth = last["peak_mb"] - first["peak_mb"]
     allowed = 100 + sum(last[key] - first[key] for key in ("tokens_mb", "embeddings_mb"))
     if arguments.json:
-        print(json.dumps({"runs": rows, "grown_mb": grown, "allowed_mb": allowed}, indent=2))
+        print(json.dumps({"runs": rows, "grown_mb": growth, "allowed_mb": allowed}, indent=2))
         return
     print("frames  tokens  peak MB  seconds")
     for row in rows:
@@ -113,7 +113,7 @@ def main() -> None:
             f"{row['frames']:6}  {row['tokens_after']:6}  {row['peak_mb']:7.0f}"
             f"  {row['seconds']:7.1f}"
         )
-    print(f"grown by {grown:.0f} MB; the limit is {allowed:.0f} MB")
+    print(f"growth: {growth:.0f} MB; limit: {allowed:.0f} MB")
 
 
 if __name__ == "__main__":

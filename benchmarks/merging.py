@@ -1,11 +1,11 @@
-"""How long merging takes, against reading the patches once.
+"""Measure how long merging takes, relative to reading the patches once.
 
     python benchmarks/merging.py                       # dfm, 16 frames of 729 patches, D = 3584
     python benchmarks/merging.py --device cuda --dtype bfloat16 --compile
 
-The patches of one chunk of frames are merged as a wrapped model does it. Reading them once is their
-sum, in the same dtype and on the same device. Both are timed in turn; medians. ``--compile`` times
-the merger under ``torch.compile`` too.
+The patches of one chunk of frames are merged as in a wrapped model. Reading them once means summing
+them, in the same dtype and on the same device. Both are timed alternately; the results are medians.
+``--compile`` also times the merger under ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from vtc.plugins import registry
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds, with all kernels finished."""
+    """Return the seconds until all kernels are finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    began = perf_counter()
+    start = perf_counter()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return perf_counter() - began
+    return perf_counter() - start
 
 
 @torch.no_grad()
@@ -49,36 +49,38 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    device, dtype = torch.device(given.device), getattr(torch, given.dtype)
-    merger = registry.build_part("merger", given.merger)
-    merger.build(given.width, given.width)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    merger = registry.build_part("merger", options.merger)
+    merger.build(options.width, options.width)
     merger.to(device, dtype).eval()
-    shape = (given.frames, given.patches, given.width)
+    shape = (options.frames, options.patches, options.width)
     patches, reference = (torch.randn(shape, device=device).to(dtype) for _ in "12")
-    known = torch.ones(given.frames, dtype=torch.bool, device=device)
-    query = torch.randn(given.width, device=device).to(dtype)
+    has_reference = torch.ones(options.frames, dtype=torch.bool, device=device)
+    query = torch.randn(options.width, device=device).to(dtype)
     ways: dict[str, Callable[[], Any]] = {
         "reading once": lambda: patches.sum(),
-        given.merger: lambda: merger(patches, reference, known, query),
+        options.merger: lambda: merger(patches, reference, has_reference, query),
     }
-    if given.compile:
+    if options.compile:
         compiled = copy.deepcopy(merger)
         compiled.compile(fullgraph=True)
-        ways[f"{given.merger}, compiled"] = lambda: compiled(patches, reference, known, query)
+        ways[f"{options.merger}, compiled"] = lambda: compiled(
+            patches, reference, has_reference, query
+        )
     for run in ways.values():  # warm-up, and compiling
         run()
     rounds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(given.rounds):
+    for _ in range(options.rounds):
         for name, run in ways.items():
             rounds[name].append(timed(run, device))
     medians = {name: median(values) for name, values in rounds.items()}
-    if given.json:
-        print(json.dumps({"shape": shape, "dtype": given.dtype, "median": medians}))
+    if options.json:
+        print(json.dumps({"shape": shape, "dtype": options.dtype, "median": medians}))
         return
     size = f"{patches.nbytes / 1e6:.0f} MB"
-    print(f"{list(shape)} {given.dtype} on {device}, {size}, {given.threads} threads")
+    print(f"{list(shape)} {options.dtype} on {device}, {size}, {options.threads} threads")
     for name, seconds in medians.items():
         print(f"{name:24}{1000 * seconds:10.2f} ms{seconds / medians['reading once']:8.1f}x")
 

@@ -1,12 +1,13 @@
-"""Time before the language model: frames kept between the two passes over a file, or decoded twice.
+"""Compare keeping frames between the two passes over a file with decoding them twice.
 
     python benchmarks/passes.py --clips ../shared/clips/real --folder /tmp/vtc-benchmark
 
-Reads the ten-minute 720p file of ``benchmarks/decode.py`` (made once) at one frame a second, from
-opening it to the shortened inputs: index, decoding, a tiny frame encoder, dks, the tower of a tiny
-LLaVA-OneVision that takes frames of 384 x 384, dfm. Both ways take turns; shown are the medians,
-and the median, lowest and highest of the ratios of the rounds. Tokens must be bit-equal.
-``--merger drop`` is a merger whose tower sees the keyframes alone.
+Measures the time before the language model. Reads the ten-minute 720p file of
+``benchmarks/decode.py`` (created once) at one frame per second, from opening it to the shortened
+inputs: index, decoding, a tiny frame encoder, dks, the tower of a tiny LLaVA-OneVision with frames
+of 384 x 384, dfm. The two ways alternate; the output shows medians, and the median, minimum and
+maximum of the rounds' ratios. Tokens must be bit-equal. With ``--merger drop`` the tower encodes
+only the keyframes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SIDE, PATCH = 384, 14
 
 
 def model_of_384(merger: str) -> tuple[Any, Any]:
-    """A tiny LLaVA-OneVision whose tower takes frames of 384 x 384, wrapped."""
+    """Build and wrap a tiny LLaVA-OneVision whose tower takes frames of 384 x 384."""
     tiny, processor = vtc.testing.tiny("llava_onevision")
     config = copy.deepcopy(tiny.config)
     config.vision_config.image_size = SIDE
@@ -52,15 +53,15 @@ def read(
     """Read the file once.
 
     Returns:
-        Wall and CPU seconds from opening it to the shortened inputs, the latter of all threads; the
-        tokens; what was decoded.
+        Wall and CPU seconds (of all threads) from opening the file to the shortened inputs; the
+        tokens; and a line about the decoding.
     """
-    began = time.perf_counter(), time.process_time()
+    start = time.perf_counter(), time.process_time()
     with torch.no_grad():
         source = vtc.VideoSource(path, keep=keep)
         inputs = vtc.prepare_inputs(model, processor, source, "Who walks by?")
         prepared = prepare(Call(model, model.vtc, inputs, generating=True))
-    seconds = time.perf_counter() - began[0], time.process_time() - began[1]
+    seconds = time.perf_counter() - start[0], time.process_time() - start[1]
     [tokens] = prepared.inputs["mm_encoder_outputs"]["video"].pooler_output
     return seconds, tokens, prepared.report.decoding_line
 
@@ -69,10 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 files to loop")
     folder = Path(tempfile.gettempdir()) / "vtc-benchmark"
-    parser.add_argument("--folder", type=Path, default=folder, help="where the file is kept")
+    parser.add_argument("--folder", type=Path, default=folder, help="folder for the file")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--threads", type=int, default=1, help="number of torch threads")
     parser.add_argument("--merger", default="dfm")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
@@ -84,8 +85,8 @@ def main() -> None:
     tokens, lines = {}, {}
     for _ in range(options.rounds):
         for name, keep in WAYS.items():
-            took, tokens[name], lines[name] = read(model, processor, path, keep)
-            seconds[name].append(took)
+            times, tokens[name], lines[name] = read(model, processor, path, keep)
+            seconds[name].append(times)
         if not torch.equal(*tokens.values()):
             raise RuntimeError("the tokens differ")
     pairs = list(zip(*seconds.values(), strict=True))

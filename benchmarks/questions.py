@@ -1,10 +1,10 @@
-"""Time before the language model: five questions about one video against one question.
+"""Measure the time before the language model for five questions about a video against one question.
 
     python benchmarks/questions.py [VIDEO] [--rounds 5] [--json]
 
-The shipped tiny model (trained on synthetic video) with dks + dfm; without VIDEO, 600 small frames
-of a file that is written first. Runs are interleaved; shown are medians, in one thread, and their
-ratio. The same five questions one by one are a third row.
+Uses the shipped tiny model (trained on synthetic video) with dks + dfm; without VIDEO, 600 small
+frames of a file that is written first. Runs are interleaved and use one thread; the output shows
+medians and their ratio. A third row has the same five questions asked one by one.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ QUESTIONS = [
 ]
 
 
-def seconds_before_the_language_model(model: Any, processor: Any, video: Path, asked: Any) -> float:
-    """Compress a video for some questions, from opening the file to the shortened inputs."""
+def seconds_before_the_language_model(
+    model: Any, processor: Any, video: Path, questions: Any
+) -> float:
+    """Return the seconds to compress a video for questions, from opening the file to the inputs."""
     import torch
 
     import vtc
     from vtc.pipeline.call import Call
     from vtc.pipeline.prepare import prepare
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     with torch.no_grad():
-        inputs = vtc.prepare_inputs(model, processor, [video] * len(asked), asked)
+        inputs = vtc.prepare_inputs(model, processor, [video] * len(questions), questions)
         prepare(Call(model, model.vtc, inputs, generating=True))
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -70,8 +72,8 @@ def main() -> None:
             for name, calls in groups.items():
                 times[name].append(
                     sum(
-                        seconds_before_the_language_model(model, processor, video, asked)
-                        for asked in calls
+                        seconds_before_the_language_model(model, processor, video, questions)
+                        for questions in calls
                     )
                 )
     medians = {name: statistics.median(values[1:]) for name, values in times.items()}

@@ -1,11 +1,11 @@
-"""Load a server on the loopback with OpenAI's client, kills of clients and bad requests among it.
+"""Load-test a local server with OpenAI's client, including killed clients and bad requests.
 
     python benchmarks/serve.py                          # 200 requests, 8 at once
     python benchmarks/serve.py --requests 1000 --at-once 16
 
-Starts ``vtc serve --model shipped`` and asks it about synthetic videos. Of ten requests two upload
+Starts ``vtc serve --model shipped`` and asks it about synthetic videos. Of ten requests, two upload
 their video, two stream, one has a wrong key, one a broken file, and one is sent by a process that
-is killed with SIGKILL. All others must get the answer that they get alone.
+is killed with SIGKILL. All others must get the same answer as when they are sent alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KINDS = ["file", "file", "file", "upload", "upload", "stream", "stream", "key", 
 
 
 class Load:
-    """The requests, and what became of them."""
+    """Sends the requests and counts their outcomes."""
 
     def __init__(self, url: str, videos: list[Path], broken: Path) -> None:
         self.url, self.videos, self.broken = url, videos, broken
@@ -59,12 +59,12 @@ class Load:
             return "".join(e.choices[0].delta.content or "" for e in reply if e.choices)
         return reply.choices[0].message.content
 
-    def one(self, number: int) -> None:
-        """Send a request, and note how it ended."""
+    def send(self, number: int) -> None:
+        """Send a request and record its outcome."""
         rng = random.Random(number)
         kind, video = KINDS[number % len(KINDS)], rng.randrange(len(self.videos))
         question = rng.choice(QUESTIONS)
-        place, began = self.videos[video].as_uri(), time.perf_counter()
+        place, start = self.videos[video].as_uri(), time.perf_counter()
         try:
             if kind == "killed":
                 outcome = self.killed(place, question, rng.uniform(0.1, 4.0))
@@ -80,7 +80,7 @@ class Load:
                 right = answer == self.answers[video, question]
                 outcome = "right answer" if right else f"WRONG ANSWER {answer!r}"
                 with self.lock:
-                    self.seconds.append(time.perf_counter() - began)
+                    self.seconds.append(time.perf_counter() - start)
         except openai.APIStatusError as error:
             outcome = f"status {error.status_code}"
         except openai.APIError as error:
@@ -89,14 +89,14 @@ class Load:
             self.outcomes[f"{kind}: {outcome}"] += 1
 
     def killed(self, place: str, question: str, after: float) -> str:
-        """Ask from a process of its own and kill it."""
+        """Ask from a separate process and kill it."""
         process = multiprocessing.get_context("fork").Process(
             target=self.ask, args=(place, question), daemon=True
         )
         process.start()
         process.join(after)
         if process.exitcode is not None:
-            return "had its answer before"
+            return "answered before the kill"
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         return "was killed"
@@ -111,11 +111,11 @@ QUESTIONS = ["What colour is the moon?", "What colour is the star?", "What shape
 
 
 def main() -> None:
-    """Run the load and print what became of it."""
+    """Run the load test and print the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=8)
-    parser.add_argument("--seconds", type=int, default=20, help="of each video")
+    parser.add_argument("--seconds", type=int, default=20, help="length of each video")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def write_videos(folder: Path, seconds: int) -> list[Path]:
-    """Write three videos; in a process of its own, so that this one can fork."""
+    """Write three videos in a separate process, so that this one can fork."""
     code = (
         "import sys, vtc\n"
         "for seed in range(3):\n"
@@ -164,28 +164,28 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 def run(load: Load, requests: int, at_once: int) -> None:
-    """Ask everything alone, then all at once."""
+    """Ask every question alone, then send all requests concurrently."""
     for video, path in enumerate(load.videos):
         for question in QUESTIONS:
             load.answers[video, question] = load.ask(path.as_uri(), question)
     resident = "process_resident_memory_bytes"
     memory, tenth = [load.metric(resident)], max(1, requests // 10)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for first in range(0, requests, tenth):
         with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(load.one, range(first, min(first + tenth, requests))))
+            list(pool.map(load.send, range(first, min(first + tenth, requests))))
         memory.append(load.metric(resident))
         print(f"{first + tenth} requests, {memory[-1] / 2**20:.0f} MiB", file=sys.stderr)
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     for outcome, count in sorted(load.outcomes.items()):
         print(f"{count:5d}  {outcome}")
     answered = sorted(load.seconds)
-    print(f"{requests / took:.1f} requests a second, {at_once} at once, {took:.0f} s")
+    print(f"{requests / seconds:.1f} requests per second, {at_once} at once, {seconds:.0f} s")
     print(
-        f"seconds for an answer: median {statistics.median(answered):.2f}, "
-        f"95 % {answered[int(len(answered) * 0.95)]:.2f}, most {answered[-1]:.2f}"
+        f"seconds per answer: median {statistics.median(answered):.2f}, "
+        f"95 % {answered[int(len(answered) * 0.95)]:.2f}, maximum {answered[-1]:.2f}"
     )
-    print("MiB of the server after each tenth:", *(round(each / 2**20) for each in memory))
+    print("MiB of the server after each tenth:", *(round(size / 2**20) for size in memory))
     print(
         f"running {load.metric('vtc_running'):.0f}, waiting {load.metric('vtc_waiting'):.0f}, "
         f"clients that left {load.metric('vtc_disconnects_total'):.0f}"

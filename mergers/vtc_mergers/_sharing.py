@@ -19,8 +19,8 @@ def shared_by_weight(statistics: FrameStatistics, total: int, weight: Tensor) ->
     """Share exactly ``min(total, (N - K) * M)`` tokens among frames in proportion to weights.
 
     Each run of frames between two keyframes gets a whole number of tokens, at least 1 if there are
-    enough. A walk over its frames adds up their shares; a frame gets the whole tokens that are
-    complete at its end. So a frame with a large share gets several tokens, and consecutive frames
+    enough. Their shares are accumulated over its frames, and a frame gets a token whenever the sum
+    passes a whole number. So a frame with a large share gets several tokens, and consecutive frames
     with small shares form a group that shares one.
 
     Args:
@@ -81,8 +81,7 @@ def whole_numbers(quotas: Tensor, total: int, least_one: bool = True) -> Tensor:
 def _walk(share: Tensor, total: int) -> Tensor:
     """Turn the shares ``[n]`` of consecutive frames into whole tokens and groups.
 
-    Frames with none before a frame with one token share it; before a frame with several, they
-    share the first of those.
+    Frames without a token share the next frame's only token, or its first if it has several.
     """
     if total == 0:
         return torch.zeros(len(share), dtype=torch.int64)
