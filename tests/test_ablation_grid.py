@@ -191,7 +191,7 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
             {},
             "'no/where/x' is not a folder; give a folder with a config.json",
         ),
-        ({}, "product", {"model": {"recipe": "tiny_vl"}}, "no recipe 'tiny_vl'.*'tiny_vlm'"),
+        ({}, "product", {"model": {"recipe": "tiny_vl"}}, "unknown recipe 'tiny_vl'.*'tiny_vlm'"),
         ({}, "product", {"model": {"recip": "smoke"}}, "model.recip is unknown"),
         (
             {"merger": ["q_former"]},
@@ -199,11 +199,11 @@ def test_the_files_of_a_model_name_its_cells(tmp_path: Path) -> None:
             {"model": {"recipe": "smoke", "settings": ["train.merger.how=frozen"]}},
             "leaves merger 'q_former' untrained; add train.merger.how=full",
         ),
-        ({}, "product", {"task": {"name": "cases"}}, "a task of cases needs a file"),
+        ({}, "product", {"task": {"name": "cases"}}, "task 'cases' needs an existing file"),
         ({"frames": [1]}, "product", {}, "frames=1: task: .*segments"),
         ({}, "product", {"task": {"fps": 1.0}}, "task.fps: expected task.name to be 'videos', got"),
         ({}, "product", {"prompt": "Answer."}, "prompt: expected a text with {question}"),
-        ({"prompt": ["{q}"]}, "product", {}, "prompt: expected a text with {question}, .*'{q}'"),
+        ({"prompt": ["{q}"]}, "product", {}, "prompt: expected a text with {question} .*'{q}'"),
         ({}, "product", {"prompt": "{question"}, "prompt: '{question' is not a template"),
         ({}, "product", {"prompt": {"question": None}}, "prompt: expected text in quotes"),
         (

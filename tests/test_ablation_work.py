@@ -119,7 +119,7 @@ def test_a_job_that_killed_its_process_twice_is_set_aside_and_named(place: Path)
     assert die(place, "SIGKILL").returncode == die(place, "SIGKILL").returncode == -signal.SIGKILL
     third = die(place, "SIGKILL")
     assert third.returncode == 1
-    assert "1 failed: job deadly: RuntimeError: set aside, as 2 processes died" in third.stderr
+    assert "1 failed: job deadly: RuntimeError: set aside because 2 processes died" in third.stderr
     assert (place / "done" / "harmless").is_dir()
     deadly = place / "working" / "deadly"
     assert (deadly / "visits").read_text() == "visit visit "

@@ -156,7 +156,7 @@ def test_of_an_own_question_the_truth_is_not_known(command, tmp_path):
         (("--folder", "pyproject.toml"), "folder 'pyproject.toml' cannot be made: File exists"),
         (("--folder", "pyproject.toml/x"), "cannot be made: Not a directory"),
         (("--frames", 16), "expected needle_frames to be 1 to 15"),
-        (("--depth", 1.5), "expected depth to be 0 (front)"),
+        (("--depth", 1.5), "expected depth to be 0 (start)"),
         (("--keyframes", 0), "expected keyframes to be a whole number of at least 1, got 0"),
     ],
 )

@@ -277,7 +277,7 @@ def test_a_run_without_any_answer_is_an_error(runs, tmp_path):
 def test_results_of_other_settings_are_refused(runs, tmp_path):
     evaluation(tmp_path / "out", controls=[]).run(lambda *_: None)
     other = {"pretrained": "m", "batch_size": 8, "keyframes": 4}
-    with pytest.raises(ValueError, match="holds results with another keyframes; name another"):
+    with pytest.raises(ValueError, match="holds results with another keyframes; choose another"):
         evaluation(tmp_path / "out", settings=other).run(lambda *_: None)
     evaluation(tmp_path / "out", settings={**other, "keyframes": 3}, controls=[]).run(
         lambda *_: None

@@ -161,7 +161,7 @@ def test_a_file_without_cases_is_refused(tmp_path):
     ("change", "message"),
     [
         ({"length": 16}, "^expected needle_frames to be 1 to 15, in a video of 16 frames, got 16$"),
-        ({"depth": 1.5}, r"^expected depth to be 0 \(front\) to 1 \(end\), got 1\.5$"),
+        ({"depth": 1.5}, r"^expected depth to be 0 \(start\) to 1 \(end\), got 1\.5$"),
         ({"start": 25}, "^expected start to be 0 to 24, got 25$"),
         ({"answer": "pink"}, "^expected answer to be one of the choices .*, got 'pink'$"),
         ({"evidence": ()}, r"^expected evidence to be at least one range .*, got \(\)$"),

@@ -78,7 +78,7 @@ def test_the_same_options_write_the_same_and_splits_share_a_folder(tmp_path):
         ("--questions 0", "expected questions to be an integer >= 1, got 0"),
         ("--seed -1", "expected seed to be an integer >= 0, got -1"),
         ("--size 49", "expected an even width and height for H.264, got 49x49"),
-        ("--size 8", "expected size to be at least 16 pixels a side, got 8"),
+        ("--size 8", "expected size to be at least 16 pixels per side, got 8"),
         ("--kinds texture,who --videos 1", "expected kind to be one of 'colour', 'first', "),
         ("--kinds first --frames 1", "expected segments to be 1 to 1, one frame each, got 2"),
         ("--split dev", "expected split to be one of 'train', 'validation', 'test', got 'dev'"),

@@ -218,8 +218,8 @@ def test_all_errors_of_a_recipe_come_at_once() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("reference=released", "vtc.merger: it names other references than the keyframe before"),
-        ("normalise_query=false", "vtc.merger: it takes the query before normalisation, and"),
+        ("reference=released", "vtc.merger: it uses references other than the preceding keyframe"),
+        ("normalise_query=false", "vtc.merger: it takes the query before normalisation, but"),
     ],
 )
 def test_mergers_that_ask_for_more_are_refused_before_any_stage(option: str, message: str) -> None:

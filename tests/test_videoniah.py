@@ -331,7 +331,7 @@ def test_a_run_resumes_after_a_torn_line(asker, tmp_path, monkeypatch):
     for one in (*records, *again):
         one.pop("seconds")
     assert again == records
-    with pytest.raises(ValueError, match=r"holds results with another model; name another"):
+    with pytest.raises(ValueError, match=r"holds results with another model; choose another"):
         run(cases, NAMES, asker, tmp_path, {**SETTINGS, "model": "other"})
 
 

@@ -28,7 +28,7 @@ def spoil(release, tensors, name):
         return "1 unexpected: model.vision_resampler.query"
     if name == "misshapen":
         tensors[layer] = torch.zeros(3, DIM)
-        return rf"1 of another shape: {layer} \[3, 32\] instead of \[64, 32\]"
+        return rf"1 with another shape: {layer} \[3, 32\] instead of \[64, 32\]"
     if name == "the deleted layer":
         first = "model.vision_tower.vision_tower.vision_model.encoder.layers.0."
         for key in [key for key in tensors if key.startswith(first)]:
@@ -57,7 +57,7 @@ WRONG_TENSORS = [
 ]
 WRONG_SETTINGS = {
     "model_type": ("qwen2", "expected model_type 'llava_qwen'.* got 'qwen2'"),
-    "composer_type": ("single_token", "got 'single_token': it makes a frame's"),
+    "composer_type": ("single_token", "got 'single_token': it computes a frame's"),
     "activate_frame_selector": (False, "expected activate_frame_selector to be True, got False"),
     "frame_selector_type": ("ClusterFrameSelector", "to be 'SeqFrameSelector', got"),
     "activate_pre_fusion": (True, "expected activate_pre_fusion to be False, got True"),
@@ -68,7 +68,7 @@ WRONG_SETTINGS = {
     ),
     "f2f_thrd": (1.5, "selector 'dks': expected similarity_threshold to be .*, got 1.5"),
     "vocab_size": (10, r"model.embed_tokens.weight \[\d+, 32\] instead of \[10, 32\]"),
-    "hidden_size": (64, "of another shape: .* and .* more"),
+    "hidden_size": (64, "with another shape: .* and .* more"),
 }
 
 
@@ -140,13 +140,13 @@ def test_pickled_weights_are_read_only_if_asked_for(spoilt, converted, tmp_path)
     one, two = (vtc.from_pretrained(f).state_dict() for f in (converted, tmp_path / "out"))
     assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
     torch.save({**tensors, "more": Path()}, spoilt.folder / "pytorch_model.bin")
-    message = "pytorch_model.bin is incomplete or holds other objects than tensors"
+    message = "pytorch_model.bin is incomplete or holds objects other than tensors"
     refused(spoilt, tmp_path / "other", message, allow_pickle=True)
 
 
 def test_towers_that_are_none_of_these_are_named(release, tmp_path):
     target = tmp_path / "out"
-    refused(release, target, "misshapen|of another shape", vision=None)
+    refused(release, target, "misshapen|with another shape", vision=None)
     refused(
         release,
         target,
