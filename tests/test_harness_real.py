@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from vtc_recipes.evaluation.fakes import FAKE_OF, FAKES, write_fake
 from vtc_recipes.evaluation.harness.requests import read_predictions
@@ -181,9 +182,6 @@ def test_the_command_resumes_after_kill_9_with_two_processes(fakes, tmp_path):
 
 
 def wait_for_the_harness(folder: Path) -> None:
-    """Wait until the harness of a killed command, which goes on, is done."""
-    for _ in range(600):
-        if list(folder.glob("harness/**/*_samples_*.jsonl")):
-            time.sleep(3)
-            return
-        time.sleep(0.5)
+    """Wait until the harness of a killed command, which goes on, has let go of its file."""
+    with FileLock(folder / "predictions-0.lock", timeout=600):
+        pass
