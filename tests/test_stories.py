@@ -158,7 +158,7 @@ def test_the_shipped_models_words_keep_their_numbers():
         old = AutoTokenizer.from_pretrained(WEIGHTS / folder)
         check_vocabulary(old, word_tokenizer(end_texts=end_texts))
         assert not {*story_vocabulary()} & old.get_vocab().keys()
-    with pytest.raises(ValueError, match="^expected the words of the start to keep their numbers"):
+    with pytest.raises(ValueError, match="^expected the start model.s token ids to be unchanged"):
         check_vocabulary(word_tokenizer(), old)
 
 

@@ -102,7 +102,7 @@ def counts_by_weight(
 
     Args:
         total: The tokens of all frames together; exactly as many are used, up to M a frame.
-        weight: ``[N - K]``, above 0, of the frames that are no keyframes.
+        weight: ``[N - K]``, above 0, of the non-keyframes.
         least: What each frame gets if there are enough; the rest is shared in proportion to the
             weights.
 
@@ -120,7 +120,7 @@ def counts_by_weight(
 
 
 def other_frames(statistics: FrameStatistics) -> Tensor:
-    """Return ``[N - K]`` int64, the frames that are no keyframes."""
+    """Return ``[N - K]`` int64, the non-keyframes."""
     is_other = torch.ones(statistics.count, dtype=torch.bool)
     is_other[statistics.keyframes] = False
     return is_other.nonzero().flatten()

@@ -65,7 +65,7 @@ def assemble_video(
     if not kept:
         raise ValueError(
             f"nothing is left of {feed.name}: the selector chose no keyframe and the merger "
-            "drops all other frames; loosen the selector's options or choose another merger"
+            "drops all non-keyframes; loosen the selector's options or choose another merger"
         )
     features = torch.cat(kept if tail is None else [*kept, tail.to(kept[0])])
     _check_finite(call, feed, features[: sum(map(len, kept))])

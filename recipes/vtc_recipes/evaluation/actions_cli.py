@@ -34,7 +34,7 @@ def actions(
     out: Annotated[
         Path, typer.Option(help="Folder for the results; the same command resumes a run in it.")
     ],
-    wrapped: ModelOptions,
+    model_options: ModelOptions,
     frames: options.FrameOptions,
     options_: Annotated[
         str, typer.Option("--options", help="Number of answer options, such as 4 or 8, or all.")
@@ -84,9 +84,9 @@ def actions(
         "options": options_,
         "distractors": similar_by if distractors == "similar" else distractors,
         "seed": seed,
-        **asdict(wrapped),
+        **asdict(model_options),
         **asdict(frames),
-        "model_files": model_files(wrapped.model),
+        "model_files": model_files(model_options.model),
     }
     with lock_folder(out):
         if not questions_only:
@@ -96,7 +96,7 @@ def actions(
         if questions_only:
             print_line(f"{len(rows)} questions in {out / 'questions.jsonl'}")
             return
-        records = _score(rows, wrapped, frames, out / "records.jsonl", as_json)
+        records = _score(rows, model_options, frames, out / "records.jsonl", as_json)
         results = summarise(records)
         text = json.dumps({"settings": settings, **results}, indent=2)
         (out / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -108,7 +108,7 @@ def actions(
 
 def _score(
     rows: Sequence[Mapping[str, Any]],
-    wrapped: ModelOptions,
+    model_options: ModelOptions,
     frames: options.FrameOptions,
     file: Path,
     quiet: bool,
@@ -120,7 +120,7 @@ def _score(
     records = {record["video"]: record for record in read_lines(file) if record["error"] is None}
     missing = [row for row in rows if row["video"] not in records]
     if missing:
-        score = _scorer(wrapped, frames, quiet)
+        score = _scorer(model_options, frames, quiet)
         with progress_bars(quiet=quiet) as show:
             for number, row in enumerate(missing, len(rows) - len(missing) + 1):
                 record = records[row["video"]] = score(row)
@@ -130,14 +130,14 @@ def _score(
 
 
 def _scorer(
-    wrapped: ModelOptions, frames: options.FrameOptions, quiet: bool
+    model_options: ModelOptions, frames: options.FrameOptions, quiet: bool
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Load the model; return a function that scores a row."""
     from vtc.video import VideoError
     from vtc.wrapped.access import toolkit_of
     from vtc_recipes.evaluation.choices import option_scores
 
-    model, processor = wrapped.open(quiet=quiet)
+    model, processor = model_options.open(quiet=quiet)
     toolkit_of(model).heat_frames = 0
 
     def score(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def check_vocabulary(old: Any, new: Any) -> None:
     moved = [word for word, number in old.get_vocab().items() if numbers.get(word) != number]
     if moved:
         raise ValueError(
-            f"expected the words of the start to keep their numbers, got others for {moved}; "
+            f"expected the start model's token ids to be unchanged, but they differ for {moved}; "
             "start from models of the same synthetic world"
         )
 
@@ -129,7 +129,7 @@ class Queries(Stage):
         return embeddings_of(self.clip, bank)[3::8], bank.shapes, bank.colours
 
     def batch(self, number: int) -> Mapping[str, Any]:
-        """Draw texts, half of them old, scenes, and how much each text is about each scene."""
+        """Draw a batch of texts (half from the earlier task), scenes, and their match scores."""
         rng = np.random.default_rng((self.seed, number))
         frames, shapes, colours = self.seen
         scenes = torch.from_numpy(rng.choice(len(frames), self.settings.batch, replace=False))

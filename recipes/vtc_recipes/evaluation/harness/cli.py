@@ -106,17 +106,17 @@ def _help(task: Task) -> str:
 
 def _command(name: str, task: Task) -> Callable[..., None]:
     def run(
-        wrapped: ModelOptions,
+        model_options: ModelOptions,
         frames: options.FrameOptions,
         evaluation: EvaluationOptions,
         allow_posting: bool = False,
         as_json: bool = False,
     ) -> None:
-        _evaluate(name, task, wrapped, frames, evaluation, allow_posting, as_json)
+        _evaluate(name, task, model_options, frames, evaluation, allow_posting, as_json)
 
     # typer evaluates these when the command line is imported.
     run.__annotations__ |= {
-        "wrapped": ModelOptions,
+        "model_options": ModelOptions,
         "frames": options.FrameOptions,
         "evaluation": EvaluationOptions,
         "allow_posting": Annotated[
@@ -136,7 +136,7 @@ def _command(name: str, task: Task) -> Callable[..., None]:
 def _evaluate(
     name: str,
     task: Task,
-    wrapped: ModelOptions,
+    model_options: ModelOptions,
     frames: options.FrameOptions,
     evaluation: EvaluationOptions,
     allow_posting: bool,
@@ -154,8 +154,8 @@ def _evaluate(
         )
     controls = evaluation.control_names()
     tasks_folder()
-    evaluation.check_device(wrapped.device)
-    label = _label(wrapped)  # which also refuses unknown parts, before a model is loaded
+    evaluation.check_device(model_options.device)
+    label = _label(model_options)  # which also refuses unknown parts, before a model is loaded
     benchmark = read_benchmark(
         name,
         task,
@@ -166,7 +166,7 @@ def _evaluate(
     work = Evaluation(
         benchmark,
         evaluation.out,
-        _settings(wrapped, frames, evaluation),
+        _settings(model_options, frames, evaluation),
         controls,
         evaluation.processes,
         evaluation.seed,
@@ -187,13 +187,13 @@ def _evaluate(
 
 
 def _settings(
-    wrapped: ModelOptions, frames: options.FrameOptions, evaluation: EvaluationOptions
+    model_options: ModelOptions, frames: options.FrameOptions, evaluation: EvaluationOptions
 ) -> dict[str, Any]:
     """Return the arguments of the harness's model."""
-    model = asdict(wrapped)
+    model = asdict(model_options)
     name = Path(model.pop("model")).expanduser()
-    pretrained = str(name.resolve()) if name.is_dir() else wrapped.model
-    encoder = wrapped.encoder
+    pretrained = str(name.resolve()) if name.is_dir() else model_options.model
+    encoder = model_options.encoder
     if encoder is not None and Path(encoder).expanduser().exists():
         model["encoder"] = str(Path(encoder).expanduser().resolve())
     reading = asdict(frames)
@@ -209,7 +209,7 @@ def _settings(
     }
 
 
-def _label(wrapped: ModelOptions) -> str:
+def _label(model_options: ModelOptions) -> str:
     """Return the label of the method's row: model, selector and merger.
 
     Raises:
@@ -218,13 +218,16 @@ def _label(wrapped: ModelOptions) -> str:
     from vtc.plugins import registry
     from vtc.wrapped.opening import saved_parts
 
-    saved = saved_parts(wrapped.model)
+    saved = saved_parts(model_options.model)
     names = []
-    for kind, choice in (("selector", wrapped.selector_choice), ("merger", wrapped.merger_choice)):
+    for kind, choice in (
+        ("selector", model_options.selector_choice),
+        ("merger", model_options.merger_choice),
+    ):
         spec = choice.spec(saved[kind])
         registry.build_part(kind, spec)
         names.append(spec["name"])
-    return " + ".join([Path(wrapped.model).name, *names])
+    return " + ".join([Path(model_options.model).name, *names])
 
 
 @contextmanager

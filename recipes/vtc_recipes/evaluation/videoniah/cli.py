@@ -123,7 +123,7 @@ def run(
     cases: Annotated[Path, typer.Argument(metavar="CASES", help="The file written by make.")],
     videos: Videos,
     out: Annotated[Path, typer.Option(help="Folder for the results; a run in it is resumed.")],
-    wrapped: ModelOptions,
+    model_options: ModelOptions,
     controls: Annotated[
         str, typer.Option(help="Controls: some of uniform,random,downsampled,no_video; or none.")
     ] = "uniform,random,downsampled,no_video",
@@ -163,11 +163,11 @@ def run(
         all_cases = [all_cases[k * len(all_cases) // limit] for k in range(limit)]
     haystacks = Haystacks(videos, _size(size), cache)
     _check_files(all_cases, videos)
-    model, processor = wrapped.open(quiet=as_json)
+    model, processor = model_options.open(quiet=as_json)
     toolkit = toolkit_of(model)
     settings: dict[str, Any] = {
-        "model": wrapped.model,
-        "files": model_files(wrapped.model),
+        "model": model_options.model,
+        "files": model_files(model_options.model),
         "selector": toolkit.describe(toolkit.selector),
         "merger": toolkit.describe(toolkit.merger),
         "budget": None if toolkit.budget is None else toolkit.describe(toolkit.budget),
