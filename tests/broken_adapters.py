@@ -49,6 +49,15 @@ class TestReadsTheLastLayer(_Broken, Llava):
             return super().encode(SimpleNamespace(model=model.model, config=config), pixels)
 
 
+class TestProjectsTheCachedTowerOtherwise(_Broken, Llava):
+    """the_tower_apart"""
+
+    class adapter(LlavaOnevisionAdapter):
+        def project(self, model, states):
+            features = super().project(model, states)
+            return SliceFeatures(features.tokens * 1.01, features.dense)
+
+
 class TestTakesImagesForVideo(_Broken, Llava):
     """text_and_images_alone"""
 

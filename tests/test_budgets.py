@@ -61,7 +61,8 @@ def family_case(family: str):
 
 
 def prepared_within(model, inputs, budget, merger="dfm"):
-    model.vtc.merger, model.vtc.budget = vtc.merger(merger), budget
+    model.vtc.merger = vtc.merger(merger) if isinstance(merger, str) else merger
+    model.vtc.budget = budget
     with torch.no_grad():
         return prepare(Call(model, model.vtc, inputs))
 
@@ -157,7 +158,7 @@ def test_several_tokens_and_groups_equal_a_slow_reference(family, chunk):
     with pytest.warns(UserWarning, match="not registered"):
         vtc.wrap(model, Second(), merger, processor=processor, budget=Fixed(slices))
     model.vtc.chunk_slices = chunk
-    prepared = prepared_within(model, inputs, model.vtc.budget)
+    prepared = prepared_within(model, inputs, model.vtc.budget, merger)
     (rows,) = prepared.inputs["mm_encoder_outputs"][model.vtc.adapter.modality].pooler_output
     with torch.no_grad():
         kept, dense, tail = contract.reference(model, inputs, 0)[:3]

@@ -65,7 +65,7 @@ def test_folders_of_something_else_are_explained(clip_folder, open_clip_folder, 
         load_encoder(tmp_path)
     other = copy.deepcopy(config) | {"model_type": "llava"}
     (tmp_path / "config.json").write_text(json.dumps(other))
-    with pytest.raises(ValueError, match="SigLIP or SigLIP2 model .* got model_type 'llava'"):
+    with pytest.raises(ValueError, match="SigLIP, SigLIP2 or BLIP model .* got model_type 'llava'"):
         load_encoder(tmp_path)
 
 

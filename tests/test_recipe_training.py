@@ -320,14 +320,14 @@ def test_errors_of_the_command_are_short(tmp_path):
 
 def test_a_stage_that_was_not_trained_yet_is_named(smoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no folder runs/vilamp_short here: train the stage that"):
+    with pytest.raises(ValueError, match="no folder runs/vilamp_short: first train the stage that"):
         open_model(smoke("model.name=runs/vilamp_short"))
 
 
 def test_the_dry_run_says_which_data_are_missing(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = command("train", "smoke", "--dry-run")
-    assert code == 0 and "path (synthetic): there is no synthetic/train.jsonl here yet" in out
+    assert code == 0 and "path (synthetic): there is no file synthetic/train.jsonl" in out
     code, out, _ = command("train", "smoke", "--dry-run", "data.sources.0.path=null")
     assert code == 0 and "data.sources.0.path (synthetic): it is not set yet" in out
     write_dataset("synthetic", videos=4, seed=0)

@@ -204,7 +204,7 @@ def test_models_health_and_metrics(server, root):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--api-key-env", "VTC_NO_KEY"), "the key in the environment variable VTC_NO_KEY"),
+        (("--api-key-env", "VTC_NO_KEY"), "the environment variable VTC_NO_KEY to hold the key"),
         (("--video-root", "nowhere"), "expected --video-root to be a folder, got 'nowhere'"),
         (("--host", "203.0.113.1"), "cannot serve on 203.0.113.1:0: "),
         (("--max-frames", "0"), "expected max_frames to be a whole number of at least 1, got 0"),

@@ -185,7 +185,7 @@ def test_a_seed_makes_the_same_cases_again(tmp_path):
 
 
 def test_haystacks_repeat_videos_only_where_they_may():
-    with pytest.raises(ValueError, match=r"takes \d+ frames .* have 1000; .* --repeat"):
+    with pytest.raises(ValueError, match=r"needs \d+ frames .* have 1000; .* --repeat"):
         cases_of(lengths=(2000,))
     cases = cases_of(lengths=(2000,), repeat=True)
     assert max(case.repeats for case in cases) == 2

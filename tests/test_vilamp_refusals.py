@@ -239,7 +239,7 @@ def test_a_source_or_a_shard_that_is_missing_is_named(release, tmp_path):
             convert(source, tmp_path / "out")
     shard = next(release.folder.glob("*.safetensors"))
     shard.rename(tmp_path / "aside")
-    refused(release, tmp_path / "out", f"lacks {shard.name}, which model.safetensors.index")
+    refused(release, tmp_path / "out", f"lacks {shard.name}, listed in model.safetensors.index")
     shard.write_bytes((tmp_path / "aside").read_bytes()[:500])
     refused(release, tmp_path / "out", f"{shard.name} is not a complete safetensors file")
     (tmp_path / "aside").rename(shard)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import LazySelector, Selection
-from vtc.interfaces.part import FLOAT32_TINY, require_number, require_whole
+from vtc.interfaces.part import FLOAT32_MAX, FLOAT32_TINY, require_number, require_whole
 from vtc_selectors._cosine import piece_memory, query_relevance
 
 _LOOKS = 3
@@ -67,7 +67,7 @@ class Focus(LazySelector):
 
         def __post_init__(self) -> None:
             require_whole("keyframes", self.keyframes)
-            require_number("arm_seconds", self.arm_seconds, 1e-3, 1e9)
+            require_number("arm_seconds", self.arm_seconds, 1e-3, FLOAT32_MAX)
             require_number("zoom", self.zoom, 0, 1)
             require_number("best_share", self.best_share, 0, 1)
             require_number("temperature", self.temperature, FLOAT32_TINY, 1e9)

@@ -101,7 +101,7 @@ class AdapterContract(AdapterCase):
                 arguments = {**inputs, "max_new_tokens": 4, "do_sample": False}
                 assert torch.equal(wrapped.generate(**arguments), bare.generate(**_bare(arguments)))
 
-    def test_an_image_next_to_a_video_is_unchanged(
+    def test_an_image_beside_a_video_stays_as_it_is(
         self, stock: Any, whole: Any, processor: Any
     ) -> None:
         if not self.mixes_images:
@@ -149,7 +149,7 @@ class AdapterContract(AdapterCase):
                 assert relative_error(logits[row, -len(expected) :], expected) < bound
 
     @pytest.mark.parametrize("beams", [1, 3])
-    def test_a_ragged_batch_answers_as_its_rows_alone(
+    def test_a_ragged_batch_writes_what_its_rows_write_alone(
         self, wrapped: Any, processor: Any, beams: int
     ) -> None:
         videos = [self.video(8, 1), self.still(8, 2)]
@@ -321,9 +321,7 @@ class AdapterContract(AdapterCase):
             assert torch.equal(loaded(**inputs).logits, logits)
             assert relative_error(loaded.merge_and_unload()(**inputs).logits, logits) < 1e-4
 
-    def test_a_direct_call_of_the_inner_model_is_compressed(
-        self, wrapped: Any, processor: Any
-    ) -> None:
+    def test_raw_video_past_the_wrapper_is_compressed(self, wrapped: Any, processor: Any) -> None:
         inputs = in_float64(self.inputs(processor, [self.video(8, 1)], ["What?"]))
         wrapped.double()
         with torch.no_grad():

@@ -252,7 +252,7 @@ class MergerContract(PartContract):
         )
 
     @pytest.mark.parametrize("fill", ["other numbers", "NaN"])
-    def test_a_frame_depends_only_on_its_group(self, merger: TokenMerger, fill: str) -> None:
+    def test_a_frame_depends_on_its_group_alone(self, merger: TokenMerger, fill: str) -> None:
         patches, reference, has_reference, query = self.frames(merger, dtype=torch.float64)
         expected = self.merge(merger.double(), (patches, reference, has_reference, query))
         size = merger.frames_together
@@ -272,7 +272,7 @@ class MergerContract(PartContract):
                 TOLERANCE,
             )
 
-    def test_a_missing_reference_is_ignored(self, merger: TokenMerger) -> None:
+    def test_an_unknown_reference_is_not_looked_at(self, merger: TokenMerger) -> None:
         patches, reference, has_reference, query = self.frames(merger)
         for mask in (has_reference, torch.zeros_like(has_reference)):
             blank = reference.clone()
@@ -284,7 +284,7 @@ class MergerContract(PartContract):
                 "replace it with torch.where, as NaN * 0 is NaN",
             )
 
-    def test_an_unused_reference_does_not_matter(self, merger: TokenMerger) -> None:
+    def test_a_reference_that_is_not_used_makes_no_difference(self, merger: TokenMerger) -> None:
         if merger.uses_reference:
             return
         patches, reference, has_reference, query = self.frames(merger)
@@ -296,7 +296,7 @@ class MergerContract(PartContract):
             "ignore the reference",
         )
 
-    def test_a_query_is_required_or_ignored(self, merger: TokenMerger) -> None:
+    def test_a_query_is_needed_or_makes_no_difference(self, merger: TokenMerger) -> None:
         patches, reference, has_reference, query = self.frames(merger)
         if merger.query_source is not None:
             with refused(f"query=None, as query_source is {merger.query_source!r},", word="query"):
@@ -347,7 +347,7 @@ class MergerContract(PartContract):
             reached = tensor.grad is not None and bool((tensor.grad != 0).any())
             demand(reached, f"no gradient reaches {name}; {GRADIENT}")
 
-    def test_a_call_before_build_raises(self, merger: TokenMerger) -> None:
+    def test_parameters_are_missed_before_build(self, merger: TokenMerger) -> None:
         names = {name for name, _ in merger.named_parameters()}
         unbuilt: TokenMerger = self.make()
         if names == {name for name, _ in unbuilt.named_parameters()}:
@@ -359,7 +359,7 @@ class MergerContract(PartContract):
         with refused("a call before build", word="build", error=RuntimeError):
             unbuilt(*self.frames(merger))
 
-    def test_training_mode_does_not_matter(self, merger: TokenMerger) -> None:
+    def test_training_mode_makes_no_difference(self, merger: TokenMerger) -> None:
         frames = self.frames(merger)
         expected = self.merge(merger.eval(), frames)
         demand_equal(
@@ -379,7 +379,7 @@ class MergerContract(PartContract):
             "makes must be parameters or buffers",
         )
 
-    def test_copies_give_the_same_tokens(self, merger: TokenMerger) -> None:
+    def test_copies_do_the_same(self, merger: TokenMerger) -> None:
         frames = self.frames(merger)
         expected = self.merge(merger, frames)
         for how, copied in (("copy.deepcopy", copy.deepcopy), ("pickle", _pickled)):

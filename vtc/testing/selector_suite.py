@@ -197,7 +197,7 @@ class SelectorContract(PartContract):
 
     # --- the same input, the same result
 
-    def test_earlier_videos_do_not_matter(self, selector: FrameSelector) -> None:
+    def test_other_videos_leave_no_trace(self, selector: FrameSelector) -> None:
         video, other = self.video(), self.video(frames=23, seed=1)
         expected = self.select(selector, *video)
         unspoilt = self.select(self.make(), *other)
@@ -235,7 +235,7 @@ class SelectorContract(PartContract):
             query = torch.zeros_like(query)
         self.check(selector, embeddings, query, timestamps)
 
-    def test_timestamps_are_optional_or_their_lack_raises(self, selector: FrameSelector) -> None:
+    def test_unknown_timestamps_are_fine_or_named(self, selector: FrameSelector) -> None:
         embeddings, query, _ = self.video()
         expected = "timestamps=None must work or raise a ValueError that says 'timestamps'"
         try:
@@ -245,7 +245,7 @@ class SelectorContract(PartContract):
         except Exception as error:  # third-party code may raise anything
             fail(f"{expected}, got {cause(error)}")
 
-    def test_a_query_is_required_or_ignored(self, selector: FrameSelector) -> None:
+    def test_a_query_is_needed_or_makes_no_difference(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
         if selector.uses_query:
             demand(
@@ -263,7 +263,7 @@ class SelectorContract(PartContract):
                 "or ignore the query",
             )
 
-    def test_unused_embeddings_are_ignored(self, selector: FrameSelector) -> None:
+    def test_embeddings_make_no_difference_where_not_used(self, selector: FrameSelector) -> None:
         if selector.uses_embeddings:
             pytest.skip("the selector uses embeddings")
         _, _, timestamps = self.video()
@@ -274,7 +274,7 @@ class SelectorContract(PartContract):
             "uses_embeddings = True or use their number only",
         )
 
-    def test_values_that_are_not_finite_raise(self, selector: FrameSelector) -> None:
+    def test_numbers_that_are_not_finite_are_refused(self, selector: FrameSelector) -> None:
         if not selector.uses_embeddings:
             pytest.skip("the selector does not use embeddings")
         for bad in (torch.nan, torch.inf):
@@ -286,7 +286,7 @@ class SelectorContract(PartContract):
             with refused(f"embeddings with a row of {bad}"):
                 selector.select(embeddings, query, timestamps)
 
-    def test_wrong_shapes_raise(self, selector: FrameSelector) -> None:
+    def test_wrong_shapes_are_refused(self, selector: FrameSelector) -> None:
         embeddings, query, timestamps = self.video()
         for wrong in (embeddings.sum(1), embeddings[None], embeddings[:0]):
             with refused(f"embeddings of the shape {list(wrong.shape)} instead of [N, d], N >= 1,"):
@@ -296,7 +296,7 @@ class SelectorContract(PartContract):
             with refused(f"a query of the shape {shapes}"):
                 selector.select(embeddings, wrong, timestamps)
 
-    def test_keyframes_below_1_raise(self, selector: FrameSelector) -> None:
+    def test_0_keyframes_are_refused(self, selector: FrameSelector) -> None:
         if not hasattr(selector.config, "keyframes"):
             pytest.skip("the selector has no option 'keyframes'")
         for wrong in (0, -1):
