@@ -80,11 +80,14 @@ def test_workers_end_with_their_parent(tmp_path, end):
     file.write_text(PARENT)
     command = [sys.executable, str(file), str(tmp_path), *sys.path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
-        parent.stdout.readline()  # so both work
-        workers = children(parent.pid)
-        assert len(workers) >= 2
-        parent.send_signal(end)
-        parent.wait(20)
+        try:
+            parent.stdout.readline()  # so both work
+            workers = children(parent.pid)
+            assert len(workers) >= 2
+            parent.send_signal(end)
+            parent.wait(20)
+        finally:
+            parent.kill()
     for _ in range(100):
         if not any(os.path.exists(f"/proc/{pid}") for pid in workers):
             return
