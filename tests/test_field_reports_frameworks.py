@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate import Accelerator, cpu_offload
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import vtc
@@ -40,6 +41,15 @@ def test_a_module_that_lends_the_attributes_of_a_model_is_named(wrapped, verb):
         verb(Lending(wrapped))
 
 
+@pytest.fixture
+def accelerate_anew():
+    """Forget the settings of accelerate, which are global, before and after a test."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("accelerate_anew")
 def test_a_model_that_accelerate_gave_back_is_unwrapped(wrapped, inputs):
     """It leaves the forward of the class on the object; the advice in the message did not help."""
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
