@@ -125,7 +125,7 @@ class VCastBudget(TokenBudget):
 
 def curvature_of(video: VideoPatches) -> Tensor:
     """Return the curvature ``[N]`` float64 of a video at each frame."""
-    curvature = [1.0]
+    curvature: list[Tensor] = []
     before: Tensor | None = None
     step: Tensor | None = None
     for chunk in video:
@@ -134,9 +134,9 @@ def curvature_of(video: VideoPatches) -> Tensor:
             if before is not None:
                 if step is not None:
                     cosine = F.cosine_similarity(step, mean - before, dim=0, eps=_LEAST)
-                    curvature.append(1 - float(cosine))
+                    curvature.append(1 - cosine.double())
                 step = mean - before
             before = mean
-    if step is not None:
-        curvature.append(1.0)
-    return torch.tensor(curvature, dtype=torch.float64)
+    ends = torch.ones(1 if step is None else 2, dtype=torch.float64)
+    inner = torch.stack(curvature).cpu() if curvature else ends[:0]  # one copy from a GPU
+    return torch.cat([ends[:1], inner, ends[1:]])

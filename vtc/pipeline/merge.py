@@ -115,34 +115,42 @@ def prune_slices(
     with part_errors(label):
         options = {"survey": survey} if call.merger.uses_survey else {}
         indices = call.merger.keep(patches, reference, has_reference, embedding, counts, **options)
-    check_indices(indices, patches, counts, label)
+    kept = checked_indices(indices, patches, counts, label)
     rows = []
     for number, keep in enumerate(indices):
         deep = [layer[number][keep] for layer in extra]
         rows.append(torch.cat([patches[number][keep], *deep], dim=-1))
-    return rows, [keep.cpu() for keep in indices]
+    return rows, kept
 
 
-def check_indices(indices: Any, patches: Tensor, counts: Sequence[int] | None, label: str) -> None:
-    """Raise a ValueError unless indices are in the form that `vtc.TokenPruner.keep` documents."""
+def checked_indices(
+    indices: Any, patches: Tensor, counts: Sequence[int] | None, label: str
+) -> list[Tensor]:
+    """Return indices on the CPU, copied at once: a GPU would wait for each frame otherwise.
+
+    Raises:
+        ValueError: They are not in the form that `vtc.TokenPruner.keep` documents.
+    """
     frames, most = patches.shape[:2]
     if not isinstance(indices, list) or len(indices) != frames:
         kind = type(indices).__name__
         raise ValueError(f"expected {label} to keep a list of {frames} tensors, got {kind}")
-    for number, keep in enumerate(indices):
+    for keep in indices:
         if not isinstance(keep, Tensor) or keep.dtype != torch.int64 or keep.ndim != 1:
             raise ValueError(f"expected {label} to keep int64 indices [T], got {keep!r}")
-        if not keep.is_meta and len(keep):
-            inside = bool(keep[0] >= 0) and bool(keep[-1] < most)
-            if not inside or bool((keep.diff() <= 0).any()):
-                raise ValueError(
-                    f"expected {label} to keep ascending, unique indices from 0 to {most - 1}, got "
-                    f"{keep.tolist()}"
-                )
+    kept = list(torch.split(torch.cat(indices).cpu(), [len(keep) for keep in indices]))
+    for number, keep in enumerate(kept):
+        inside = not len(keep) or bool(keep[0] >= 0) and bool(keep[-1] < most)
+        if not inside or bool((keep.diff() <= 0).any()):
+            raise ValueError(
+                f"expected {label} to keep ascending, unique indices from 0 to {most - 1}, got "
+                f"{keep.tolist()}"
+            )
         if counts is not None and len(keep) != counts[number]:
             raise ValueError(
                 f"expected {label} to keep {counts[number]} tokens of a frame, got {len(keep)}"
             )
+    return kept
 
 
 def _with_extra(row: Tensor, weights: Any, extra: Sequence[Tensor], number: int) -> Tensor:
