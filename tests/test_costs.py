@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -67,11 +68,16 @@ def test_mergers_cost_what_they_say(spec, patches, dim):
     frames, reference = frames_to_merge(spec["name"], n, patches, dim), torch.randn(n, patches, dim)
     query = torch.randn(query_dim if merger.query_source == "frame_encoder" else dim)
     arguments = frames, reference, torch.ones(n, dtype=torch.bool), query
+    run = functools.partial(merger, *arguments)
+    if isinstance(merger, vtc.SegmentMerger):
+        n = 8
+        segment = torch.randn(n, patches, dim), torch.rand(n, patches)
+        run = functools.partial(merger.merge_segment, *segment, None)
     with MultiplyAccumulates() as macs:
-        merged = merger(*arguments)
+        merged = run()
     held = sum(tokens.numel() for tokens in merged)
     with LiveNumbers() as live:
-        merger(*arguments)
+        run()
     sizes = Sizes(n=n, M=patches, D=dim, Dq=query_dim)
     check(macs.count, n * merger.macs(sizes))
     check(live.peak - held, merger.extra_memory(sizes), least=2 * patches)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vtc import testing
     from vtc.encoders.lazy import LazyEncoder, load_encoder
     from vtc.interfaces.frame_selector import FrameSelector, LazySelector, Selection
+    from vtc.interfaces.segment_merger import SegmentMerger
     from vtc.interfaces.token_budget import FrameStatistics, TokenBudget
     from vtc.interfaces.token_merger import TokenMerger
     from vtc.interfaces.token_pruner import TokenPruner
@@ -39,6 +40,7 @@ _HOME = {
     "LazySelector": "vtc.interfaces.frame_selector",
     "PartInfo": "vtc.plugins.registry",
     "Report": "vtc.pipeline.report",
+    "SegmentMerger": "vtc.interfaces.segment_merger",
     "Selection": "vtc.interfaces.frame_selector",
     "SliceFeatures": "vtc.interfaces.video_span",
     "TokenBudget": "vtc.interfaces.token_budget",
@@ -74,6 +76,7 @@ __all__ = [
     "LazySelector",
     "PartInfo",
     "Report",
+    "SegmentMerger",
     "Selection",
     "SliceFeatures",
     "TokenBudget",

@@ -23,6 +23,7 @@ from vtc.interfaces.video_span import (
 )
 from vtc_adapters._frame_text import without_missing_marks
 from vtc_adapters._mrope import Slices, mrope_after, mrope_offsets, mrope_positions
+from vtc_adapters._saliency import attention_module
 from vtc_adapters._tower import projectors_of, recorded
 
 
@@ -138,6 +139,29 @@ class QwenAdapter(VideoAdapter):
             ]
             for state in states
         )
+
+    def saliency_module(self, model: Any) -> str:
+        """Return the attention of the last layer of the tower."""
+        return attention_module(model, self.vision_towers[0])
+
+    def token_saliency(self, model: Any, pixels: Mapping[str, Tensor], received: Tensor) -> Tensor:
+        """Return the mean over the patches of each token; see `TowerSaliency.token_saliency`."""
+        height, width = self._grid(model, pixels["video_grid_thw"][0])
+        merge = model.config.vision_config.spatial_merge_size
+        means = rearrange(received, "1 (n m p) -> n m p", m=height * width, p=merge**2).mean(-1)
+        order = self._order_of_tokens(model, height, width).to(means.device)
+        return means[:, order.argsort()]
+
+    def _order_of_tokens(self, model: Any, height: int, width: int) -> Tensor:
+        """Return the order in which the tower holds the tokens of a slice: by windows or rows."""
+        vision = model.config.vision_config
+        if not hasattr(vision, "window_size"):
+            return torch.arange(height * width)
+        side = vision.window_size // vision.spatial_merge_size // vision.patch_size
+        row, column = torch.arange(height) // side, torch.arange(width) // side
+        windows = row[:, None] * (int(column[-1]) + 1) + column
+        order: Tensor = windows.flatten().argsort(stable=True)
+        return order
 
     def project(self, model: Any, states: Sequence[Tensor]) -> SliceFeatures:
         """Project ``[n, M, p, Dv]``, for deepstack's layers too; see `VideoAdapter.project`."""

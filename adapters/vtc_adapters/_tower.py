@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from vtc.interfaces.video_adapter import VideoAdapter
 from vtc.interfaces.video_span import SliceFeatures
 from vtc.pipeline.connector import model_with_modules
+from vtc_adapters._saliency import SquareTower
 
 
-class SeparateTower(VideoAdapter):
+class SeparateTower(SquareTower):
     """Families with one projector, whose input is ``[n, P, Dv]`` for n slices."""
 
     def tower(self, model: Any, pixels: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -60,6 +60,12 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         dense = super().project(model, states).tokens
         return SliceFeatures(model.model.apply_pooling(dense), dense)
 
+    def token_saliency(self, model: Any, pixels: Mapping[str, Tensor], received: Tensor) -> Tensor:
+        """Pool the saliency as the patches are pooled; see `TowerSaliency.token_saliency`."""
+        patches = received[:, 1:] if self.has_class_token(model) else received
+        pooled: Tensor = model.model.apply_pooling(patches[..., None])[..., 0]
+        return pooled
+
     def tail(self, model: Any) -> Tensor:
         """Return ``image_newline`` ``[1, D]``."""
         with _on_device(model.model):

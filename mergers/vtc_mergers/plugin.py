@@ -13,7 +13,10 @@ def vtc_register_mergers() -> dict[str, str]:
         "drop": "vtc_mergers.drop:Drop",
         "dycoke": "vtc_mergers.dycoke:DyCoke",
         "evs": "vtc_mergers.evs:EVS",
+        "fastvid": "vtc_mergers.fastvid:FastVID",
+        "flashvid": "vtc_mergers.flashvid:FlashVID",
         "hico": "vtc_mergers.hico:HiCo",
+        "holitom": "vtc_mergers.holitom:HoliTom",
         "llama_vid": "vtc_mergers.llama_vid:LlamaVid",
         "mean_pool": "vtc_mergers.mean_pool:MeanPool",
         "memory": "vtc_mergers.memory:Memory",
@@ -33,7 +36,9 @@ def vtc_register_budgets() -> dict[str, str]:
     return {
         "even": "vtc_mergers.budgets:Even",
         "evs": "vtc_mergers.evs:EVSBudget",
+        "fastvid": "vtc_mergers.fastvid:FastVIDBudget",
         "foveated": "vtc_mergers.budgets:Foveated",
+        "holitom": "vtc_mergers.holitom:HoliTomBudget",
         "vcast": "vtc_mergers.vcast:VCastBudget",
         "vidcom2": "vtc_mergers.vidcom2:VidCom2Budget",
     }

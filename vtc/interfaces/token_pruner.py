@@ -31,6 +31,10 @@ class TokenPruner(TokenMerger):
     uses_survey: ClassVar[bool] = False
     """True: `survey` sees the whole video first, and `keep` gets its result."""
 
+    uses_saliency: ClassVar[bool] = False
+    """True: `keep` gets the attention that each token receives in a layer of the vision tower. It
+    is computed in that layer only; the tower goes on with SDPA or FlashAttention."""
+
     def survey(self, patches: VideoPatches) -> Any:
         """Return a summary of the whole video for `keep`: a few vectors, not its patches."""
         return None
@@ -47,7 +51,8 @@ class TokenPruner(TokenMerger):
         """Choose the tokens of n frames.
 
         A pruner with `uses_survey` has a further argument ``survey=None``, the result of `survey`;
-        without it each frame counts as a separate video.
+        without it each frame counts as a separate video. A pruner with `uses_saliency` has a
+        further argument ``saliency=None``, ``[n, M]`` float32.
 
         Args:
             patches, reference, has_reference, query: As for `TokenMerger.forward`.

@@ -10,6 +10,7 @@ import torch
 
 from vtc.interfaces.part import Part
 from vtc.interfaces.renamed import warn_renamed
+from vtc.interfaces.tower_saliency import TowerSaliency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vtc.video import VideoSource
 
 
-class VideoAdapter(Part, ABC):
+class VideoAdapter(TowerSaliency, Part, ABC):
     """One family of models; an object without state, registered under ``config.model_type``.
 
     Like other parts it may have a ``Config``; ``model.vtc.configure(option=value)`` sets it.

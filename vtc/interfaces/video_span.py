@@ -92,12 +92,15 @@ class SliceFeatures:
             model (deepstack); merged with the weights of the tokens.
         hidden: ``[n, P', Dv]``, the ``last_hidden_state`` of the vision tower, which the stock
             model returns with its result; None if the family returns none.
+        saliency: ``[n, M]`` float32, the attention that each token receives in a layer of the
+            vision tower, see `VideoAdapter.token_saliency`; None unless a merger uses it.
     """
 
     tokens: Tensor
     dense: Tensor | None = None
     extra: tuple[Tensor, ...] = ()
     hidden: Tensor | None = None
+    saliency: Tensor | None = None
 
     @property
     def patches(self) -> Tensor:
@@ -111,6 +114,7 @@ class SliceFeatures:
             None if self.dense is None else self.dense.to(device),
             tuple(layer.to(device) for layer in self.extra),
             None if self.hidden is None else self.hidden.to(device),
+            None if self.saliency is None else self.saliency.to(device),
         )
 
 

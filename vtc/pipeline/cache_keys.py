@@ -46,7 +46,10 @@ def tokens_key(call: Call, feed: VideoFeed) -> Key | str:
 def tower_key(call: Call, feed: VideoFeed) -> Key | str:
     """Return the key of the vision tower's output; a string gives the reason if it is unknown."""
     projectors = [call.model.get_submodule(name) for name in call.adapter.projectors]
-    return _with_tower(call, _features_key(call, feed), projectors)
+    key = _features_key(call, feed)
+    if call.uses_saliency:
+        key = {**key, "saliency": call.adapter.saliency_module(call.model)}
+    return _with_tower(call, key, projectors)
 
 
 def _features_key(call: Call, feed: VideoFeed) -> Key:

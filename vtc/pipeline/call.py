@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vtc.interfaces.token_pruner import TokenPruner
 from vtc.pipeline.connector import Connector, PatchConnector, model_with_projectors
 from vtc.pipeline.kv_cache import cached_length, given_cache
 from vtc.pipeline.modules import active_module, input_device
@@ -92,6 +93,11 @@ class Call:
     def merges_encoder_patches(self) -> bool:
         """Whether non-keyframes are merged from the frame encoder's patches."""
         return isinstance(self.connector, PatchConnector)
+
+    @property
+    def uses_saliency(self) -> bool:
+        """Whether the merger takes the saliency of the vision tower."""
+        return isinstance(self.merger, TokenPruner) and self.merger.uses_saliency
 
     @property
     def reads_all_frames(self) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from torch import Tensor
 from vtc.interfaces.token_pruner import TokenPruner
 from vtc.pipeline.assemble import assemble_video
 from vtc.pipeline.budget import Allocation, allocate
-from vtc.pipeline.budget_merging import BudgetMerging
 from vtc.pipeline.encode import as_merged, encode_merged, encode_non_keyframes, encode_whole
 from vtc.pipeline.encoded_video import EncodedVideo, encoded_video
 from vtc.pipeline.heat import HeatKeeper, HeatOfAll
-from vtc.pipeline.merge import merge_slices, prune_slices, survey_video, whole_groups
+from vtc.pipeline.merge import survey_video
+from vtc.pipeline.merge_pass import merge_pass
 from vtc.pipeline.references import References, no_references, references_of, with_previous
 from vtc.pipeline.selection import embed_frames, select_for_queries
 
@@ -245,7 +245,7 @@ def merge_frames(
         encoded = with_previous(encoded)
     chunks = _fan_out(encoded, len(passes))
     survey = None if video is None else survey_video(call, video.patches)
-    steps = [_merge(call, *pair, survey) for pair in zip(passes, chunks, strict=True)]
+    steps = [merge_pass(call, *pair, survey) for pair in zip(passes, chunks, strict=True)]
     for _ in itertools.zip_longest(*steps):  # in step, so that few chunks are alive
         pass
 
@@ -287,59 +287,6 @@ def copy_tokens(passes: Sequence[QueryPass], merged: Mapping[str, Tensor]) -> No
             query_pass.keep(index, merged["tokens"][index], None if cells is None else cells[index])
 
 
-def _merge(
-    call: Call, query_pass: QueryPass, encoded: Iterable[tuple[Tensor, ...]], survey: Any
-) -> Iterator[None]:
-    """Merge one query's non-keyframes from the stream of encoded chunks."""
-    chunks = (_select(chunk, query_pass.rest) for chunk in encoded)
-    allocation, within = query_pass.allocation, None
-    if allocation is not None and not isinstance(call.merger, TokenPruner):
-        within = BudgetMerging(call, query_pass.feed.span, allocation.tokens, query_pass.keep)
-    for slices, frames, *others in whole_groups(chunks, call.merger.frames_together):
-        with call.recorder.stage("merging") as stage:
-            at = torch.searchsorted(query_pass.rest, slices)
-            reference, has_reference = query_pass.references.of(at, frames)
-            if call.merger.uses_reference and call.merger.uses_previous_frame:
-                *others, before, follows = others
-                follows = follows.to(frames.device)
-                reference = torch.where(follows[:, None, None], before, reference)
-                has_reference |= follows
-            arguments = (frames, reference, has_reference, query_pass.query, others)
-            query_pass.heat.keep(slices, *arguments[:-1])
-            if within is not None:
-                stage.bytes += within.merge(slices, *arguments)
-            else:
-                stage.bytes += _merge_alone(call, query_pass, survey, slices, *arguments)
-        yield
-
-
-def _merge_alone(
-    call: Call,
-    query_pass: QueryPass,
-    survey: Any,
-    slices: Tensor,
-    frames: Tensor,
-    reference: Tensor,
-    has_reference: Tensor,
-    query: Query,
-    extra: Sequence[Tensor],
-) -> int:
-    """Merge or prune slices one by one; return the bytes of the tokens."""
-    arguments = (call, frames, reference, has_reference, query, extra)
-    cells: Sequence[Tensor | None] = [None] * len(slices)
-    if isinstance(call.merger, TokenPruner):
-        allocation = query_pass.allocation
-        counts = None if allocation is None else allocation.tokens[slices].tolist()
-        merged, kept = prune_slices(*arguments, counts, survey)
-        if frames.shape[1] == query_pass.feed.span.slots.shape[1]:
-            cells = kept
-    else:
-        merged = merge_slices(*arguments)
-    for index, row, cell in zip(slices.tolist(), merged, cells, strict=True):
-        query_pass.keep(index, row, cell)
-    return sum(row.nbytes for row in merged)
-
-
 def _fan_out(chunks: Iterator[C], count: int) -> list[Iterator[C]]:
     """Return ``count`` iterators over the same chunks; a chunk that all have read is freed.
 
@@ -360,14 +307,6 @@ def _fan_out(chunks: Iterator[C], count: int) -> list[Iterator[C]]:
             yield queue.popleft()
 
     return [stream(queue) for queue in queues]
-
-
-def _select(chunk: tuple[Tensor, ...], slices: Tensor) -> tuple[Tensor, ...]:
-    """Return the rows of a chunk whose slice is in ``slices``."""
-    rows = torch.isin(chunk[0], slices).nonzero().flatten()
-    if len(rows) == len(chunk[0]):
-        return chunk
-    return tuple(part[rows.to(part.device)] for part in chunk)
 
 
 def _union(numbers: Sequence[Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ def model_with_modules(model: M, modules: Mapping[str, nn.Module]) -> M:
     The view shares all other modules with the model, except that the parents of the replaced ones
     are shallow copies. Other threads that use the model do not see the view.
     """
-    view = _shallow_copy(model)
+    view = shallow_copy(model)
     for name, module in modules.items():
         *path, leaf = name.split(".")
         parent: nn.Module = view
@@ -73,13 +73,14 @@ def model_with_modules(model: M, modules: Mapping[str, nn.Module]) -> M:
             original = original._modules[step]  # type: ignore[assignment]
             child = parent._modules[step]
             if child is original:  # not copied for an earlier projector
-                child = parent._modules[step] = _shallow_copy(original)
+                child = parent._modules[step] = shallow_copy(original)
             parent = child  # type: ignore[assignment]
         parent._modules[leaf] = module
     return view
 
 
-def _shallow_copy(module: M) -> M:
+def shallow_copy(module: M) -> M:
+    """Return a copy of a module that shares its parameters and submodules."""
     # copy.copy would go through __reduce_ex__, which a wrapped model overrides.
     view = object.__new__(type(module))
     attributes = {**module.__dict__, "_modules": dict(module._modules)}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vtc.interfaces.token_pruner import TokenPruner
 from vtc.interfaces.video_span import SliceFeatures
+from vtc.pipeline.saliency import encode_with_saliency
 from vtc.video.run_ahead import run_ahead
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def chunks_ahead(device: torch.device) -> int:
 
 
 def encode_slices(
-    call: Call, feed: VideoFeed, model: Any, slices: Tensor, what: str
+    call: Call, feed: VideoFeed, model: Any, slices: Tensor, what: str, saliency: bool = False
 ) -> Iterator[tuple[Tensor, SliceFeatures]]:
     """Run the vision tower and the projector over some slices, one chunk at a time.
 
@@ -42,15 +43,19 @@ def encode_slices(
         model: ``call.model`` for the stock projector, ``call.merged_model`` for the connector.
         slices: ``[n]`` int64, ascending.
         what: A label of the slices, for the names of the report's stages.
+        saliency: Whether to compute the saliency of the tokens.
 
     Yields:
         The numbers ``[c]`` of a chunk's slices, and their features.
 
     Raises:
         torch.OutOfMemoryError: A single slice does not fit.
+        ValueError, NotImplementedError: The tower's saliency cannot be read.
     """
 
     def encode(pixels: Pixels) -> SliceFeatures:
+        if saliency:
+            return encode_with_saliency(call.adapter, model, pixels).to(call.device)
         return call.adapter.encode(model, pixels).to(call.device)
 
     return run_tower(call, feed, slices, what, encode)
@@ -137,31 +142,52 @@ def as_merged(call: Call, features: SliceFeatures) -> SliceFeatures:
 
 
 def encode_whole(
-    call: Call, feed: VideoFeed, model: Any, slices: Tensor, store: VideoStore, what: str
+    call: Call,
+    feed: VideoFeed,
+    model: Any,
+    slices: Tensor,
+    store: VideoStore,
+    what: str,
+    saliency: bool = False,
 ) -> Iterator[tuple[Tensor, SliceFeatures]]:
     """Read slices from the cache, or run the vision tower and the projector on them."""
     if store.tower is not None and store.tower.tensors is not None:
         return store.tower.project(call, model, slices, what)
-    return encode_slices(call, feed, model, slices, what)
+    return encode_slices(call, feed, model, slices, what, saliency)
 
 
 def encode_merged(
     call: Call, feed: VideoFeed, slices: Tensor, store: VideoStore, what: str
 ) -> Iterator[tuple[Tensor, SliceFeatures]]:
-    """Encode slices whose patches are merged or compared, as `encode_slices` does."""
+    """Encode slices whose patches are merged or compared, as `encode_slices` does.
+
+    Raises:
+        ValueError: The merger needs the vision tower's saliency, but the frame encoder's patches
+            are merged.
+    """
     if store.patches is not None:
+        if call.uses_saliency:
+            raise ValueError(
+                f"merger {call.merger_name!r} needs the saliency of the vision tower, but the "
+                "frame encoder's patches are merged; choose another merger, or wrap the model "
+                "without merge_encoder_patches()"
+            )
         encoded = project_encoder_patches(call, store.patches, slices, what)
     else:
-        encoded = encode_whole(call, feed, call.merged_model, slices, store, what)
+        model, saliency = call.merged_model, call.uses_saliency
+        encoded = encode_whole(call, feed, model, slices, store, what, saliency)
     return ((numbers, as_merged(call, features)) for numbers, features in encoded)
 
 
 def encode_non_keyframes(
     call: Call, feed: VideoFeed, store: VideoStore, slices: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the numbers, the patches and the further features of slices, in chunks."""
+    """Yield the numbers, the patches and the further features of slices, in chunks.
+
+    The last of the further features is the saliency, if the merger uses it.
+    """
     for numbers, features in encode_merged(call, feed, slices, store, "non-keyframes"):
-        yield numbers, features.patches, *features.extra
+        yield numbers, features.patches, *features.extra, *_saliency(features)
 
 
 def encode_tokens(
@@ -169,4 +195,8 @@ def encode_tokens(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the numbers, a keyframe's tokens and the further features of slices, in chunks."""
     for numbers, features in encode_merged(call, feed, slices, store, "whole video"):
-        yield numbers, features.tokens, *features.extra
+        yield numbers, features.tokens, *features.extra, *_saliency(features)
+
+
+def _saliency(features: SliceFeatures) -> tuple[Tensor, ...]:
+    return () if features.saliency is None else (features.saliency,)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vtc.interfaces.segment_merger import SegmentMerger
 from vtc.pipeline.budget_merging import grid_of
 from vtc.pipeline.report import Heat
 
@@ -48,7 +49,8 @@ class HeatKeeper:
         self._relevance = None if selection.relevance is None else selection.relevance.cpu()
         self.frames: list[Heat] = []
         count = min(call.heat_frames, len(rest))
-        if torch.is_grad_enabled() or call.merger.frames_together > 1:
+        together = call.merger.frames_together > 1 or isinstance(call.merger, SegmentMerger)
+        if torch.is_grad_enabled() or together:
             count = 0
         if self._relevance is None:  # evenly spread over the frames, as none matters more
             places = (torch.arange(count) + 0.5) * (len(rest) / max(count, 1))

@@ -39,6 +39,27 @@ def whole_groups(chunks: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tu
         yield left
 
 
+def whole_segments(
+    chunks: Iterable[tuple[Tensor, ...]], segments: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Cut and join chunks of tensors that run along the slices at the ends of segments.
+
+    Args:
+        segments: ``[N]`` int64, ascending, the number of each slice's segment.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    for chunk in chunks:
+        lengths = torch.unique_consecutive(segments[chunk[0]], return_counts=True)[1].tolist()
+        for part in zip(*(torch.split(tensor, lengths) for tensor in chunk), strict=True):
+            if parts and segments[parts[-1][0][-1]] != segments[part[0][0]]:
+                yield tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+                parts = []
+            # A view would keep the whole chunk alive.
+            parts.append(tuple(tensor.clone() for tensor in part))
+    if parts:
+        yield tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
 def merge_slices(
     call: Call,
     patches: Tensor,
@@ -97,6 +118,7 @@ def prune_slices(
     extra: Sequence[Tensor],
     counts: Sequence[int] | None,
     survey: Any = None,
+    saliency: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Keep some tokens of n slices.
 
@@ -104,6 +126,7 @@ def prune_slices(
         patches, reference, has_reference, query, extra: As for `merge_slices`.
         counts: The number of tokens that each slice keeps; None: the pruner decides.
         survey: The result of `survey_video`.
+        saliency: ``[n, M]``; None if the pruner uses none.
 
     Returns:
         n tensors ``[T_i, (1 + len(extra)) * D]``, and their indices ``[T_i]`` int64.
@@ -113,7 +136,9 @@ def prune_slices(
     """
     label, embedding = label_of("merger", call.merger), query.for_merger(patches)
     with part_errors(label):
-        options = {"survey": survey} if call.merger.uses_survey else {}
+        options: dict[str, Any] = {"survey": survey} if call.merger.uses_survey else {}
+        if call.merger.uses_saliency:
+            options["saliency"] = saliency
         indices = call.merger.keep(patches, reference, has_reference, embedding, counts, **options)
     kept = checked_indices(indices, patches, counts, label)
     rows = []
@@ -121,6 +146,49 @@ def prune_slices(
         deep = [layer[number][keep] for layer in extra]
         rows.append(torch.cat([patches[number][keep], *deep], dim=-1))
     return rows, kept
+
+
+@torch.no_grad()  # the weights have no gradient
+def _condensed(
+    call: Call,
+    patches: Tensor,
+    saliency: Tensor | None,
+    query: Query,
+    counts: Sequence[int] | None,
+    survey: Any,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    label, embedding = label_of("merger", call.merger), query.for_merger(patches)
+    with part_errors(label):
+        yield from call.merger.condense(patches, saliency, embedding, counts, survey)
+
+
+def condense_slices(
+    call: Call,
+    patches: Tensor,
+    query: Query,
+    extra: Sequence[Tensor],
+    counts: Sequence[int] | None,
+    survey: Any,
+    saliency: Tensor | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Merge the n slices of a segment; see `prune_slices`, whose arguments and result it has.
+
+    Raises:
+        ValueError: The merger returned something else than `vtc.SegmentMerger.condense` documents.
+    """
+    label = label_of("merger", call.merger)
+    features = torch.cat([patches, *extra], dim=-1).flatten(0, 1)
+    rows, indices = [], []
+    for keep, weights in _condensed(call, patches, saliency, query, counts, survey):
+        if weights.shape != (len(keep), len(features)):
+            raise ValueError(
+                f"expected {label} to weight [{len(keep)}, {len(features)}] tokens, got "
+                f"{list(weights.shape)}"
+            )
+        exact = torch.promote_types(weights.dtype, features.dtype)
+        rows.append((weights.to(exact) @ features.to(exact)).to(features))
+        indices.append(keep)
+    return rows, checked_indices(indices, patches, counts, label)
 
 
 def checked_indices(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from vtc.pipeline.cache_keys import tower_key
 from vtc.pipeline.caching import NOT_STORED, StoredTensors
 from vtc.pipeline.encode import run_tower
 from vtc.pipeline.report import CacheUse
+from vtc.pipeline.saliency import joined, split_exactly, tower_with_saliency
 
 if TYPE_CHECKING:
     from vtc.interfaces.video_span import SliceFeatures
@@ -68,7 +70,10 @@ class StoredTower(StoredTensors):
         count, writer = len(feed.span), None
 
         def tower(pixels: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            return call.adapter.tower(call.model, pixels)
+            if not call.uses_saliency:
+                return call.adapter.tower(call.model, pixels)
+            *states, saliency = tower_with_saliency(call.adapter, call.model, pixels)
+            return *states, split_exactly(saliency)  # the cache holds bfloat16
 
         try:
             for numbers, states in run_tower(call, feed, torch.arange(count), "to cache", tower):
@@ -112,8 +117,10 @@ class StoredTower(StoredTensors):
                     for name, state in sorted((self.tensors or {}).items())
                 ]
                 stage.bytes += sum(state.nbytes for state in states)
+            saliency = joined(states.pop()) if call.uses_saliency else None
             with call.recorder.stage(f"projector ({what})") as stage:
                 features = call.adapter.project(model, states).to(call.device)
+                features = replace(features, saliency=saliency)
                 stage.bytes += features.patches.nbytes
             yield numbers, features
 

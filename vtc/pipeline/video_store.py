@@ -93,6 +93,7 @@ def merges_alone(merger: TokenMerger) -> bool:
         merger.query_source is None
         and not merger.uses_reference
         and not getattr(merger, "uses_survey", False)
+        and not getattr(merger, "uses_saliency", False)
         and merger.frames_together == 1
         and merger.tokens_per_frame > 0
     )

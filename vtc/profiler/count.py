@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vtc.interfaces.segment_merger import SegmentMerger
 from vtc.interfaces.token_pruner import TokenPruner
 from vtc.interfaces.video_span import SliceFeatures
 from vtc.pipeline.budget import require_mergeable
@@ -40,6 +41,8 @@ from vtc.profiler.stages import (
 from vtc.profiler.subject import Subject, gives_patches
 
 T = TypeVar("T")
+_SEGMENT = 16
+"""The number of frames of a segment, as in the tables of costs."""
 
 
 def count(
@@ -274,13 +277,19 @@ class _Counter:
 
         def merge() -> tuple[Cost, float, float]:
             count = max(2, merger.frames_together)
+            if isinstance(merger, SegmentMerger):
+                count = _SEGMENT
             generator = torch.Generator().manual_seed(0)
             shape, dtype = (count, patches, width), features.patches.dtype
             frames, reference = (torch.randn(shape, generator=generator).to(dtype) for _ in "12")
             query = self._query(width, generator).to(dtype)
             has_reference = torch.ones(count, dtype=torch.bool)
             with counting() as cost, MultiplyAccumulates() as macs:  # type: ignore[no-untyped-call]
-                merged = merger(frames, reference, has_reference, query)
+                merged = (
+                    merger.merge_segment(frames, frames.float().norm(dim=-1), query)
+                    if isinstance(merger, SegmentMerger)
+                    else merger(frames, reference, has_reference, query)
+                )
             cost.flops = 2 * macs.count
             tokens = sum(len(row) for row in merged) / count
             extra = sum(part.shape[-1] for part in features.extra)  # deepstack is merged likewise

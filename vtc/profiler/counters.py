@@ -18,8 +18,9 @@ _SUMS = {"sum", "mean"}
 class MultiplyAccumulates(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts multiply-accumulates: one multiplication with its addition.
 
-    Counts matrix products, attention (both products) and vector norms in full; elementwise
-    products, quotients and powers (by their results) and sums and means (by their inputs) at half.
+    Counts matrix products, attention (both products), distances and vector norms in full;
+    elementwise products, quotients and powers (by their results) and sums and means (by their
+    inputs) at half.
     So a dot product counts the same as a matrix product or as an elementwise product and its sum.
     Does not count elementwise additions, comparisons, sorting, exponentials, copies and
     normalisation layers.
@@ -29,7 +30,7 @@ class MultiplyAccumulates(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.count += _cost(func.overloadpacket.__name__.rstrip("_"), args, result)
+        self.count += _cost(func.overloadpacket.__name__.strip("_"), args, result)
         return result
 
 
@@ -42,6 +43,8 @@ def _cost(name: str, args: Any, result: Any) -> float:
         query, key, value = args[:3]
         pairs = prod(query.shape[:-1]) * key.shape[-2]
         return float(pairs * (query.shape[-1] + value.shape[-1]))
+    if name == "cdist_forward":
+        return float(result.numel() * args[0].shape[-1])
     if name == "linalg_vector_norm":
         return float(args[0].numel())
     if name in _HALVES:
