@@ -138,6 +138,31 @@ CASES: dict[str, tuple[str, Any, str, list[str]]] = {
         "video_8.mp4",
         ["Which?" + LETTERED, "B. blue"],
     ),
+    "hirest": (
+        "all_data_train.json",
+        {
+            "Make a Fire": {
+                "wWh1.mp4": {"relevant": False, "clip": False, "bounds": [0, 0], "steps": []},
+                "Tu9f.mp4": {
+                    "relevant": True,
+                    "clip": True,
+                    "v_duration": 95.76,
+                    "bounds": [47, 63],
+                    "steps": [
+                        {"index": 0, "heading": "Remove lid ", "absolute_bounds": [47, 57]},
+                        {"index": 1, "heading": "Put handle", "absolute_bounds": [57, 63]},
+                    ],
+                },
+            }
+        },
+        "Tu9f.mp4",
+        [
+            "What does the video show how to do?",
+            "Make a Fire",
+            "List its steps.",
+            "1. Remove lid\n2. Put handle",
+        ],
+    ),
     "star": (
         "STAR_train.json",
         [
@@ -240,6 +265,7 @@ def test_every_format_has_a_reader_and_every_recipe_names_one():
         ("cinepile", ("watch?v=", "channel/"), "yt_clip_link to be a YouTube URL"),
         ("perception_test", ('"answer_id": 1', '"answer_id": 5'), "one of 3 options, got 5"),
         ("videochat2_it", ('"QA"', '"qa"'), "QA is missing"),
+        ("hirest", ('"heading": "Put', '"title": "Put'), r"steps\.1\.heading is missing"),
         ("openvid", ("video,caption", "path,caption"), "line 2: video is missing"),
         ("finevideo", ("qAndA", "questions"), "sample_1.json: content_metadata.qAndA is missing"),
     ],

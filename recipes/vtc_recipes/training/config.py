@@ -31,6 +31,7 @@ Format = Literal[
     "clevrer",
     "moviechat",
     "perception_test",
+    "hirest",
     "star",
     "nextqa",
     "finevideo",

@@ -232,6 +232,45 @@ class PerceptionTest(ConversationRow):
         return _dialogue(_choice(q.question, q.options, q.answer_id) for q in self.mc_question)
 
 
+class _Step(Row):
+    heading: str
+
+
+class HiRest(ConversationRow):
+    """``{QUERY: {VIDEO: {"relevant", "clip", "v_duration", "bounds", "steps"}, ...}}``.
+
+    The answers are the query and, where a video has them, the headings of its steps.
+    """
+
+    whole_file = True
+    video: str
+    query_text: str
+    steps: Items[_Step] = ()
+
+    @classmethod
+    def split(cls, entry: Any) -> Iterable[Any]:
+        if not isinstance(entry, Mapping):
+            return [entry]
+        pairs = ((text, videos) for text, videos in entry.items() if isinstance(videos, Mapping))
+        return [
+            {"video": name, "query_text": text, "steps": row.get("steps") or []}
+            for text, videos in pairs
+            for name, row in videos.items()
+            if isinstance(row, Mapping) and row.get("relevant")
+        ]
+
+    @property
+    def file(self) -> str:
+        return self.video
+
+    def turns(self) -> list[Turn]:
+        pairs = [("What does the video show how to do?", self.query_text)]
+        if self.steps:
+            lines = [f"{n}. {step.heading.strip()}" for n, step in enumerate(self.steps, 1)]
+            pairs.append(("List its steps.", "\n".join(lines)))
+        return _dialogue(pairs)
+
+
 class _StarChoice(Row):
     choice: str
 
@@ -331,6 +370,7 @@ ROWS: dict[str, type[ConversationRow]] = {
     "clevrer": Clevrer,
     "moviechat": MovieChat,
     "perception_test": PerceptionTest,
+    "hirest": HiRest,
     "star": Star,
     "nextqa": NextQA,
     "finevideo": FineVideo,
