@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -89,14 +91,17 @@ def curve(shares: Tensor) -> NDArray[np.float64]:
     return np.asarray(np.interp(PERCENT, ranks, values), dtype=np.float64)
 
 
-def bars(values: Tensor, count: int = BARS) -> list[float | None]:
+def bars(values: Tensor, count: int = BARS) -> list[float]:
     """Return the means of values ``[n]``, in the order of rank, over equal parts of the ranks.
 
-    A part without a value is None.
+    With fewer values than parts, neighbouring parts share a value.
+
+    >>> bars(torch.tensor([1.0, 3.0, 5.0, 7.0]), 2), bars(torch.tensor([1.0, 3.0]), 4)
+    ([2.0, 6.0], [1.0, 1.0, 3.0, 3.0])
     """
-    part = torch.arange(len(values)) * count // len(values)
-    means = [values[part == number].double() for number in range(count)]
-    return [float(one.mean()) if len(one) else None for one in means]
+    edges = [ceil(part * len(values) / count) for part in range(count + 1)]
+    parts = (values[min(start, end - 1) : end] for start, end in itertools.pairwise(edges))
+    return [float(part.double().mean()) for part in parts]
 
 
 def frame_measures(weights: Tensor, tokens: Tensor) -> dict[str, Any]:
@@ -158,14 +163,14 @@ def patch_measures(weights: Tensor, tokens: Tensor, keyframes: int) -> dict[str,
 
 def mean_measures(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean curve, bars and baseline of several videos."""
-    columns = [[v for v in column if v is not None] for column in _columns(records, "similarity")]
     return {
         "videos": len(records),
-        "cumulative": [sum(column) / len(column) for column in _columns(records, "cumulative")],
-        "similarity": [sum(some) / len(some) if some else None for some in columns],
+        "cumulative": _mean_columns(records, "cumulative"),
+        "similarity": _mean_columns(records, "similarity"),
         "random_similarity": sum(one["random_similarity"] for one in records) / len(records),
     }
 
 
-def _columns(records: list[dict[str, Any]], name: str) -> list[tuple[Any, ...]]:
-    return list(zip(*(record[name] for record in records), strict=True))
+def _mean_columns(records: list[dict[str, Any]], name: str) -> list[float]:
+    columns = zip(*(record[name] for record in records), strict=True)
+    return [sum(column) / len(column) for column in columns]

@@ -28,13 +28,12 @@ def draw(measures: Mapping[str, Any], title: str, across: str, file: Path) -> No
     right = left.twinx()
     bars = measures["similarity"]
     wide = 100 / len(bars)
-    shown = [(k * wide, value) for k, value in enumerate(bars) if value is not None]
-    places, values = [place for place, _ in shown], [value for _, value in shown]
-    right.bar(places, values, wide * 0.86, align="edge", color="#9db8d9", label="similarity")
+    places = [number * wide for number in range(len(bars))]
+    right.bar(places, bars, wide * 0.86, align="edge", color="#9db8d9", label="similarity")
     right.axhline(
         measures["random_similarity"], color="#33507a", linestyle="--", label="random pairs"
     )
-    right.set_ylim(min(0.0, *values, measures["random_similarity"]), 1.02)
+    right.set_ylim(min(0.0, *bars, measures["random_similarity"]), 1.02)
     right.set_ylabel("cosine similarity")
     line = measures["cumulative"]
     left.plot(range(len(line)), line, color="#c0392b", linewidth=2, label="cumulative attention")

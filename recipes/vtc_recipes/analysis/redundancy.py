@@ -125,7 +125,8 @@ def write_results(
     for kind, across in _AXES.items():
         if summary[kind] is not None:
             name = "frames" if kind == "frame" else "patches"
-            title = f"{settings['model']}: {name}, {len(records)} questions"
+            count = f"{len(records)} question" + "s" * (len(records) > 1)
+            title = f"{settings['model']}: {name}, {count}"
             file = folder / f"{name}.png"
             try:
                 draw(summary[kind], title, across, file)
@@ -144,26 +145,22 @@ _AXES = {
 def lines_of(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yield the results in words."""
     frame, patch = summary["frame"], summary["patch"]
-    low, high = _ends(frame["similarity"])
+    similarity = frame["similarity"]
     yield (
         f"frames: the first 5 % have {frame['cumulative'][5]:.1f} % of the attention to the video; "
         f"90 % take {100 * frame['frames_for_90_percent']:.1f} % of the frames (median)"
     )
     yield (
-        f"frames: similarity with neighbours in rank {low:.2f} (most attention) to {high:.2f} "
-        f"(least); random pairs {frame['random_similarity']:.2f}"
+        f"frames: similarity with neighbours in rank {similarity[0]:.2f} (most attention) to "
+        f"{similarity[-1]:.2f} (least); random pairs {frame['random_similarity']:.2f}"
     )
     if patch is None:
         yield "patches: every frame is a keyframe, so none is left; lower --keyframes"
         return
-    low, high = _ends(patch["similarity"])
+    similarity = patch["similarity"]
     yield f"patches of non-keyframes: the first half has {100 * patch['top_half']:.1f} %"
     yield (
-        f"patches of non-keyframes: similarity with their keyframe {low:.2f} (most attention) to "
-        f"{high:.2f} (least); random pairs {patch['random_similarity']:.2f}"
+        f"patches of non-keyframes: similarity with their keyframe {similarity[0]:.2f} "
+        f"(most attention) to {similarity[-1]:.2f} (least); "
+        f"random pairs {patch['random_similarity']:.2f}"
     )
-
-
-def _ends(values: Sequence[float | None]) -> tuple[float, float]:
-    known = [value for value in values if value is not None]
-    return known[0], known[-1]

@@ -156,7 +156,7 @@ def run(folder: Path, harness: Path | None) -> bool:
             continue
         start = [str(harness)] if step.harness else [sys.executable, "-m", "vtc.cli"]
         words = step.words.format(data=data, out=out).split()
-        then = perf_counter()
+        then, cpu_then = perf_counter(), _cpu_seconds()
         environment = dict(os.environ)
         if step.harness:
             environment.pop("PYTHONPATH", None)  # the other environment has its own
@@ -166,15 +166,20 @@ def run(folder: Path, harness: Path | None) -> bool:
         left = not step.result or (out / step.result).exists()
         is_good = ended.returncode == 0 and left
         good = good and is_good
-        seconds = perf_counter() - then
+        seconds, cpu = perf_counter() - then, _cpu_seconds() - cpu_then
         state = "ok" if is_good else f"FAILED ({ended.returncode})"
-        print(
-            f"{step.name:<18} {seconds:>6.1f} s  {state:<12} vtc {' '.join(words[:3])}", flush=True
-        )
+        shown = f"{seconds:>6.1f} s {cpu:>6.1f} CPU s  {state:<12} vtc {' '.join(words[:3])}"
+        print(f"{step.name:<18} {shown}", flush=True)
         if not is_good:
             print((ended.stderr or ended.stdout)[-2000:], flush=True)
-    print(f"{perf_counter() - began:.0f} s in all; results in {out}")
+    print(f"{perf_counter() - began:.0f} s ({_cpu_seconds():.0f} CPU s) in all; results in {out}")
     return good
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of all commands so far."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def main() -> None:
