@@ -118,7 +118,15 @@ def test_questions_are_drawn_by_the_seed_and_missing_videos_are_named(tmp_path: 
     drawn = [make_questions("ucf101", tmp_path, tmp_path, limit=6, seed=n) for n in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 6
     (tmp_path / "YoYo" / "v_YoYo_g01_c01.avi").unlink()
-    with pytest.raises(ValueError, match="1 of 10 videos are missing: .*v_YoYo_g01_c01.avi"):
+    with pytest.raises(ValueError, match="1 of 10 videos are missing, .*v_YoYo_g01_c01.avi"):
+        make_questions("ucf101", tmp_path, tmp_path)
+    assert len(make_questions("ucf101", tmp_path, tmp_path, only_present=True)) == 9
+    (tmp_path / "YoYo" / "v_YoYo_g01_c01.mkv").touch()
+    assert len(make_questions("ucf101", tmp_path, tmp_path)) == 10
+    with pytest.raises(ValueError, match="10 of 10 videos are missing"):
+        make_questions("ucf101", tmp_path, tmp_path / "clip", only_present=True)
+    (tmp_path / "testlist01.txt").write_text("")
+    with pytest.raises(ValueError, match="expected at least one test video in .*, got none"):
         make_questions("ucf101", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="expected options to be all or a number >= 2, got '1'"):
         parse_count("1")
@@ -168,6 +176,23 @@ def test_scores_of_options_are_those_of_their_whole_texts(tiny: Any, kind: str) 
         atol=1e-5,
     )
     assert max(scores) - min(scores) > 1e-3 and report.tokens_after == 2 * 4 + 7 + 1
+
+
+@pytest.mark.parametrize(("query", "expected"), [("What?", "What?"), (None, "Which?\nA. red")])
+def test_keyframes_are_selected_for_the_query(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, query: str | None, expected: str
+) -> None:
+    model, processor = tiny
+    generate, queries = model.generate, []
+
+    def record(**inputs: Any) -> Any:
+        queries.extend(inputs["vtc_query"])
+        return generate(**inputs)
+
+    monkeypatch.setattr(model, "generate", record)
+    source = vtc.VideoSource(vtc.testing.drifting_video(4), fps=1.0)
+    option_scores(model, processor, source, "Which?\nA. red", ["A", "B"], query=query)
+    assert queries == [expected]
 
 
 def test_options_that_a_tokenizer_writes_alike_are_refused(tiny: Any) -> None:

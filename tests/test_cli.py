@@ -83,6 +83,8 @@ def test_a_saved_wrapped_model_keeps_its_parts_unless_told(command, folders, tmp
         {"name": "uniform", "keyframes": 2},
         {"name": "drop"},
     )
+    _, out, _ = command(*words, "--json", "--selector", "uniform")  # with its saved options
+    assert json.loads(out)["report"]["selector"] == {"name": "uniform", "keyframes": 2}
     _, out, _ = command(*words, "--json", "--keyframes", 3, "--merger", "mean_pool")
     report = json.loads(out)["report"]
     assert (report["selector"], report["merger"]["name"]) == (

@@ -161,6 +161,10 @@ def test_a_harness_without_results_is_an_error_although_it_exits_with_0(monkeypa
     message = r"wrote no results of vtc_videomme \(exit code 0\); .*log.txt: no space left$"
     with pytest.raises(RuntimeError, match=message):
         execute(run_in(tmp_path), lambda done: None)
+    other = FAILURE.replace("no space\\nleft", "another cause")
+    harness(monkeypatch, other + FAILURE)  # of several processes, the first error is the cause
+    with pytest.raises(RuntimeError, match="log.txt: another cause$"):
+        execute(run_in(tmp_path), lambda done: None)
     harness(monkeypatch, RESULTS.replace("TASK", "'another'"))
     with pytest.raises(RuntimeError, match="wrote no results of vtc_videomme"):
         execute(run_in(tmp_path), lambda done: None)
@@ -205,6 +209,8 @@ def test_processes_are_started_by_torchrun(tmp_path):
     words = running.command(replace(run_in(tmp_path), processes=8))
     assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "8"]
     assert "torch.distributed.run" not in running.command(run_in(tmp_path))
+    on_cpu = replace(run_in(tmp_path), settings={"device": "cpu"})
+    assert environment(on_cpu)["ACCELERATE_USE_CPU"] == "true"
 
 
 class FakeRuns:

@@ -111,6 +111,9 @@ def test_annotations_are_read_and_every_bad_line_is_named(tmp_path):
     file.write_text("\n".join(lines))
     with pytest.raises(ValueError, match="line 2: JSONDecodeError.*line 3.*got 1 for 4.*line 4"):
         read_queries(file)
+    file.write_text("\n".join([json.dumps(ROW), "", json.dumps(ROW)]))
+    with pytest.raises(ValueError, match="line 3: qid 7 appears twice"):
+        read_queries(file)
     file.write_text("")
     with pytest.raises(ValueError, match="expected at least one query, got none"):
         read_queries(file)
@@ -163,7 +166,8 @@ def test_the_reddest_frames_hit_and_queries_share_a_videos_embeddings(data):
     queries, encoder = read_queries(data / "val.jsonl"), RedEncoder()
     ranker = Ranker({"name": "query_guided"}, encoder, "cpu")
     shuffled = [queries[n] for n in (0, 2, 1, 3)]
-    records = run(shuffled, find_videos(queries, data), ranker)
+    records, errors = run(shuffled, find_videos(queries, data), ranker)
+    assert errors == []
     assert [record["qid"] for record in records] == [query.qid for query in shuffled]
     assert encoder.frames == 40  # each video once
     results = summarise(records)
@@ -171,6 +175,7 @@ def test_the_reddest_frames_hit_and_queries_share_a_videos_embeddings(data):
     assert results["peak@1"]["hit"] == results["very_good@1"]["hit"] == 1
     assert results["peak@1"]["chance"] == pytest.approx(2 / 20)
     assert results["relevant@30"]["chance"] == 1
+    assert [results[f"peak@{k}"]["keyframes"] for k in (1, 5, 10, 30)] == [1, 5, 10, 20]
 
 
 class Everything(vtc.FrameSelector):
@@ -188,12 +193,35 @@ def test_a_selector_without_keyframes_is_refused(monkeypatch):
 
 def test_the_command_prints_hits_beside_chance(data, command):
     words = ["evaluate", "qvhighlights", "--annotations", data / "val.jsonl", "--videos", data]
-    code, out, err = command(*words, "--selector", "uniform", "--out", data / "records.jsonl")
+    words += ["--selector", "uniform"]
+    code, out, err = command(*words)
     assert code == 0, err
     assert "uniform, 4 queries, %" in out and out.count("peak") == 4
-    code, out, _ = command(*words, "--selector", "uniform", "--limit", "2", "--json")
+    code, out, _ = command(*words, "--limit", "2", "--json")
     printed = json.loads(out)
     assert printed["queries"] == 2 and printed["results"]["relevant@30"]["hit"] == 1
-    assert len((data / "records.jsonl").read_text().splitlines()) == 4
-    code, _, err = command(*words[:-1], data / "nowhere")
-    assert code == 1 and "2 of 2 videos are missing" in err
+
+
+def test_the_command_resumes_and_skips_videos_that_cannot_be_read(data, command):
+    words = ["evaluate", "qvhighlights", "--annotations", data / "val.jsonl", "--videos", data]
+    words += ["--selector", "uniform", "--out", data / "out"]
+    video = data / "v4_0.0_20.0.mp4"
+    content = video.read_bytes()
+    video.write_bytes(b"no video")
+    code, out, err = command(*words)
+    assert code == 1 and "uniform, 2 queries, %" in out
+    assert err.count("not scored: ") == 2 and "not scored: 4: " in err
+    first = (data / "out/records.jsonl").read_text()
+    video.unlink()
+    code, _, err = command(*words)
+    assert code == 1 and "1 of 2 videos are missing" in err and "--only-present" in err
+    code, out, _ = command(*words, "--only-present")
+    assert code == 0 and "2 queries without a video were skipped" in out
+    video.write_bytes(content)
+    code, out, _ = command(*words, "--json")
+    assert code == 0 and json.loads(out)["queries"] == 4
+    records = (data / "out/records.jsonl").read_text()
+    assert records.startswith(first) and len(records.splitlines()) == 4
+    assert json.loads((data / "out/results.json").read_text()) == json.loads(out)
+    code, _, err = command(*words, "--selector", "random")
+    assert code == 1 and "holds results with another selector" in err

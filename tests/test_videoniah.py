@@ -183,6 +183,17 @@ SETTINGS = {"model": "tiny", "selector": {"name": "dks"}, "merger": {"name": "df
 NAMES = settings_of("uniform,random,downsampled,no_video")
 
 
+def test_keyframes_are_selected_for_the_question_alone(asker, model, monkeypatch):
+    case, generate, queries = small_cases()[1], model.generate, []
+    monkeypatch.setattr(
+        model,
+        "generate",
+        lambda **inputs: queries.append(inputs["vtc_query"]) or generate(**inputs),
+    )
+    asker.ask(case, "model", None)
+    assert queries == [[case.question]] and case.options[0] not in case.question
+
+
 def test_controls_see_as_much_as_the_model_and_leave_it_as_it_was(asker, model):
     case = small_cases()[1]
     own = model.vtc.selector, model.vtc.merger, model.vtc.connector

@@ -28,10 +28,15 @@ class PartChoice:
         return self.name is not None or bool(self.options)
 
     def spec(self, saved: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the part in the form that ``vtc.wrap`` takes."""
-        if self.name is not None:
-            return {"name": self.name, **self.options}
-        return {**(saved or {"name": self.default}), **self.options}
+        """Return the part in the form that ``vtc.wrap`` takes.
+
+        A saved part keeps its options if the command line names the same part, because its weights
+        may depend on them.
+        """
+        saved = saved or {"name": self.default}
+        if self.name in (None, saved["name"]):
+            return {**saved, **self.options}
+        return {"name": str(self.name), **self.options}
 
 
 def part_choice(

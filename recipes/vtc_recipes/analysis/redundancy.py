@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vtc.video import VideoError, VideoSource
 from vtc_recipes.analysis.attention import question_attention
 from vtc_recipes.analysis.measures import frame_measures, mean_measures, patch_measures
-from vtc_recipes.evaluation.resuming import append_lines, read_lines
+from vtc_recipes.evaluation.resuming import append_lines, read_lines, write_json
 
 if TYPE_CHECKING:
     from vtc.batch.rows import Question
@@ -120,7 +119,7 @@ def write_results(
     records = [record for record in read_lines(folder / RECORDS) if record["id"] in set(ids)]
     summary = summarise(records)
     whole = {"settings": dict(settings), **summary}
-    (folder / "redundancy.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "redundancy.json", whole)
     files = []
     for kind, across in _AXES.items():
         if summary[kind] is not None:

@@ -17,6 +17,7 @@ from typing import Any
 from vtc.plugins.sections import Row, load_json, parse, read_json, read_text
 
 QUESTION = "Which action does the video show?"
+_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ def make_questions(
     similar_by: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    only_present: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the questions about the clips of a benchmark.
 
@@ -205,6 +207,7 @@ def make_questions(
             distractors at random.
         limit: Number of clips to draw; None for all.
         seed: The seed of clips and options.
+        only_present: Skip clips whose video is missing.
 
     Returns:
         The result of `make_question` with ``video`` and ``kind`` for each clip.
@@ -215,24 +218,37 @@ def make_questions(
     if benchmark not in READERS:
         raise ValueError(f"expected one of {', '.join(READERS)}, got {benchmark!r}")
     test = READERS[benchmark](annotations)
+    if not test.clips:
+        raise ValueError(f"expected at least one test video in {annotations}, got none")
     clips = sorted(test.clips, key=lambda clip: clip.file)
+    found = ((clip, _find_file(videos / clip.file)) for clip in clips)
+    files = {clip: file for clip, file in found if file is not None}
+    if only_present and files:
+        clips = [clip for clip in clips if clip in files]
     if limit is not None:
         clips = random.Random(seed).sample(clips, min(limit, len(clips)))
-    missing = [clip.file for clip in clips if not (videos / clip.file).is_file()]
+    missing = [clip.file for clip in clips if clip not in files]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(clips)} videos are missing: {videos / missing[0]}"
+            f"{len(missing)} of {len(clips)} videos are missing, such as {videos / missing[0]}; "
+            "complete the folder, or skip them with --only-present"
         )
     nearest = None if similar_by is None else nearest_labels(test.labels, similar_by)
     rows = [
         {
-            "video": str((videos / clip.file).absolute()),
+            "video": str(files[clip].absolute()),
             **make_question(clip, test.labels, count, seed, nearest),
             "kind": benchmark,
         }
         for clip in clips
     ]
     return rows
+
+
+def _find_file(file: Path) -> Path | None:
+    """Return a video, which may have another suffix than usual; None if there is none."""
+    files = (file, *(file.with_suffix(suffix) for suffix in _SUFFIXES))
+    return next((file for file in files if file.is_file()), None)
 
 
 def parse_count(options: str) -> int | None:

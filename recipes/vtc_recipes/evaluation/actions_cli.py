@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,6 +47,13 @@ def actions(
     limit: Annotated[
         options.Count, typer.Option(min=1, help="Use this many random videos.")
     ] = None,
+    query: Annotated[
+        Literal["question", "prompt"],
+        typer.Option(help="Select keyframes for the question only, or for the whole prompt."),
+    ] = "question",
+    only_present: Annotated[
+        bool, typer.Option("--only-present", help="Skip missing videos.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of videos and options.")] = 0,
     questions_only: Annotated[
         bool,
@@ -67,6 +73,7 @@ def actions(
         claim_settings,
         lock_folder,
         model_files,
+        write_json,
         write_lines,
     )
 
@@ -78,12 +85,14 @@ def actions(
         similar_by=similar_by if distractors == "similar" else None,
         limit=limit,
         seed=seed,
+        only_present=only_present,
     )
     settings = {
         "benchmark": benchmark,
         "options": options_,
         "distractors": similar_by if distractors == "similar" else distractors,
         "seed": seed,
+        "query": query,
         **asdict(model_options),
         **asdict(frames),
         "model_files": model_files(model_options.model),
@@ -96,10 +105,9 @@ def actions(
         if questions_only:
             print_line(f"{len(rows)} questions in {out / 'questions.jsonl'}")
             return
-        records = _score(rows, model_options, frames, out / "records.jsonl", as_json)
+        records = _score(rows, model_options, frames, query, out / "records.jsonl", as_json)
         results = summarise(records)
-        text = json.dumps({"settings": settings, **results}, indent=2)
-        (out / "results.json").write_text(text + "\n", encoding="utf-8")
+        write_json(out / "results.json", {"settings": settings, **results})
     if as_json:
         print_json({"settings": settings, **results})
         return
@@ -110,6 +118,7 @@ def _score(
     rows: Sequence[Mapping[str, Any]],
     model_options: ModelOptions,
     frames: options.FrameOptions,
+    query: str,
     file: Path,
     quiet: bool,
 ) -> list[dict[str, Any]]:
@@ -120,7 +129,7 @@ def _score(
     records = {record["video"]: record for record in read_lines(file) if record["error"] is None}
     missing = [row for row in rows if row["video"] not in records]
     if missing:
-        score = _scorer(model_options, frames, quiet)
+        score = _scorer(model_options, frames, query, quiet)
         with progress_bars(quiet=quiet) as show:
             for number, row in enumerate(missing, len(rows) - len(missing) + 1):
                 record = records[row["video"]] = score(row)
@@ -130,11 +139,12 @@ def _score(
 
 
 def _scorer(
-    model_options: ModelOptions, frames: options.FrameOptions, quiet: bool
+    model_options: ModelOptions, frames: options.FrameOptions, query: str, quiet: bool
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Load the model; return a function that scores a row."""
     from vtc.video import VideoError
     from vtc.wrapped.access import toolkit_of
+    from vtc_recipes.evaluation.actions import QUESTION
     from vtc_recipes.evaluation.choices import option_scores
 
     model, processor = model_options.open(quiet=quiet)
@@ -147,7 +157,12 @@ def _scorer(
         try:
             source = frames.open(row["video"])
             scores, report = option_scores(
-                model, processor, source, row["question"] + INSTRUCTION, row["choices"]
+                model,
+                processor,
+                source,
+                row["question"] + INSTRUCTION,
+                row["choices"],
+                query=QUESTION if query == "question" else None,
             )
         except VideoError as error:
             return {**record, "scores": None, "error": " ".join(str(error).split())}

@@ -40,6 +40,7 @@ def option_scores(
     question: str,
     names: Sequence[str],
     together: int = 4,
+    query: str | None = None,
 ) -> tuple[list[float], Report]:
     """Return the probability of each option's name as the answer, normalised over all options.
 
@@ -49,6 +50,7 @@ def option_scores(
         model, processor: The results of ``vtc.open_model``.
         names: The answers that the model may give.
         together: Number of rows in a batch.
+        query: The query for selecting keyframes; None for the question.
 
     Returns:
         ``[n]`` numbers that sum to 1, and the report of the first pass.
@@ -60,7 +62,7 @@ def option_scores(
         prefixes = list(dict.fromkeys(name[:depth] for name in tokens if len(name) > depth))
         for start in range(0, len(prefixes), together):
             batch = prefixes[start : start + together]
-            scores = _next_token_scores(model, processor, source, question, batch)
+            scores = _next_token_scores(model, processor, source, question, batch, query)
             first = first or vtc.last_report(model)
             for number, name in enumerate(tokens):
                 if len(name) > depth and name[:depth] in batch:
@@ -75,10 +77,12 @@ def _next_token_scores(
     source: vtc.VideoSource,
     question: str,
     prefixes: Sequence[tuple[int, ...]],
+    query: str | None,
 ) -> Tensor:
     """Return log-probabilities ``[n, V]`` float64 of the next token after each answer prefix."""
     count = len(prefixes)
     inputs = vtc.prepare_inputs(model, processor, [source] * count, [question] * count)
+    inputs["vtc_query"] = [query or question] * count
     ids = inputs["input_ids"]
     starts = torch.tensor(prefixes, dtype=ids.dtype, device=ids.device).reshape(count, -1)
     for name, value in inputs.items():

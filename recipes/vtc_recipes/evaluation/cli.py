@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from vtc.cli import options
 from vtc.cli.models import part_choice
+from vtc.cli.output import print_json, print_line
 from vtc_recipes.evaluation.actions_cli import actions
 from vtc_recipes.evaluation.harness.cli import add_commands
 from vtc_recipes.evaluation.videoniah import cli as videoniah
@@ -34,7 +36,13 @@ def qvhighlights(
     limit: Annotated[
         options.Count, typer.Option(min=1, help="Score only the first queries.")
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Write the records to this file.")] = None,  # noqa: UP045
+    only_present: Annotated[
+        bool, typer.Option("--only-present", help="Skip queries whose video is missing.")
+    ] = False,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for the results; the same command resumes a run in it."),
+    ] = None,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -46,31 +54,68 @@ def qvhighlights(
     from vtc.cli.show import progress_bars
     from vtc.wrapped.opening import pick_device
     from vtc_recipes.evaluation import qvhighlights as scoring
+    from vtc_recipes.evaluation.resuming import (
+        claim_settings,
+        lock_folder,
+        model_files,
+        write_json,
+    )
 
     queries = scoring.read_queries(annotations)[:limit]
-    files = scoring.find_videos(queries, videos)
+    files = scoring.find_videos(queries, videos, only_present=only_present)
+    missing = sum(query.video not in files for query in queries)
+    queries = [query for query in queries if query.video in files]
     spec = part_choice("dks", selector, selector_option).spec()
     ranker = scoring.Ranker(spec, encoder, pick_device(device))
-    with progress_bars(quiet=as_json) as show:
-        records = scoring.run(
-            queries, files, ranker, lambda done, total: show("queries", done, total)
-        )
-    results = scoring.summarise(records)
-    if out is not None:
-        out.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    settings = {
+        "task": "qvhighlights",
+        "selector": {**ranker.spec, "keyframes": list(scoring.RANKS)},
+        "encoder": ranker.encoder.name if ranker.uses_embeddings else None,
+    }
+    with lock_folder(out) if out else nullcontext():
+        if out is not None:
+            claim_settings(out, {**settings, "encoder_files": model_files(encoder)})
+        with progress_bars(quiet=as_json) as show:
+            records, errors = scoring.run(
+                queries,
+                files,
+                ranker,
+                lambda done, total: show("queries", done, total),
+                None if out is None else out / "records.jsonl",
+            )
+        if not records:
+            raise ValueError(f"no video can be read; the first: {errors[0]}")
+        results = scoring.summarise(records)
+        counts = {"queries": len(records), "queries_without_video": missing, "errors": errors}
+        whole = {**settings, **counts, "results": results}
+        if out is not None:
+            write_json(out / "results.json", whole)
     if as_json:
-        settings = {"task": "qvhighlights", "queries": len(records), "selector": ranker.spec}
-        print(json.dumps({**settings, "results": results}, indent=2))
-        return
-    table = Table(title=f"{ranker.spec['name']}, {len(records)} queries, %")
-    for column in ("hit", "k", "score", "95 %", "chance", "simulated"):
+        print_json(whole)
+    else:
+        _print_hits(f"{ranker.spec['name']}, {len(records)} queries, %", results)
+        if missing:
+            print_line(f"{missing} queries without a video were skipped")
+        if out is not None:
+            print_line(f"results: {out / 'results.json'}, records.jsonl")
+    if errors:
+        for line in errors:
+            typer.echo(f"not scored: {line}", err=True)
+        raise typer.Exit(1)
+
+
+def _print_hits(title: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    table = Table(title=title)
+    for column in ("hit", "k", "keyframes", "score", "95 %", "chance", "simulated"):
         table.add_column(column, justify="left" if column == "hit" else "right")
     for name, row in results.items():
         definition, k = name.split("@")
         low, high = row["interval"]
         scores = (row["hit"], row["chance"], row["simulated"])
         score, chance, simulated = (f"{100 * value:.1f}" for value in scores)
-        table.add_row(definition, k, score, f"{100 * low:.1f}-{100 * high:.1f}", chance, simulated)
+        interval = f"{100 * low:.1f}-{100 * high:.1f}"
+        count = f"{row['keyframes']:.1f}"
+        table.add_row(definition, k, count, score, interval, chance, simulated)
     Console(highlight=False).print(table)
 
 

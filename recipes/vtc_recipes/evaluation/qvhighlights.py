@@ -27,8 +27,10 @@ from vtc.interfaces.part import part_errors, require
 from vtc.pipeline.report import Recorder, Report
 from vtc.pipeline.selection import embed_frames
 from vtc.plugins import registry
-from vtc.video import VideoSource
+from vtc.plugins.sections import read_text
+from vtc.video import VideoError, VideoSource
 from vtc_recipes.evaluation.bootstrap import wilson
+from vtc_recipes.evaluation.resuming import append_lines, read_lines
 
 CLIP_SECONDS = 2
 RANKS = (1, 5, 10, 30)
@@ -70,20 +72,27 @@ def read_queries(path: str | os.PathLike[str]) -> list[Query]:
     """Read annotations, such as ``highlight_val_release.jsonl``.
 
     Raises:
-        ValueError: A line is not a query with at least one relevant clip; all such lines are
-            listed.
+        ValueError: A line is not a query with at least one relevant clip, or an id appears twice;
+            all such lines are listed.
     """
-    queries, problems = [], []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    queries: dict[int, Query] = {}
+    problems = []
+    for number, line in enumerate(read_text(Path(path)).split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            queries.append(_read_query(json.loads(line)))
+            query = _read_query(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
             problems.append(f"line {number}: {type(error).__name__}: {error}")
+            continue
+        if query.qid in queries:
+            problems.append(f"line {number}: qid {query.qid} appears twice")
+        queries[query.qid] = query
     if problems or not queries:
         raise ValueError(
             f"{path}: {'; '.join(problems) or 'expected at least one query, got none'}"
         )
-    return queries
+    return list(queries.values())
 
 
 def _read_query(values: Mapping[str, Any]) -> Query:
@@ -97,20 +106,26 @@ def _read_query(values: Mapping[str, Any]) -> Query:
     return Query(int(values["qid"]), str(values["query"]), str(values["vid"]), clips, saliency)
 
 
-def find_videos(queries: Iterable[Query], folder: str | os.PathLike[str]) -> dict[str, Path]:
+def find_videos(
+    queries: Iterable[Query], folder: str | os.PathLike[str], *, only_present: bool = False
+) -> dict[str, Path]:
     """Return the file of each video in the queries.
+
+    Args:
+        only_present: Leave out missing videos.
 
     Raises:
         ValueError: Videos are missing; the message gives their number and the first one.
     """
     files = {query.video: Path(folder, f"{query.video}.mp4") for query in queries}
-    missing = [str(file) for file in files.values() if not file.is_file()]
-    if missing:
+    present = {name: file for name, file in files.items() if file.is_file()}
+    missing = [str(file) for name, file in files.items() if name not in present]
+    if missing and not (only_present and present):
         raise ValueError(
-            f"{len(missing)} of {len(files)} videos are missing, such as {missing[0]}; download "
-            "them, or score fewer queries with --limit"
+            f"{len(missing)} of {len(files)} videos are missing, such as {missing[0]}; complete "
+            "the folder, or skip their queries with --only-present"
         )
-    return files
+    return present
 
 
 def chance(frames: int, targets: int, k: int) -> float:
@@ -145,12 +160,14 @@ def score_query(
         rng: The random generator for the simulated chance level.
 
     Returns:
-        ``qid``, ``frames``, and by definition and k (``"peak@5"``): ``hit``, 0 or 1, ``chance`` in
-        closed form, and ``simulated``, the hit rate of random frames.
+        ``qid``, ``frames``, the number of ``keyframes`` by k, and by definition and k
+        (``"peak@5"``): ``hit``, 0 or 1, ``chance`` in closed form, and ``simulated``, the hit rate
+        of random frames.
     """
     clips = [int(second // CLIP_SECONDS) for second in timestamps]
-    record: dict[str, Any] = {"qid": query.qid, "frames": len(clips), "hit": {}}
-    record |= {"chance": {}, "simulated": {}}
+    record: dict[str, Any] = {"qid": query.qid, "frames": len(clips)}
+    record |= {"keyframes": {str(k): len(numbers) for k, numbers in keyframes.items()}}
+    record |= {"hit": {}, "chance": {}, "simulated": {}}
     for definition in DEFINITIONS:
         targets = query.targets(definition)
         is_target = np.array([clip in targets for clip in clips])
@@ -219,16 +236,24 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """Return the means over queries by definition and k, such as ``"peak@5"``.
 
     Returns:
-        ``hit`` with its 95 % ``interval`` (Wilson), ``chance`` and ``simulated``, all 0 to 1.
+        ``hit`` with its 95 % ``interval`` (Wilson), ``chance`` and ``simulated``, all 0 to 1; and
+        ``keyframes``, the mean number of frames, which some selectors keep below k.
+
+    Raises:
+        ValueError: There is no record.
     """
+    if not records:
+        raise ValueError("expected at least one scored query, got none")
     results = {}
     for name in records[0]["hit"]:
+        k = name.rpartition("@")[2]
         hits = sum(record["hit"][name] for record in records)
         results[name] = {
             "hit": hits / len(records),
             "interval": wilson(hits, len(records)),
             "chance": sum(record["chance"][name] for record in records) / len(records),
             "simulated": sum(record["simulated"][name] for record in records) / len(records),
+            "keyframes": sum(record["keyframes"][k] for record in records) / len(records),
         }
     return results
 
@@ -238,18 +263,31 @@ def run(
     videos: Mapping[str, Path],
     ranker: Ranker,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict[str, Any]]:
+    file: Path | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Score queries; queries about the same video are scored together.
 
+    Args:
+        file: Stores each record at once; queries with a record in it are not scored again.
+
     Returns:
-        A record of `score_query` for each query, in the order of the queries.
+        The records of `score_query` in the order of the queries, and one line for each query whose
+        video cannot be read, which has no record.
     """
-    records: dict[int, dict[str, Any]] = {}
-    order = sorted(range(len(queries)), key=lambda number: queries[number].video)
-    for done, number in enumerate(order, 1):
-        query = queries[number]
-        timestamps, keyframes = ranker.rank(videos[query.video], query.text)
-        rng = np.random.default_rng(query.qid)
-        records[number] = score_query(query, timestamps, keyframes, rng)
+    records = {} if file is None else {record["qid"]: record for record in read_lines(file)}
+    errors = []
+    order = sorted(queries, key=lambda query: query.video)
+    for done, query in enumerate(order, 1):
+        if query.qid not in records:
+            try:
+                timestamps, keyframes = ranker.rank(videos[query.video], query.text)
+            except VideoError as error:
+                errors.append(f"{query.qid}: {error}")
+            else:
+                rng = np.random.default_rng(query.qid)
+                record = score_query(query, timestamps, keyframes, rng)
+                records[query.qid] = record
+                if file is not None:
+                    append_lines(file, [record])
         progress(done, len(queries))
-    return [records[number] for number in range(len(queries))]
+    return [records[query.qid] for query in queries if query.qid in records], errors

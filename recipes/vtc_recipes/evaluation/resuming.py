@@ -19,8 +19,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Create a folder and lock it against other processes.
 
     Raises:
-        ValueError: Another process is using it.
+        ValueError: Another process is using it, or it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"expected --out to be a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -40,9 +42,7 @@ def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     file = folder / "settings.json"
     current = json.loads(json.dumps(settings))
     if not file.exists():
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, file)
+        write_json(file, current)
         return
     before = load_json(file)
     other = sorted(name for name in {*current, *before} if current.get(name) != before.get(name))
@@ -93,8 +93,16 @@ def append_lines(file: Path, rows: Iterable[Any]) -> None:
 
 
 def write_lines(file: Path, rows: Iterable[Any]) -> None:
-    """Write JSON lines; the file is complete or absent."""
+    """Write JSON lines; the file is complete or as before."""
+    _write(file, "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file; it is complete or as before."""
+    _write(file, json.dumps(value, indent=2) + "\n")
+
+
+def _write(file: Path, text: str) -> None:
     partial = file.with_name(file.name + ".partial")
-    text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)

@@ -58,8 +58,8 @@ STEPS = (
     Step(
         "Table 3",
         "evaluate qvhighlights --annotations {data}/qvhighlights/highlight_val_release.jsonl "
-        "--videos {data}/qvhighlights/videos --selector uniform --out {out}/qvhighlights.jsonl",
-        "qvhighlights.jsonl",
+        "--videos {data}/qvhighlights/videos --selector uniform --out {out}/qvhighlights",
+        "qvhighlights/results.json",
     ),
     Step(
         "Table 4",

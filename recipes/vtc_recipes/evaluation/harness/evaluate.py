@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from vtc_recipes.evaluation.resuming import (
     lock_folder,
     model_files,
     read_lines,
+    write_json,
     write_lines,
 )
 
@@ -120,8 +120,7 @@ class Evaluation:
         errors = [record["error"] for record in records if record["error"] is not None]
         if len(errors) == len(records):
             raise RuntimeError(f"no question of {name} has an answer; the first: {errors[0]}")
-        scores = json.dumps(scores_of(output), indent=2)
-        (folder / "scores.json").write_text(scores + "\n", encoding="utf-8")
+        write_json(folder / "scores.json", scores_of(output))
         write_lines(folder / "questions.jsonl", records)
 
     def _write(
@@ -139,8 +138,7 @@ class Evaluation:
             "summaries": {run: summarise(rows, task) for run, rows in records.items()},
             "scores": scores,
         }
-        text = json.dumps(results, indent=2)
-        (self.out / "results.json").write_text(text + "\n", encoding="utf-8")
+        write_json(self.out / "results.json", results)
         write_lines(
             self.out / "questions.jsonl", (row for rows in records.values() for row in rows)
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -57,7 +58,7 @@ class Vtc(lmms):  # type: ignore[misc]
                 ``selector_option`` and similar options are separated by ``;``.
 
     Raises:
-        ValueError: An option is unknown or invalid.
+        ValueError: An option is unknown or invalid, or processes do not know of each other.
     """
 
     is_simple = False
@@ -98,6 +99,12 @@ class Vtc(lmms):  # type: ignore[misc]
         self.batch_size = int(batch_size)
         check_together(self.batch_size)
         self.accelerator = Accelerator()
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes != self.accelerator.num_processes:
+            raise ValueError(
+                f"expected {processes} processes, as torchrun started, but accelerate sees "
+                f"{self.accelerator.num_processes}; without a GPU, set ACCELERATE_USE_CPU=true"
+            )
         self._rank, self._world_size = (
             self.accelerator.process_index,
             self.accelerator.num_processes,

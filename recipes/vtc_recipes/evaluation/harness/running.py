@@ -88,6 +88,9 @@ def environment(run: Run) -> dict[str, str]:
     """Return the environment of a run, with its own ``$HF_HOME`` but the user's models."""
     from huggingface_hub import constants
 
+    from vtc.wrapped.opening import pick_device
+
+    on_cpu = pick_device(run.settings.get("device", "auto")) == "cpu"
     return {
         **os.environ,
         "HF_HOME": str(run.prepared / "hf_home"),
@@ -97,6 +100,8 @@ def environment(run: Run) -> dict[str, str]:
         "HF_DATASETS_OFFLINE": "1",  # the data are here
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),
         "WANDB_MODE": "disabled",
+        # Without it, accelerate sees a single process on a machine without a GPU.
+        **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
     }
 
 
@@ -121,6 +126,7 @@ def execute(run: Run, progress: Callable[[int], None]) -> Path:
     (run.folder / "model.json").write_text(settings + "\n", encoding="utf-8")
     log = run.folder / "log.txt"
     with log.open("ab") as stream:
+        start = stream.seek(0, os.SEEK_END)
         process = subprocess.Popen(
             command(run), cwd=run.folder, env=environment(run), stdout=stream, stderr=stream
         )
@@ -139,7 +145,7 @@ def execute(run: Run, progress: Callable[[int], None]) -> Path:
     if absent:
         raise RuntimeError(
             f"lmms-eval wrote no results of {', '.join(absent[:3])} (exit code "
-            f"{process.returncode}); the end of {log}: {_last_lines(log)}"
+            f"{process.returncode}); the end of {log}: {_reason(log, start)}"
         )
     return files[-1].parent
 
@@ -167,9 +173,12 @@ def _count(folder: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in folder.glob("predictions-*.jsonl"))
 
 
-def _last_lines(log: Path) -> str:
-    """Return the last error in a log, or else its last lines."""
-    text = _COLOUR.sub("", log.read_text(errors="replace"))
+def _reason(log: Path, start: int) -> str:
+    """Return the first error in a log from a position, or else its last lines.
+
+    If one of several processes fails, the others fail after it.
+    """
+    text = _COLOUR.sub("", log.read_bytes()[start:].decode(errors="replace"))
     errors = _ERROR.findall(text)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    return " ".join(errors[-1].split()) if errors else " | ".join(lines[-3:])
+    return " ".join(errors[0].split()) if errors else " | ".join(lines[-3:])

@@ -67,7 +67,8 @@ class Asker:
 
     Settings are ``model``, with the model's own parts, and the controls: ``uniform`` and ``random``
     keyframes, as many as the model has, with the same merger; ``downsampled``, only evenly spaced
-    frames, with as many tokens as ``model`` used; and ``no_video``.
+    frames, with as many tokens as ``model`` used; and ``no_video``. Keyframes are selected for the
+    question without its options, as in ViLAMP's released code.
 
     Args:
         model: A model that ``vtc.wrap`` returned.
@@ -143,18 +144,14 @@ class Asker:
         if self._cached and self._toolkit.selector.uses_embeddings:
             encoder = self._toolkit.encoders_on(input_device(self._model))[1]
             self._haystacks.embed(case, encoder, self._toolkit.progress)
-        answer = vtc.ask(
-            self._model,
-            self._processor,
-            source,
-            text,
-            max_new_tokens=self._limit,
-            do_sample=False,
-        )
-        report, video = answer.report, answer.report.videos[0]
+        inputs = vtc.prepare_inputs(self._model, self._processor, source, text)
+        inputs["vtc_query"] = [case.question]
+        answer = self._generate(inputs)
+        report = vtc.last_report(self._model)
+        video = report.videos[0]
         inside = range(case.start, case.start + case.needle.frames)
         return {
-            "text": answer.text,
+            "text": answer,
             "keyframes": len(report.keyframes),
             "in_needle": sum(frame.index in inside for frame in report.keyframes),
             "tokens": report.tokens_after + report.text_after,
@@ -172,17 +169,16 @@ class Asker:
             return_tensors="pt",
         )
         place = input_device(self._model)
-        ids = tokens["input_ids"].to(place)
+        names = ("input_ids", "attention_mask")
+        answer = self._generate({name: tokens[name].to(place) for name in names})
+        return {"text": answer, "keyframes": 0, "in_needle": 0, "tokens": 0, "tokens_before": 0}
+
+    def _generate(self, inputs: Mapping[str, Any]) -> str:
+        """Return the text that the model adds to a prompt."""
         with torch.no_grad():
-            result = self._model.generate(
-                input_ids=ids,
-                attention_mask=tokens["attention_mask"].to(place),
-                max_new_tokens=self._limit,
-                do_sample=False,
-            )
-        new = result[0, ids.shape[1] :]
-        text = self._processor.decode(new, skip_special_tokens=True).strip()
-        return {"text": text, "keyframes": 0, "in_needle": 0, "tokens": 0, "tokens_before": 0}
+            result = self._model.generate(**inputs, max_new_tokens=self._limit, do_sample=False)
+        new = result[0, inputs["input_ids"].shape[1] :]
+        return str(self._processor.decode(new, skip_special_tokens=True)).strip()
 
     @contextmanager
     def _parts(

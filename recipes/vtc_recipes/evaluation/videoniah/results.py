@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtc_recipes.evaluation.bootstrap import wilson
 from vtc_recipes.evaluation.niah import cell_means
+from vtc_recipes.evaluation.resuming import write_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +65,7 @@ def write_results(
         raise ValueError(f"{folder} holds no records yet")
     summary = summarise(records, names)
     whole = {"cases": len(cases), "settings": dict(settings), "results": summary}
-    (folder / "results.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "results.json", whole)
     (folder / "results.md").write_text(_page(cases, summary, settings), encoding="utf-8")
     heat_maps(summary, settings).save(folder / "heatmap.png")
     return summary
