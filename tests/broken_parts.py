@@ -1,4 +1,4 @@
-"""The base of broken_selectors.py and broken_mergers.py, which test_part_suites.py runs."""
+"""The base of the files of broken selectors, mergers and budgets that test_part_suites.py runs."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ def test_what_cannot_work_is_refused_in_words(encoder):
     for wrong in (True, 2.5, [64]):
         with pytest.raises(TypeError, match="expected budget to be a name"):
             vtc.wrap(model, "uniform", budget=wrong)
-    with pytest.raises(ValueError, match="unknown budget 'evne'; known: even, evs, foveated, "):
+    with pytest.raises(ValueError, match="unknown budget 'evne'; known: even, evs, fastvid, "):
         vtc.wrap(model, "uniform", budget="evne")
     vtc.wrap(model, "uniform", "dfm", budget=1, processor=processor)
     video = np.zeros((8, 42, 42, 3), dtype=np.uint8)
@@ -338,7 +338,9 @@ def test_a_budget_is_saved_with_the_model(tmp_path, encoder):
     assert {part.name for part in vtc.parts("budget")} == {
         "even",
         "evs",
+        "fastvid",
         "foveated",
+        "holitom",
         "vcast",
         "vidcom2",
     }

@@ -17,6 +17,7 @@ from vtc.testing._demands import refused
 
 HERE = Path(__file__).parent
 CONTRACTS = {
+    "broken_budgets.py": vtc.testing.BudgetContract,
     "broken_selectors.py": vtc.testing.SelectorContract,
     "broken_mergers.py": vtc.testing.MergerContract,
 }
@@ -85,6 +86,8 @@ def run_broken(*nodes: str) -> str:
 
 
 BASIC_DEFECTS = {
+    "TestSetsNoBudget": "test_part_can_be_made",
+    "TestReturnsAListOfTokens": "test_shape_and_dtype",
     "TestSetsNoSelector": "test_part_can_be_made",
     "TestDescending": "test_keyframes_and_relevance_are_as_promised",
     "TestNormalisesInPlace": "test_inputs_are_not_modified",

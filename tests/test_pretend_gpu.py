@@ -15,6 +15,7 @@ import torch
 
 import vtc
 import vtc.pipeline.report
+from vtc.interfaces.token_budget import FrameStatistics, VideoPatches
 
 FILE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "pretend_gpu.py"
 QUERY = "Where is the red square?"
@@ -156,3 +157,30 @@ def test_the_check_finds_a_mixed_device(gpu):
         with pytest.raises(gpu.MixedDevices):
             ids + torch.arange(3)
     assert found.mixups
+
+
+SURVEYS = [
+    *(part for part in vtc.parts("budget") if part.name not in ("even", "foveated")),
+    *(part for part in vtc.parts("merger") if part.name in ("vidcom2", "fastvid", "flashvid")),
+]
+
+
+@pytest.mark.parametrize("part", SURVEYS, ids=lambda part: f"{part.kind} {part.name}")
+def test_a_survey_waits_for_the_gpu_as_often_for_any_number_of_frames(gpu, part):
+    """A copy for each frame would stop the vision tower as often."""
+    waits = []
+    for frames in (12, 24):
+        video = torch.randn(frames, 9, 16, generator=torch.Generator().manual_seed(0))
+        with gpu.pretend_gpu() as found:
+            chunks = torch.split(gpu.to_pretend(video), 12)
+            patches = VideoPatches(lambda chunks=chunks: iter(chunks))
+            if part.kind == "budget":
+                none = torch.empty(0, dtype=torch.int64)
+                statistics = FrameStatistics(none, 9, frames, patches=patches)
+                vtc.budget(part.name).allocate(statistics, 40)
+            else:
+                vtc.merger(part.name).survey(patches)
+        assert not found.mixups, found
+        waits.append(sum(found.waits.values()))
+    passes = {"evs": 1}.get(part.name, 0)  # its candidates are sorted chunk by chunk
+    assert waits[1] - waits[0] <= passes, found

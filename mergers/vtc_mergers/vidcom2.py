@@ -145,7 +145,7 @@ class VidCom2Budget(TokenBudget):
 def survey_of(video: VideoPatches | Sequence[Tensor]) -> Survey:
     """Return the channels of a video and their mean.
 
-    Sums are of whole frames in float64, so that chunks do not matter.
+    Sums are of whole frames in float64, so that chunks do not matter, and stay on their device.
 
     Args:
         video: Chunks ``[n, M, D]``, iterated over twice.
@@ -154,8 +154,8 @@ def survey_of(video: VideoPatches | Sequence[Tensor]) -> Survey:
     for frame in _frames(video):
         exact = frame.to(exact_dtype(frame))
         size, mean = len(exact), exact.mean(dim=0)
-        squares = (exact - mean).square().sum(dim=0).double().cpu()
-        mean = mean.double().cpu()
+        squares = (exact - mean).square().sum(dim=0).double()
+        mean = mean.double()
         if count == 0:
             count, centre, scatter = size, mean, squares
             continue
@@ -163,11 +163,11 @@ def survey_of(video: VideoPatches | Sequence[Tensor]) -> Survey:
         scatter = scatter + squares + step.square() * (count * size / (count + size))
         count, centre = count + size, centre + step * (size / (count + size))
     half = max(1, len(scatter) // 2)
-    channels = scatter.argsort(stable=True)[:half].to(frame.device)
-    total, of_channels = torch.zeros(half, dtype=torch.float64), Survey(channels, frame[0])
+    channels = scatter.argsort(stable=True)[:half]
+    total, of_channels = torch.zeros_like(scatter[:half]), Survey(channels, frame[0])
     for frame in _frames(video):
-        total += _directions(frame, of_channels).sum(dim=0).double().cpu()
-    return Survey(channels, (total / count).to(frame.device, exact_dtype(frame)))
+        total += _directions(frame, of_channels).sum(dim=0).double()
+    return Survey(channels, (total / count).to(exact_dtype(frame)))
 
 
 def _likeness_of_frames(patches: VideoPatches) -> Tensor:

@@ -21,6 +21,8 @@ _LAYOUTS = [
     (200, [199]),
 ]
 """Pairs of a number of frames and the keyframes among them."""
+_TOTALS = [20, 70, 300]
+"""Numbers of tokens for 58 frames: less than one each, about one, and several."""
 
 
 def statistics_of(
@@ -61,6 +63,7 @@ class BudgetContract(PartContract):
         budget: TokenBudget = self.make()
         return budget.allocate(statistics, total)
 
+    @needs_basics
     def test_shape_and_dtype(self) -> None:
         tokens = self.shared(statistics_of(7, [3]), 5)
         demand(
@@ -98,9 +101,10 @@ class BudgetContract(PartContract):
                 )
 
     @needs_basics
-    def test_chunks_do_not_matter(self) -> None:
+    @pytest.mark.parametrize("total", _TOTALS)
+    def test_chunks_do_not_matter(self, total: int) -> None:
         first, *others = (
-            self.shared(statistics_of(60, [0, 30], chunk=chunk), 70) for chunk in (1, 7, 60)
+            self.shared(statistics_of(60, [0, 30], chunk=chunk), total) for chunk in (1, 7, 60)
         )
         demand(
             all(torch.equal(first, other) for other in others),
@@ -109,12 +113,13 @@ class BudgetContract(PartContract):
         )
 
     @needs_basics
-    def test_same_arguments_give_the_same_tokens(self) -> None:
+    @pytest.mark.parametrize("total", _TOTALS)
+    def test_same_arguments_give_the_same_tokens(self, total: int) -> None:
         statistics = statistics_of(60, [0, 30])
         copies = [statistics.relevance, statistics.previous_similarity, statistics.keyframes]
         before = [None if tensor is None else tensor.clone() for tensor in copies]
         budget: TokenBudget = self.make()
-        first, second = (budget.allocate(statistics, 70) for _ in range(2))
+        first, second = (budget.allocate(statistics, total) for _ in range(2))
         demand(torch.equal(first, second), f"two equal calls differ {PURITY}")
         for tensor, copy in zip(copies, before, strict=True):
             same = tensor is None or (copy is not None and torch.equal(tensor, copy))
