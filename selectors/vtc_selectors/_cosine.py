@@ -113,6 +113,16 @@ def cosines(embeddings: Tensor, vector: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
+def changes(embeddings: Tensor) -> Tensor:
+    """Return the cosine distance ``[N - 1]`` float32 of each frame to the next; 0 for copies."""
+    blocks = [
+        (unit(before) * unit(after)).sum(-1)
+        for before, after in zip(pieces(embeddings[:-1]), pieces(embeddings[1:]), strict=True)
+    ]
+    # Round to float32 first: in float64 the cosine of two copies may differ from 1.
+    return 1 - torch.cat(blocks).float()
+
+
 def check_frames(selector: str, embeddings: Tensor) -> None:
     """Check the embeddings passed to a selector that takes no query.
 

@@ -8,6 +8,7 @@ def vtc_register_selectors() -> dict[str, str]:
     return {
         "aks": "vtc_selectors.aks:AKS",
         "bolt": "vtc_selectors.bolt:Bolt",
+        "dig": "vtc_selectors.dig:Dig",
         "dino_diff": "vtc_selectors.dino_diff:DinoDiff",
         "dks": "vtc_selectors.dks:DKS",
         "focus": "vtc_selectors.focus:Focus",

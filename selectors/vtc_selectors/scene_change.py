@@ -11,7 +11,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.frame_selector import FrameSelector, Selection
 from vtc.interfaces.part import require_number, require_whole
-from vtc_selectors._cosine import check_frames, most_relevant_first, piece_memory, pieces, unit
+from vtc_selectors._cosine import changes, check_frames, most_relevant_first, piece_memory
 
 
 class SceneChange(FrameSelector):
@@ -61,18 +61,8 @@ class SceneChange(FrameSelector):
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
         check_frames("scene_change", embeddings)
-        change = _changes(embeddings)
+        change = changes(embeddings)
         largest = most_relevant_first(change)[: self.config.keyframes - 1]
         cuts = largest[change[largest] > self.config.least_change].sort().values + 1
         borders = torch.cat([cuts.new_zeros(1), cuts, cuts.new_tensor([len(embeddings)])])
         return Selection((borders[:-1] + borders[1:] - 1) // 2, relevance=None)
-
-
-def _changes(embeddings: Tensor) -> Tensor:
-    """Return the cosine distance ``[N - 1]`` float32 of each frame to the next; 0 for copies."""
-    blocks = [
-        (unit(before) * unit(after)).sum(-1)
-        for before, after in zip(pieces(embeddings[:-1]), pieces(embeddings[1:]), strict=True)
-    ]
-    # Round to float32 first: in float64 the cosine of two copies may differ from 1.
-    return 1 - torch.cat(blocks).float()
