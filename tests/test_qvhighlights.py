@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 import vtc
 from vtc.plugins import registry
+from vtc_recipes.evaluation import qvhighlights
 from vtc_recipes.evaluation.qvhighlights import (
     DEFINITIONS,
     Query,
@@ -109,10 +112,13 @@ def test_annotations_are_read_and_every_bad_line_is_named(tmp_path):
     short = {**ROW, "saliency_scores": [[1, 2, 3]]}
     lines = [json.dumps(ROW), "{", json.dumps(short), json.dumps({"qid": 1})]
     file.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="line 2: JSONDecodeError.*line 3.*got 1 for 4.*line 4"):
+    with pytest.raises(
+        ValueError,
+        match="(?s)line 2 is not valid JSON.*line 3.*of 4 .*got 1.*line 4: query is missing",
+    ):
         read_queries(file)
     file.write_text("\n".join([json.dumps(ROW), "", json.dumps(ROW)]))
-    with pytest.raises(ValueError, match="line 3: qid 7 appears twice"):
+    with pytest.raises(ValueError, match="qid 7 appears 2 times"):
         read_queries(file)
     file.write_text("")
     with pytest.raises(ValueError, match="expected at least one query, got none"):
@@ -225,3 +231,37 @@ def test_the_command_resumes_and_skips_videos_that_cannot_be_read(data, command)
     assert json.loads((data / "out/results.json").read_text()) == json.loads(out)
     code, _, err = command(*words, "--selector", "random")
     assert code == 1 and "holds results with another selector" in err
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_keeps_its_records(data, command, monkeypatch, number, expected):
+    rank = Ranker.rank
+
+    def interrupt(self, file, text):
+        if (data / "out/records.jsonl").exists():
+            signal.raise_signal(number)
+        return rank(self, file, text)
+
+    monkeypatch.setattr(Ranker, "rank", interrupt)
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    words = ["evaluate", "qvhighlights", "--annotations", data / "val.jsonl", "--videos", data]
+    words += ["--selector", "uniform", "--out", data / "out"]
+    code, _, err = command(*words)
+    signal.signal(signal.SIGINT, handlers[0])
+    assert code == expected and len(err.strip().splitlines()) == 1
+    assert f"interrupted; the same command resumes the run in {data / 'out'}" in err
+    assert signal.getsignal(signal.SIGTERM) is handlers[1]
+    assert len((data / "out/records.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_full_disk_is_reported_in_one_line(data, command, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(qvhighlights, "append_lines", full)
+    words = ["evaluate", "qvhighlights", "--annotations", data / "val.jsonl", "--videos", data]
+    code, _, err = command(*words, "--selector", "uniform", "--out", data / "out")
+    assert code == 1
+    expected = f"vtc: error: No space left on device for {data / 'out'}; free some, and the same"
+    assert err.strip().splitlines()[-1].startswith(expected)

@@ -55,7 +55,13 @@ def redundancy(
     """
     from vtc.batch.rows import read_rows
     from vtc.cli.show import progress_bars
-    from vtc_recipes.evaluation.resuming import claim_settings, lock_folder, model_files, read_lines
+    from vtc_recipes.evaluation.resuming import (
+        claim_settings,
+        lock_folder,
+        model_files,
+        read_lines,
+        resumable,
+    )
 
     rows = read_rows(videos)[:limit]
     numbers = None if layers == "all" else _numbers(layers)
@@ -78,7 +84,7 @@ def redundancy(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    with lock_folder(out):
+    with resumable(out), lock_folder(out):
         claim_settings(out, settings)
         from vtc_recipes.analysis import redundancy as analysis
         from vtc_recipes.analysis.attention import check_family

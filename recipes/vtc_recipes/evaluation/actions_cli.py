@@ -73,6 +73,7 @@ def actions(
         claim_settings,
         lock_folder,
         model_files,
+        resumable,
         write_json,
         write_lines,
     )
@@ -97,7 +98,7 @@ def actions(
         **asdict(frames),
         "model_files": model_files(model_options.model),
     }
-    with lock_folder(out):
+    with resumable(out), lock_folder(out):
         if not questions_only:
             claim_settings(out, settings)
         plain = ({k: v for k, v in row.items() if k != "options"} for row in rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -58,6 +58,7 @@ def qvhighlights(
         claim_settings,
         lock_folder,
         model_files,
+        resumable,
         write_json,
     )
 
@@ -72,8 +73,10 @@ def qvhighlights(
         "selector": {**ranker.spec, "keyframes": list(scoring.RANKS)},
         "encoder": ranker.encoder.name if ranker.uses_embeddings else None,
     }
-    with lock_folder(out) if out else nullcontext():
+    with ExitStack() as stack:
         if out is not None:
+            stack.enter_context(resumable(out))
+            stack.enter_context(lock_folder(out))
             claim_settings(out, {**settings, "encoder_files": model_files(encoder)})
         with progress_bars(quiet=as_json) as show:
             records, errors = scoring.run(

@@ -53,6 +53,7 @@ def niah(
     from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
     from vtc_recipes.evaluation import niah as scoring
     from vtc_recipes.evaluation.heatmap import heat_map
+    from vtc_recipes.evaluation.resuming import resumable
     from vtc_recipes.synthetic import cases as making
 
     if case_file is not None:
@@ -99,7 +100,7 @@ def niah(
             "max_new_tokens": max_new_tokens,
         }
         title = "right answers, %"
-    with progress_bars(quiet=as_json) as show:
+    with resumable(out), progress_bars(quiet=as_json) as show:
         records = scoring.run(
             run_cases, score, out, settings, lambda done, total: show("cases", done, total)
         )

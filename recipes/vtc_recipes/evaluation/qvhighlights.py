@@ -9,10 +9,10 @@ numbers are below the chance level of this definition.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from vtc.interfaces.part import part_errors, require
 from vtc.pipeline.report import Recorder, Report
 from vtc.pipeline.selection import embed_frames
 from vtc.plugins import registry
-from vtc.plugins.sections import read_text
+from vtc.plugins.sections import Row, SectionError
 from vtc.video import VideoError, VideoSource
 from vtc_recipes.evaluation.bootstrap import wilson
 from vtc_recipes.evaluation.resuming import append_lines, read_lines
+from vtc_recipes.reading import read_rows
 
 CLIP_SECONDS = 2
 RANKS = (1, 5, 10, 30)
@@ -68,42 +69,49 @@ class Query:
         return {clip for clip, total in zip(self.clips, sums, strict=True) if total == max(sums)}
 
 
+class _QueryRow(Row):
+    qid: int
+    query: str
+    vid: str
+    relevant_clip_ids: list[int]
+    saliency_scores: list[list[int]]
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield errors in the combination of values."""
+        clips, scores = self.relevant_clip_ids, self.saliency_scores
+        if not clips:
+            yield "relevant_clip_ids: expected at least one clip, got none"
+        if len(clips) != len(scores) or not all(scores):
+            yield (
+                f"saliency_scores: expected scores for each of {len(clips)} relevant_clip_ids, got "
+                f"{len(scores)}"
+            )
+
+
 def read_queries(path: str | os.PathLike[str]) -> list[Query]:
     """Read annotations, such as ``highlight_val_release.jsonl``.
 
     Raises:
-        ValueError: A line is not a query with at least one relevant clip, or an id appears twice;
-            all such lines are listed.
+        ValueError: There are no queries. As `SectionError`, all errors: a line is not a query with
+            at least one relevant clip, or an id appears twice.
     """
-    queries: dict[int, Query] = {}
-    problems = []
-    for number, line in enumerate(read_text(Path(path)).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            query = _read_query(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
-            problems.append(f"line {number}: {type(error).__name__}: {error}")
-            continue
-        if query.qid in queries:
-            problems.append(f"line {number}: qid {query.qid} appears twice")
-        queries[query.qid] = query
-    if problems or not queries:
-        raise ValueError(
-            f"{path}: {'; '.join(problems) or 'expected at least one query, got none'}"
+    rows, errors = read_rows(Path(path), _QueryRow)
+    count = Counter(row.qid for _, row in rows)
+    errors += [f"{path}: qid {qid} appears {n} times" for qid, n in count.items() if n > 1]
+    if errors:
+        raise SectionError(str(path), errors[:20])
+    if not rows:
+        raise ValueError(f"{path}: expected at least one query, got none")
+    return [
+        Query(
+            row.qid,
+            row.query,
+            row.vid,
+            tuple(row.relevant_clip_ids),
+            tuple(map(tuple, row.saliency_scores)),
         )
-    return list(queries.values())
-
-
-def _read_query(values: Mapping[str, Any]) -> Query:
-    clips = tuple(int(clip) for clip in values["relevant_clip_ids"])
-    saliency = tuple(tuple(int(rating) for rating in clip) for clip in values["saliency_scores"])
-    if not clips or len(clips) != len(saliency) or not all(saliency):
-        raise ValueError(
-            f"expected saliency_scores for each of the relevant_clip_ids, got {len(saliency)} for "
-            f"{len(clips)}"
-        )
-    return Query(int(values["qid"]), str(values["query"]), str(values["vid"]), clips, saliency)
+        for _, row in rows
+    ]
 
 
 def find_videos(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,35 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vtc.plugins.sections import load_json, parse_json
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Exit on Ctrl-C and SIGTERM, which Slurm and others send, with a line about resuming.
+
+    Raises:
+        SystemExit: The process was told to stop; the code is 130 or 143.
+        OSError: The disk is full.
+    """
+    signals: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"vtc: interrupted; the same command resumes the run in {folder}", file=sys.stderr)
+        sys.exit(128 + (signals or [signal.SIGINT])[0])
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        message = f"{error.strerror} for {folder}; free some, and the same command resumes"
+        raise OSError(message) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

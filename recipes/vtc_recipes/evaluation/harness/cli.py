@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -147,6 +144,7 @@ def _evaluate(
     from vtc_recipes.evaluation.harness.layout import read_benchmark
     from vtc_recipes.evaluation.harness.running import tasks_folder
     from vtc_recipes.evaluation.harness.scores import METHOD, group_table, table
+    from vtc_recipes.evaluation.resuming import resumable
 
     if task.posts is not None and not allow_posting:
         raise ValueError(
@@ -171,7 +169,7 @@ def _evaluate(
         evaluation.processes,
         evaluation.seed,
     )
-    with _exit_on_sigterm(), progress_bars(quiet=as_json, window=3600.0) as show:
+    with resumable(evaluation.out), progress_bars(quiet=as_json, window=3600.0) as show:
         results = work.run(show)
     summaries = results["summaries"]
     text = table(name, task, label, results["parameters"], frames.fps, summaries)
@@ -228,13 +226,3 @@ def _label(model_options: ModelOptions) -> str:
         registry.build_part(kind, spec)
         names.append(spec["name"])
     return " + ".join([Path(model_options.model).name, *names])
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Exit on SIGTERM as on Ctrl-C, so that the harness stops too."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

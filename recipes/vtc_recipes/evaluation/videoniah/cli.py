@@ -149,7 +149,7 @@ def run(
     from vtc.batch.rows import Shard
     from vtc.cli.show import progress_bars
     from vtc.wrapped.access import toolkit_of
-    from vtc_recipes.evaluation.resuming import model_files
+    from vtc_recipes.evaluation.resuming import model_files, resumable
     from vtc_recipes.evaluation.videoniah import asking, running
     from vtc_recipes.evaluation.videoniah.cases import digest, read_cases
     from vtc_recipes.evaluation.videoniah.haystack import Haystacks
@@ -186,7 +186,7 @@ def run(
         cached=cache is not None,
         max_new_tokens=max_new_tokens,
     )
-    with progress_bars(quiet=as_json, window=3600.0) as show:
+    with resumable(out), progress_bars(quiet=as_json, window=3600.0) as show:
         toolkit.progress = show
         lost = running.run(
             all_cases,

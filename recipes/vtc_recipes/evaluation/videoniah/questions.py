@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
-from vtc.plugins.sections import Row, SectionError, parse
+from vtc.plugins.sections import Row, SectionError
 from vtc_recipes.reading import read_rows
 
 _ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts"}
@@ -69,8 +68,8 @@ def read_questions(file: Path, videos: Path) -> list[ClipQuestion]:
         raise ValueError(f"expected a folder of videos, got {str(videos)!r}")
     names = _names(videos)
     questions: list[ClipQuestion] = []
-    errors: list[str] = []
-    for where, row in _rows(file, errors):
+    rows, errors = read_rows(file, _QuestionRow)
+    for where, row in rows:
         try:
             questions.append(_question(row, names))
         except ValueError as error:
@@ -81,32 +80,6 @@ def read_questions(file: Path, videos: Path) -> list[ClipQuestion]:
     if not questions:
         raise ValueError(f"{file} holds no questions")
     return questions
-
-
-def _rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _QuestionRow]]:
-    if file.suffix == ".parquet":
-        yield from _parquet_rows(file, errors)
-        return
-    rows, problems = read_rows(file, _QuestionRow)
-    errors += problems
-    yield from rows
-
-
-def _parquet_rows(file: Path, errors: list[str]) -> Iterator[tuple[str, _QuestionRow]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise ImportError(f"{file} needs pyarrow; pip install pyarrow") from error
-    try:
-        entries: list[Any] = parquet.read_table(file).to_pylist()
-    except (OSError, ArrowException) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    for number, entry in enumerate(entries):
-        where = f"{file}, entry {number}"
-        try:
-            yield where, parse(_QuestionRow, entry, where)
-        except SectionError as error:
-            errors += [f"{where}: {problem}" for problem in error.problems]
 
 
 def video_files(folder: Path) -> list[str]:
