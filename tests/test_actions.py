@@ -125,6 +125,11 @@ def test_questions_are_drawn_by_the_seed_and_missing_videos_are_named(tmp_path: 
     assert len(make_questions("ucf101", tmp_path, tmp_path)) == 10
     with pytest.raises(ValueError, match="10 of 10 videos are missing"):
         make_questions("ucf101", tmp_path, tmp_path / "clip", only_present=True)
+    (tmp_path / "testlist01.txt").write_text("YoYo/v_YoYo_g01_c01.avi\n" * 2)
+    with pytest.raises(
+        ValueError, match="each video once in .*, got YoYo/v_YoYo_g01_c01.avi twice"
+    ):
+        make_questions("ucf101", tmp_path, tmp_path)
     (tmp_path / "testlist01.txt").write_text("")
     with pytest.raises(ValueError, match="expected at least one test video in .*, got none"):
         make_questions("ucf101", tmp_path, tmp_path)

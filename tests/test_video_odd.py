@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vtc
 from vtc.video import VideoError, VideoSource
 from vtc.video.pyav_reader import _colours
 from vtc.video.reader import Picture, VideoInfo
@@ -376,3 +377,13 @@ def test_a_missing_decord_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reading_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, vtc.video; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_that_ends_in_its_index_is_refused(tmp_path):
+    path = tmp_path / "cut.mp4"
+    vtc.testing.write_video(path, vtc.testing.moving_squares(seconds=2, fps=2), 2)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"stsd")])  # before the name of the codec
+    message = "cut.mp4: no decoder for its video stream; is the file complete"
+    with pytest.raises(VideoError, match=message):
+        VideoSource(path)

@@ -330,5 +330,7 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
     base = ["evaluate", "videoniah", "run", file, "--videos", videos, "--out", tmp_path / "out"]
     code, _, errors = command(*base, *words)
     assert code == 1 and message in errors, errors
+    code, _, errors = command(*base[:-1], file)
+    assert code == 1 and f"expected --out to be a folder, got the file {file}" in errors
     code, _, errors = command(*base[:4], "--videos", tmp_path, *base[6:])
     assert code == 1 and "3 of 3 videos of the cases are not in" in errors

@@ -97,6 +97,10 @@ def _best_stream(container: InputContainer, name: str) -> VideoStream:
     # FFmpeg treats the cover picture of a song as a video stream. Among the other streams, take
     # the one that av_find_best_stream prefers, else the one with the most pixels.
     streams = [s for s in container.streams.video if Disposition.attached_pic not in s.disposition]
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if streams and not decodable:
+        raise VideoError(f"{name}: no decoder for its video stream; is the file complete?")
+    streams = decodable
     best = container.streams.best("video")
     if isinstance(best, VideoStream) and best in streams:
         return best

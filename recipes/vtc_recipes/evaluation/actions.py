@@ -7,6 +7,7 @@ configurable.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -221,6 +222,9 @@ def make_questions(
     if not test.clips:
         raise ValueError(f"expected at least one test video in {annotations}, got none")
     clips = sorted(test.clips, key=lambda clip: clip.file)
+    for clip, following in itertools.pairwise(clips):
+        if clip.file == following.file:
+            raise ValueError(f"expected each video once in {annotations}, got {clip.file} twice")
     found = ((clip, _find_file(videos / clip.file)) for clip in clips)
     files = {clip: file for clip, file in found if file is not None}
     if only_present and files:

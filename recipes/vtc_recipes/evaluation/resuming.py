@@ -46,6 +46,17 @@ def resumable(folder: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder for results, unless it exists.
+
+    Raises:
+        ValueError: It is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"expected --out to be a folder, got the file {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Create a folder and lock it against other processes.
@@ -53,9 +64,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: Another process is using it, or it is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"expected --out to be a folder, got the file {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()

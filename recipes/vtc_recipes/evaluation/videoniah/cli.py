@@ -149,7 +149,7 @@ def run(
     from vtc.batch.rows import Shard
     from vtc.cli.show import progress_bars
     from vtc.wrapped.access import toolkit_of
-    from vtc_recipes.evaluation.resuming import model_files, resumable
+    from vtc_recipes.evaluation.resuming import make_folder, model_files, resumable
     from vtc_recipes.evaluation.videoniah import asking, running
     from vtc_recipes.evaluation.videoniah.cases import digest, read_cases
     from vtc_recipes.evaluation.videoniah.haystack import Haystacks
@@ -163,6 +163,7 @@ def run(
         all_cases = [all_cases[k * len(all_cases) // limit] for k in range(limit)]
     haystacks = Haystacks(videos, _size(size), cache)
     _check_files(all_cases, videos)
+    make_folder(out)
     model, processor = model_options.open(quiet=as_json)
     toolkit = toolkit_of(model)
     settings: dict[str, Any] = {

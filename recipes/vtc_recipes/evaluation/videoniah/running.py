@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from vtc.video import VideoError
-from vtc_recipes.evaluation.resuming import append_lines, claim_settings, read_lines
+from vtc_recipes.evaluation.resuming import append_lines, claim_settings, make_folder, read_lines
 from vtc_recipes.evaluation.videoniah.asking import MODEL, Asker, unanswered
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(
     """
     number, count = shard
     own_cases = cases[number - 1 :: count]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = folder / f"records-{number}-of-{count}.jsonl"
     failures: list[str] = []
     with _lock_file(file):
