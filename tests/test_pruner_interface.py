@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -235,3 +236,82 @@ def test_a_pruner_that_keeps_nonsense_is_named(result, message):
     with pytest.raises(ValueError, match=message) as error:
         prepared(model, inputs)
     assert "merger 'Says'" in str(error.value)
+
+
+def places_of(family, merger, chunk=16, keyframes=(2,)):
+    """The positions ``[3, F]`` of the visual tokens, and those of all placeholders by slice."""
+    model, inputs, *_, places = case(family, merger, keyframes, chunk=chunk)
+    ready = prepared(model, inputs)
+    ids = inputs["input_ids"][0][inputs["attention_mask"][0].bool()]
+    slots = (ids == model.config.video_token_id).nonzero().flatten().view(SLICES, -1)
+    short = ready["input_ids"][0] == model.config.video_token_id
+    return ready["position_ids"][-3:, 0, short], [places[:, row] for row in slots]
+
+
+@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize(
+    ("name", "options", "cells"),
+    [
+        # A frame has 2 x 3 tokens; of two middles the later counts, as it does for a whole frame.
+        ("downsample", {"tokens": 2, "rows": 2}, [4, 5]),  # columns 0 and 1, and 1 and 2
+        ("downsample", {"tokens": 6, "rows": 2}, [0, 1, 2, 3, 4, 5]),
+        ("spatial_pool", {"side": 2, "rows": 2}, [1, 2, 4, 5]),
+        ("spatial_pool", {"side": 1, "rows": 2}, [4]),  # the middle of the frame, as ever
+        ("mean_pool", {}, [4]),
+    ],
+)
+def test_pooled_tokens_stand_in_the_middle_of_their_cells(family, name, options, cells):
+    found, places = places_of(family, vtc.merger(name, **options))
+    expected = [place if n == 2 else place[:, cells] for n, place in enumerate(places)]
+    assert torch.equal(found, torch.cat(expected, dim=1))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16])
+@pytest.mark.parametrize("name", ["tome", "hico"])
+def test_merged_tokens_stand_in_the_middle_of_their_patches(name, chunk):
+    merger = vtc.merger(name, tokens=2)
+    model, inputs, whole, *_, places = case("qwen2_vl", merger, (2,), chunk=chunk)
+    ready = prepared(model, inputs)
+    rest = [n for n in range(SLICES) if n != 2]
+    size = merger.frames_together
+    cells = {}
+    for start in range(0, len(rest), size):
+        group = rest[start : start + size]
+        weights = merger.position_weights(whole[group], whole[group], None, None)
+        # Of the patches in a place of any frame: together they are all patches of the tokens.
+        torch.testing.assert_close(weights.sum(-1), torch.ones(len(group), 2, dtype=weights.dtype))
+        for n, rows in zip(group, weights, strict=True):
+            cells[n] = [
+                math.floor(sum(w * (m // 3) for m, w in enumerate(row)) + 0.5 + 1e-6) * 3
+                + math.floor(sum(w * (m % 3) for m, w in enumerate(row)) + 0.5 + 1e-6)
+                for row in rows.tolist()
+            ]
+    slots = (inputs["input_ids"][0] == model.config.video_token_id).nonzero().flatten()
+    slots = slots.view(SLICES, -1)
+    stock = [places[:, slots[n] if n == 2 else slots[n, cells[n]]] for n in range(SLICES)]
+    short = ready["input_ids"][0] == model.config.video_token_id
+    assert torch.equal(ready["position_ids"][-3:, 0, short], torch.cat(stock, dim=1))
+
+
+@pytest.mark.parametrize("name", ["hico", "tome"])
+def test_position_weights_are_those_of_the_tokens(name):
+    """A patch that is the unit vector of its place shows its weight in each token."""
+    merger = vtc.merger(name, tokens=3)
+    noise = 1e-3 * torch.randn(6, 9, 9, generator=torch.Generator().manual_seed(0))
+    patches = torch.eye(9) + noise
+    weights = merger.position_weights(patches, patches, torch.ones(6).bool(), None)
+    tokens = merger(patches, patches, torch.ones(6).bool(), None)
+    torch.testing.assert_close(weights, tokens, atol=1e-2, rtol=0)
+
+
+class Misplaced(type(vtc.merger("tome"))):
+    """Weighs one token too few."""
+
+    def position_weights(self, *frames):
+        return super().position_weights(*frames)[:, 1:]
+
+
+def test_position_weights_of_another_number_of_tokens_are_refused():
+    merger = Misplaced(vtc.merger("tome", tokens=2).config)
+    with pytest.raises(ValueError, match=r"'Misplaced'.* to return position weights \[\(2, 6\)"):
+        places_of("qwen2_vl", merger)

@@ -90,6 +90,11 @@ class GridPool(TokenMerger):
     ) -> Tensor:
         return self._weights(patches).repeat(len(patches), 1, 1)
 
+    def position_weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return self.weights(patches, reference, has_reference, query)
+
     def _weights(self, patches: Tensor) -> Tensor:
         """Return the weights ``[T, M]`` of all frames."""
         check_patches(self.name, patches)

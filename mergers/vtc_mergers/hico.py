@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from vtc.interfaces.costs import Sizes
 from vtc.interfaces.part import require_whole
 from vtc.interfaces.token_merger import TokenMerger
-from vtc_mergers._arithmetic import weighted_sum
+from vtc_mergers._arithmetic import exact_dtype, weighted_sum
 from vtc_mergers._checks import check_patches
 from vtc_mergers._matching import matching_weights
 
@@ -91,9 +92,26 @@ class HiCo(TokenMerger):
         if patches.shape[1] <= tokens:
             return patches
         merged = [patches.new_empty(0, tokens, dim)]
+        for together, weights in self._clips(patches):
+            merged.append(weighted_sum(weights, together).reshape(-1, tokens, dim))
+        return torch.cat(merged)
+
+    def position_weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | None:
+        tokens, count = self.config.tokens, patches.shape[1]
+        if count <= tokens:
+            return None
+        rows = [
+            weights.view(-1, len(together) // count, count).sum(dim=1).view(-1, tokens, count)
+            for together, weights in self._clips(patches)
+        ]
+        empty = patches.new_empty(0, tokens, count, dtype=exact_dtype(patches))
+        return torch.cat([empty, *rows])
+
+    def _clips(self, patches: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the patches ``[f M, D]`` of each clip of f frames, and its tokens' weights."""
         for start in range(0, len(patches), self.config.frames):
             clip = patches[start : start + self.config.frames]
             together = clip.flatten(0, 1)
-            weights = matching_weights(together, len(clip) * tokens)
-            merged.append(weighted_sum(weights, together).reshape(-1, tokens, dim))
-        return torch.cat(merged)
+            yield together, matching_weights(together, len(clip) * self.config.tokens)

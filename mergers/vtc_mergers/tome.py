@@ -81,3 +81,8 @@ class ToMe(TokenMerger):
         count = patches.shape[1]
         shape = (0, min(self.config.tokens, count), count)
         return torch.stack(rows) if rows else patches.new_empty(shape, dtype=exact_dtype(patches))
+
+    def position_weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor:
+        return self.weights(patches, reference, has_reference, query)

@@ -112,6 +112,23 @@ class TokenMerger(Part, nn.Module, ABC):
         """
         return None
 
+    def position_weights(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
+    ) -> Tensor | list[Tensor] | None:
+        """Return the weight of each place of a frame in the position of each token.
+
+        Models with positions in time, height and width (M-RoPE) read a token in the middle of its
+        places. Called for such models only; a frame with a single token is read in its middle.
+
+        Args:
+            patches, reference, has_reference, query: As for ``forward``.
+
+        Returns:
+            ``[n, T, M]``, or a list of n tensors ``[T_i, M]``, with rows that sum to one. None if
+            tokens belong to no places; they are read in the middle of their frame.
+        """
+        return None
+
     def log_mass(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
     ) -> Tensor:

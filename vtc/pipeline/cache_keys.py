@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtc.cache.hashing import module_hash, text_hash
 from vtc.interfaces.token_pruner import TokenPruner
+from vtc.pipeline.positions import places_tokens
 from vtc.plugins import registry
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def tokens_key(call: Call, feed: VideoFeed) -> Key | str:
         "pruner": isinstance(call.merger, TokenPruner),
         "connector": None if call.connector is None else module_hash(call.connector),
     }
+    if places_tokens(call):
+        key = {**key, "cells": True}
     if call.merges_encoder_patches:
         fingerprint = call.encoder.fingerprint()
         if fingerprint is None:

@@ -19,6 +19,7 @@ from vtc.pipeline.merge import (
     whole_groups,
     whole_segments,
 )
+from vtc.pipeline.positions import middles_of, places_tokens
 from vtc.plugins.registry import label_of
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def _merge_alone(
             cells = kept
     else:
         merged = merge_slices(*arguments)
+        if places_tokens(call):
+            cells = middles_of(call, query_pass.feed.span, merged, *arguments[1:5])
     for index, row, cell in zip(slices.tolist(), merged, cells, strict=True):
         query_pass.keep(index, row, cell)
     return sum(row.nbytes for row in merged)
