@@ -156,7 +156,7 @@ def test_the_command_resumes_after_kill_9_with_two_processes(fakes, tmp_path):
     words += ["--controls", "uniform,no_video", "--json"]
     first = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL)
     predictions = tmp_path / "out/method/predictions-0.jsonl"
-    for _ in range(6000):
+    while first.poll() is None:
         if predictions.exists() and predictions.read_bytes().count(b"\n") >= 2:
             break
         time.sleep(0.05)

@@ -225,8 +225,7 @@ def make_questions(
     for clip, following in itertools.pairwise(clips):
         if clip.file == following.file:
             raise ValueError(f"expected each video once in {annotations}, got {clip.file} twice")
-    found = ((clip, _find_file(videos / clip.file)) for clip in clips)
-    files = {clip: file for clip, file in found if file is not None}
+    files = {clip: file for clip in clips if (file := _find_file(videos / clip.file)) is not None}
     if only_present and files:
         clips = [clip for clip in clips if clip in files]
     if limit is not None:

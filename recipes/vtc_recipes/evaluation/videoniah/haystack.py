@@ -140,18 +140,18 @@ class PiecesCache(VideoCache):
         import torch
 
         every = int(made_by.get("every") or 1)
-        found: dict[VideoSource, Lookup] = {}
+        lookups: dict[VideoSource, Lookup] = {}
         for source in dict.fromkeys(piece.source for piece in self.pieces):
             if source.cache is None:
                 return Lookup(None, f"{source.name} has no cache")
-            found[source] = lookup = source.cache.find(kind, {**made_by, "every": 1})
+            lookups[source] = lookup = source.cache.find(kind, {**made_by, "every": 1})
             if lookup.tensors is None:
                 return Lookup(None, f"{source.name}: {lookup.reason}", lookup.is_damaged)
         rows: list[Tensor] = []
         for piece in self.pieces:
-            tensors = found[piece.source].tensors or {}
+            tensors = lookups[piece.source].tensors or {}
             rows.append(tensors["embeddings"][piece.first : piece.first + piece.frames])
-        lines = dict.fromkeys(line for lookup in found.values() for line in lookup.warnings)
+        lines = dict.fromkeys(line for lookup in lookups.values() for line in lookup.warnings)
         embeddings = torch.cat(rows)[::every].contiguous()
         return Lookup({"embeddings": embeddings}, warnings=tuple(lines))
 
