@@ -325,3 +325,11 @@ def test_the_budget_holitom_gives_still_tokens_to_the_first_frame():
     video[1:, :4] *= torch.tensor([[-1.0], [1.0], [-1.0]])[:, None]  # 4 of 10 places move
     tokens = vtc.budget("holitom").allocate(statistics(video), 11)
     assert tokens.tolist() == [5, 2, 2, 2]  # half of 10, and of 4
+
+
+class TestFastVID(vtc.testing.BudgetContract):
+    part = vtc.budget("fastvid", max_tokens=100)
+
+
+class TestHoliTom(vtc.testing.BudgetContract):
+    part = vtc.budget("holitom", max_tokens=100)

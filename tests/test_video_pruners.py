@@ -278,6 +278,18 @@ def test_gradients_reach_the_projector():
     assert projector.grad is not None and bool((projector.grad != 0).any())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_norms_are_the_mean_lengths_of_the_patches(dtype):
+    video, reads = draw(5, 3, 6, dtype=dtype), []
+    patches = VideoPatches(lambda: iter([reads.append(1) or video[:2], video[2:]]))
+    known = FrameStatistics(torch.empty(0, dtype=torch.int64), 3, 5, patches=patches)
+    expected = [sum(math.dist(row, [0] * 6) for row in frame) / 3 for frame in video.tolist()]
+    for _ in range(2):
+        torch.testing.assert_close(known.norms, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    assert len(reads) == 1
+    assert FrameStatistics(known.keyframes, 3, 5).norms is None
+
+
 class TestEVS(vtc.testing.BudgetContract):
     part = vtc.budget("evs", max_tokens=100)
 

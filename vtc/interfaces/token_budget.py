@@ -44,6 +44,19 @@ class VideoPatches:
         return result
 
 
+def _norms(patches: VideoPatches) -> Tensor:
+    import torch
+
+    lengths = [
+        torch.linalg.vector_norm(frame.to(torch.promote_types(frame.dtype, torch.float32)), dim=-1)
+        .mean()
+        .float()
+        for chunk in patches
+        for frame in chunk
+    ]
+    return torch.stack(lengths).cpu() if lengths else torch.empty(0)
+
+
 @dataclass(frozen=True)
 class FrameStatistics:
     """Statistics of the N slices of a video. All tensors but ``patches`` are on the CPU.
@@ -71,6 +84,14 @@ class FrameStatistics:
     keyframe_similarity: Tensor | None = None
     timestamps: Tensor | None = None
     patches: VideoPatches | None = None
+
+    @property
+    def norms(self) -> Tensor | None:
+        """``[N]`` float32, the mean length of each frame's patches; None without ``patches``.
+
+        Reads all patches, once.
+        """
+        return None if self.patches is None else self.patches.once("norms", _norms)
 
 
 class TokenBudget(Part, ABC):
