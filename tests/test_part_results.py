@@ -105,6 +105,9 @@ def test_no_keyframe_and_no_compression_are_noted(
     model.vtc.selector = vtc.selector("dks", relevance_threshold=1.0)
     model(**inputs)
     assert any("the selector chose no keyframe" in note for note in vtc.last_report(model).warnings)
+    model.vtc.selector = vtc.selector("none")  # none was asked for
+    model(**inputs)
+    assert not any("no keyframe" in note for note in vtc.last_report(model).warnings)
     model.vtc.merger = vtc.merger("drop")
     with pytest.raises(ValueError, match="nothing is left of video 0"):
         model(**inputs)

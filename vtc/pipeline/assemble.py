@@ -145,7 +145,8 @@ def _warn_of_extremes(
 ) -> None:
     """Warn if frames were lost while reading, no keyframe was chosen, or nothing was compressed."""
     call.recorder.warn(*feed.warnings)
-    if not bool(is_keyframe.any()) and report.budget is None:
+    chooses = call.selector.uses_embeddings or call.selector.config is not None  # not `none`
+    if chooses and not bool(is_keyframe.any()) and report.budget is None:
         call.recorder.warn(
             f"{feed.name}: the selector chose no keyframe, so no frame keeps all its tokens; "
             "loosen the selector's options"
