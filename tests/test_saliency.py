@@ -274,8 +274,13 @@ def test_an_adapter_without_saliency_is_refused_in_words(file, monkeypatch):
     model, processor = model_of("llava_onevision", Salient())
     adapter = type(model.vtc.adapter)
     monkeypatch.setattr(adapter, "saliency_module", TowerSaliency.saliency_module)
-    with pytest.raises(NotImplementedError, match=r"defines no saliency_module\(\) and token_sal"):
+    words = r"defines no saliency_module\(\) and token_saliency\(\); choose a merger without"
+    with pytest.raises(ValueError, match=words):
         tokens_of(model, vtc.VideoSource(file), processor)
+    vtc.unwrap(model)
+    with pytest.raises(ValueError, match=words):
+        vtc.wrap(model, "none", "fastvid", processor=processor)
+    assert not vtc.is_wrapped(model)
 
 
 def test_a_tower_without_attention_is_refused_in_words(file, monkeypatch):

@@ -50,7 +50,7 @@ def encode_slices(
 
     Raises:
         torch.OutOfMemoryError: A single slice does not fit.
-        ValueError, NotImplementedError: The tower's saliency cannot be read.
+        ValueError: The tower's saliency cannot be read.
     """
 
     def encode(pixels: Pixels) -> SliceFeatures:

@@ -34,8 +34,7 @@ def encode_with_saliency(
     """Return `VideoAdapter.encode` of n slices with their ``saliency`` ``[n, M]`` float32.
 
     Raises:
-        NotImplementedError: The adapter names no attention module.
-        ValueError: Query and key of the module cannot be read.
+        ValueError: The adapter names no attention module, or its query and key cannot be read.
     """
     features, received = with_attention(adapter, model, lambda view: adapter.encode(view, pixels))
     return replace(features, saliency=_per_token(adapter, model, pixels, received))
@@ -47,6 +46,18 @@ def tower_with_saliency(
     """Return `VideoAdapter.tower` of n slices, then their saliency ``[n, M]`` float32."""
     states, received = with_attention(adapter, model, lambda view: adapter.tower(view, pixels))
     return *states, _per_token(adapter, model, pixels, received)
+
+
+def saliency_module_of(adapter: VideoAdapter, model: Any) -> str:
+    """Return `VideoAdapter.saliency_module`.
+
+    Raises:
+        ValueError: The adapter does not name one, or the tower has none.
+    """
+    try:
+        return adapter.saliency_module(model)
+    except NotImplementedError as error:
+        raise ValueError(f"{error}; choose a merger without saliency") from error
 
 
 def with_attention(adapter: VideoAdapter, model: Any, run: Callable[[Any], R]) -> tuple[R, Tensor]:
@@ -61,9 +72,9 @@ def with_attention(adapter: VideoAdapter, model: Any, run: Callable[[Any], R]) -
         and queries; only the class token's query counts if there is one.
 
     Raises:
-        NotImplementedError, ValueError: See `encode_with_saliency`.
+        ValueError: See `encode_with_saliency`.
     """
-    name = adapter.saliency_module(model)
+    name = saliency_module_of(adapter, model)
     attention = model.get_submodule(name)
     if not hasattr(getattr(attention, "config", None), "_attn_implementation"):
         raise ValueError(

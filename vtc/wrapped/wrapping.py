@@ -17,6 +17,7 @@ from vtc.interfaces.frame_selector import FrameSelector
 from vtc.interfaces.token_budget import TokenBudget
 from vtc.interfaces.token_merger import TokenMerger
 from vtc.pipeline.modules import input_device
+from vtc.pipeline.saliency import saliency_module_of
 from vtc.pipeline.toolkit import Toolkit
 from vtc.plugins import registry
 from vtc.wrapped.access import is_wrapped, stock_model, toolkit_of
@@ -100,6 +101,8 @@ def splice(
     adapter = registry.adapter_for(model.config.model_type)
     selector = registry.build_part("selector", selector)
     merger = registry.build_part("merger", merger)
+    if getattr(merger, "uses_saliency", False):
+        saliency_module_of(adapter, model)  # refuses towers without one
     lazy = encoder if isinstance(encoder, LazyEncoder) else LazyEncoder(encoder)
     if not hasattr(model, "generate"):
         raise ValueError(
