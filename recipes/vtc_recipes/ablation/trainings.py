@@ -51,6 +51,11 @@ class TrainingJob:
     def id(self) -> str:
         """The name of the job: a hash of its values."""
         values = {**self.values, "output": None, "launch": self.launch}
+        if self.staged:  # without the later option, so that older trainings keep their ids
+            values["stages"] = [
+                {k: v for k, v in stage.items() if (k, v) != ("seed", None)}
+                for stage in values["stages"]
+            ]
         return digest({**values, "vtc": _with_old_names(values["vtc"])})
 
     @property
@@ -60,7 +65,10 @@ class TrainingJob:
 
     @property
     def shared(self) -> TrainingJob | None:
-        """The first stages if they do not depend on the parts; trained once for all mergers."""
+        """The first stages if they do not depend on the parts; trained once for all mergers.
+
+        If all of them have a seed of their own, they are trained once for all seeds too.
+        """
         if not self.staged:
             return None
         from vtc_recipes.tiny.stages import STAGES
@@ -69,7 +77,9 @@ class TrainingJob:
         first = [stage for stage in stages if not STAGES[stage["name"]].takes_parts]
         if not first or first != stages[: len(first)] or first == stages:
             return None
-        return replace(self, values={**self.values, "stages": first, "vtc": {}})
+        own = all(stage.get("seed") is not None for stage in first)
+        seed = 0 if own else self.values["seed"]
+        return replace(self, values={**self.values, "stages": first, "vtc": {}, "seed": seed})
 
     def missing(self) -> list[str]:
         """Return a line for each missing data file; staged recipes generate their data."""

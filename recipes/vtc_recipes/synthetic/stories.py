@@ -37,6 +37,8 @@ _TEXTS = {
     "between": "What colour is the {0} between the {1} and the {2}?",
     "change": "What colour is the {0} after it is {colour}?",
 }
+LENGTHS = ("one", "two", "three", "four", "five", "six")
+"""Lengths of scenes in `tell`, in sixteenths of the video; longer scenes are six."""
 MARK = "."
 """Separates the events from the answer in `tell`."""
 _LONGER = 1.5
@@ -78,7 +80,7 @@ def story_vocabulary() -> tuple[str, ...]:
     """Return the words and signs that only stories use, in alphabetical order."""
     texts = [*_TEXTS.values(), MARK]
     plain = [text.format("", "", "", "", ordinal="", colour="") for text in texts]
-    all_words = {word for text in (*plain, *NUMBERS, *ORDINALS) for word in words(text)}
+    all_words = {word for text in (*plain, *NUMBERS, *LENGTHS, *ORDINALS) for word in words(text)}
     return tuple(sorted(all_words - {*vocabulary()}))
 
 
@@ -184,7 +186,8 @@ def tell(question: StoryQuestion, video: SyntheticVideo) -> str:
     """Return an answer that lists the events first, in order: ``red blue cyan. blue``.
 
     The tiny models are trained on such answers. An event is named by its colour, or by its shape if
-    the question names several. `final_answer` extracts the answer.
+    the question names several; ``longest`` adds its length, one of ``LENGTHS``: ``star two ring
+    five moon one cross two. ring``. `final_answer` extracts the answer.
 
     >>> example = make_story(5, frames=64, kind="change")
     >>> tell(example.question, example.video)
@@ -198,6 +201,9 @@ def tell(question: StoryQuestion, video: SyntheticVideo) -> str:
         if shapes:
             by_colour = colour is not None and question.kind not in ("order", "longest")
             events.append(colour if by_colour and colour else shapes[0])
+            if question.kind == "longest":
+                sixteenths = round(16 * segment.length / len(video))
+                events.append(LENGTHS[min(max(sixteenths, 1), len(LENGTHS)) - 1])
     return f"{' '.join(events)}{MARK} {question.answer}"
 
 

@@ -21,6 +21,8 @@ class StageSettings(Section):
         warmup: Fraction of all steps in the warm-up.
         scenes: Number of scenes of the training split.
         gates: Minimum of each metric, 0 to 1; below it the next stages do not start.
+        seed: Seed of the stage; by default the recipe's. With one of its own, a stage is the same
+            for all seeds of the recipe.
     """
 
     name: Literal[
@@ -29,6 +31,7 @@ class StageSettings(Section):
         "captions",
         "answers",
         "long_answers",
+        "hour_answers",
         "queries",
         "stories",
         "evidence",
@@ -39,6 +42,7 @@ class StageSettings(Section):
     warmup: Fraction = 0.03
     scenes: PositiveInt = 6000
     gates: dict[str, float]
+    seed: NonNegativeInt | None = None
 
 
 class Parts(Section):
@@ -64,7 +68,7 @@ class TinyRecipe(Section):
         vtc: The parts that ``vtc.wrap`` adds to the language model.
         start: Folder with the trained models ``vlm`` and ``dual_encoder`` that the stages
             ``queries`` and ``stories`` start from; ``shipped`` for the shipped ones.
-        seed: Seed of all stages.
+        seed: Seed of all stages without one of their own.
         output: Folder and frequency of results.
     """
 
@@ -73,3 +77,7 @@ class TinyRecipe(Section):
     vtc: Parts = Parts()
     seed: NonNegativeInt = 0
     output: Output
+
+    def seed_of(self, stage: StageSettings) -> int:
+        """Return the seed of a stage."""
+        return self.seed if stage.seed is None else stage.seed

@@ -17,6 +17,9 @@ SPREAD = 10_000
 CROWD = 16
 """Maximum weight of a frame in attention, so that 1,024 frames compete like 10,000."""
 
+HOURS = Format(10_000, 1250, MOST_KEYFRAMES, alone=True, buried=True, rare=2, kept=640)
+"""The format of a video of almost three hours at one frame per second."""
+
 
 def draw_caption_format(rng: np.random.Generator, least: int, most: int) -> Format:
     """Draw the format of a short video of ``least`` to ``most`` scenes to describe."""
@@ -59,6 +62,14 @@ def draw_long_format(rng: np.random.Generator) -> Format:
         keyframes = _between(rng, 4, MOST_KEYFRAMES)
         return Format(frames, scenes, keyframes, spread=spread, alone=True, crowd=crowd)
     return _merged(rng, 1.0, spread) if chance < 0.9 else draw_format(rng, 0.52)
+
+
+def draw_hours(rng: np.random.Generator) -> Format:
+    """Draw the format of a batch of videos of hours, thinned; most keyframes are irrelevant."""
+    frames = _pick(rng, 4000, 7000, 10_000, 10_000)
+    keyframes = _pick(rng, 16, 32, 32)
+    rare, size = _pick(rng, 2, 4), {"frames": frames, "scenes": frames // 8}
+    return replace(HOURS, **size, keyframes=keyframes, rare=rare, alone=False)
 
 
 def _merged(rng: np.random.Generator, done: float, spread: int) -> Format:

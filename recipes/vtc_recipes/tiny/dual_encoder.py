@@ -140,7 +140,7 @@ class DualEncoder(Stage):
         from transformers import LlavaOnevisionForConditionalGeneration
 
         super().__init__(settings, recipe, folder)
-        self.model, *self.processors = build_dual_encoder(recipe.seed)
+        self.model, *self.processors = build_dual_encoder(self.seed)
         vlm = LlavaOnevisionForConditionalGeneration.from_pretrained(folder / "pretext")
         copy_tower(vlm, self.model)
         self.model.to(self.device)

@@ -43,9 +43,11 @@ SCENES = 8
 """Scenes of a story; the longest story of each kind has at most six events."""
 OLD = 0.2
 """Share of the batches with the questions of the start, which a model forgets without them."""
+SHARES = {"order": 0.25, "longest": 0.3, "count": 0.1, "between": 0.2, "change": 0.15}
+"""Shares of the kinds in training; those that take the longest to learn are the most frequent."""
 _TURN, _OLD_TURNS = 22, 60
 """Approximate tokens of a turn, and of all old questions about a video, for the size of a batch."""
-_TURNS = 4
+_TURNS = 5
 """Most turns about a video."""
 
 
@@ -269,7 +271,7 @@ class Stories(LanguageStage):
             return self.old_questions(rng)
         form = self.draw_format(rng, done)
         count = max(1, self.settings.batch // (tokens_of(form) + _TURNS * _TURN))
-        kinds = rng.choice(tuple(STORIES), count).tolist()
+        kinds = rng.choice(tuple(SHARES), count, p=tuple(SHARES.values())).tolist()
         return {"dialogues": [self.story(self.seen, rng, form, kind)[0] for kind in kinds]}
 
     def old_questions(self, rng: np.random.Generator) -> Mapping[str, Any]:
@@ -285,12 +287,12 @@ class Stories(LanguageStage):
         Videos of 16 frames, two a scene, hold nearly all there is to learn for a quarter of the
         tokens.
         """
-        if done < 0.5:
+        if done < 0.4:
             frames = 16
-        elif done < 0.8:
+        elif done < 0.65:
             frames = (16, 24, 32)[int(rng.integers(3))]
         else:
-            frames = 64 if rng.random() < 0.7 else 24
+            frames = 64 if rng.random() < 0.6 else (16, 32)[int(rng.integers(2))]
         return Format(frames, SCENES, self.keyframes, self.selector)
 
     def story(

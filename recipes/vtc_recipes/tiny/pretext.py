@@ -53,7 +53,7 @@ class Pretext(Stage):
 
     def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:
         super().__init__(settings, recipe, folder)
-        self.vlm, self.processor = build_vlm(recipe.seed)
+        self.vlm, self.processor = build_vlm(self.seed)
         self.model = PatchReader(self.vlm).to(self.device)
         self.seen, self.unseen = (
             build_bank("train", settings.scenes),

@@ -27,10 +27,10 @@ from vtc_recipes.evaluation.heatmap import heat_map
 from vtc_recipes.evaluation.niah import accuracy, cell_means, run
 from vtc_recipes.synthetic.cases import make_cases
 from vtc_recipes.tiny.asking import KINDS
-from vtc_recipes.tiny.vlm import LongAnswers
+from vtc_recipes.tiny.vlm import HourAnswers, LongAnswers
 
-STAGE = LongAnswers.name
-"""The last stage of the recipe, whose model is evaluated."""
+STAGES = (HourAnswers.name, LongAnswers.name)
+"""The model of the first of these stages that a run has is evaluated."""
 KEYFRAMES = {64: 8}
 """Number of keyframes by haystack length; 32 for all others."""
 _SEEDS_APART, _DEPTHS_APART = 10_000, 100
@@ -43,8 +43,9 @@ def examine(folder: Path, lengths: Sequence[int], depths: int, cases: int) -> li
         The records of `vtc_recipes.evaluation.niah.run`, with the ``kind`` of question and the
         ``seed`` of the training.
     """
-    seed = load_json(folder / f"{STAGE}.json")["seed"]
-    model = vtc.from_pretrained(folder / STAGE).eval()
+    stage = _last_stage(folder) or STAGES[-1]
+    seed = load_json(folder / f"{stage}.json")["seed"]
+    model = vtc.from_pretrained(folder / stage).eval()
     all_records = []
     for length in lengths:
         keyframes = KEYFRAMES.get(length, 32)
@@ -95,6 +96,10 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _last_stage(folder: Path) -> str | None:
+    return next((stage for stage in STAGES if (folder / f"{stage}.json").is_file()), None)
+
+
 def _by(records: Iterable[Mapping[str, Any]], name: str) -> dict[Any, list[Mapping[str, Any]]]:
     groups: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
@@ -115,8 +120,8 @@ def main() -> None:
     parser.add_argument("--depths", type=int, default=5, help="number of evenly spaced depths")
     parser.add_argument("--cases", type=int, default=8, help="cases per seed, length and depth")
     args = parser.parse_args()
-    if missing := [str(run) for run in args.runs if not (run / f"{STAGE}.json").is_file()]:
-        parser.error(f"no {STAGE}.json in {', '.join(missing)}; train tiny_vlm there first")
+    if missing := [str(run) for run in args.runs if _last_stage(run) is None]:
+        parser.error(f"no {STAGES[-1]}.json in {', '.join(missing)}; train tiny_vlm there first")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     lengths = [int(length) for length in args.lengths.split(",")]
     records = [r for f in args.runs for r in examine(f, lengths, args.depths, args.cases)]

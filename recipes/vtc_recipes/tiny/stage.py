@@ -23,7 +23,7 @@ class Stage(ABC):
 
     Args:
         settings: Settings of this stage.
-        recipe: The whole recipe; its seed determines all random draws.
+        recipe: The whole recipe; the stage's seed determines all random draws.
         folder: Folder of the run; each stage saves to a subfolder of its name.
 
     Attributes:
@@ -41,9 +41,9 @@ class Stage(ABC):
     model: nn.Module
 
     def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:
-        self.settings, self.seed, self.folder = settings, recipe.seed, folder
+        self.settings, self.seed, self.folder = settings, recipe.seed_of(settings), folder
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(self.seed)
 
     def matrices(self) -> list[nn.Parameter]:
         """Return the weights that Muon trains, none by default; AdamW trains the others."""

@@ -22,12 +22,22 @@ from vtc_recipes.tiny.evidence import Evidence, Queries, Stories
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
-from vtc_recipes.tiny.vlm import Answers, Captions, LongAnswers
+from vtc_recipes.tiny.vlm import Answers, Captions, HourAnswers, LongAnswers
 from vtc_recipes.training.checkpoints import last_checkpoint
 
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
-    for stage in (Pretext, DualEncoder, Captions, Answers, LongAnswers, Queries, Stories, Evidence)
+    for stage in (
+        Pretext,
+        DualEncoder,
+        Captions,
+        Answers,
+        LongAnswers,
+        HourAnswers,
+        Queries,
+        Stories,
+        Evidence,
+    )
 }
 
 
@@ -135,7 +145,7 @@ def _train_stage(
     checkpoint = last_checkpoint(target) if resume else None
     print(f"stage {settings.name}: {settings.steps} steps", flush=True)
     began, cpu_began = time.perf_counter(), time.process_time()
-    set_seed(recipe.seed)
+    set_seed(recipe.seed_of(settings))
     stage = STAGES[settings.name](settings, recipe, folder)
     arguments = _arguments(recipe, settings, target)
     trainer = StageTrainer(stage, args=arguments, callbacks=list(callbacks))
@@ -145,7 +155,7 @@ def _train_stage(
     stage.save(target)
     metrics = {
         "stage": settings.name,
-        "seed": recipe.seed,
+        "seed": recipe.seed_of(settings),
         "settings": settings.plain(),
         "vtc": recipe.vtc.plain(),
         "measured": {name: round(value, 4) for name, value in measured.items()},
@@ -172,7 +182,7 @@ def _arguments(recipe: TinyRecipe, settings: StageSettings, target: Path) -> Tra
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
         warmup_steps=settings.warmup,  # below one it is a share of all steps
         max_grad_norm=1.0,
-        seed=recipe.seed,
+        seed=recipe.seed_of(settings),
         save_strategy="steps",
         save_steps=recipe.output.save_steps,
         save_total_limit=recipe.output.keep,
@@ -193,8 +203,9 @@ def _require_same(
     Raises:
         ValueError: The seed, the parts or a setting differ.
     """
-    new = {"seed": recipe.seed, "vtc": recipe.vtc.plain(), **settings.plain()}
-    old = {"seed": metrics["seed"], "vtc": metrics["vtc"], **metrics["settings"]}
+    seed = recipe.seed_of(settings)
+    new = {"vtc": recipe.vtc.plain(), **settings.plain(), "seed": seed}
+    old = {"vtc": metrics["vtc"], **metrics["settings"], "seed": metrics["seed"]}
     free = {"gates"} if STAGES[settings.name].takes_parts else {"gates", "vtc"}
     for name in new.keys() - free:
         if old.get(name) != new[name]:

@@ -19,8 +19,10 @@ from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.bank import build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
 from vtc_recipes.tiny.curriculum import (
+    HOURS,
     draw_caption_format,
     draw_format,
+    draw_hours,
     draw_kinds,
     draw_long_format,
 )
@@ -216,6 +218,33 @@ class LongAnswers(Answers):
         return self.question_batch(rng, draw_long_format(rng))
 
 
+class HourAnswers(Answers):
+    """Trains on answers about videos of hours, thinned to a few hundred frames.
+
+    Keyframes are selected from all frames, so they show the scenes nearest to the question of more
+    than a thousand.
+    """
+
+    name = "hour_answers"
+    needs = ("dual_encoder", "long_answers")
+    gated = (*Answers.gated, "10000")
+
+    def batch(self, number: int) -> Mapping[str, Any]:
+        """Draw videos of one format, half of them of hours."""
+        rng = np.random.default_rng((self.seed, number))
+        hours = rng.random() < 0.5
+        return self.question_batch(rng, draw_hours(rng) if hours else draw_long_format(rng))
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Add the accuracy on thinned videos of 10,000 frames, in total and by kind."""
+        right = self._examine(HOURS, EXAMINED // 4)
+        share = sum(sum(row) for row in right.values()) / (EXAMINED // 4)
+        by_kind = {f"10000, {kind}": sum(row) / len(row) for kind, row in right.items()}
+        return {**super().measure(), "10000": share, **by_kind}
+
+
 def tokens_of(form: Format) -> int:
     """Return the number of visual tokens of a video of a format."""
-    return form.frames + 8 * min(form.keyframes, form.frames)
+    frames = form.kept or form.frames
+    return frames + 8 * min(form.keyframes, frames)

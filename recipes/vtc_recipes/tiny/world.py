@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 import vtc
+from vtc.interfaces.part import require
 from vtc.plugins import registry
 from vtc_recipes.synthetic import Example, SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import choose_turns, describe
 from vtc_recipes.tiny.dual_encoder import embed_texts
 from vtc_recipes.tiny.features import Features, rows_of
-from vtc_recipes.tiny.needles import bury
+from vtc_recipes.tiny.needles import RARE, bury
 from vtc_recipes.tiny.sequences import Dialogue
 
 
@@ -34,7 +35,10 @@ class Format:
         spread: Maximum number of positions that gaps add to the video.
         alone: Ask only the question for which frames are merged.
         buried: Ask about a few scenes of many; see `needles.bury`.
+        rare: Number of shapes that a buried question may be about.
         crowd: Maximum number of frames that an irrelevant frame counts for.
+        kept: Number of frames that the language model sees of a longer video; see `thin`. 0 for
+            all of them.
     """
 
     frames: int
@@ -44,7 +48,13 @@ class Format:
     spread: int = 0
     alone: bool = False
     buried: bool = False
+    rare: int = RARE
     crowd: int = 1
+    kept: int = 0
+
+
+_BESIDE = 4
+"""Number of frames that `thin` keeps on each side of a keyframe."""
 
 
 class World:
@@ -84,12 +94,14 @@ class World:
         """Draw a video with a question of a kind and, unless ``form.alone``, many others."""
         needles: list[int] = []
         if form.buried:
-            example, needles = bury(rng, form.frames, form.scenes, kind, self.split, self.scenes)
+            size = (form.frames, form.scenes)
+            example, needles = bury(rng, *size, kind, self.split, self.scenes, form.rare)
         else:
             example = self._example(rng, form, kind)
         own, rows = example.question, rows_of(example.video)
         relevant = self.select(rng, rows, own.text, form).tolist()
-        keyframes = torch.tensor(sorted({*relevant, *_some_frames(rng, example.video, needles)}))
+        added = [] if form.alone else _some_frames(rng, example.video, needles)
+        keyframes = torch.tensor(sorted({*relevant, *added}))
         turns = (
             [(own.text, own.answer)]
             if form.alone
@@ -98,7 +110,12 @@ class World:
         gaps = draw_gaps(rng, example, form.spread) if form.spread else None
         crowd = draw_crowd(rng, example, form.crowd) if form.crowd > 1 else None
         embedding = self.embed(own.text)
-        return Dialogue(rows, keyframes, own.text, embedding, turns, gaps, crowd)
+        dialogue = Dialogue(rows, keyframes, own.text, embedding, turns, gaps, crowd)
+        if not form.kept:
+            return dialogue
+        ranges = example.video.ranges()
+        near = [ranges[place] for n in needles for place in (n, n + 1) if place < len(ranges)]
+        return thin(rng, dialogue, near, form.kept)
 
     def _example(self, rng: np.random.Generator, form: Format, kind: str) -> Example:
         return make_example(
@@ -137,6 +154,45 @@ def _some_frames(
     ranges = video.ranges()
     after = {place + 1 for place in needles if place + 1 < len(ranges) and rng.random() < 0.5}
     return [int(rng.integers(*ranges[place])) for place in sorted({*needles} | after)]
+
+
+def thin(
+    rng: np.random.Generator, dialogue: Dialogue, near: Sequence[tuple[int, int]], count: int
+) -> Dialogue:
+    """Remove frames from a long video such that the rest stands for all of it.
+
+    Keyframes, their neighbours and the frames of ``near`` remain. Of the others a random sample
+    remains, and each counts for its share of them in attention, so the sum over a sample estimates
+    the sum over all. Positions stay as they were.
+
+    Args:
+        rng: Random generator.
+        dialogue: A dialogue about a video of N frames, without gaps or crowds.
+        near: Ranges (first, end) of frames to keep.
+        count: Number of frames to keep, more than those that remain in any case.
+
+    Raises:
+        ValueError: The video is not longer, or the frames that remain are too many.
+    """
+    total = len(dialogue.rows)
+    fixed = torch.zeros(total, dtype=torch.bool)
+    for offset in range(-_BESIDE, _BESIDE + 1):
+        fixed[(dialogue.keyframes + offset).clamp(0, total - 1)] = True
+    for first, end in near:
+        fixed[first:end] = True
+    others = (~fixed).nonzero()[:, 0]
+    sampled = count - int(fixed.sum())
+    require(0 < sampled < len(others), "count", count, f"{count - sampled + 1} to {total - 1}")
+    sample = others[torch.from_numpy(rng.choice(len(others), sampled, replace=False))]
+    remaining = torch.cat([fixed.nonzero()[:, 0], sample]).sort().values
+    weights = torch.where(fixed, 1.0, len(others) / sampled)
+    return replace(
+        dialogue,
+        rows=dialogue.rows[remaining],
+        keyframes=torch.searchsorted(remaining, dialogue.keyframes),
+        gaps=remaining.diff(prepend=torch.tensor([-1])) - 1,
+        crowd=weights[remaining],
+    )
 
 
 def draw_gaps(rng: np.random.Generator, example: Example, spread: int) -> Tensor:
