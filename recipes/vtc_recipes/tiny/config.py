@@ -35,6 +35,7 @@ class StageSettings(Section):
         "queries",
         "stories",
         "evidence",
+        "review",
     ]
     steps: PositiveInt
     batch: PositiveInt

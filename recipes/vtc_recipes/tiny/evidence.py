@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import vtc
 from vtc_recipes.synthetic import COLOURS, SHAPES, Example
 from vtc_recipes.synthetic.stories import (
     ORDINALS,
@@ -28,7 +29,7 @@ from vtc_recipes.synthetic.stories import (
 )
 from vtc_recipes.tiny.bank import Bank, build_bank
 from vtc_recipes.tiny.config import Parts, StageSettings, TinyRecipe
-from vtc_recipes.tiny.curriculum import draw_format, draw_kinds
+from vtc_recipes.tiny.curriculum import draw_format, draw_hours, draw_kinds, draw_long_format
 from vtc_recipes.tiny.dual_encoder import draw_texts, embed_texts, matching_loss
 from vtc_recipes.tiny.features import embeddings_of, rows_of
 from vtc_recipes.tiny.models import word_tokenizer
@@ -41,8 +42,6 @@ from vtc_recipes.tiny.world import Format, World
 
 SCENES = 8
 """Scenes of a story; the longest story of each kind has at most six events."""
-OLD = 0.2
-"""Share of the batches with the questions of the start, which a model forgets without them."""
 SHARES = {"order": 0.25, "longest": 0.3, "count": 0.1, "between": 0.2, "change": 0.15}
 """Shares of the kinds in training; those that take the longest to learn are the most frequent."""
 _TURN, _OLD_TURNS = 22, 60
@@ -239,6 +238,8 @@ class Stories(LanguageStage):
     needs: ClassVar[tuple[str, ...]] = ("queries",)
     gated = ("64",)
     takes_parts = False
+    old: ClassVar[float] = 0.2
+    """Share of the batches with the questions of the start, which a model forgets without them."""
     keyframes, selector = 64, "uniform"
 
     def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
@@ -267,7 +268,7 @@ class Stories(LanguageStage):
         """Draw stories of one format, or, for a share of the batches, old questions."""
         rng = np.random.default_rng((self.seed, number))
         done = number / self.settings.steps
-        if rng.random() < OLD:
+        if rng.random() < self.old:
             return self.old_questions(rng)
         form = self.draw_format(rng, done)
         count = max(1, self.settings.batch // (tokens_of(form) + _TURNS * _TURN))
@@ -276,10 +277,14 @@ class Stories(LanguageStage):
 
     def old_questions(self, rng: np.random.Generator) -> Mapping[str, Any]:
         """Draw videos with the questions of the start."""
-        form = draw_format(rng, 0.4)
+        form = self.old_format(rng)
         count = max(1, self.settings.batch // (tokens_of(form) + _OLD_TURNS))
         kinds = draw_kinds(rng, form, count)
         return {"dialogues": [self.seen.questions(rng, form, kind) for kind in kinds]}
+
+    def old_format(self, rng: np.random.Generator) -> Format:
+        """Draw the format of a batch of old questions."""
+        return draw_format(rng, 0.4)
 
     def draw_format(self, rng: np.random.Generator, done: float) -> Format:
         """Draw the format of a batch when a share of the run is over.
@@ -289,10 +294,10 @@ class Stories(LanguageStage):
         """
         if done < 0.4:
             frames = 16
-        elif done < 0.65:
+        elif done < 0.5:
             frames = (16, 24, 32)[int(rng.integers(3))]
         else:
-            frames = 64 if rng.random() < 0.6 else (16, 32)[int(rng.integers(2))]
+            frames = 64 if rng.random() < 0.65 else (16, 32)[int(rng.integers(2))]
         return Format(frames, SCENES, self.keyframes, self.selector)
 
     def story(
@@ -355,3 +360,30 @@ class Evidence(Stories):
         """Draw the format of a batch: most have 64 frames, as in use."""
         frames = 64 if rng.random() < 0.7 else (16, 24, 32)[int(rng.integers(3))]
         return Format(frames, SCENES, self.keyframes, self.selector)
+
+
+class Review(Evidence):
+    """Answers to all questions: stories, and the old ones about videos of all lengths.
+
+    Long videos are forgotten while the model learns stories.
+    """
+
+    name = "review"
+    needs = ("queries", "evidence")
+    old = 0.6
+
+    def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
+        """Return the VLM of the stage before and the dual encoder that knows the new questions."""
+        super().sources(recipe)
+        return self.folder / "evidence", self.folder / "queries"
+
+    def open(self, start: Path, parts: Parts) -> Any:
+        """Open the wrapped model of the stage before."""
+        return vtc.from_pretrained(start)
+
+    def old_format(self, rng: np.random.Generator) -> Format:
+        """Draw the format of a batch of old questions, of up to 10,000 frames."""
+        chance = rng.random()
+        if chance < 0.35:
+            return draw_hours(rng)
+        return draw_long_format(rng) if chance < 0.7 else draw_format(rng, 0.6)
