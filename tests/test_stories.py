@@ -23,18 +23,14 @@ from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import SHAPES, STORIES, covers, held_share, make_example, make_story
 from vtc_recipes.synthetic.stories import LENGTHS, final_answer, story_vocabulary, tell
-from vtc_recipes.tiny import evidence, pretext, vlm
+from vtc_recipes.tiny import evidence, queries, vlm
 from vtc_recipes.tiny.evaluate import main
-from vtc_recipes.tiny.evidence import (
-    check_vocabulary,
-    draw_question,
-    grow,
-    related_turns,
-    shows_any,
-)
+from vtc_recipes.tiny.evidence import related_turns
 from vtc_recipes.tiny.models import word_tokenizer
+from vtc_recipes.tiny.queries import draw_question, shows_any
 from vtc_recipes.tiny.reading import parse_tiny
 from vtc_recipes.tiny.stages import train
+from vtc_recipes.tiny.start import check_vocabulary, grow, start_folder
 from vtc_recipes.tiny.trained import WEIGHTS
 
 kinds = st.sampled_from(tuple(STORIES))
@@ -162,6 +158,18 @@ def test_the_shipped_models_words_keep_their_numbers():
         check_vocabulary(word_tokenizer(), old)
 
 
+def test_a_training_starts_from_the_last_model_of_a_run(tmp_path: Path) -> None:
+    recipe = SimpleNamespace(start=str(tmp_path))
+    names = ("vlm", "hour_answers", "long_answers")
+    with pytest.raises(ValueError, match="has no model in vlm or hour_answers or long_answers; "):
+        start_folder(recipe, *names)
+    for name in ("long_answers", "hour_answers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+        assert start_folder(recipe, *names) == tmp_path / name
+    assert start_folder(SimpleNamespace(start="shipped"), *names) == WEIGHTS / "vlm"
+
+
 def test_every_word_of_stories_is_one_token():
     tokenizer, rng = word_tokenizer(), np.random.default_rng(0)
     for kind in STORIES:
@@ -242,22 +250,25 @@ def test_a_grid_scores_the_answer_after_the_events_of_a_story(monkeypatch, kind,
 def test_a_trained_model_is_evaluated_on_stories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    for module in (pretext, evidence):
-        monkeypatch.setattr(module, "UNSEEN", 64)
+    monkeypatch.setattr(queries, "UNSEEN", 64)
     for module in (vlm, evidence):
         monkeypatch.setattr(module, "EXAMINED", 5)
     monkeypatch.setattr(vlm, "UNSEEN", 130)
     run = tmp_path / "run"
-    changes = [f"stages.{n}.{what}" for n in (0, 1, 2) for what in ("steps=2", "scenes=130")]
-    changes += [f"stages.{n}.batch={size}" for n, size in enumerate((16, 300, 300))]
-    changes += [f"output.folder={run}"]
+    changes = [f"stages.{n}.{what}" for n in range(4) for what in ("steps=2", "scenes=130")]
+    changes += [f"stages.{n}.batch={size}" for n, size in enumerate((16, 300, 300, 300))]
+    changes += [f"output.folder={run}", "start=shipped"]
     values = load_yaml(find_config("tiny_evidence", "training"))
+    review = {**values["stages"][-1], "name": "review", "seed": 3}
+    values["stages"] = [*values["stages"], review]
     folder = train(parse_tiny(apply_overrides(values, changes), "test"))
     model = vtc.from_pretrained(folder)
     assert len(model.get_input_embeddings().weight) == len(model.vtc.processor.tokenizer)
     assert model.vtc.selector.config.keyframes == 2
-    for stage in ("stories", "evidence"):
-        measured = json.loads((run / f"{stage}.json").read_text())["measured"]
+    for stage, seed in (("stories", 0), ("evidence", 0), ("review", 3)):
+        metrics = json.loads((run / f"{stage}.json").read_text())
+        assert metrics["seed"] == seed
+        measured = metrics["measured"]
         assert {*measured} == {"64", *(f"64, {kind}" for kind in STORIES)}
     # Every frame is a keyframe in the stage before, so nothing is merged.
     assert not list(vtc.from_pretrained(run / "stories").vtc.merger.parameters())

@@ -67,8 +67,8 @@ class TinyRecipe(Section):
     Attributes:
         stages: The stages, in order.
         vtc: The parts that ``vtc.wrap`` adds to the language model.
-        start: Folder with the trained models ``vlm`` and ``dual_encoder`` that the stages
-            ``queries`` and ``stories`` start from; ``shipped`` for the shipped ones.
+        start: Folder of a run of ``tiny_vlm``, whose models the stages ``queries`` and ``stories``
+            start from; ``shipped`` for the shipped models.
         seed: Seed of all stages without one of their own.
         output: Folder and frequency of results.
     """

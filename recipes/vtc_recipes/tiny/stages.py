@@ -18,9 +18,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.dual_encoder import DualEncoder
-from vtc_recipes.tiny.evidence import Evidence, Queries, Review, Stories
+from vtc_recipes.tiny.evidence import Evidence, Review, Stories
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
+from vtc_recipes.tiny.queries import Queries
 from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
 from vtc_recipes.tiny.vlm import Answers, Captions, HourAnswers, LongAnswers
 from vtc_recipes.training.checkpoints import last_checkpoint
