@@ -17,6 +17,7 @@ from vtc.cli.show import ask_result, clock, facts, progress_bars
 if TYPE_CHECKING:
     from vtc.pipeline.report import Keyframe
     from vtc.video import VideoSource
+    from vtc_recipes.demo_story import StoryAnswers
     from vtc_recipes.synthetic.cases import Case
 
 Text = Optional[str]  # noqa: UP007, UP045 - older typer cannot evaluate X | None
@@ -50,7 +51,9 @@ def demo(
 ) -> None:
     """Hide a needle in a long video file, and ask a tiny trained model about it.
 
-    Model and video come from one synthetic world, so the answer is meaningful.
+    Then ask about a short video whose keyframes do not show the answer: with merged tokens, and
+    with the other frames dropped. Model and videos come from one synthetic world, so the answers
+    are meaningful.
 
     With --video the question is about your own file, and the answer is meaningless.
     """
@@ -64,6 +67,7 @@ def demo(
     from vtc.video import VideoSource
     from vtc.video.writing import write_video
     from vtc.wrapped.access import toolkit_of
+    from vtc_recipes.demo_story import ask_story
     from vtc_recipes.evaluation.niah import is_right
     from vtc_recipes.synthetic.cases import make_cases
     from vtc_recipes.tiny.trained import load_trained
@@ -100,6 +104,7 @@ def demo(
     marks = [Mark("needle", inside.start, inside.stop)] if needle else []  # one frame per second
     answer.report.save_page(page, marks)
     right = needle and is_right(answer.text, needle.answer)
+    story = ask_story(seed) if needle else None
     if as_json:
         result = {
             **ask_result(path, [text], [answer]),
@@ -107,6 +112,7 @@ def demo(
             "truth": needle and needle.answer,  # the old name
             "right": right,
             "needle": needle and [needle.start, needle.start + needle.needle_frames],
+            "story": story and story.to_dict(),
             "sheet": str(sheet),
             "page": str(page),
         }
@@ -131,6 +137,9 @@ def demo(
     console.print(table)
     console.print()
     console.print(facts(answer.report, source))
+    if story is not None:
+        console.print()
+        console.print(_story_table(story))
     files = f"\nThe video is {path}, its keyframes are in {sheet}."
     console.print(files, markup=False, soft_wrap=True)
     console.print(
@@ -146,6 +155,24 @@ def demo(
         )
     command = f"vtc ask {shlex.quote(path)} {shlex.quote(text)} --model {REAL_MODEL}"
     console.print(f"{note} With a real model: {command}", markup=False, soft_wrap=True)
+
+
+def _story_table(story: StoryAnswers) -> Table:
+    """Return the answers about a story, with merged tokens and without them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True, min_width=len("keyframes"))
+    table.add_column()
+    table.add_row(
+        "story",
+        f"{story.frames} frames; {story.covered} of the {story.events} scenes that the answer "
+        f"needs have one of the {story.keyframes} keyframes",
+    )
+    table.add_row("question", escape(story.question))
+    table.add_row("ground truth", story.ground_truth)
+    for name, text in (("merged", story.merged), ("dropped", story.dropped)):
+        verdict = "[bold green]right[/]" if text == story.ground_truth else "[bold red]wrong[/]"
+        table.add_row(name, f"{escape(text) or '(nothing)'}, {verdict}")
+    return table
 
 
 def _frames(source: VideoSource, show: Any) -> Iterator[Any]:

@@ -19,6 +19,8 @@ class StoryAnswers:
     """The answers about a story with merged tokens and without them.
 
     Attributes:
+        frames: Number of frames.
+        keyframes: Number of keyframes.
         question: The question in words.
         ground_truth: The right answer.
         events: Number of scenes that the question is about.
@@ -27,6 +29,8 @@ class StoryAnswers:
         dropped: The answer when non-keyframes are dropped.
     """
 
+    frames: int
+    keyframes: int
     question: str
     ground_truth: str
     events: int
@@ -47,14 +51,22 @@ def ask_story(seed: int) -> StoryAnswers:
     """
     example = make_story(seed, FRAMES, kind="count", split="test")
     question = example.question
-    texts, covered = [], 0
+    texts: list[str] = []
     for merger in (None, "drop"):  # None for the one that the model was trained with
         selector = vtc.selector("dks", keyframes=KEYFRAMES)
         model, processor = vtc.open_model("shipped", selector=selector, merger=merger)
         answer = vtc.ask(model, processor, example.video, question.text, max_new_tokens=WORDS)
         texts.append(final_answer(answer.text))
+        # The same for both mergers.
         keyframes = [frame.index for frame in answer.report.keyframes]
-        covered = sum(any(a <= k < b for k in keyframes) for a, b in question.evidence)
+    evidence = question.evidence
     return StoryAnswers(
-        question.text, question.answer, len(question.evidence), covered, texts[0], texts[1]
+        frames=len(example.video),
+        keyframes=len(keyframes),
+        question=question.text,
+        ground_truth=question.answer,
+        events=len(evidence),
+        covered=sum(any(first <= k < end for k in keyframes) for first, end in evidence),
+        merged=texts[0],
+        dropped=texts[1],
     )

@@ -34,6 +34,7 @@ class StageSettings(Section):
         "hour_answers",
         "queries",
         "stories",
+        "long_stories",
         "evidence",
         "review",
     ]

@@ -88,6 +88,7 @@ class Stories(LanguageStage):
     takes_parts = False
     old: ClassVar[float] = 0.2
     """Share of the batches with the questions of the start, which a model forgets without them."""
+    shares: ClassVar[Mapping[str, float]] = SHARES
     keyframes, selector = 64, "uniform"
 
     def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
@@ -120,7 +121,7 @@ class Stories(LanguageStage):
             return self.old_questions(rng)
         form = self.draw_format(rng, done)
         count = max(1, self.settings.batch // (tokens_of(form) + _TURNS * _TURN))
-        kinds = rng.choice(tuple(SHARES), count, p=tuple(SHARES.values())).tolist()
+        kinds = rng.choice(tuple(self.shares), count, p=tuple(self.shares.values())).tolist()
         return {"dialogues": [self.story(self.seen, rng, form, kind)[0] for kind in kinds]}
 
     def old_questions(self, rng: np.random.Generator) -> Mapping[str, Any]:
@@ -184,6 +185,27 @@ class Stories(LanguageStage):
             right[kind].append(bool((logits.argmax(-1) == labels)[words].all()))
         measured = {f"64, {kind}": sum(row) / len(row) for kind, row in right.items()}
         return {"64": sum(measured.values()) / len(measured), **measured}
+
+
+class LongStories(Stories):
+    """The same at full length, mostly about how long scenes last, which takes the longest."""
+
+    name = "long_stories"
+    needs = ("queries", "stories")
+    shares = {"order": 0.15, "longest": 0.5, "count": 0.075, "between": 0.2, "change": 0.075}
+
+    def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
+        """Return the VLM of the stage before and the dual encoder that knows the new questions."""
+        return self.folder / "stories", self.folder / "queries"
+
+    def open(self, start: Path, parts: Parts) -> Any:
+        """Open the wrapped model of the stage before."""
+        return vtc.from_pretrained(start)
+
+    def draw_format(self, rng: np.random.Generator, done: float) -> Format:
+        """Draw the format of a batch: most have 64 frames."""
+        frames = 64 if rng.random() < 0.75 else (16, 32)[int(rng.integers(2))]
+        return Format(frames, SCENES, self.keyframes, self.selector)
 
 
 class Evidence(Stories):

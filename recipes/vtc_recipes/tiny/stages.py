@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.dual_encoder import DualEncoder
-from vtc_recipes.tiny.evidence import Evidence, Review, Stories
+from vtc_recipes.tiny.evidence import Evidence, LongStories, Review, Stories
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.queries import Queries
@@ -37,6 +37,7 @@ STAGES: dict[str, type[Stage]] = {
         HourAnswers,
         Queries,
         Stories,
+        LongStories,
         Evidence,
         Review,
     )
