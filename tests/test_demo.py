@@ -12,12 +12,22 @@ from PIL import Image
 
 import vtc
 from vtc.pipeline.report import Keyframe
+from vtc_recipes import demo_story
 from vtc_recipes.demo import SIDE, _around_the_needle
+from vtc_recipes.demo_story import StoryAnswers
 from vtc_recipes.synthetic import make_example
 from vtc_recipes.synthetic.cases import make_cases
 from vtc_recipes.tiny import trained
 
 FRAMES = ("--frames", 40)
+STORY = StoryAnswers(64, 2, "How many scenes show the star?", "five", 5, 1, "five", "[red]three")
+ask_real_story = demo_story.ask_story
+
+
+@pytest.fixture(autouse=True)
+def quick_story(monkeypatch):
+    """Replace the second part, which has tests of its own below."""
+    monkeypatch.setattr(demo_story, "ask_story", lambda seed: STORY)
 
 
 @pytest.fixture
@@ -176,3 +186,29 @@ def test_a_folder_that_cannot_be_written_is_refused(command, tmp_path, no_work, 
     monkeypatch.setattr("vtc.pages.text.os.access", lambda path, mode: mode != os.W_OK)
     code, _, err = command("demo", "--folder", tmp_path)
     assert code == 1 and f"no writable folder {tmp_path}" in err
+
+
+def test_the_second_part_compares_merged_and_dropped_frames(command, tmp_path):
+    words = ("demo", "--folder", tmp_path, *FRAMES)
+    code, out, err = command(*words)
+    assert code == 0, err
+    assert facts_of(out)["story"] == (
+        "64 frames; 1 of the 5 scenes that the answer needs have one of the 2 keyframes"
+    )
+    assert facts_of(out)["merged"] == "five, right"
+    assert facts_of(out)["dropped"] == "[red]three, wrong"
+    assert json.loads(command(*words, "--json")[1])["story"] == STORY.to_dict()
+    vtc.testing.write_video(tmp_path / "my.mp4", vtc.testing.moving_squares(seconds=4))
+    _, out, _ = command("demo", "--folder", tmp_path, "--video", tmp_path / "my.mp4")
+    assert "story" not in facts_of(out)
+
+
+def test_merged_frames_answer_what_keyframes_do_not_show():
+    """The shipped model, over several stories; one alone may be a guess."""
+    stories = [ask_real_story(seed) for seed in range(6)]
+    for story in stories:
+        assert (story.frames, story.keyframes) == (64, 2)
+        assert story.covered <= 2 < 3 <= story.events <= 6
+    merged = sum(story.merged == story.ground_truth for story in stories)
+    dropped = sum(story.dropped == story.ground_truth for story in stories)
+    assert merged >= 4 and merged > dropped  # chance is 1.5 of 6

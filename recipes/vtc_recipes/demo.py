@@ -67,7 +67,7 @@ def demo(
     from vtc.video import VideoSource
     from vtc.video.writing import write_video
     from vtc.wrapped.access import toolkit_of
-    from vtc_recipes.demo_story import ask_story
+    from vtc_recipes import demo_story
     from vtc_recipes.evaluation.niah import is_right
     from vtc_recipes.synthetic.cases import make_cases
     from vtc_recipes.tiny.trained import load_trained
@@ -104,7 +104,7 @@ def demo(
     marks = [Mark("needle", inside.start, inside.stop)] if needle else []  # one frame per second
     answer.report.save_page(page, marks)
     right = needle and is_right(answer.text, needle.answer)
-    story = ask_story(seed) if needle else None
+    story = demo_story.ask_story(seed) if needle else None
     if as_json:
         result = {
             **ask_result(path, [text], [answer]),
@@ -167,8 +167,8 @@ def _story_table(story: StoryAnswers) -> Table:
         f"{story.frames} frames; {story.covered} of the {story.events} scenes that the answer "
         f"needs have one of the {story.keyframes} keyframes",
     )
-    table.add_row("question", escape(story.question))
-    table.add_row("ground truth", story.ground_truth)
+    table.add_row("its question", escape(story.question))
+    table.add_row("its answer", story.ground_truth)
     for name, text in (("merged", story.merged), ("dropped", story.dropped)):
         verdict = "[bold green]right[/]" if text == story.ground_truth else "[bold red]wrong[/]"
         table.add_row(name, f"{escape(text) or '(nothing)'}, {verdict}")
