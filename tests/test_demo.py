@@ -192,9 +192,7 @@ def test_the_second_part_compares_merged_and_dropped_frames(command, tmp_path):
     words = ("demo", "--folder", tmp_path, *FRAMES)
     code, out, err = command(*words)
     assert code == 0, err
-    assert facts_of(out)["story"] == (
-        "64 frames; 1 of the 5 scenes that the answer needs have one of the 2 keyframes"
-    )
+    assert facts_of(out)["story"] == ("64 frames; the 2 keyframes show 1 of the 5 needed scenes")
     assert facts_of(out)["merged"] == "five, right"
     assert facts_of(out)["dropped"] == "[red]three, wrong"
     assert json.loads(command(*words, "--json")[1])["story"] == STORY.to_dict()

@@ -164,8 +164,8 @@ def _story_table(story: StoryAnswers) -> Table:
     table.add_column()
     table.add_row(
         "story",
-        f"{story.frames} frames; {story.covered} of the {story.events} scenes that the answer "
-        f"needs have one of the {story.keyframes} keyframes",
+        f"{story.frames} frames; the {story.keyframes} keyframes show {story.covered} of the "
+        f"{story.events} needed scenes",
     )
     table.add_row("its question", escape(story.question))
     table.add_row("its answer", story.ground_truth)
