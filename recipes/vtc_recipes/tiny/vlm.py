@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -159,7 +159,7 @@ class Answers(LanguageStage):
 
     name = "answers"
     needs = ("dual_encoder", "captions")
-    gated = ("64", "1024")
+    gated: ClassVar[tuple[str, ...]] = ("64", "1024")
 
     def open(self, start: Path, parts: Parts) -> Any:
         """Open the wrapped model of the previous stage."""
