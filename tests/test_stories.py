@@ -255,7 +255,7 @@ def test_a_trained_model_is_evaluated_on_stories(
         monkeypatch.setattr(module, "EXAMINED", 5)
     monkeypatch.setattr(vlm, "UNSEEN", 130)
     run = tmp_path / "run"
-    changes = [f"stages.{n}.{what}" for n in range(4) for what in ("steps=2", "scenes=130")]
+    changes = [f"stages.{n}.{what}" for n in range(4) for what in ("steps=1", "scenes=130")]
     changes += [f"stages.{n}.batch={size}" for n, size in enumerate((16, 300, 300, 300))]
     changes += [f"output.folder={run}", "start=shipped"]
     values = load_yaml(find_config("tiny_evidence", "training"))
