@@ -33,7 +33,7 @@ class TokenPruner(TokenMerger):
 
     uses_saliency: ClassVar[bool] = False
     """True: `keep` gets the attention that each token receives in a layer of the vision tower. It
-    is computed in that layer only; the tower goes on with SDPA or FlashAttention."""
+    is computed in that layer only; the tower still uses SDPA or FlashAttention."""
 
     def survey(self, patches: VideoPatches) -> Any:
         """Return a summary of the whole video for `keep`: a few vectors, not its patches."""
