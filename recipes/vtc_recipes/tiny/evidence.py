@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-import vtc
 from vtc_recipes.synthetic import COLOURS, Example
 from vtc_recipes.synthetic.stories import (
     ORDINALS,
@@ -196,11 +195,9 @@ class LongStories(Stories):
 
     def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
         """Return the VLM of the stage before and the dual encoder that knows the new questions."""
-        return self.folder / "stories", self.folder / "queries"
+        return self.folder / self.needs[-1], self.folder / "queries"
 
-    def open(self, start: Path, parts: Parts) -> Any:
-        """Open the wrapped model of the stage before."""
-        return vtc.from_pretrained(start)
+    open = LanguageStage.open
 
     def draw_format(self, rng: np.random.Generator, done: float) -> Format:
         """Draw the format of a batch: most have 64 frames."""
@@ -220,7 +217,7 @@ class Evidence(Stories):
         selector = recipe.vtc.selector
         self.keyframes = int(selector["keyframes"]) if isinstance(selector, Mapping) else 2
         self.selector = selector["name"] if isinstance(selector, Mapping) else selector
-        return self.folder / "stories", self.folder / "queries"
+        return self.folder / self.needs[-1], self.folder / "queries"
 
     def parts(self, parts: Parts) -> Parts:
         """Return the parts of the recipe."""
@@ -242,14 +239,7 @@ class Review(Evidence):
     needs = ("queries", "evidence")
     old = 0.6
 
-    def sources(self, recipe: TinyRecipe) -> tuple[Path, Path]:
-        """Return the VLM of the stage before and the dual encoder that knows the new questions."""
-        super().sources(recipe)
-        return self.folder / "evidence", self.folder / "queries"
-
-    def open(self, start: Path, parts: Parts) -> Any:
-        """Open the wrapped model of the stage before."""
-        return vtc.from_pretrained(start)
+    open = LanguageStage.open
 
     def old_format(self, rng: np.random.Generator) -> Format:
         """Draw the format of a batch of old questions, of up to 10,000 frames."""

@@ -27,9 +27,10 @@ from vtc_recipes.evaluation.heatmap import heat_map
 from vtc_recipes.evaluation.niah import accuracy, cell_means, run
 from vtc_recipes.synthetic.cases import make_cases
 from vtc_recipes.tiny.asking import KINDS
+from vtc_recipes.tiny.evidence import Review
 from vtc_recipes.tiny.vlm import HourAnswers, LongAnswers
 
-STAGES = (HourAnswers.name, LongAnswers.name)
+STAGES = (Review.name, HourAnswers.name, LongAnswers.name)
 """The model of the first of these stages that a run has is evaluated."""
 KEYFRAMES = {64: 8}
 """Number of keyframes by haystack length; 32 for all others."""

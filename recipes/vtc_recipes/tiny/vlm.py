@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,9 +79,9 @@ class LanguageStage(Stage):
         """Return the folders of the VLM to start from and of the dual encoder."""
         return self.folder / self.needs[-1], self.folder / "dual_encoder"
 
-    @abstractmethod
     def open(self, start: Path, parts: Parts) -> Any:
         """Open the wrapped VLM with the weights of the previous stage."""
+        return vtc.from_pretrained(start)
 
     def matrices(self) -> list[nn.Parameter]:
         """Return the matrices of the projectors and of the language model's layers."""
@@ -160,10 +159,6 @@ class Answers(LanguageStage):
     name = "answers"
     needs = ("dual_encoder", "captions")
     gated: ClassVar[tuple[str, ...]] = ("64", "1024")
-
-    def open(self, start: Path, parts: Parts) -> Any:
-        """Open the wrapped model of the previous stage."""
-        return vtc.from_pretrained(start)
 
     def batch(self, number: int) -> Mapping[str, Any]:
         """Draw videos of one format with questions or, in some early batches, descriptions."""
