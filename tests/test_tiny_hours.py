@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtc_recipes.synthetic import solve
+from vtc_recipes.synthetic.questions import solve
 from vtc_recipes.tiny.curriculum import draw_hours
 from vtc_recipes.tiny.needles import bury
 from vtc_recipes.tiny.sequences import Dialogue
