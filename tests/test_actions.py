@@ -270,8 +270,10 @@ def test_the_command_scores_resumes_and_prints_chance(
     assert records.read_text().splitlines()[:3] == before[:3]
     code, _, err = command(*words, "--options", "all")
     assert code == 1 and "holds results with another options" in err
-    code, out, _ = command(*words[:-1], tmp_path / "grid", "--questions-only")
-    assert code == 0 and len(read_videos(str(tmp_path / "grid/questions.jsonl"))) == 4
+    file = str(tmp_path / "grid/questions.jsonl")
+    code, out, _ = command(*words[:-1], tmp_path / "grid", "--questions-only", "--json")
+    assert code == 0 and json.loads(out) == {"file": file, "questions": 4}
+    assert len(read_videos(file)) == 4
 
 
 def test_a_broken_video_is_wrong_and_asked_again(fakes: Path, tmp_path: Path, command: Any) -> None:

@@ -179,6 +179,22 @@ def test_help_texts_name_commands_and_options_that_exist(place, text):
         assert option in own or re.search(elsewhere, text), f"{place}: there is no {option}"
 
 
+def all_commands() -> list[tuple[str, ...]]:
+    """The words of every command, those in groups too."""
+    with GROUP.make_context("vtc", ["parts"]) as context:
+        result = [
+            ((name,), GROUP.get_command(context, name)) for name in GROUP.list_commands(context)
+        ]
+    for words, command in result:  # it grows by the commands of groups
+        result += [((*words, name), one) for name, one in getattr(command, "commands", {}).items()]
+    return [words for words, command in result if not hasattr(command, "commands")]
+
+
+@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
+def test_every_command_that_prints_a_result_has_json(words):
+    assert ("--json" in options(words)) == (words != ("serve",))
+
+
 @pytest.mark.parametrize("command", commands("pytest") + commands("python -m pytest"), ids=str)
 def test_pytest_finds_what_the_command_names(command):
     for word in command.words:

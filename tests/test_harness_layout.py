@@ -167,5 +167,21 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_folder_the_results_go_to_one_named_after_the_benchmark(
+    command, fakes, tmp_path, monkeypatch
+):
+    from vtc_recipes.evaluation.harness import evaluate, running
+
+    def stop(work, progress):
+        raise ValueError(f"results in {work.out}")
+
+    monkeypatch.setattr(running, "find_spec", lambda name: PackageSpec)
+    monkeypatch.setattr(evaluate.Evaluation, "run", stop)
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", "videomme", "--data", fakes / "videomme", "--model", "shipped"]
+    code, _, err = command(*words)
+    assert code == 1 and "results in runs/videomme" in err
+
+
 class PackageSpec:
     submodule_search_locations = ("installed",)

@@ -149,3 +149,9 @@ def test_another_folder(tmp_path):
     out = new_plugin("acme", "--folder", "a b/c", folder=tmp_path)
     assert "cd 'a b/c/acme'" in out
     assert (tmp_path / "a b" / "c" / "acme" / "acme" / "plugin.py").is_file()
+
+
+def test_with_json_the_written_files_are_listed(tmp_path):
+    result = json.loads(new_plugin("acme", "--json", folder=tmp_path))
+    assert result["folder"] == "acme" and len(result["files"]) == 7
+    assert all((tmp_path / file).is_file() for file in result["files"])

@@ -332,6 +332,10 @@ def test_wrong_options(options: dict, error: type[Exception], message: str) -> N
         VideoSource(FRAMES, **options)
 
 
+def test_the_rate_may_be_given_by_position() -> None:
+    assert VideoSource(FRAMES, 2.0).timestamps[1] == 0.5
+
+
 @needs_clips
 def test_a_rate_and_a_number_exclude_one_another() -> None:
     with pytest.raises(ValueError, match="expected either fps or frames, got fps=2.0, frames=8"):

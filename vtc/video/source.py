@@ -97,8 +97,8 @@ class VideoSource:
     def __init__(
         self,
         video: Any,
-        *,
         fps: float | None = _DEFAULT_FPS,
+        *,
         frames: int | None = None,
         max_frames: int | None = None,
         reader: str = "pyav",

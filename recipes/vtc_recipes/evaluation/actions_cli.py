@@ -104,7 +104,11 @@ def actions(
         plain = ({k: v for k, v in row.items() if k != "options"} for row in rows)
         write_lines(out / "questions.jsonl", plain)
         if questions_only:
-            print_line(f"{len(rows)} questions in {out / 'questions.jsonl'}")
+            file = out / "questions.jsonl"
+            if as_json:
+                print_json({"file": str(file), "questions": len(rows)})
+            else:
+                print_line(f"{len(rows)} questions in {file}")
             return
         records = _score(rows, model_options, frames, query, out / "records.jsonl", as_json)
         results = summarise(records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
@@ -26,8 +26,12 @@ class EvaluationOptions:
         typer.Option(help="Folder with annotations and videos, in the same layout as on the hub."),
     ]
     out: Annotated[
-        Path, typer.Option(help="Folder for the results; the same command resumes a run in it.")
-    ]
+        Optional[Path],  # noqa: UP045 - older typer cannot evaluate X | None
+        typer.Option(
+            help="Folder for the results; the same command resumes a run in it. "
+            "(default: runs/BENCHMARK)"
+        ),
+    ] = None
     controls: Annotated[
         str,
         typer.Option(
@@ -161,27 +165,28 @@ def _evaluate(
         limit=evaluation.limit,
         only_present=evaluation.only_present,
     )
+    out = evaluation.out or Path("runs") / name
     work = Evaluation(
         benchmark,
-        evaluation.out,
+        out,
         _settings(model_options, frames, evaluation),
         controls,
         evaluation.processes,
         evaluation.seed,
     )
-    with resumable(evaluation.out), progress_bars(quiet=as_json, window=3600.0) as show:
+    with resumable(out), progress_bars(quiet=as_json, window=3600.0) as show:
         results = work.run(show)
     summaries = results["summaries"]
     text = table(name, task, label, results["parameters"], frames.fps, summaries)
     if benchmark.missing:
         text += f"\n{benchmark.missing} questions without a video were skipped."
     text += "\n\n" + group_table(summaries[METHOD])
-    (evaluation.out / "results.md").write_text(text + "\n", encoding="utf-8")
+    (out / "results.md").write_text(text + "\n", encoding="utf-8")
     if as_json:
         print_json(results)
         return
     print_line(text)
-    print_line(f"\nresults: {evaluation.out / 'results.json'}, results.md, questions.jsonl")
+    print_line(f"\nresults: {out / 'results.json'}, results.md, questions.jsonl")
 
 
 def _settings(
