@@ -390,3 +390,21 @@ def test_stages_with_a_seed_of_their_own_are_shared_by_all_seeds() -> None:
     jobs = [plan(own, merger, seed) for merger in ("mean_pool", "drop") for seed in (0, 1)]
     assert len({job.id for job in jobs}) == 4 and len({job.shared.id for job in jobs}) == 1
     assert len({plan(other, "drop", seed).shared.id for seed in (0, 1)}) == 2
+
+
+def test_models_of_stages_without_mergers_are_shared_by_all_mergers() -> None:
+    model = {"recipe": "tiny_evidence", "last_stage": "long_stories"}
+
+    def plan(merger: str, **more: Any) -> Any:
+        return plan_training(parse_training({**model, **more}), {"name": merger}, 1)
+
+    jobs = [plan(merger) for merger in ("evs", "hico", "drop")]
+    assert len({job.id for job in jobs}) == 1
+    assert jobs[0].shared is None
+    assert jobs[0].id == plan("mean_pool", last_stage="").shared.id
+    with pytest.raises(ValueError, match="leaves merger 'q_former' untrained; use stages that"):
+        plan("q_former")
+    with pytest.raises(ValueError, match="one of 'queries', .*'evidence', got 'review'$"):
+        plan("drop", last_stage="review")
+    with pytest.raises(ValueError, match="recipe 'smoke' has no stages; remove last_stage"):
+        plan("drop", recipe="smoke")

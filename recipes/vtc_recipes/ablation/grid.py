@@ -109,7 +109,8 @@ def shown(value: Any) -> str:
         options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
         return f"{value['name']}({options})" if options else str(value["name"])
     if isinstance(value, Mapping) and "recipe" in value:
-        return str(value["recipe"])
+        last = value.get("last_stage")
+        return f"{value['recipe']} up to {last}" if last else str(value["recipe"])
     return "as saved" if value is None else str(value)
 
 

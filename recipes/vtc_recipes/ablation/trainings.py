@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,15 +71,13 @@ class TrainingJob:
         """
         if not self.staged:
             return None
-        from vtc_recipes.tiny.stages import STAGES
+        from vtc_recipes.tiny.stages import takes_parts
 
         stages = self.values["stages"]
-        first = [stage for stage in stages if not STAGES[stage["name"]].takes_parts]
+        first = [stage for stage in stages if not takes_parts(stage)]
         if not first or first != stages[: len(first)] or first == stages:
             return None
-        own = all(stage.get("seed") is not None for stage in first)
-        seed = 0 if own else self.values["seed"]
-        return replace(self, values={**self.values, "stages": first, "vtc": {}, "seed": seed})
+        return replace(self, values=_without_parts({**self.values, "stages": first}))
 
     def missing(self) -> list[str]:
         """Return a line for each missing data file; staged recipes generate their data."""
@@ -132,15 +130,29 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
     values.setdefault("vtc", {})["merger"] = dict(merger)
     values.setdefault("output", {})["folder"] = MODEL
     label = f"recipe {training.recipe!r}"
+    part = registry.build_part("merger", merger)
     if staged:
         from vtc_recipes.tiny.reading import parse_tiny
+        from vtc_recipes.tiny.stages import takes_parts
 
         if training.launch:
             raise ValueError(f"{label} trains in one process; remove launch")
-        return TrainingJob(training.recipe, parse_tiny(values, label).plain(), staged, "")
+        if training.last_stage:
+            values["stages"] = _stages_up_to(training.last_stage, values["stages"], label)
+        if any(takes_parts(stage) for stage in values["stages"]):
+            return TrainingJob(training.recipe, parse_tiny(values, label).plain(), staged, "")
+        if part.needs_training:
+            raise ValueError(
+                f"{label} leaves merger {merger['name']!r} untrained; use stages that train it"
+            )
+        del values["vtc"]
+        return TrainingJob(
+            training.recipe, _without_parts(parse_tiny(values, label).plain()), staged, ""
+        )
     from vtc_recipes.training.config import parse_recipe
 
-    part = registry.build_part("merger", merger)
+    if training.last_stage:
+        raise ValueError(f"{label} has no stages; remove last_stage")
     if not _has_parameters(part):  # the recipe may train a merger with parameters
         values.setdefault("train", {})["merger"] = {"how": "frozen"}
     recipe = parse_recipe(values, label)
@@ -202,6 +214,27 @@ def trained_model(folder: Path) -> Path:
 def _values(training: Training) -> dict[str, Any]:
     path = find_config(training.recipe, "training")
     return apply_settings(load_yaml(path), training.settings)
+
+
+def _stages_up_to(
+    last: str, stages: Sequence[Mapping[str, Any]], label: str
+) -> Sequence[Mapping[str, Any]]:
+    names = [stage.get("name") for stage in stages]
+    if last not in names:
+        raise ValueError(
+            f"expected last_stage to be a stage of {label}, one of "
+            f"{', '.join(map(repr, names))}, got {last!r}"
+        )
+    return stages[: names.index(last) + 1]
+
+
+def _without_parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of stages that do not depend on parts, the same for all mergers.
+
+    If all stages have a seed of their own, they are the same for all seeds too.
+    """
+    own = all(stage.get("seed") is not None for stage in values["stages"])
+    return {**values, "vtc": {}, "seed": 0 if own else values["seed"]}
 
 
 def _with_old_names(parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -206,7 +206,10 @@ class LongStories(Stories):
 
 
 class Evidence(Stories):
-    """Answers to questions about stories, with the parts of the recipe."""
+    """Answers to questions about stories, with the parts of the recipe.
+
+    It starts from ``long_stories`` if the recipe has it, else from ``stories``.
+    """
 
     name = "evidence"
     needs = ("queries", "stories")
@@ -217,7 +220,10 @@ class Evidence(Stories):
         selector = recipe.vtc.selector
         self.keyframes = int(selector["keyframes"]) if isinstance(selector, Mapping) else 2
         self.selector = selector["name"] if isinstance(selector, Mapping) else selector
-        return self.folder / self.needs[-1], self.folder / "queries"
+        names = [stage.name for stage in recipe.stages]
+        earlier = names[: names.index(self.name)]
+        longer = self.needs[-1] == Stories.name and LongStories.name in earlier
+        return self.folder / (LongStories.name if longer else self.needs[-1]), self.folder / "queries"
 
     def parts(self, parts: Parts) -> Parts:
         """Return the parts of the recipe."""

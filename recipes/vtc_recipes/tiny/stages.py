@@ -44,6 +44,15 @@ STAGES: dict[str, type[Stage]] = {
 }
 
 
+def takes_parts(stage: Mapping[str, Any]) -> bool:
+    """Return whether the parts of ``vtc.wrap`` change the result of a stage of a recipe.
+
+    Unknown stages, which `reading.parse_tiny` refuses, count as such.
+    """
+    kind = STAGES.get(stage.get("name", ""))
+    return kind is None or kind.takes_parts
+
+
 class Batches(Dataset[Mapping[str, Any]]):
     """All batches of a stage by number, drawn lazily."""
 
