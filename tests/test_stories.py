@@ -29,7 +29,7 @@ from vtc_recipes.tiny.evidence import related_turns
 from vtc_recipes.tiny.models import word_tokenizer
 from vtc_recipes.tiny.queries import draw_question, shows_any
 from vtc_recipes.tiny.reading import parse_tiny
-from vtc_recipes.tiny.stages import train
+from vtc_recipes.tiny.stages import STAGES, train
 from vtc_recipes.tiny.start import check_vocabulary, grow, start_folder
 from vtc_recipes.tiny.trained import WEIGHTS
 
@@ -247,6 +247,26 @@ def test_a_grid_scores_the_answer_after_the_events_of_a_story(monkeypatch, kind,
     assert running.ask(None, None, item, "{question}", 12)["right"] is right
 
 
+@pytest.mark.parametrize(
+    ("names", "start"),
+    [
+        ("queries stories evidence", "stories"),
+        ("queries stories long_stories evidence", "long_stories"),
+        ("queries stories long_stories final_stories evidence", "final_stories"),
+        ("queries stories long_stories evidence review", "evidence"),
+        ("queries stories long_stories final_stories", "long_stories"),
+    ],
+)
+def test_stages_start_from_the_stage_before(tmp_path: Path, names: str, start: str) -> None:
+    values = load_yaml(find_config("tiny_evidence", "training"))
+    values["stages"] = [{**values["stages"][0], "name": name} for name in names.split()]
+    recipe = parse_tiny(values, "test")
+    stage: Any = object.__new__(STAGES[names.split()[-1]])
+    stage.folder = tmp_path
+    assert stage.sources(recipe) == (tmp_path / start, tmp_path / "queries")
+    assert sum(stage.shares.values()) == pytest.approx(1)
+
+
 def test_a_trained_model_is_evaluated_on_stories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -259,6 +279,7 @@ def test_a_trained_model_is_evaluated_on_stories(
     changes += [f"stages.{n}.batch={size}" for n, size in enumerate((16, 300, 300, 300))]
     changes += [f"output.folder={run}", "start=shipped"]
     values = load_yaml(find_config("tiny_evidence", "training"))
+    del values["stages"][2]  # long_stories, the same as stories
     review = {**values["stages"][-1], "name": "review", "seed": 3}
     values["stages"] = [*values["stages"], review]
     folder = train(parse_tiny(apply_overrides(values, changes), "test"))

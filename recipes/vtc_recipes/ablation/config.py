@@ -96,8 +96,8 @@ class Training(Section):
         recipe: A name or file, as for ``vtc train``.
         settings: Overrides, as for ``vtc train``: ``stages.0.steps=10``. The grid sets merger, seed
             and folder.
-        last_stage: The stage to stop after, for recipes with stages. If no stage up to it trains the
-            merger, all mergers share one model.
+        last_stage: The stage to stop after, for recipes with stages. If no stage up to it trains
+            the merger, all mergers share one model.
         launch: A command that starts the training in other processes, such as ``torchrun
             --nproc-per-node 8`` or ``accelerate launch ...``; if empty, the worker itself trains.
     """

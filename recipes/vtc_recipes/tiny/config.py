@@ -35,6 +35,7 @@ class StageSettings(Section):
         "queries",
         "stories",
         "long_stories",
+        "final_stories",
         "evidence",
         "review",
     ]

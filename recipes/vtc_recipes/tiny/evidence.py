@@ -205,10 +205,17 @@ class LongStories(Stories):
         return Format(frames, SCENES, self.keyframes, self.selector)
 
 
+class FinalStories(LongStories):
+    """The same again, for large batches and a small learning rate."""
+
+    name = "final_stories"
+    needs = ("queries", "long_stories")
+
+
 class Evidence(Stories):
     """Answers to questions about stories, with the parts of the recipe.
 
-    It starts from ``long_stories`` if the recipe has it, else from ``stories``.
+    It starts from the last stage before it that keeps all tokens.
     """
 
     name = "evidence"
@@ -220,10 +227,14 @@ class Evidence(Stories):
         selector = recipe.vtc.selector
         self.keyframes = int(selector["keyframes"]) if isinstance(selector, Mapping) else 2
         self.selector = selector["name"] if isinstance(selector, Mapping) else selector
+        return self.folder / self.before(recipe), self.folder / "queries"
+
+    def before(self, recipe: TinyRecipe) -> str:
+        """Return the name of the stage to start from."""
         names = [stage.name for stage in recipe.stages]
-        earlier = names[: names.index(self.name)]
-        longer = self.needs[-1] == Stories.name and LongStories.name in earlier
-        return self.folder / (LongStories.name if longer else self.needs[-1]), self.folder / "queries"
+        earlier = {*names[: names.index(self.name)]}
+        kinds = (Stories, LongStories, FinalStories)
+        return [kind.name for kind in kinds if kind.name in earlier][-1]
 
     def parts(self, parts: Parts) -> Parts:
         """Return the parts of the recipe."""
@@ -244,6 +255,10 @@ class Review(Evidence):
     name = "review"
     needs = ("queries", "evidence")
     old = 0.6
+
+    def before(self, recipe: TinyRecipe) -> str:
+        """Return the name of the stage to start from."""
+        return Evidence.name
 
     open = LanguageStage.open
 

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.dual_encoder import DualEncoder
-from vtc_recipes.tiny.evidence import Evidence, LongStories, Review, Stories
+from vtc_recipes.tiny.evidence import Evidence, FinalStories, LongStories, Review, Stories
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.queries import Queries
@@ -38,6 +38,7 @@ STAGES: dict[str, type[Stage]] = {
         Queries,
         Stories,
         LongStories,
+        FinalStories,
         Evidence,
         Review,
     )
