@@ -393,7 +393,7 @@ def test_stages_with_a_seed_of_their_own_are_shared_by_all_seeds() -> None:
 
 
 def test_models_of_stages_without_mergers_are_shared_by_all_mergers() -> None:
-    model = {"recipe": "tiny_evidence", "last_stage": "long_stories"}
+    model = {"recipe": "tiny_evidence", "last_stage": "final_stories"}
 
     def plan(merger: str, **more: Any) -> Any:
         return plan_training(parse_training({**model, **more}), {"name": merger}, 1)

@@ -24,7 +24,7 @@ from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import SHAPES, STORIES, covers, held_share, make_example, make_story
 from vtc_recipes.synthetic.stories import LENGTHS, final_answer, story_vocabulary, tell
 from vtc_recipes.tiny import evidence, queries, vlm
-from vtc_recipes.tiny.evaluate import main
+from vtc_recipes.tiny.evaluate import asking_without_video, main
 from vtc_recipes.tiny.evidence import related_turns
 from vtc_recipes.tiny.models import word_tokenizer
 from vtc_recipes.tiny.queries import draw_question, shows_any
@@ -303,3 +303,7 @@ def test_a_trained_model_is_evaluated_on_stories(
     main([*words, "--no-video"])
     alone = json.loads(capsys.readouterr().out)
     assert alone["frames"] == 0 and alone["results"]["all"]["held"] == 0
+    ask = asking_without_video(model, model.vtc.processor)
+    for kind in (*STORIES, "colour"):
+        example = make_example(3, 64, kind=kind)
+        assert ask(example)[0] in example.question.choices
