@@ -231,7 +231,7 @@ class Evidence(Stories):
 
     def before(self, recipe: TinyRecipe) -> str:
         """Return the name of the stage to start from."""
-        names = [stage.name for stage in recipe.stages]
+        names: list[str] = [stage.name for stage in recipe.stages]
         earlier = {*names[: names.index(self.name)]}
         kinds = (Stories, LongStories, FinalStories)
         return [kind.name for kind in kinds if kind.name in earlier][-1]
