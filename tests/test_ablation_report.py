@@ -98,7 +98,12 @@ def make_run(
             (folder / "environment.json").write_text(json.dumps(environment))
         label = ", ".join(f"{k}={v}" for k, v in row["values"].items())
         described.append(
-            {"label": label, "values": row["values"], "cells": cells, "trained": trained}
+            {
+                "label": label,
+                "values": row["values"],
+                "cells": cells,
+                "trained": row.get("trained", trained),
+            }
         )
     grid = {"name": "mine", "note": "No fair game.", "axes": axes, "rows": described}
     (runs / "grid.json").write_text(json.dumps(grid))
@@ -158,6 +163,17 @@ def test_seeds_that_are_trainings_widen_the_interval(tmp_path: Path) -> None:
     fixed, drawn = (read_results(tmp_path / str(trained)).rows[0] for trained in (False, True))
     assert (fixed.accuracy.low, fixed.accuracy.high) == (0.5, 0.5)
     assert (drawn.accuracy.low, drawn.accuracy.high) == (0.0, 1.0)
+
+
+def test_rows_with_one_model_for_all_seeds_stand_beside_trained_ones(tmp_path: Path) -> None:
+    right = {0: [1] * 20, 1: [0] * 10 + [1] * 10, 2: [0] * 20}
+    rows = [{"values": {"k": k}, "right": right, "trained": k == 1} for k in (1, 2)]
+    make_run(tmp_path, rows, ["k"])
+    trained, fixed = read_results(tmp_path).rows
+    assert (trained.trained, fixed.trained) == (True, False)
+    assert trained.accuracy.low < fixed.accuracy.low < fixed.accuracy.high < trained.accuracy.high
+    text = write_report(tmp_path, tmp_path / "out").file.read_text()
+    assert "where it is a separate training, seeds and questions are resampled" in text
 
 
 def test_the_report_shows_all_of_it(tmp_path: Path) -> None:

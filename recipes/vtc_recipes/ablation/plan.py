@@ -154,11 +154,17 @@ def grid_json(grid: Grid) -> dict[str, Any]:
                 "label": row.label,
                 "values": row.values,
                 "cells": {str(cell.setting.seed): cell.id for cell in row.cells},
-                "trained": row.cells[0].training is not None,
+                "trained": _is_trained(row),
             }
             for row in grid.rows
         ],
     }
+
+
+def _is_trained(row: Row) -> bool:
+    """Return whether each seed of a row is a separate training."""
+    models = {cell.training.id for cell in row.cells if cell.training is not None}
+    return len(models) == len(row.cells)
 
 
 def jobs_of(

@@ -53,6 +53,7 @@ class RowResult:
         tokens_before, tokens_after: Visual tokens per video, including the text around frames.
         macs: Multiply-accumulates of the first question, without the frame encoder.
         seconds: The median time per question, without the frame encoder.
+        trained: Whether each seed is a separate training, so that intervals cover seeds too.
     """
 
     label: str
@@ -69,6 +70,7 @@ class RowResult:
     tokens_after: float
     macs: float
     seconds: float
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Results:
         name, note: The name and note of the grid.
         axes: The names of the axes.
         against: The row, counted from 1, with which the others are compared.
-        trained: Whether each seed is a separate training.
+        trained: Whether the seeds of any row are separate trainings.
         rows: The results, in the grid's order.
         waiting: Labels of the rows without results.
         setting: Values that all cells share (model, task, machine), by their names in
@@ -111,7 +113,6 @@ def read_results(runs: Path, against: int = 1) -> Results:
         ValueError: No cell is done yet, or there is no such row.
     """
     grid = read_grid(runs)
-    trained = any(row.trained for row in grid.rows)
     rows = [(row, _predictions(runs, row)) for row in grid.rows]
     answered = [(row, done) for row, done in rows if done]
     waiting = [row.label for row, done in rows if not done]
@@ -130,14 +131,15 @@ def read_results(runs: Path, against: int = 1) -> Results:
         values = {axis: _named(axis, v, config) for axis, v in row.values.items()}
         row = row.model_copy(update={"values": values})
         other = None if number == against else answered[against - 1][1]
-        results.append(_summary(row, done, missing, other, macs, trained))
+        either = row.trained or answered[against - 1][0].trained
+        results.append(_summary(row, done, missing, other, macs, either))
     cells = [cell for row in grid.rows for cell in row.folders(runs).values()]
     setting = _common([_setting(cell) for cell in cells if cell.is_dir()])
     return Results(
         grid.name,
         grid.axes,
         against,
-        trained,
+        any(row.trained for row in results),
         tuple(results),
         tuple(waiting),
         setting,
@@ -186,8 +188,13 @@ def _summary(
     missing: tuple[int, ...],
     first: Mapping[int, Sequence[Prediction]] | None,
     macs: Sequence[float],
-    trained: bool,
+    either: bool,
 ) -> RowResult:
+    """Summarise a row.
+
+    Args:
+        either: Whether the seeds of this row or of the first are separate trainings.
+    """
     predictions = [record for records in done.values() for record in records]
 
     def mean(name: str) -> float:
@@ -198,7 +205,7 @@ def _summary(
             [score(record) for record in records if kind in (None, record.kind)]
             for records in done.values()
         ]
-        return _estimate([seed for seed in scores if seed], trained)
+        return _estimate([seed for seed in scores if seed], row.trained)
 
     def right(record: Prediction) -> float:
         return float(record.right)
@@ -214,12 +221,13 @@ def _summary(
         accuracy=estimate(right),
         coverage=estimate(lambda record: float(bool(record.covered))) if covered else None,
         kinds={kind: estimate(right, kind) for kind in kinds},
-        difference=None if first is None else _difference(done, first, trained),
+        difference=None if first is None else _difference(done, first, either),
         chance=mean("chance"),
         tokens_before=mean("tokens_before"),
         tokens_after=mean("tokens_after"),
         macs=sum(macs) / len(macs),
         seconds=median(record.seconds for record in predictions),
+        trained=row.trained,
     )
 
 

@@ -68,11 +68,20 @@ def write_report(runs: Path, folder: Path, against: int = 1) -> WrittenReport:
 
 
 def _about(results: Results) -> str:
-    bootstrap = (
-        "each seed is a separate training with its own questions; seeds and questions are resampled"
-        if results.trained
-        else "all seeds share the model and have their own questions; questions are resampled"
-    )
+    if all(row.trained for row in results.rows):
+        bootstrap = (
+            "each seed is a separate training with its own questions; seeds and questions are "
+            "resampled"
+        )
+    elif results.trained:
+        bootstrap = (
+            "each seed has its own questions; where it is a separate training, seeds and questions "
+            "are resampled, and where all seeds share a model, questions are"
+        )
+    else:
+        bootstrap = (
+            "all seeds share the model and have their own questions; questions are resampled"
+        )
     waiting = f"\n**Not done yet:** {'; '.join(results.waiting)}.\n" if results.waiting else ""
     note = f"\n{results.note.strip()}\n" if results.note else ""
     chance = 100 * results.rows[0].chance
