@@ -219,6 +219,31 @@ def test_plots_are_drawn_where_they_can_be(tmp_path: Path, monkeypatch: Any) -> 
     assert all(f"({name}.png)" in page for name in names) and NOTE not in page
 
 
+def test_plots_of_many_rows_name_the_best_alone(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra [plots] is not installed")
+    rows = [
+        {
+            "values": {"merger": f"merger with quite a long name that has the number {n}"},
+            "right": {0: [1] * n + [0] * (20 - n)},
+            "tokens": 10 if n < 19 else 20,
+        }
+        for n in range(20)
+    ]
+    make_run(tmp_path, rows, ["merger"])
+    results = read_results(tmp_path)
+    for figure, named in (
+        (pareto_plot(results, "tokens_after", "tokens"), {18, 19}),
+        (coverage_plot(results), {14, 15, 16, 17, 18, 19}),
+    ):
+        [legend] = figure.legends
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert {int(text.split()[-1]) for text in texts if "number" in text} == named
+        assert "other rows of the table" in texts
+        dots = sum(line.get_color() == "silver" for line in figure.axes[0].lines)
+        assert dots == 20 - len(named) + 1  # one in the legend
+        assert figure.get_figheight() > 5
+
+
 def test_plots_do_not_move_points_and_colour_shows_the_selector(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra [plots] is not installed")
     rows = [

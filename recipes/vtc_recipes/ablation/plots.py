@@ -14,6 +14,12 @@ from vtc_recipes.evaluation.heatmap import Axis, heat_map
 NOTE = "Plots need matplotlib: pip install 'video-token-compression[plots]', then vtc report."
 _KEYFRAMES = "keyframes"
 _MARKS = "os^vD<>phX*d8"
+_MANY = 16
+"""Maximum number of rows that all have a name in a plot; of more, only some have one."""
+_LONG = 50
+"""Number of letters from which a label is so long that the legend stands below the plot."""
+_BEST = 6
+"""Number of the best rows that have a name if not all have one."""
 _WIDE = 5
 """Costs that span more than this factor get a logarithmic axis."""
 
@@ -95,7 +101,8 @@ def coverage_plot(results: Results) -> Any:
     """Plot accuracy over coverage, which separates losses in selection from later ones."""
     figure, plot = _figure(f"{results.name}: evidence seen and right answers", "evidence seen, %")
     coverage = [100 * row.coverage.mean for row in results.rows if row.coverage is not None]
-    _points(plot, results, coverage)
+    best = sorted(results.rows, key=lambda row: row.accuracy.mean, reverse=True)
+    _points(plot, results, coverage, best[:_BEST])
     return _finished(figure, plot, results)
 
 
@@ -103,8 +110,8 @@ def pareto_plot(results: Results, cost: str, title: str) -> Any:
     """Plot accuracy over a cost, with a line through the Pareto front."""
     figure, plot = _figure(f"{results.name}: quality and cost", f"{title} per question")
     costs = [getattr(row, cost) for row in results.rows]
-    _points(plot, results, costs)
     front = list(pareto_front(results.rows, cost))
+    _points(plot, results, costs, front)
     plot.plot(
         [getattr(row, cost) for row in front],
         [100 * row.accuracy.mean for row in front],
@@ -142,11 +149,15 @@ def _labels(rows: Sequence[RowResult]) -> list[str]:
     return [", ".join(label) or row.label for label, row in zip(words, rows, strict=True)]
 
 
-def _points(plot: Any, results: Results, across: Sequence[float]) -> None:
+def _points(
+    plot: Any, results: Results, across: Sequence[float], named: Sequence[RowResult]
+) -> None:
     """Draw each row as a point with its interval: colour shows the selector, marker the rest.
 
-    Hollow markers of different shapes stay readable where points coincide.
+    Hollow markers of different shapes stay readable where points coincide. Of more than `_MANY`
+    rows only the ``named`` ones are in the legend, in a colour each; the others are grey.
     """
+    many = len(results.rows) > _MANY
     axes = [axis for axis in results.axes if axis.rpartition(".")[2] == "selector"]
     first = (axes or list(results.axes) or [""])[0]
     colours = list(dict.fromkeys(shown(row.values.get(first)) for row in results.rows))
@@ -158,14 +169,22 @@ def _points(plot: Any, results: Results, across: Sequence[float]) -> None:
     for row, label, place, other in zip(
         results.rows, _labels(results.rows), across, rest, strict=True
     ):
+        number = marks.index(other)
+        colour = f"C{colours.index(shown(row.values.get(first))) % 10}"
+        if many and row in named:
+            number = named.index(row)
+            colour = f"C{number % 10}"
+        elif many:
+            plot.plot(place, 100 * row.accuracy.mean, ".", color="silver", zorder=0)
+            continue
         plot.errorbar(
             place,
             100 * row.accuracy.mean,
             yerr=_errors([row]),
-            marker=_MARKS[marks.index(other) % len(_MARKS)],
+            marker=_MARKS[number % len(_MARKS)],
             markersize=9,
             markerfacecolor="none",
-            color=f"C{colours.index(shown(row.values.get(first))) % 10}",
+            color=colour,
             linestyle="",
             linewidth=1,
             capsize=3,
@@ -188,7 +207,7 @@ def _numeric(results: Results, axis: str) -> bool:
 def _figure(title: str, across: str, down: str = "right answers, %") -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     plot = figure.add_subplot()
     plot.set(title=title, xlabel=across, ylabel=down)
     plot.grid(alpha=0.3)
@@ -198,7 +217,13 @@ def _figure(title: str, across: str, down: str = "right answers, %") -> tuple[An
 def _finished(figure: Any, plot: Any, results: Results) -> Any:
     chance = 100 * results.rows[0].chance
     plot.axhline(chance, color="grey", linestyle=":", label="chance")
-    figure.legend(*plot.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    if len(results.rows) > _MANY:
+        plot.plot([], [], ".", color="silver", label="other rows of the table")
+    lines, labels = plot.get_legend_handles_labels()
+    long = max(map(len, labels)) > _LONG
+    place = "outside lower center" if long else "outside right upper"
+    figure.set_figheight(5 + 0.2 * len(labels) * long)
+    figure.legend(lines, labels, loc=place, fontsize="small")
     return figure
 
 
