@@ -406,5 +406,7 @@ def test_models_of_stages_without_mergers_are_shared_by_all_mergers() -> None:
         plan("q_former")
     with pytest.raises(ValueError, match="one of 'queries', .*'evidence', got 'review'$"):
         plan("drop", last_stage="review")
+    with pytest.raises(ValueError, match="'queries', which trains no language model; end with one"):
+        plan("drop", last_stage="queries")
     with pytest.raises(ValueError, match="recipe 'smoke' has no stages; remove last_stage"):
         plan("drop", recipe="smoke")

@@ -133,22 +133,23 @@ def plan_training(training: Training, merger: Mapping[str, Any], seed: int) -> T
     part = registry.build_part("merger", merger)
     if staged:
         from vtc_recipes.tiny.reading import parse_tiny
-        from vtc_recipes.tiny.stages import takes_parts
+        from vtc_recipes.tiny.stages import require_language_model, takes_parts
 
         if training.launch:
             raise ValueError(f"{label} trains in one process; remove launch")
         if training.last_stage:
             values["stages"] = _stages_up_to(training.last_stage, values["stages"], label)
-        if any(takes_parts(stage) for stage in values["stages"]):
-            return TrainingJob(training.recipe, parse_tiny(values, label).plain(), staged, "")
-        if part.needs_training:
+        learns = any(takes_parts(stage) for stage in values["stages"])
+        if part.needs_training and not learns:
             raise ValueError(
                 f"{label} leaves merger {merger['name']!r} untrained; use stages that train it"
             )
-        del values["vtc"]
-        return TrainingJob(
-            training.recipe, _without_parts(parse_tiny(values, label).plain()), staged, ""
-        )
+        if not learns:
+            del values["vtc"]
+        plain = parse_tiny(values, label).plain()
+        require_language_model(plain["stages"][-1]["name"], label)
+        plain = plain if learns else _without_parts(plain)
+        return TrainingJob(training.recipe, plain, staged, "")
     from vtc_recipes.training.config import parse_recipe
 
     if training.last_stage:

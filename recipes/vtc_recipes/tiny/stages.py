@@ -23,7 +23,7 @@ from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.queries import Queries
 from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
-from vtc_recipes.tiny.vlm import Answers, Captions, HourAnswers, LongAnswers
+from vtc_recipes.tiny.vlm import Answers, Captions, HourAnswers, LanguageStage, LongAnswers
 from vtc_recipes.training.checkpoints import last_checkpoint
 
 STAGES: dict[str, type[Stage]] = {
@@ -52,6 +52,20 @@ def takes_parts(stage: Mapping[str, Any]) -> bool:
     """
     kind = STAGES.get(stage.get("name", ""))
     return kind is None or kind.takes_parts
+
+
+def require_language_model(stage: str, label: str) -> None:
+    """Check that a stage, the last of a recipe, trains a model that can be asked.
+
+    Raises:
+        ValueError: It trains a vision tower or a dual encoder.
+    """
+    if not issubclass(STAGES[stage], LanguageStage):
+        names = ", ".join(name for name, kind in STAGES.items() if issubclass(kind, LanguageStage))
+        raise ValueError(
+            f"{label} ends with the stage {stage!r}, which trains no language model; end with one "
+            f"of {names}"
+        )
 
 
 class Batches(Dataset[Mapping[str, Any]]):
