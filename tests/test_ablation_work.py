@@ -24,7 +24,6 @@ from vtc.plugins import registry
 from vtc_recipes.ablation import work as working
 from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
 from vtc_recipes.ablation.records import read_results
-from vtc_recipes.ablation.trainings import parse_training, plan_training
 from vtc_recipes.ablation.work import Job, work
 from vtc_recipes.synthetic.dataset import write_dataset
 
@@ -378,35 +377,3 @@ def test_mergers_of_a_seed_share_the_stages_that_know_none(
     assert {parts["merger"]["name"] for parts in saved} == {"mean_pool", "drop"}
     _, after, _ = command(*words, "--dry-run")
     assert "3 of 3 trainings" in after and "about 0.0 minutes" in after
-
-
-def test_stages_with_a_seed_of_their_own_are_shared_by_all_seeds() -> None:
-    own = {"recipe": "tiny_evidence", "settings": []}
-    other = {"recipe": "tiny_evidence", "settings": ["stages.1.seed=null"]}
-
-    def plan(model: Any, merger: str, seed: int) -> Any:
-        return plan_training(parse_training(model), {"name": merger}, seed)
-
-    jobs = [plan(own, merger, seed) for merger in ("mean_pool", "drop") for seed in (0, 1)]
-    assert len({job.id for job in jobs}) == 4 and len({job.shared.id for job in jobs}) == 1
-    assert len({plan(other, "drop", seed).shared.id for seed in (0, 1)}) == 2
-
-
-def test_models_of_stages_without_mergers_are_shared_by_all_mergers() -> None:
-    model = {"recipe": "tiny_evidence", "last_stage": "final_stories"}
-
-    def plan(merger: str, **more: Any) -> Any:
-        return plan_training(parse_training({**model, **more}), {"name": merger}, 1)
-
-    jobs = [plan(merger) for merger in ("evs", "hico", "drop")]
-    assert len({job.id for job in jobs}) == 1
-    assert jobs[0].shared is None
-    assert jobs[0].id == plan("mean_pool", last_stage="").shared.id
-    with pytest.raises(ValueError, match="leaves merger 'q_former' untrained; use stages that"):
-        plan("q_former")
-    with pytest.raises(ValueError, match="one of 'queries', .*'evidence', got 'review'$"):
-        plan("drop", last_stage="review")
-    with pytest.raises(ValueError, match="'queries', which trains no language model; end with one"):
-        plan("drop", last_stage="queries")
-    with pytest.raises(ValueError, match="recipe 'smoke' has no stages; remove last_stage"):
-        plan("drop", recipe="smoke")

@@ -131,8 +131,8 @@ def read_results(runs: Path, against: int = 1) -> Results:
         values = {axis: _named(axis, v, config) for axis, v in row.values.items()}
         row = row.model_copy(update={"values": values})
         other = None if number == against else answered[against - 1][1]
-        either = row.trained or answered[against - 1][0].trained
-        results.append(_summary(row, done, missing, other, macs, either))
+        resample = row.trained or answered[against - 1][0].trained
+        results.append(_summary(row, done, missing, other, macs, resample))
     cells = [cell for row in grid.rows for cell in row.folders(runs).values()]
     setting = _common([_setting(cell) for cell in cells if cell.is_dir()])
     return Results(
@@ -188,12 +188,13 @@ def _summary(
     missing: tuple[int, ...],
     first: Mapping[int, Sequence[Prediction]] | None,
     macs: Sequence[float],
-    either: bool,
+    resample: bool,
 ) -> RowResult:
     """Summarise a row.
 
     Args:
-        either: Whether the seeds of this row or of the first are separate trainings.
+        resample: Whether the seeds of this row, or of the one that it is compared with, are
+            separate trainings, so that the difference is resampled over seeds too.
     """
     predictions = [record for records in done.values() for record in records]
 
@@ -221,7 +222,7 @@ def _summary(
         accuracy=estimate(right),
         coverage=estimate(lambda record: float(bool(record.covered))) if covered else None,
         kinds={kind: estimate(right, kind) for kind in kinds},
-        difference=None if first is None else _difference(done, first, either),
+        difference=None if first is None else _difference(done, first, resample),
         chance=mean("chance"),
         tokens_before=mean("tokens_before"),
         tokens_after=mean("tokens_after"),

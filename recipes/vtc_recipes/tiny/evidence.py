@@ -215,7 +215,7 @@ class FinalStories(LongStories):
 class Evidence(Stories):
     """Answers to questions about stories, with the parts of the recipe.
 
-    It starts from the last stage before it that keeps all tokens.
+    It starts from the last stage about stories before it.
     """
 
     name = "evidence"
@@ -233,7 +233,7 @@ class Evidence(Stories):
         """Return the name of the stage to start from."""
         names: list[str] = [stage.name for stage in recipe.stages]
         earlier = {*names[: names.index(self.name)]}
-        kinds = (Stories, LongStories, FinalStories)
+        kinds = (Stories, LongStories, FinalStories, Evidence)
         return [kind.name for kind in kinds if kind.name in earlier][-1]
 
     def parts(self, parts: Parts) -> Parts:
@@ -255,10 +255,6 @@ class Review(Evidence):
     name = "review"
     needs = ("queries", "evidence")
     old = 0.6
-
-    def before(self, recipe: TinyRecipe) -> str:
-        """Return the name of the stage to start from."""
-        return Evidence.name
 
     open = LanguageStage.open
 

@@ -48,7 +48,7 @@ STAGES: dict[str, type[Stage]] = {
 def takes_parts(stage: Mapping[str, Any]) -> bool:
     """Return whether the parts of ``vtc.wrap`` change the result of a stage of a recipe.
 
-    Unknown stages, which `reading.parse_tiny` refuses, count as such.
+    True for unknown stages, which `reading.parse_tiny` refuses.
     """
     kind = STAGES.get(stage.get("name", ""))
     return kind is None or kind.takes_parts
