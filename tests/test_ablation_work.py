@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from forked import run_vtc
 from quick_training import examine_little
 
 import vtc
@@ -237,25 +238,16 @@ GRID = {
 }
 
 
-class Worker:
-    """A process of ``vtc ablate ... --worker``."""
+def run_worker(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``vtc ablate ... --worker`` in a process of its own."""
+    words = ("ablate", "grid.yaml", "--worker", "--out", "runs")
+    return run_vtc(*words, folder=folder, PYTHONPATH=str(folder), OMP_NUM_THREADS="1")
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.log = folder / f"{name}.log"
-        paths = [str(folder), *(os.path.abspath(path) for path in sys.path if path)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "import vtc.cli; vtc.cli.main()", "ablate", "grid.yaml"]
-            + ["--worker", "--out", "runs"],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=self.log.open("w"),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        )
 
-    def lines(self, word: str) -> list[str]:
-        """The cells of which its log says so."""
-        text = self.log.read_text()
-        return [line.split()[1] for line in text.splitlines() if line.endswith(f": {word}")]
+def cells(worker: subprocess.CompletedProcess[str], word: str) -> list[str]:
+    """The cells of which a worker's log says so."""
+    lines = worker.stderr.splitlines()
+    return [line.split()[1] for line in lines if line.endswith(f": {word}")]
 
 
 def install(folder: Path) -> None:
@@ -279,9 +271,10 @@ def test_a_worker_that_dies_in_mid_cell_changes_nothing(
 ) -> None:
     install(tmp_path)
     runs = tmp_path / "runs"
-    workers = [Worker(tmp_path, name) for name in ("first", "second")]
-    codes = sorted(worker.process.wait(timeout=240) for worker in workers)
-    assert codes == [-signal.SIGKILL, 0], [worker.log.read_text() for worker in workers]
+    with ThreadPoolExecutor(2) as pool:
+        workers = list(pool.map(run_worker, [tmp_path] * 2))
+    codes = sorted(worker.returncode for worker in workers)
+    assert codes == [-signal.SIGKILL, 0], [worker.stderr for worker in workers]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
@@ -289,9 +282,9 @@ def test_a_worker_that_dies_in_mid_cell_changes_nothing(
     code, _, err = command("ablate", tmp_path / "grid.yaml", "--out", tmp_path / "undisturbed")
     assert code == 0, err
     assert without_times(runs) == without_times(tmp_path / "undisturbed")
-    done = Counter(name for worker in workers for name in worker.lines("done"))
-    started = Counter(name for worker in workers for name in worker.lines("started"))
-    [resumed] = [name for worker in workers for name in worker.lines("resumed")]
+    done = Counter(name for worker in workers for name in cells(worker, "done"))
+    started = Counter(name for worker in workers for name in cells(worker, "started"))
+    [resumed] = [name for worker in workers for name in cells(worker, "resumed")]
     assert started == done and set(done.values()) == {1} and len(done) == 6
     for folder in (runs / "cells").iterdir():
         lines = (folder / "predictions.jsonl").read_text().splitlines()

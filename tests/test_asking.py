@@ -281,8 +281,8 @@ def test_the_next_videos_of_a_batch_are_decoded_meanwhile(
 ):
     videos, questions = [tmp_path / f"{n}.mp4" for n in range(4)], ["What is red?"] * 4
     for number, video in enumerate(videos):
-        squares = vtc.testing.moving_squares(seconds=130 + number, size=(48, 64))
-        vtc.testing.write_video(video, squares)
+        squares = vtc.testing.moving_squares(seconds=130 + number, fps=2, size=(48, 64))
+        vtc.testing.write_video(video, squares, fps=2)
     at_work = []  # of 32 frames a chunk, one is left when a thread has to wait
     select = wrapped.vtc.selector.select
 

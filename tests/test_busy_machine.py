@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-SELECTORS = ("aks", "bolt", "dks", "mdp3", "mmr", "qframe", "query_guided", "scene_change")
+SELECTORS = (
+    "aks",
+    "bolt",
+    "dks",
+    "dks_next",
+    "mdp3",
+    "mmr",
+    "qframe",
+    "query_guided",
+    "scene_change",
+)
 
 MEASURE = """
 import json, os, sys, time

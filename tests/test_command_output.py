@@ -127,8 +127,7 @@ def test_a_narrow_encoding_loses_no_result(site, tmp_path, locale):
     assert ended.returncode == 1 and b"there is no such file" in ended.stderr
 
 
-@pytest.mark.parametrize("closed", [1, 2])
-@pytest.mark.parametrize("more", [(), ("--json",)])
+@pytest.mark.parametrize(("closed", "more"), [(1, ("--json",)), (2, ())])
 def test_a_closed_stream_is_no_error(site, closed, more):
     """Python has None in its place."""
     words = ["parts", "selector", *more]

@@ -86,11 +86,14 @@ def test_mergers_cost_what_they_say(spec, patches, dim):
 def video(name: str, keyframes: int, frames: int, dim: int) -> tuple[Tensor, Tensor]:
     """Embeddings and a query; for ``dks`` the worst case, in which no frame is the last to take.
 
+    ``dks_next`` has half as many keyframes of ``dks``.
+
     The most relevant frames differ from one another and are one too few; all others are like the
     most relevant one only, with which they are compared last.
     """
-    if name != "dks":
+    if name not in ("dks", "dks_next"):
         return torch.randn(frames, dim), torch.randn(dim)
+    keyframes = keyframes if name == "dks" else (keyframes + 1) // 2
     scenes = torch.eye(dim)[:keyframes]
     relevance = torch.cat([torch.tensor([1.0]), torch.linspace(0.95, 0.9, keyframes - 2)])
     like = 0.87 * scenes[:1] + 0.49 * scenes[-1:]

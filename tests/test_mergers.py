@@ -131,6 +131,9 @@ def test_a_batch_of_dfm_equals_frame_by_frame_and_sends_gradients_back(name, ref
     flat = (patches.flatten(0, 1), references.flatten(0, 1), known.flatten())
     one_each = merger.merge_batch(*flat, queries.repeat_interleave(5, 0))
     torch.testing.assert_close(one_each, merged.flatten(0, 1), rtol=0, atol=1e-12)
+    mass = merger.log_mass_batch(patches, references, known, queries[:, None])
+    expected = torch.stack([merger.log_mass(*video) for video in videos])
+    torch.testing.assert_close(mass, expected, rtol=0, atol=1e-6)  # both float32
     merged.square().sum().backward()
     assert all(x.grad.isfinite().all() and x.grad.any() for x in (patches, *merger.parameters()))
     with pytest.raises(ValueError, match=r"expected a query \[.*, got \[2, 1, 1\]"):

@@ -1,4 +1,4 @@
-"""mmr, aks, kmeans and scene_change against slow references in plain Python, in float64."""
+"""Further selectors against slow references in plain Python, in float64."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reference import integer_videos
 
 from vtc.testing import LargestTensor, scene_embeddings
 from vtc_selectors.aks import AKS
+from vtc_selectors.dks_next import DKSNext
 from vtc_selectors.kmeans import KMeans
 from vtc_selectors.mmr import MMR
 from vtc_selectors.scene_change import SceneChange
@@ -113,11 +114,28 @@ def scenes_by_hand(rows, keyframes, least):
     return [scene[(len(scene) - 1) // 2] for scene in [*scenes, scene]]
 
 
+def next_by_hand(rows, query, keyframes, threshold):
+    """Half by dks; then, from the most relevant on, the first later frame unlike each."""
+    rows, query = units(rows), units([query])[0]
+    cosines = [dot(row, query) for row in rows]
+    half, taken = (keyframes + 1) // 2, []
+    for n in sorted(range(len(rows)), key=lambda n: -cosines[n]):
+        if len(taken) < half and all(dot(rows[n], rows[k]) < threshold - 1e-6 for k in taken):
+            taken.append(n)
+    added = []
+    for k in taken[: keyframes // 2]:
+        unlike = (n for n in range(k + 1, len(rows)) if dot(rows[n], rows[k]) < threshold - 1e-6)
+        added += [next(unlike, k)]
+    return sorted({*taken, *added})
+
+
 def by_hand(kind, rows, query, config):
     if kind is MMR:
         return mmr_by_hand(rows, query, config.keyframes, config.relevance_weight)
     if kind is AKS:
         return aks_by_hand(rows, query, config.keyframes, config.score_threshold, config.max_depth)
+    if kind is DKSNext:
+        return next_by_hand(rows, query, config.keyframes, config.similarity_threshold)
     if kind is KMeans:
         return kmeans_by_hand(rows, config.keyframes, config.iterations)
     return scenes_by_hand(rows, config.keyframes, config.least_change)
@@ -128,6 +146,9 @@ CASES = [
     (MMR, {"relevance_weight": 0.0}),
     (MMR, {"relevance_weight": 0.8}),
     (MMR, {"relevance_weight": 1}),
+    (DKSNext, {}),
+    (DKSNext, {"similarity_threshold": 0.3}),
+    (DKSNext, {"similarity_threshold": 1}),
     (AKS, {}),
     (AKS, {"score_threshold": 0.4}),
     (AKS, {"score_threshold": 0.5, "max_depth": 2}),
@@ -153,7 +174,7 @@ def test_agrees_with_the_reference(kind, options, frames, dtype):
         selection = kind(config).select(embeddings, query)
         expected = by_hand(kind, embeddings.tolist(), query.tolist(), config)
         assert selection.keyframes.tolist() == expected
-        if kind in WITH_QUERY:
+        if kind in (*WITH_QUERY, DKSNext):
             (direction,) = units([query.tolist()])
             cosines = [dot(row, direction) for row in units(embeddings.tolist())]
             torch.testing.assert_close(

@@ -241,6 +241,10 @@ def test_the_command_asks_a_model(niah, tmp_path, model, processor):
         str(tmp_path / "model"),
         "--merger",
         "mean_pool",
+        "--max-tokens",
+        "90",
+        "--budget",
+        "foveated",
         "--max-new-tokens",
         "2",
         "--json",
@@ -248,9 +252,17 @@ def test_the_command_asks_a_model(niah, tmp_path, model, processor):
     assert ended.exit_code == 0, ended.output
     settings_ = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert settings_["merger"] == {"name": "mean_pool"}
+    assert settings_["budget"]["name"] == "foveated" and settings_["budget"]["max_tokens"] == 90
     assert settings_["selector"] == {"name": "uniform", "keyframes": 8}
     records = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     assert len(records) == 4 and all("text" in json.loads(line) for line in records)
+
+
+@pytest.mark.parametrize("option", ["--merger", "--max-tokens", "--budget", "--budget-option"])
+def test_what_only_a_model_uses_needs_one(niah, tmp_path, option):
+    ended = niah("--out", str(tmp_path), option, "90")
+    assert ended.exit_code == 1
+    assert f"{option} is for a model's answers; give --model too" in str(ended.exception)
 
 
 def test_the_command_is_registered():

@@ -111,7 +111,7 @@ def test_dfm_gives_finite_tokens_and_gradients_at_the_ends_of_its_ranges(options
     assert tokens.isfinite().all() and patches.grad.isfinite().all()
 
 
-QUERY_AWARE = ["aks", "bolt", "dks", "mdp3", "mmr", "qframe", "query_guided"]
+QUERY_AWARE = ["aks", "bolt", "dks", "dks_next", "mdp3", "mmr", "qframe", "query_guided"]
 FRAMES_ONLY = ["dino_diff", "kmeans", "scene_change"]
 
 

@@ -61,6 +61,19 @@ def shape():
     return get
 
 
+def shallow():
+    """The shape of LLaVA-OneVision-7B with three layers of each kind, which are counted sooner."""
+    config, processor = SHAPES["llava-onevision-7b"]()
+    config.vision_config.num_hidden_layers = config.text_config.num_hidden_layers = 3
+    config.text_config.layer_types = config.text_config.layer_types[:3]
+    return config, processor
+
+
+@pytest.fixture(scope="module")
+def open_clip():
+    return encoder_without_weights("open_clip:ViT-B-32/openai")
+
+
 def siglip(width_out):
     """MACs of layers and of attention, for one frame: 26 layers, 729 patches, the projector."""
     linear = 588 * 1152 + 26 * (4 * 1152**2 + 2 * 1152 * 4304) + 1152 * width_out + width_out**2
@@ -118,9 +131,9 @@ def test_qwen2_vl_equals_its_closed_form(shape):
     assert vision == slices * (seen + 32 * 2 * patches**2 * 1280)
 
 
-def test_the_frame_encoder_equals_its_closed_form_and_the_fast_path_saves_fifteen_times():
-    encoder = encoder_without_weights("open_clip:ViT-B-32/openai")
-    found = count(subject(*SHAPES["llava-onevision-7b"](), selector="dks", encoder=encoder), 8192)
+def test_the_frame_encoder_equals_its_closed_form_and_the_fast_path_saves_fifteen_times(open_clip):
+    about = subject(*SHAPES["llava-onevision-7b"](), selector="dks", encoder=open_clip)
+    found = count(about, 8192)
     layers, width, places = 12, 768, 50
     macs = 49 * 3072 * width + layers * (12 * width**2 * places + 2 * places**2 * width)
     macs += width * 512
@@ -131,11 +144,9 @@ def test_the_frame_encoder_equals_its_closed_form_and_the_fast_path_saves_fiftee
 
 
 @pytest.mark.parametrize("selector", ["dks", "uniform"])
-def test_the_fast_path_equals_its_closed_form(selector):
+def test_the_fast_path_equals_its_closed_form(open_clip, selector):
     """The connector in the place of the tower, on 49 patches of 768 numbers a frame."""
-    config, processor = SHAPES["llava-onevision-7b"]()
-    encoder = encoder_without_weights("open_clip:ViT-B-32/openai")
-    usual = subject(config, processor, selector=selector, encoder=encoder)
+    usual = subject(*shallow(), selector=selector, encoder=open_clip)
     fast = count(replace(usual, fast_path=True), 500)
     assert [stage.name for stage in fast.stages][4] == CONNECTOR
     assert fast.stages[4].linear_macs == 468 * 49 * (768 * 3584 + 3584**2)
@@ -147,10 +158,10 @@ def test_the_fast_path_equals_its_closed_form(selector):
     assert count(usual, 500).fast_path == fast.first_token
 
 
-def test_chunks_change_memory_and_nothing_else(shape):
-    config, processor = SHAPES["llava-onevision-7b"]()
+def test_chunks_change_memory_and_nothing_else():
+    config, processor = shallow()
     small = count(subject(config, processor, chunk=5), 77)
-    large = count(shape("llava-onevision-7b"), 77)
+    large = count(subject(config, processor), 77)
     assert small.first_token.macs == pytest.approx(large.first_token.macs, rel=1e-12)
     peaks = [
         next(s for s in each.stages if s.name == OTHERS).peak_memory for each in (small, large)
@@ -158,10 +169,10 @@ def test_chunks_change_memory_and_nothing_else(shape):
     assert peaks[0] < 0.8 * peaks[1]
 
 
-def test_prefill_in_pieces_saves_memory_and_attention(shape):
-    config, processor = SHAPES["llava-onevision-7b"]()
+def test_prefill_in_pieces_saves_memory_and_attention():
+    config, processor = shallow()
     pieces = count(subject(config, processor, prefill_chunk=2048), 300).stages[6]
-    whole = count(shape("llava-onevision-7b"), 300).stages[6]
+    whole = count(subject(config, processor), 300).stages[6]
     logits = 3584 * 152000  # of the last token of each piece
     assert pieces.linear_macs - whole.linear_macs == 3 * logits
     assert pieces.flops < whole.flops

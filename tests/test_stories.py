@@ -23,9 +23,10 @@ from vtc_recipes.reading import apply_overrides, load_yaml
 from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic import SHAPES, STORIES, covers, held_share, make_example, make_story
 from vtc_recipes.synthetic.stories import LENGTHS, final_answer, story_vocabulary, tell
-from vtc_recipes.tiny import evidence, queries, vlm
+from vtc_recipes.tiny import evidence, hours, queries, vlm
 from vtc_recipes.tiny.evaluate import asking_without_video, main
 from vtc_recipes.tiny.evidence import related_turns
+from vtc_recipes.tiny.hours import Hours
 from vtc_recipes.tiny.models import word_tokenizer
 from vtc_recipes.tiny.queries import draw_question, shows_any
 from vtc_recipes.tiny.reading import parse_tiny
@@ -274,14 +275,17 @@ def test_a_trained_model_is_evaluated_on_stories(
     for module in (vlm, evidence):
         monkeypatch.setattr(module, "EXAMINED", 5)
     monkeypatch.setattr(vlm, "UNSEEN", 130)
+    monkeypatch.setattr(hours, "EXAMINED", 4)
+    monkeypatch.setattr(Hours, "old", 1.0)  # a video of hours in its only step
     run = tmp_path / "run"
-    changes = [f"stages.{n}.{what}" for n in range(4) for what in ("steps=1", "scenes=130")]
-    changes += [f"stages.{n}.batch={size}" for n, size in enumerate((16, 300, 300, 300))]
+    changes = [f"stages.{n}.{what}" for n in range(5) for what in ("steps=1", "scenes=130")]
+    changes += [f"stages.{n}.batch={size}" for n, size in enumerate((16, 300, 300, 300, 300))]
     changes += [f"output.folder={run}", "start=shipped"]
+    changes += ["vtc.budget={name: foveated, max_tokens: 300}"]
     values = load_yaml(find_config("tiny_evidence", "training"))
     del values["stages"][2:4]  # as stories, for longer
     review = {**values["stages"][-1], "name": "review", "seed": 3}
-    values["stages"] = [*values["stages"], review]
+    values["stages"] = [*values["stages"], review, {**review, "name": "hours"}]
     folder = train(parse_tiny(apply_overrides(values, changes), "test"))
     model = vtc.from_pretrained(folder)
     assert len(model.get_input_embeddings().weight) == len(model.vtc.processor.tokenizer)
@@ -291,6 +295,8 @@ def test_a_trained_model_is_evaluated_on_stories(
         assert metrics["seed"] == seed
         measured = metrics["measured"]
         assert {*measured} == {"64", *(f"64, {kind}" for kind in STORIES)}
+    measured = json.loads((run / "hours.json").read_text())["measured"]
+    assert {"64", "10000", "10000, after"} <= measured.keys()
     # Every frame is a keyframe in the stage before, so nothing is merged.
     assert not list(vtc.from_pretrained(run / "stories").vtc.merger.parameters())
     words = ["--model", str(folder), "--kinds", "order,between", "--examples", "4"]

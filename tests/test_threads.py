@@ -136,7 +136,13 @@ def _check_that_nothing_changed(models, before, modules):
         model.vtc.configure()  # refused while a call counts as running
 
 
-@pytest.mark.parametrize("interrupted", [False, True], ids=["to the end", "under Ctrl-C"])
+@pytest.mark.parametrize(
+    "interrupted",
+    [
+        pytest.param(False, id="to the end", marks=pytest.mark.slow),
+        pytest.param(True, id="under Ctrl-C"),
+    ],
+)
 def test_200_calls_in_8_threads_equal_single_calls(models, interrupted):
     before = _state(models)
     modules = {family: list(model.modules()) for family, (model, _) in models.items()}

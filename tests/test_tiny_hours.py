@@ -8,11 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import vtc
+from vtc.plugins import registry
+from vtc_recipes.reading import apply_overrides, load_yaml
+from vtc_recipes.schema import RecipeError
+from vtc_recipes.shipped import find_config
 from vtc_recipes.synthetic.questions import solve
-from vtc_recipes.tiny.curriculum import draw_hours
+from vtc_recipes.tiny.curriculum import draw_budgeted_hours, draw_hours
+from vtc_recipes.tiny.features import Features
 from vtc_recipes.tiny.needles import bury
+from vtc_recipes.tiny.reading import parse_tiny
 from vtc_recipes.tiny.sequences import Dialogue
-from vtc_recipes.tiny.world import thin
+from vtc_recipes.tiny.vlm import tokens_of
+from vtc_recipes.tiny.world import World, thin
 
 
 @settings(max_examples=30, deadline=None)
@@ -45,3 +53,32 @@ def test_a_question_about_hours_is_about_the_needles_and_its_keyframes_are_neare
     assert len(needles) == 3 and solve(example.question, example.video) == {example.question.answer}
     form = draw_hours(rng)
     assert form.kept and form.scenes * 8 == form.frames and form.buried and form.rare in (2, 4)
+
+
+def test_a_video_without_a_fair_question_of_the_kind_is_drawn_again() -> None:
+    """For example, two scenes with the shape follow one another, or none follows the last."""
+    for seed in range(20):  # 3 of these had none
+        rng = np.random.default_rng(seed)
+        example, _ = bury(rng, 24, 6, "after", "train", scenes=300, rare_shapes=2)
+        assert solve(example.question, example.video) == {example.question.answer}
+
+
+def test_the_stage_hours_needs_a_budget_of_a_number_of_tokens() -> None:
+    values = load_yaml(find_config("tiny_shipped", "training"))
+    assert parse_tiny(values, "shipped").stages[-1].name == "hours"
+    for budget in ("null", "auto", "foveated"):
+        with pytest.raises(RecipeError, match="'hours' needs vtc.budget with a number of max_tok"):
+            parse_tiny(apply_overrides(values, [f"vtc.budget={budget}"]), "shipped")
+
+
+def test_whole_videos_of_hours_have_the_tokens_of_their_budget() -> None:
+    budget = registry.build_budget(vtc.budget("foveated", max_tokens=1024))
+    form = draw_budgeted_hours(np.random.default_rng(0), budget)
+    assert form.kept == 0 and form.frames >= 4000 and tokens_of(form) == 1024
+    rows = torch.arange(form.frames)
+    keyframes = torch.arange(0, form.frames, 500)
+    world = World(
+        "train", 1, Features(*torch.zeros(2, 0, 0, 0)), torch.eye(2)[rows % 2], None, None
+    )
+    fitting, tokens = world.share(budget, rows, vtc.Selection(keyframes, None))
+    assert torch.equal(fitting, keyframes) and int(tokens.clamp(min=0).sum()) == 1023

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, CLIPModel
 import vtc
 from vtc.encoders.base import EncoderOptions
 from vtc.encoders.hf import HFClipEncoder
+from vtc.pipeline.budget import share_tokens
 from vtc.plugins import registry
 from vtc_recipes.synthetic import Example, Scene, Segment, SyntheticVideo, make_example
 from vtc_recipes.synthetic.questions import solve
@@ -33,8 +34,9 @@ from vtc_recipes.tiny.features import Features, embeddings_of, rows_of
 from vtc_recipes.tiny.models import build_dual_encoder, build_vlm, word_tokenizer
 from vtc_recipes.tiny.needles import NEEDLES, bury
 from vtc_recipes.tiny.pretext import encode_patches
-from vtc_recipes.tiny.sequences import Dialogue, Merges, collate_texts, forward, lay_out, merge
+from vtc_recipes.tiny.sequences import Dialogue, collate_texts, forward, lay_out
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
+from vtc_recipes.tiny.visual import POOLED, Merges, merge
 from vtc_recipes.tiny.world import Format, World, draw_crowd, draw_gaps
 
 
@@ -54,26 +56,30 @@ def clip_encoder(seed: int = 1) -> HFClipEncoder:
 
 
 @pytest.mark.parametrize(
-    ("merger", "connector"),
+    ("merger", "connector", "limit"),
     [
-        ("dfm", "stock"),
-        ({"name": "dfm", "projection": "learned"}, "separate"),
-        ({"name": "dfm", "projection": "learned"}, "encoder_patches"),
-        ("mean_pool", "separate"),
-        ({"name": "q_former", "tokens": 2}, "stock"),
-        ("drop", "stock"),
+        ("dfm", "stock", None),
+        ({"name": "dfm", "projection": "learned"}, "separate", None),
+        ({"name": "dfm", "projection": "learned"}, "encoder_patches", None),
+        ("mean_pool", "separate", None),
+        ({"name": "q_former", "tokens": 2}, "stock", None),
+        ("drop", "stock", None),
+        ({"name": "dfm", "projection": "learned"}, "separate", 36),  # frames share tokens
+        ("dfm", "stock", 60),  # frames have several
+        ("mean_pool", "stock", 40),
     ],
 )
 @torch.no_grad()
 def test_training_sees_the_logits_that_a_wrapped_model_computes(
-    merger: Any, connector: str
+    merger: Any, connector: str, limit: int | None
 ) -> None:
+    budget = limit and registry.build_budget(vtc.budget("foveated", max_tokens=limit))
     vlm, processor = lively_vlm()
     encoder = clip_encoder()
     wrapped, patches, of_encoder, dialogues = [], [], [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are untrained
-        vtc.wrap(vlm, "uniform", merger, processor=processor, encoder=encoder)
+        vtc.wrap(vlm, "uniform", merger, budget=budget, processor=processor, encoder=encoder)
     vlm.vtc.add_connector(connector)
     for weight in vlm.vtc.parameters():
         weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
@@ -85,7 +91,13 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
         )
         inputs = vtc.prepare_inputs(vlm, processor, example.video, example.question.text)
         wrapped.append(vlm(**inputs).logits[0, -1])
-        keyframes = [frame.index for frame in vtc.last_report(vlm).videos[0].keyframes]
+        report = vtc.last_report(vlm).videos[0]
+        keyframes = torch.tensor([frame.index for frame in report.keyframes])
+        tokens = None
+        if budget:
+            selection = vtc.Selection(keyframes, None)
+            _, tokens = share_tokens(budget, selection, torch.empty(16, 0), POOLED, limit - 1)
+            assert int(tokens.clamp(min=0).sum()) == limit - 1
         frames = torch.from_numpy(example.video.frames(range(16)))
         layer = vlm.config.vision_feature_layer
         patches.append(encode_patches(vlm.model.vision_tower, layer, to_pixels(frames)))
@@ -95,10 +107,11 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
         dialogues.append(
             Dialogue(
                 rows=torch.arange(16) + 16 * number,
-                keyframes=torch.tensor(keyframes),
+                keyframes=keyframes,
                 query=example.question.text,
                 embedding=encoder.encode_text(example.question.text),
                 turns=[*others, (example.question.text, "red")],
+                tokens=tokens,
             )
         )
     kept = torch.cat(patches)

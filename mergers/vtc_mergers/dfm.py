@@ -180,11 +180,20 @@ class DFM(TokenMerger):
             TypeError: The patches are not floating point or ``has_reference`` is not boolean.
             RuntimeError: ``projection="learned"`` and `build` was not called.
         """
-        check_patches("dfm", patches.flatten(0, -3) if patches.ndim > 3 else patches)
-        check_reference("dfm", patches, reference, has_reference)
-        query = self._project_query(query, patches.shape[-1], batched=True)
-        weights = self._weigh(patches, reference, has_reference, query[..., None, :])
+        query = self._check_batch(patches, reference, has_reference, query)
+        weights = self._weigh(patches, reference, has_reference, query)
         return weighted_sum(weights[..., None, :], patches)
+
+    def log_mass_batch(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor
+    ) -> Tensor:
+        """Return the `log_mass` of frames of several videos, ``[..., n]`` float32, for training.
+
+        The arguments and errors are those of `merge_batch`.
+        """
+        query = self._check_batch(patches, reference, has_reference, query)
+        scores = self._scores(patches, reference, has_reference, query)
+        return scores.float().logsumexp(dim=-1)
 
     def weights(
         self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor | None
@@ -215,6 +224,14 @@ class DFM(TokenMerger):
         check_patches("dfm", patches)
         check_reference("dfm", patches, reference, has_reference)
         return self._project_query(query, patches.shape[2])
+
+    def _check_batch(
+        self, patches: Tensor, reference: Tensor, has_reference: Tensor, query: Tensor
+    ) -> Tensor:
+        """Check arguments of `merge_batch` and return the queries, mapped to ``[..., 1, D]``."""
+        check_patches("dfm", patches.flatten(0, -3) if patches.ndim > 3 else patches)
+        check_reference("dfm", patches, reference, has_reference)
+        return self._project_query(query, patches.shape[-1], batched=True)[..., None, :]
 
     def _project_query(self, query: Tensor | None, patch_dim: int, batched: bool = False) -> Tensor:
         """Check the query and map it to ``[D]`` or ``[..., D]``, once for all frames of a call."""

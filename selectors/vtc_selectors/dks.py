@@ -42,6 +42,8 @@ class DKS(FrameSelector):
     """
 
     source = "ViLAMP, ICML 2025, Algorithm 1"
+    label = "dks"
+    """The name in messages."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -81,7 +83,7 @@ class DKS(FrameSelector):
     def select(
         self, embeddings: Tensor, query: Tensor | None = None, timestamps: Tensor | None = None
     ) -> Selection:
-        relevance = query_relevance("dks", embeddings, query)
+        relevance = query_relevance(self.label, embeddings, query)
         order = most_relevant_first(relevance)
         if self.config.relevance_threshold is not None:
             order = order[relevance[order] >= self.config.relevance_threshold]
@@ -104,7 +106,7 @@ class DKS(FrameSelector):
             block = unit_rows(embeddings, frames)
             free = torch.ones_like(frames, dtype=torch.bool)
             for vector in reversed(vectors):  # latest first: frames of similar relevance look alike
-                free &= self._unlike(block, vector)
+                free &= self.unlike(block, vector)
                 frames, block, free = _compact(frames, block, free)
             while len(taken) < self.config.keyframes and free.any():
                 first = int(free.int().argmax())
@@ -112,7 +114,7 @@ class DKS(FrameSelector):
                 taken.append(int(frames[first]))
                 # A view would keep its whole block in memory: up to K blocks.
                 vectors.append(block[first].clone())
-                free &= self._unlike(block, vectors[-1])
+                free &= self.unlike(block, vectors[-1])
                 frames, block, free = _compact(frames, block, free)
             if len(taken) == self.config.keyframes:
                 break
@@ -136,11 +138,11 @@ class DKS(FrameSelector):
         for _ in range(min(self.config.keyframes, count)):
             place = torch.where(free, places, count).amin(dim=0, keepdim=True)
             taken.append(place)
-            free &= self._unlike(vectors, vectors.index_select(0, place.clamp(max=count - 1))[0])
+            free &= self.unlike(vectors, vectors.index_select(0, place.clamp(max=count - 1))[0])
             free &= places != place
         return torch.cat(taken)
 
-    def _unlike(self, vectors: Tensor, keyframe: Tensor) -> Tensor:
+    def unlike(self, vectors: Tensor, keyframe: Tensor) -> Tensor:
         """Return a mask of the vectors ``[n, d]`` whose cosine with ``keyframe`` is small enough.
 
         A matrix-vector product runs in the calling thread; see `rows_of_piece`.

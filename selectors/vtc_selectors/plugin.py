@@ -11,6 +11,7 @@ def vtc_register_selectors() -> dict[str, str]:
         "dig": "vtc_selectors.dig:Dig",
         "dino_diff": "vtc_selectors.dino_diff:DinoDiff",
         "dks": "vtc_selectors.dks:DKS",
+        "dks_next": "vtc_selectors.dks_next:DKSNext",
         "focus": "vtc_selectors.focus:Focus",
         "kmeans": "vtc_selectors.kmeans:KMeans",
         "mdp3": "vtc_selectors.mdp3:MDP3",

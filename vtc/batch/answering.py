@@ -140,10 +140,10 @@ class SelectJob(Job):
     empty = {"keyframes": None}
 
     def load(self) -> Callable[[Any, list[str]], list[Mapping[str, Any]]]:
+        from vtc.encoders.device import pick_device
         from vtc.encoders.lazy import LazyEncoder
         from vtc.pipeline.selecting import select_for_texts
         from vtc.plugins import registry
-        from vtc.wrapped.opening import pick_device
 
         name = registry.build_part("selector", self.selector).encoder or self.encoder
         encoder = LazyEncoder(name, device=pick_device(self.device))

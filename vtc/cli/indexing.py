@@ -71,9 +71,10 @@ class IndexedModel(ModelOptions):
             raise ValueError(f"expected --model with {', '.join(names)}, got none")
 
     def _embed_frames(self, encoder: str | None, stride: int) -> Indexer:
+        from vtc.encoders.device import pick_device
         from vtc.encoders.lazy import LazyEncoder
         from vtc.pipeline.indexing import index_video
-        from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
+        from vtc.wrapped.opening import DEFAULT_ENCODER
 
         name = encoder or self.encoder or DEFAULT_ENCODER
         lazy = LazyEncoder(name, device=pick_device(self.device))

@@ -72,10 +72,10 @@ def select(
 
     import transformers
 
+    from vtc.encoders.device import pick_device
     from vtc.encoders.lazy import LazyEncoder
     from vtc.pipeline.selecting import select_video
     from vtc.plugins import registry
-    from vtc.wrapped.opening import pick_device
 
     transformers.utils.logging.disable_progress_bar()
     spec = part_choice("dks", selector, selector_option, keyframes).spec()

@@ -191,9 +191,10 @@ def _count(model_options: ModelOptions, settings: Settings, say: Any) -> Profile
 def _measure(
     model_options: ModelOptions, video: str | None, settings: Settings, say: Any
 ) -> Profile:
+    from vtc.encoders.device import pick_device
     from vtc.profiler import SHAPE_NAMES
     from vtc.profiler.setup import measure_profile
-    from vtc.wrapped.opening import pick_device, read_dtype
+    from vtc.wrapped.opening import read_dtype
 
     place, dtype = pick_device(model_options.device), model_options.dtype
     if dtype == "auto":

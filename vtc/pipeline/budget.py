@@ -206,14 +206,47 @@ def _allocate(
             f"a budget of {limit:,} visual tokens leaves none for the frames of {feed.name}; give "
             f"at least {tail + 1}"
         )
+    selection, shares = share_tokens(
+        budget, selection, embeddings, whole, room, feed.timestamps, patches
+    )
+    if isinstance(call.merger, TokenPruner):  # a pruner keeps one token of a group's first frame
+        shares = torch.where(shares == SHARED, 0, shares)
+    if most is not None:
+        shares = torch.where(shares < whole, shares.clamp(max=most), shares)
+    return Allocation(selection, shares, limit, whole)
+
+
+def share_tokens(
+    budget: TokenBudget,
+    selection: Selection,
+    embeddings: Tensor,
+    whole: int,
+    room: int,
+    timestamps: Tensor | None = None,
+    patches: VideoPatches | None = None,
+) -> tuple[Selection, Tensor]:
+    """Share ``room`` tokens among the N frames of a video, of which a keyframe takes ``whole``.
+
+    Args:
+        embeddings: ``[N, d]``; ``[N, 0]`` if the selector uses none.
+        timestamps: ``[N]`` seconds; None if they are unknown.
+        patches: The patches of all frames, for a budget that uses them.
+
+    Returns:
+        The keyframes that fit, and the tokens of each frame, ``[N]`` int64, as
+        `vtc.TokenBudget.allocate` returns them; ``whole`` for keyframes.
+
+    Raises:
+        ValueError: The budget broke the contract of `vtc.TokenBudget.allocate`.
+    """
     selection = _fitting(selection, room // whole)
     keyframes = selection.keyframes.cpu()
     statistics = FrameStatistics(
         keyframes,
         whole,
-        len(feed.span),
+        len(embeddings),
         relevance=None if selection.relevance is None else selection.relevance.float().cpu(),
-        timestamps=None if feed.timestamps is None else feed.timestamps.cpu(),
+        timestamps=None if timestamps is None else timestamps.cpu(),
         patches=patches if budget.uses_patches else None,
         **_similarities(embeddings, keyframes),
     )
@@ -221,12 +254,7 @@ def _allocate(
     left = room - whole * len(keyframes)
     with part_errors(label), torch.no_grad():  # allocation has no gradient
         tokens: object = budget.allocate(statistics, left)
-    shares = _checked(tokens, statistics, left, label)
-    if isinstance(call.merger, TokenPruner):  # a pruner keeps one token of a group's first frame
-        shares = torch.where(shares == SHARED, 0, shares)
-    if most is not None:
-        shares = torch.where(shares < whole, shares.clamp(max=most), shares)
-    return Allocation(selection, shares, limit, whole)
+    return selection, _checked(tokens, statistics, left, label)
 
 
 def _fitting(selection: Selection, count: int) -> Selection:

@@ -65,7 +65,8 @@ class BudgetMerging:
             frames = (patches[here], reference[here], has_reference[here])
             layers = [layer[here] for layer in extra]
             parts = []
-            split, middle = cells(self._span, patches.shape[1], count)
+            grid = grid_of(self._span, patches.shape[1])
+            split, middle = cells(grid, patches.shape[1], count)
             if count > 1 and patches.shape[1] == self._span.slots.shape[1]:
                 middles.update(dict.fromkeys(slices[at].tolist(), middle))
             for part in split:
@@ -103,11 +104,11 @@ class BudgetMerging:
         return 0
 
 
-def cells(span: VideoSpan, patches: int, count: int) -> tuple[list[Tensor], Tensor]:
+def cells(grid: tuple[int, int] | None, patches: int, count: int) -> tuple[list[Tensor], Tensor]:
     """Cut the patches of a frame into ``count`` parts: cells of its grid, as square as possible.
 
-    If the number of cells does not fit the grid, or there is no grid, the parts are runs of
-    consecutive patches.
+    If the number of cells does not fit the grid (height, width), or there is no grid, the parts are
+    runs of consecutive patches.
 
     Returns:
         The indices of each part, and ``[count]`` int64, the patch in the middle of each.
@@ -115,7 +116,6 @@ def cells(span: VideoSpan, patches: int, count: int) -> tuple[list[Tensor], Tens
     places = torch.arange(patches)
     if count == 1:
         return [places], places[:0]
-    grid = grid_of(span, patches)
     if grid is not None:
         height, width = grid
         fitting = [

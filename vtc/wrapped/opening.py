@@ -6,6 +6,7 @@ import copy
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vtc.encoders.device import pick_device
 from vtc.plugins import registry
 from vtc.wrapped.access import toolkit_of
 from vtc.wrapped.loading import find_encoder, from_pretrained, is_saved_by_vtc, saved_config
@@ -209,23 +210,6 @@ def saved_parts(name: str | os.PathLike[str]) -> dict[str, Any]:
     if saved["encoder"] is not None:
         saved["encoder"] = find_encoder(saved["encoder"], place)
     return saved
-
-
-def pick_device(device: str | torch.device) -> str:
-    """Return the name of a device; ``auto`` is a GPU if there is one.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return str(torch.empty(0, device=device).device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot use device={str(device)!r} here: {reason}") from error
 
 
 def read_dtype(dtype: str | torch.dtype) -> Any:

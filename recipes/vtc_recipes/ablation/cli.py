@@ -53,7 +53,7 @@ def ablate(
     import transformers
 
     from vtc.cli.show import progress_bars
-    from vtc.wrapped.opening import pick_device
+    from vtc.encoders.device import pick_device
     from vtc_recipes.ablation.grid import parse_grid
     from vtc_recipes.ablation.plan import jobs_of, prepare
     from vtc_recipes.ablation.work import work

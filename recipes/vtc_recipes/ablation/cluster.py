@@ -97,7 +97,7 @@ def _run_job(
     """
     import transformers
 
-    from vtc.wrapped.opening import pick_device
+    from vtc.encoders.device import pick_device
 
     os.chdir(folder)
     transformers.utils.logging.disable_progress_bar()

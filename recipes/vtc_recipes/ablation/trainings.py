@@ -51,12 +51,11 @@ class TrainingJob:
     def id(self) -> str:
         """The name of the job: a hash of its values."""
         values = {**self.values, "output": None, "launch": self.launch}
-        if self.staged:  # without the later option, so that older trainings keep their ids
-            values["stages"] = [
-                {k: v for k, v in stage.items() if (k, v) != ("seed", None)}
-                for stage in values["stages"]
-            ]
-        return digest({**values, "vtc": _with_old_names(values["vtc"])})
+        parts = _with_old_names(values["vtc"])
+        if self.staged:  # without later options, so that older trainings keep their ids
+            values["stages"] = [_without(stage, "seed") for stage in values["stages"]]
+            parts = _without(parts, "budget")
+        return digest({**values, "vtc": parts})
 
     @property
     def kind(self) -> tuple[str, int]:
@@ -245,6 +244,11 @@ def _with_old_names(parts: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("connector") == "encoder_patches":
         values["connector"] = "trained"
     return values
+
+
+def _without(values: Mapping[str, Any], option: str) -> dict[str, Any]:
+    """Return values without an option that is None."""
+    return {name: value for name, value in values.items() if (name, value) != (option, None)}
 
 
 def _train(values: Mapping[str, Any], staged: bool, resume: bool) -> Path:

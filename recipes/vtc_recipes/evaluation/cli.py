@@ -52,7 +52,7 @@ def qvhighlights(
     clips that an annotator rated "Very Good", and of any relevant clip.
     """
     from vtc.cli.show import progress_bars
-    from vtc.wrapped.opening import pick_device
+    from vtc.encoders.device import pick_device
     from vtc_recipes.evaluation import qvhighlights as scoring
     from vtc_recipes.evaluation.resuming import (
         claim_settings,

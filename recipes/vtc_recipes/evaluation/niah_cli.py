@@ -39,6 +39,9 @@ def niah(
     merger: Annotated[
         options.Text, typer.Option(help="Merger of the model. (default: dfm)")
     ] = None,
+    max_tokens: options.MaxTokens = None,
+    budget: options.Budget = None,
+    budget_option: options.BudgetOption = [],  # noqa: B006 - typer copies it
     prompt: Annotated[
         str, typer.Option(help="Prompt for the model, with {question} and {choices}.")
     ] = "{question}",
@@ -49,13 +52,19 @@ def niah(
 ) -> None:
     """Hide needles in long videos, and draw a heat map of the scores by length and depth."""
     from vtc.cli.show import progress_bars
+    from vtc.encoders.device import pick_device
     from vtc.plugins import registry
-    from vtc.wrapped.opening import DEFAULT_ENCODER, pick_device
+    from vtc.wrapped.opening import DEFAULT_ENCODER
     from vtc_recipes.evaluation import niah as scoring
     from vtc_recipes.evaluation.heatmap import heat_map
     from vtc_recipes.evaluation.resuming import resumable
     from vtc_recipes.synthetic import cases as making
 
+    of_model = {"--merger": merger, "--max-tokens": max_tokens, "--budget": budget}
+    given = [name for name, value in of_model.items() if value is not None]
+    given += ["--budget-option"] * bool(budget_option)
+    if model is None and given:
+        raise ValueError(f"{given[0]} is for a model's answers; give --model too")
     if case_file is not None:
         run_cases = making.read_cases(case_file)
     else:
@@ -87,6 +96,9 @@ def niah(
             keyframes=keyframes,
             encoder=encoder,
             selector_option=selector_option,
+            max_tokens=max_tokens,
+            budget=budget,
+            budget_option=budget_option,
             device=place,
             trust_remote_code=trust_remote_code,
         ).open(quiet=as_json)
@@ -99,6 +111,8 @@ def niah(
             "prompt": prompt,
             "max_new_tokens": max_new_tokens,
         }
+        if loaded.vtc.budget is not None:
+            settings["budget"] = registry.spec_of(loaded.vtc.budget)
         title = "right answers, %"
     with resumable(out), progress_bars(quiet=as_json) as show:
         records = scoring.run(

@@ -6,7 +6,15 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from vtc_recipes.schema import Connector, Fraction, Items, Merger, Section, Selector
+from vtc_recipes.schema import (
+    Connector,
+    Fraction,
+    Items,
+    Merger,
+    OptionalBudget,
+    Section,
+    Selector,
+)
 from vtc_recipes.training.config import Output
 
 
@@ -38,6 +46,7 @@ class StageSettings(Section):
         "final_stories",
         "evidence",
         "review",
+        "hours",
     ]
     steps: PositiveInt
     batch: PositiveInt
@@ -56,11 +65,13 @@ class Parts(Section):
         merger: The merger, trained with the model if it has parameters.
         connector: ``separate`` gives merged frames their own projector (Eq. 11 of ViLAMP);
             ``encoder_patches`` merges the dual encoder's patches (the fast path).
+        budget: The budget of the videos of hours in the stage ``hours``; not saved with the model.
     """
 
     selector: Selector = "dks"
     merger: Merger = "dfm"
     connector: Connector = "stock"
+    budget: OptionalBudget = None
 
 
 class TinyRecipe(Section):

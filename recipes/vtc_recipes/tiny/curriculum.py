@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vtc.interfaces.token_budget import TokenBudget
 from vtc_recipes.tiny.asking import KINDS
 from vtc_recipes.tiny.needles import NEEDLES
 from vtc_recipes.tiny.world import Format
@@ -70,6 +71,13 @@ def draw_hours(rng: np.random.Generator) -> Format:
     keyframes = _pick(rng, 16, 32, 32)
     rare, size = _pick(rng, 2, 4), {"frames": frames, "scenes": frames // 8}
     return replace(HOURS, **size, keyframes=keyframes, rare=rare, alone=False)
+
+
+def draw_budgeted_hours(rng: np.random.Generator, budget: TokenBudget) -> Format:
+    """Draw the format of a batch of whole videos of hours, whose tokens a budget sets."""
+    keyframes, alone = _pick(rng, 8, 8, 16), bool(rng.random() < 0.5)
+    form = replace(draw_hours(rng), keyframes=keyframes, alone=alone, kept=0)
+    return replace(form, budget=budget)
 
 
 def _merged(rng: np.random.Generator, done: float, spread: int) -> Format:

@@ -83,7 +83,7 @@ class Stories(LanguageStage):
 
     name = "stories"
     needs: ClassVar[tuple[str, ...]] = ("queries",)
-    gated = ("64",)
+    gated: ClassVar[tuple[str, ...]] = ("64",)
     takes_parts = False
     old: ClassVar[float] = 0.2
     """Share of the batches with the questions of the start, which a model forgets without them."""
@@ -161,7 +161,7 @@ class Stories(LanguageStage):
             scenes=world.scenes,
         )
         own, rows = example.question, rows_of(example.video)
-        keyframes = world.select(rng, rows, own.text, form)
+        keyframes = world.select(rng, rows, own.text, form).keyframes
         turns = related_turns(rng, example)[: 1 if alone else None]
         embedding = world.embed(own.text)
         return Dialogue(rows, keyframes, own.text, embedding, turns), example

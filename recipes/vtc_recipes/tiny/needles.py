@@ -57,6 +57,8 @@ def bury(
     drawn = [random_segment(rng, *pair) for pair in zip(ordered, lengths, strict=True)]
     video = SyntheticVideo(drawn)
     questions = [question for question in fair_questions(video)[kind] if question.shape in rare]
+    if not questions:  # for example, no scene follows the only needle of its shape
+        return bury(rng, frames, count, kind, split, scenes, rare_shapes)
     needles = [place for place, scene in enumerate(ordered) if _shown(scene, rare)]
     return Example(video, questions[int(rng.integers(len(questions)))]), needles
 

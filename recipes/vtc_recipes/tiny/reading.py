@@ -8,8 +8,8 @@ from typing import Any
 from vtc.plugins import registry
 from vtc_recipes.schema import RecipeError, parse
 from vtc_recipes.tiny.config import TinyRecipe
-from vtc_recipes.tiny.sequences import unsupported
 from vtc_recipes.tiny.stages import STAGES
+from vtc_recipes.tiny.visual import unsupported
 
 
 def parse_tiny(values: Mapping[str, Any], label: str) -> TinyRecipe:
@@ -39,6 +39,8 @@ def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
             yield f"stages.{number}.name: {stage.name!r} appears twice"
         if missing := [name for name in kind.needs if name not in earlier]:
             yield f"stages.{number}: {stage.name!r} needs the stage {missing[0]!r} before it"
+        if kind.needs_budget and not _is_limited(recipe.vtc.budget):
+            yield f"stages.{number}: {stage.name!r} needs vtc.budget with a number of max_tokens"
         for name in stage.gates:
             if name not in kind.gated:
                 metrics = ", ".join(kind.gated)
@@ -46,3 +48,9 @@ def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
         earlier.append(stage.name)
     if not earlier:
         yield "stages is empty; name at least one"
+
+
+def _is_limited(spec: Any) -> bool:
+    """Return whether a budget sets a number of tokens itself."""
+    budget = registry.build_budget(spec)
+    return budget is not None and budget.max_tokens != "auto"

@@ -6,7 +6,7 @@ at once, and several questions share a video.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from vtc import TokenMerger
 from vtc.wrapped.access import toolkit_of
 from vtc_recipes.tiny.features import Features
 from vtc_recipes.tiny.models import ASSISTANT, END, USER
-
-_POOLED = 9
+from vtc_recipes.tiny.visual import video_tokens
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Dialogue:
             as many positions as a long one; None for no gaps.
         crowd: ``[N]`` float32, the number of frames that each frame counts for in attention, so
             that a short video competes like a long one; None for one. Keyframes always count once.
+        tokens: ``[N]`` int64, the number of each non-keyframe's tokens, as
+            `vtc.TokenBudget.allocate` returns it; None for one token each.
     """
 
     rows: Tensor
@@ -46,6 +46,7 @@ class Dialogue:
     turns: Sequence[tuple[str, str]]
     gaps: Tensor | None = None
     crowd: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -90,106 +91,6 @@ def _turn(tokenizer: Any, question: str, answer: str) -> tuple[Tensor, Tensor]:
     labels = torch.full_like(ids, -100)
     labels[len(prompt) - 1 :] = torch.tensor(target)
     return ids, labels
-
-
-@dataclass(frozen=True)
-class Merges:
-    """Distinct frames of several videos to merge.
-
-    Attributes:
-        videos: ``[n]`` int64, the video of each frame, ascending.
-        patches: ``[n, P, D]`` float32, in the language model's space.
-        references: ``[n, P, D]`` float32, patches of the keyframe before each frame.
-        has_reference: ``[n]`` bool, whether there is such a keyframe.
-        queries: ``[B, Dq]`` of the videos, or None for mergers that take none.
-    """
-
-    videos: Tensor
-    patches: Tensor
-    references: Tensor
-    has_reference: Tensor
-    queries: Tensor | None
-
-
-def unsupported(merger: TokenMerger) -> Iterator[str]:
-    """Yield the requirements of a merger that these sequences do not support."""
-    frames, keyframes = torch.tensor([0, 2, 4, 5, 7]), torch.tensor([1, 3, 6])
-    preceding = TokenMerger.reference_frames(merger, frames, keyframes)
-    if not torch.equal(merger.reference_frames(frames, keyframes), preceding):
-        yield "it uses references other than the preceding keyframe; training does not support them"
-    if merger.query_source == "frame_encoder_raw":
-        yield "it takes the query before normalisation, but training uses normalised queries"
-
-
-def merge(merger: Any, merges: Merges) -> list[Tensor]:
-    """Return the merger's tokens ``[T_i, D]`` of each frame."""
-    if hasattr(merger, "merge_batch") and merges.queries is not None:
-        queries = merges.queries[merges.videos]
-        return list(
-            merger.merge_batch(merges.patches, merges.references, merges.has_reference, queries)
-        )
-    tokens: list[Tensor] = []
-    for video in sorted(set(merges.videos.tolist())):
-        mask = merges.videos == video
-        query = None if merges.queries is None else merges.queries[video]
-        frames = (merges.patches[mask], merges.references[mask], merges.has_reference[mask])
-        tokens += merger(*frames, query)
-    return tokens
-
-
-def video_tokens(
-    vlm: Any, features: Features, dialogues: Sequence[Dialogue], queries: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the distinct visual tokens of a batch of videos, and their indices.
-
-    Keyframes that share a row of the bank share their tokens; so do non-keyframes with the same
-    row, query and reference. So most tokens are computed only once.
-
-    Args:
-        vlm: Wrapped model.
-        features: Features of the bank; ``merged`` suits the model's connector.
-        dialogues: Dialogues about videos of the same length, N frames.
-        queries: ``[B, Dq]`` for the merger, or None.
-
-    Returns:
-        A table of tokens ``[T, D]``, and the first index and number of each frame's tokens in it,
-        each ``[B, N]`` int64.
-    """
-    toolkit, device = toolkit_of(vlm), vlm.device
-    projector = vlm.model.multi_modal_projector
-    added: Any = toolkit.connector
-    connector = getattr(added, "projectors", [added or projector])[0]
-    rows, of_frames = torch.unique(torch.stack([d.rows for d in dialogues]), return_inverse=True)
-    is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
-    for row, dialogue in zip(is_key, dialogues, strict=True):
-        row[dialogue.keyframes] = True
-    patches = features.kept[rows].to(device, torch.float32)
-    (kept,), of_kept = _unique(of_frames[is_key][:, None])
-    pooled = vlm.model.apply_pooling(projector(patches[kept])).flatten(0, 1)
-    numbers = torch.arange(is_key.shape[1])
-    before = torch.where(is_key, numbers, -1).cummax(1).values
-    reference = torch.where(before >= 0, of_frames.gather(1, before.clamp(min=0)), -1)
-    videos = torch.arange(len(is_key))[:, None].expand_as(is_key)
-    (video, frame, key), of_merges = _unique(
-        torch.stack([videos, of_frames, reference], -1)[~is_key]
-    )
-    with torch.autocast(device.type, enabled=False):  # bfloat16 is too coarse at temperature 0.01
-        dense = connector(features.merged[rows].to(device, torch.float32))
-        references, has_reference = dense[key.clamp(min=0)], (key >= 0).to(device)
-        merges = Merges(video, dense[frame], references, has_reference, queries)
-        merged = merge(toolkit.merger, merges)
-    counts = torch.tensor([len(tokens) for tokens in merged], dtype=torch.int64)
-    first = len(pooled) + counts.cumsum(0) - counts
-    places, lengths = torch.empty_like(of_frames), torch.full_like(of_frames, _POOLED)
-    places[is_key], places[~is_key] = of_kept * _POOLED, first[of_merges]
-    lengths[~is_key] = counts[of_merges]
-    return torch.cat([pooled.float(), *merged]), places, lengths
-
-
-def _unique(rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the columns of the distinct rows of ``[n, c]``, and the index of each row in them."""
-    distinct, numbers = torch.unique(rows, dim=0, return_inverse=True)
-    return distinct.unbind(-1), numbers
 
 
 def lay_out(

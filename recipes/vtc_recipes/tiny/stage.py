@@ -31,6 +31,7 @@ class Stage(ABC):
         needs: Stages whose results this one starts from.
         gated: Metrics for which a recipe may set gates.
         takes_parts: Whether the parts of ``vtc.wrap`` change the result.
+        needs_budget: Whether it needs a budget among those parts, with a number of tokens.
         model: The trained module, saved in checkpoints.
     """
 
@@ -38,6 +39,7 @@ class Stage(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     gated: ClassVar[tuple[str, ...]]
     takes_parts: ClassVar[bool] = False
+    needs_budget: ClassVar[bool] = False
     model: nn.Module
 
     def __init__(self, settings: StageSettings, recipe: TinyRecipe, folder: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.dual_encoder import DualEncoder
 from vtc_recipes.tiny.evidence import Evidence, FinalStories, LongStories, Review, Stories
+from vtc_recipes.tiny.hours import Hours
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.queries import Queries
@@ -41,6 +42,7 @@ STAGES: dict[str, type[Stage]] = {
         FinalStories,
         Evidence,
         Review,
+        Hours,
     )
 }
 
@@ -184,7 +186,7 @@ def _train_stage(
         "stage": settings.name,
         "seed": recipe.seed_of(settings),
         "settings": settings.plain(),
-        "vtc": recipe.vtc.plain(),
+        "vtc": _parts_for(recipe, settings),
         "measured": {name: round(value, 4) for name, value in measured.items()},
         "seconds": round(time.perf_counter() - began),
         "cpu_seconds": round(time.process_time() - cpu_began),
@@ -222,6 +224,14 @@ def _arguments(recipe: TinyRecipe, settings: StageSettings, target: Path) -> Tra
     )
 
 
+def _parts_for(recipe: TinyRecipe, settings: StageSettings) -> dict[str, Any]:
+    """Return the parts that a stage is trained with."""
+    parts: dict[str, Any] = recipe.vtc.plain()
+    if not STAGES[settings.name].needs_budget:
+        del parts["budget"]
+    return parts
+
+
 def _require_same(
     folder: Path, recipe: TinyRecipe, settings: StageSettings, metrics: Mapping[str, Any]
 ) -> None:
@@ -231,7 +241,7 @@ def _require_same(
         ValueError: The seed, the parts or a setting differ.
     """
     seed = recipe.seed_of(settings)
-    new = {"vtc": recipe.vtc.plain(), **settings.plain(), "seed": seed}
+    new = {"vtc": _parts_for(recipe, settings), **settings.plain(), "seed": seed}
     old = {"vtc": metrics["vtc"], **metrics["settings"], "seed": metrics["seed"]}
     free = {"gates"} if STAGES[settings.name].takes_parts else {"gates", "vtc"}
     for name in new.keys() - free:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 import vtc
+from vtc.interfaces.frame_selector import Selection
 from vtc.interfaces.part import require
+from vtc.interfaces.token_budget import TokenBudget
+from vtc.pipeline.budget import share_tokens
 from vtc.plugins import registry
 from vtc_recipes.synthetic import Example, SyntheticVideo, make_example
 from vtc_recipes.tiny.asking import choose_turns, describe
@@ -21,6 +24,7 @@ from vtc_recipes.tiny.dual_encoder import embed_texts
 from vtc_recipes.tiny.features import Features, rows_of
 from vtc_recipes.tiny.needles import RARE, bury
 from vtc_recipes.tiny.sequences import Dialogue
+from vtc_recipes.tiny.visual import POOLED
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Format:
         crowd: Maximum number of frames that an irrelevant frame counts for.
         kept: Number of frames that the language model sees of a longer video; see `thin`. 0 for
             all of them.
+        budget: The budget that sets the tokens of the frames; None for one token each.
     """
 
     frames: int
@@ -51,6 +56,7 @@ class Format:
     rare: int = RARE
     crowd: int = 1
     kept: int = 0
+    budget: TokenBudget | None = None
 
 
 _BESIDE = 4
@@ -99,9 +105,13 @@ class World:
         else:
             example = self._example(rng, form, kind)
         own, rows = example.question, rows_of(example.video)
-        relevant = self.select(rng, rows, own.text, form).tolist()
+        selection = self.select(rng, rows, own.text, form)
         added = [] if form.alone else _some_frames(rng, example.video, needles)
-        keyframes = torch.tensor(sorted({*relevant, *added}))
+        keyframes = torch.tensor(sorted({*selection.keyframes.tolist(), *added}))
+        tokens = None
+        if form.budget is not None:
+            selection = replace(selection, keyframes=keyframes)
+            keyframes, tokens = self.share(form.budget, rows, selection)
         turns = (
             [(own.text, own.answer)]
             if form.alone
@@ -110,7 +120,7 @@ class World:
         gaps = draw_gaps(rng, example, form.spread) if form.spread else None
         crowd = draw_crowd(rng, example, form.crowd) if form.crowd > 1 else None
         embedding = self.embed(own.text)
-        dialogue = Dialogue(rows, keyframes, own.text, embedding, turns, gaps, crowd)
+        dialogue = Dialogue(rows, keyframes, own.text, embedding, turns, gaps, crowd, tokens)
         if not form.kept:
             return dialogue
         ranges = example.video.ranges()
@@ -127,14 +137,24 @@ class World:
             scenes=self.scenes,
         )
 
-    def select(self, rng: np.random.Generator, rows: Tensor, query: str, form: Format) -> Tensor:
-        """Select the keyframes ``[K]`` of a video from its rows in the bank ``[N]`` and a query."""
+    def select(self, rng: np.random.Generator, rows: Tensor, query: str, form: Format) -> Selection:
+        """Select the keyframes of a video from its rows in the bank ``[N]`` and a query."""
         count = min(form.keyframes, len(rows))
         if form.selector == "random":
-            return torch.from_numpy(np.sort(rng.choice(len(rows), count, replace=False)))
+            chosen = np.sort(rng.choice(len(rows), count, replace=False))
+            return Selection(torch.from_numpy(chosen), None)
         selector = _selector(form.selector, count)
-        keyframes: Tensor = selector.select(self._embeddings[rows], self.embed(query)).keyframes
-        return keyframes
+        selection: Selection = selector.select(self._embeddings[rows], self.embed(query))
+        return selection
+
+    def share(
+        self, budget: TokenBudget, rows: Tensor, selection: Selection
+    ) -> tuple[Tensor, Tensor]:
+        """Apply a budget; return the keyframes that fit, and the tokens of each frame."""
+        room = int(budget.max_tokens) - 1  # the mark after the video takes one
+        embeddings = self._embeddings[rows]
+        fitting, tokens = share_tokens(budget, selection, embeddings, POOLED, room)
+        return fitting.keyframes, tokens
 
 
 @cache

@@ -88,7 +88,7 @@ def environment(run: Run) -> dict[str, str]:
     """Return the environment of a run, with its own ``$HF_HOME`` but the user's models."""
     from huggingface_hub import constants
 
-    from vtc.wrapped.opening import pick_device
+    from vtc.encoders.device import pick_device
 
     on_cpu = pick_device(run.settings.get("device", "auto")) == "cpu"
     return {
