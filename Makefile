@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/vtc demo --question "$$VTC_DEMO_QUESTION" $${VTC_DEMO_VIDEO:+--video "$$VTC_DEMO_VIDEO"}
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m slow

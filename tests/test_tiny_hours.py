@@ -63,12 +63,22 @@ def test_a_video_without_a_fair_question_of_the_kind_is_drawn_again() -> None:
         assert solve(example.question, example.video) == {example.question.answer}
 
 
-def test_the_stage_hours_needs_a_budget_of_a_number_of_tokens() -> None:
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("vtc.budget=null", "vtc.budget with a number of max_tokens"),
+        ("vtc.budget=auto", "vtc.budget with a number of max_tokens"),
+        ("vtc.budget=foveated", "vtc.budget with a number of max_tokens"),
+        ("vtc.budget={name: evs, max_tokens: 99}", "another vtc.budget: this one looks at the"),
+        ("vtc.merger=drop", "a vtc.merger that can make any number of tokens: dfm or mean_pool"),
+        ("vtc.merger=divprune", "a vtc.merger that can make any number of tokens"),
+    ],
+)
+def test_the_stage_hours_names_what_its_budget_lacks(setting: str, problem: str) -> None:
     values = load_yaml(find_config("tiny_shipped", "training"))
     assert parse_tiny(values, "shipped").stages[-1].name == "hours"
-    for budget in ("null", "auto", "foveated"):
-        with pytest.raises(RecipeError, match="'hours' needs vtc.budget with a number of max_tok"):
-            parse_tiny(apply_overrides(values, [f"vtc.budget={budget}"]), "shipped")
+    with pytest.raises(RecipeError, match=f"'hours' needs {problem}"):
+        parse_tiny(apply_overrides(values, [setting]), "shipped")
 
 
 def test_whole_videos_of_hours_have_the_tokens_of_their_budget() -> None:

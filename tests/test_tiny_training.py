@@ -334,7 +334,8 @@ def test_keyframes_in_training_are_those_of_the_wrapped_model() -> None:
     )
     world = World("train", 300, Features(torch.zeros(0), torch.zeros(0)), embeddings, clip, words)
     form = Format(len(scenes) * 2, len(scenes), 6)
-    chosen = world.select(np.random.default_rng(0), rows_of(video), example.question.text, form)
+    rng = np.random.default_rng(0)
+    chosen = world.select(rng, rows_of(video), example.question.text, form).keyframes
     report = vtc.ask(model, processor, video, example.question.text, max_new_tokens=1).report
     assert chosen.tolist() == [frame.index for frame in report.videos[0].keyframes]
     assert len(chosen) == len(scenes) == 3

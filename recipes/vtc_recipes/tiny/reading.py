@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vtc.interfaces.token_pruner import TokenPruner, takes_budget
 from vtc.plugins import registry
 from vtc_recipes.schema import RecipeError, parse
-from vtc_recipes.tiny.config import TinyRecipe
+from vtc_recipes.tiny.config import Parts, TinyRecipe
 from vtc_recipes.tiny.stages import STAGES
 from vtc_recipes.tiny.visual import unsupported
 
@@ -39,8 +40,8 @@ def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
             yield f"stages.{number}.name: {stage.name!r} appears twice"
         if missing := [name for name in kind.needs if name not in earlier]:
             yield f"stages.{number}: {stage.name!r} needs the stage {missing[0]!r} before it"
-        if kind.needs_budget and not _is_limited(recipe.vtc.budget):
-            yield f"stages.{number}: {stage.name!r} needs vtc.budget with a number of max_tokens"
+        if kind.needs_budget and (lacking := _budget_problem(recipe.vtc)):
+            yield f"stages.{number}: {stage.name!r} needs {lacking}"
         for name in stage.gates:
             if name not in kind.gated:
                 metrics = ", ".join(kind.gated)
@@ -50,7 +51,16 @@ def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
         yield "stages is empty; name at least one"
 
 
-def _is_limited(spec: Any) -> bool:
-    """Return whether a budget sets a number of tokens itself."""
-    budget = registry.build_budget(spec)
-    return budget is not None and budget.max_tokens != "auto"
+def _budget_problem(parts: Parts) -> str | None:
+    """Return what is missing for training within a budget; None if nothing is."""
+    budget, merger = (
+        registry.build_budget(parts.budget),
+        registry.build_part("merger", parts.merger),
+    )
+    if budget is None or budget.max_tokens == "auto":
+        return "vtc.budget with a number of max_tokens"
+    if budget.uses_patches:
+        return "another vtc.budget: this one looks at the patches of all frames"
+    if not takes_budget(merger) or isinstance(merger, TokenPruner):
+        return "a vtc.merger that can make any number of tokens: dfm or mean_pool"
+    return None
