@@ -64,6 +64,7 @@ def test_a_model_that_accelerate_gave_back_is_unwrapped(wrapped, inputs):
     assert vtc.last_report(model).tokens_after < 30
 
 
+@pytest.mark.slow
 def test_compression_itself_is_not_compiled(wrapped, inputs):
     """It took minutes, and was compiled anew for each length."""
     seen = []

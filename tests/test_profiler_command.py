@@ -61,6 +61,7 @@ def test_other_mergers_are_counted_beside(command, folders, tmp_path):
     assert code == 1 and "--beside compares counts" in err
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_draws(command, folders, tmp_path):
     file = tmp_path / "video.mp4"
     vtc.testing.write_video(file, vtc.testing.moving_squares(seconds=4))

@@ -169,6 +169,7 @@ def test_arguments_are_the_recipes(smoke):
     assert arguments.ddp_find_unused_parameters is True
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_equal(smoke, tmp_path):
     straight = train(smoke(f"output.folder={tmp_path / 'straight'}"))
     command = [sys.executable, "-c", KILLED_AFTER_A_SAVE, *smoke.settings]
