@@ -36,7 +36,7 @@ from vtc_recipes.tiny.needles import NEEDLES, bury
 from vtc_recipes.tiny.pretext import encode_patches
 from vtc_recipes.tiny.sequences import Dialogue, collate_texts, forward, lay_out
 from vtc_recipes.tiny.trained import WEIGHTS, load_trained
-from vtc_recipes.tiny.visual import POOLED, Merges, merge
+from vtc_recipes.tiny.visual import POOLED
 from vtc_recipes.tiny.world import Format, World, draw_crowd, draw_gaps
 
 
@@ -120,37 +120,6 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
     ours = logits[labels == processor.tokenizer.convert_tokens_to_ids("red")]
     torch.testing.assert_close(ours, torch.stack(wrapped), rtol=1e-3, atol=1e-3)
     assert (wrapped[0] - wrapped[1]).abs().max() > 0.1
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 999), learned=st.booleans(), weight=st.floats(0, 2))
-def test_merging_many_frames_is_the_toolkit_s_merging(
-    seed: int, learned: bool, weight: float
-) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    patches, references = torch.randn(2, 5, 4, 3, generator=draw, dtype=torch.float64)
-    queries = torch.randn(2, 3, generator=draw, dtype=torch.float64)
-    merges = Merges(
-        videos=torch.tensor([0, 0, 0, 1, 1]),
-        patches=patches,
-        references=references,
-        has_reference=torch.rand(5, generator=draw) < 0.6,
-        queries=queries,
-    )
-    spec = vtc.merger(
-        "dfm",
-        temperature=0.1,
-        redundancy_weight=weight,
-        projection="learned" if learned else "none",
-    )
-    merger = registry.build_part("merger", spec)
-    merger.build(3, 3)
-    merger.double()
-    tokens = merge(merger, merges)
-    for n, video in enumerate(merges.videos.tolist()):
-        one = slice(n, n + 1)
-        expected = merger(patches[one], references[one], merges.has_reference[one], queries[video])
-        torch.testing.assert_close(tokens[n], expected[0])
 
 
 def test_gaps_move_what_comes_after_them() -> None:
