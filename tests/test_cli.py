@@ -137,6 +137,7 @@ def test_select_uniform_needs_neither_query_nor_encoder(command, folders):
         (("--dtype", "int8"), "float16, got 'int8'"),
         (("--device", "cuda:77"), "cannot use device='cuda:77' here"),
         (("--keyframes", "3", "-s", "keyframes=4"), "not both"),
+        (("--max-tokens", "9", "--budget-option", "max_tokens=8"), "option max_tokens=, not both"),
         (("-s", "fill=[a"), "not valid YAML"),
     ],
 )

@@ -122,11 +122,17 @@ def next_by_hand(rows, query, keyframes, threshold):
     for n in sorted(range(len(rows)), key=lambda n: -cosines[n]):
         if len(taken) < half and all(dot(rows[n], rows[k]) < threshold - 1e-6 for k in taken):
             taken.append(n)
-    added = []
-    for k in taken[: keyframes // 2]:
+    chosen = {*taken}
+    for k in taken:
         unlike = (n for n in range(k + 1, len(rows)) if dot(rows[n], rows[k]) < threshold - 1e-6)
-        added += [next(unlike, k)]
-    return sorted({*taken, *added})
+        chosen |= {next(unlike, k)} if len(chosen) < keyframes else set()
+    return sorted(chosen)
+
+
+def test_each_keyframe_looks_ahead_until_there_are_enough():
+    selector = DKSNext(DKSNext.Config(keyframes=3))
+    rows = torch.eye(4)[[0, 1, 2, 2, 3]]
+    assert selector.select(rows, torch.tensor([1, 0.9, 0.8, 0.1])).keyframes.tolist() == [0, 1, 2]
 
 
 def by_hand(kind, rows, query, config):

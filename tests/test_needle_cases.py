@@ -132,13 +132,15 @@ CASE = make_cases([40], [0.5], 1)[0]
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: Expecting property name"),
-        ("[1]", r"line 2: expected a case with the keys answer, choices, .*, got \[1\]$"),
-        ('{"lenght": 3}', r"line 2: expected a case with the keys .*, got \['lenght'\]$"),
-        (
-            "{}",
-            "line 2: the case lacks the keys answer, depth, evidence, length, needle_frames, ",
-        ),
+        ("{", "line 2 is not valid JSON: Expecting property name"),
+        ("[1]", "line 2 has 1 error:\n  - expected a mapping"),
+        ('{"lenght": 3}', "  - lenght is unknown; expected one of: length, depth, .*length?"),
+        ("{}", "line 2 has 7 errors:\n  - length is missing\n  - depth is missing"),
+        ('{"length": "64"}', "  - length: expected a whole number, got '64'"),
+        ('{"seed": -1}', "  - seed: expected a value >= 0, got -1"),
+        ('{"evidence": "ab"}', "  - evidence: expected a list"),
+        ('{"size": 5}', "  - size: expected a list, got 5"),
+        ('{"answer": 3}', "  - answer: expected a string, got 3"),
     ],
 )
 def test_a_line_that_is_no_case_is_named(tmp_path, line, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from inspect import signature
 from pathlib import Path
@@ -20,7 +21,7 @@ from vtc_recipes.demo import demo
 from vtc_recipes.evaluation.heatmap import heat_map
 from vtc_recipes.evaluation.niah import accuracy, cell_means, coverage, run
 from vtc_recipes.evaluation.niah_cli import niah as command
-from vtc_recipes.synthetic.cases import ASKED, Case, make_cases
+from vtc_recipes.synthetic.cases import ASKED, Case, make_cases, write_cases
 
 
 def test_the_coverage_of_uniform_is_a_count_by_hand():
@@ -72,7 +73,7 @@ def test_an_answer_is_right_word_for_word(monkeypatch, text, right):
     def ask(model, processor, video, question, **options):
         asked.update(question=question, frames=len(video), options=options)
         keyframes = [SimpleNamespace(index=first) for first, _ in CASE.evidence]
-        report = SimpleNamespace(keyframes=keyframes)
+        report = SimpleNamespace(keyframes=keyframes, warnings=["lost"])
         return SimpleNamespace(text=text.format(CASE.answer.title()), report=report)
 
     monkeypatch.setattr(vtc, "ask", ask)
@@ -85,6 +86,16 @@ def test_an_answer_is_right_word_for_word(monkeypatch, text, right):
     )
     assert asked["question"] == (f"{CASE.question} One of red, green, blue, yellow, purple, cyan.")
     assert asked["frames"] == CASE.length and asked["options"] == {"max_new_tokens": 3}
+
+
+def test_the_answer_to_a_story_is_its_last_words(monkeypatch):
+    report = SimpleNamespace(keyframes=[], warnings=["lost"])
+    story = make_cases([64], [0.5], 1, needle_frames=32, kinds=["order"])[0]
+    for case, right in ((story, 1), (CASE, 0)):
+        told = SimpleNamespace(text=f"circle ring . {case.answer}", report=report)
+        monkeypatch.setattr(vtc, "ask", lambda *_, told=told, **__: told)
+        record = accuracy(None, None)(case)
+        assert record["score"] == right and record["warnings"] == ["lost"]
 
 
 def test_a_real_model_is_asked(model, processor, encoder):
@@ -135,12 +146,50 @@ def test_a_run_that_stopped_goes_on(tmp_path):
 
 def test_results_of_something_else_are_not_continued(tmp_path):
     run(CASES, Scorer(), tmp_path, {"selector": "x"})
-    with pytest.raises(
-        ValueError, match="holds results of .*'x'.*, not of .*'y'.*; choose another"
-    ):
+    with pytest.raises(ValueError, match="holds results with another selector; choose another"):
         run(CASES, Scorer(), tmp_path, {"selector": "y"})
     with pytest.raises(ValueError, match="holds results of other cases; choose another folder"):
         run(CASES[1:], Scorer(), tmp_path, {"selector": "x"})
+
+
+def test_a_record_that_is_missing_is_made_and_one_too_many_is_named(tmp_path):
+    whole = run(CASES, Scorer(), tmp_path, {})
+    file = tmp_path / "records.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:2] + lines[3:]))
+    scorer = Scorer()
+    again = run(CASES, scorer, tmp_path, {})
+    assert scorer.asked == [CASES[2]]
+    assert [record["score"] for record in again] == [record["score"] for record in whole]
+    for line, problem in (
+        (lines[2], "line 13: expected the record of another of 12 cases, got case 2; remove"),
+        (lines[2].replace('"case": 2', '"case": 12'), "another of 12 cases, got case 12"),
+        ('{"case": 2}\n', "line 13 has 3 errors:\n  - length is missing"),
+        ("[]\n", "line 13 has 1 error:\n  - expected a mapping"),
+        (lines[2].replace('"score": ', '"score": 9'), "score: expected a value <= 1, got 9"),
+    ):
+        file.write_text("".join(lines) + line)
+        with pytest.raises(ValueError, match=problem):
+            run(CASES, Scorer(), tmp_path, {})
+    file.write_bytes("".join(lines).encode() + b"\xff\n")
+    with pytest.raises(ValueError, match="records.jsonl cannot be read: 'utf-8' codec"):
+        run(CASES, Scorer(), tmp_path, {})
+
+
+@pytest.mark.parametrize("name", ["settings.json", "cases.jsonl"])
+def test_records_without_their_settings_or_cases_are_not_continued(tmp_path, name):
+    run(CASES, Scorer(), tmp_path, {"selector": "x"})
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=f"holds results but no {name}; choose another folder"):
+        run(CASES, Scorer(), tmp_path, {"selector": "x"})
+
+
+def test_two_runs_never_share_a_folder(tmp_path):
+    def meet(case):
+        run(CASES, Scorer(), tmp_path, {})
+
+    with pytest.raises(ValueError, match="another process is using .*; wait for it, or stop it"):
+        run(CASES, meet, tmp_path, {})
 
 
 def test_a_run_that_failed_at_once_blocks_no_folder(tmp_path):
@@ -256,6 +305,7 @@ def test_the_command_asks_a_model(niah, tmp_path, model, processor):
     assert settings_["selector"] == {"name": "uniform", "keyframes": 8}
     records = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     assert len(records) == 4 and all("text" in json.loads(line) for line in records)
+    assert [entry[0] for entry in settings_["files"]] == sorted(os.listdir(tmp_path / "model"))
 
 
 @pytest.mark.parametrize("option", ["--merger", "--max-tokens", "--budget", "--budget-option"])
@@ -263,6 +313,22 @@ def test_what_only_a_model_uses_needs_one(niah, tmp_path, option):
     ended = niah("--out", str(tmp_path), option, "90")
     assert ended.exit_code == 1
     assert f"{option} is for a model's answers; give --model too" in str(ended.exception)
+
+
+def test_what_a_budget_takes_away_is_told(niah, tmp_path, model, processor):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    words = ("--out", str(tmp_path / "out"), "--lengths", "20", *UNIFORM, "--merger", "mean_pool")
+    ended = niah(*words, "--model", str(tmp_path / "model"), "--max-tokens", "12")
+    assert ended.exit_code == 0, ended.output
+    assert re.search(r"note, 4 of 4 cases: .* a budget of 12 .* holds . of the 8 key", ended.output)
+
+
+def test_a_file_of_cases_excludes_the_options_that_make_cases(niah, tmp_path):
+    write_cases(tmp_path / "cases.jsonl", CASES)
+    words = ("--out", str(tmp_path), "--case-file", str(tmp_path / "cases.jsonl"))
+    ended = niah(*words, "--needle-frames", "9")
+    assert "either --case-file or --needle-frames" in str(ended.exception)
 
 
 def test_the_command_is_registered():

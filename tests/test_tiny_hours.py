@@ -69,6 +69,7 @@ def test_a_video_without_a_fair_question_of_the_kind_is_drawn_again() -> None:
         ("vtc.budget=null", "vtc.budget with a number of max_tokens"),
         ("vtc.budget=auto", "vtc.budget with a number of max_tokens"),
         ("vtc.budget=foveated", "vtc.budget with a number of max_tokens"),
+        ("vtc.budget=1", "a vtc.budget of at least 2 tokens, got 1"),
         ("vtc.budget={name: evs, max_tokens: 99}", "another vtc.budget: this one looks at the"),
         ("vtc.merger=drop", "a vtc.merger that can make any number of tokens: dfm or mean_pool"),
         ("vtc.merger=divprune", "a vtc.merger that can make any number of tokens"),
@@ -83,7 +84,9 @@ def test_the_stage_hours_names_what_its_budget_lacks(setting: str, problem: str)
 
 def test_whole_videos_of_hours_have_the_tokens_of_their_budget() -> None:
     budget = registry.build_budget(vtc.budget("foveated", max_tokens=1024))
-    form = draw_budgeted_hours(np.random.default_rng(0), budget)
+    rng = np.random.default_rng(0)
+    assert {draw_budgeted_hours(rng, budget).selector for _ in range(20)} == {"dks", "dks_next"}
+    form = draw_budgeted_hours(rng, budget)
     assert form.kept == 0 and form.frames >= 4000 and tokens_of(form) == 1024
     rows = torch.arange(form.frames)
     keyframes = torch.arange(0, form.frames, 500)

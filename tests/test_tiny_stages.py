@@ -17,6 +17,7 @@ import torch
 from quick_training import examine_little
 from safetensors.torch import load_file
 from torch import nn
+from transformers import TrainerCallback
 
 import vtc
 from vtc_recipes.reading import apply_overrides, load_yaml
@@ -166,6 +167,24 @@ def test_a_failed_gate_stops_what_comes_after(tmp_path: Path) -> None:
     # A gate is no setting of the training: a lower one lets the others start.
     lower = (settings[0], "stages.0.steps=1", "stages.1.steps=1")
     train(recipe(*lower, name="tiny_clip"), resume=True)
+
+
+class _Stop(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_stage_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    settings = (f"output.folder={tmp_path}", "output.save_steps=1", "stages.0.steps=2")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(*settings, name="tiny_clip"), callbacks=[_Stop()])
+    other = recipe(*settings, "stages.0.learning_rate=9e-4", name="tiny_clip")
+    with pytest.raises(ValueError, match="'pretext' trained with learning_rate=0.0015, the rec"):
+        train(other, resume=True)
+    train(recipe(*settings, name="tiny_clip"), resume=True)
+    assert (read_metrics(tmp_path, "pretext") or {})["resumed_from"] == "checkpoint-1"
+    assert not (tmp_path / "pretext" / "started.json").exists()
 
 
 def test_results_are_kept_unless_they_are_of_other_settings(whole: Path) -> None:

@@ -67,6 +67,8 @@ def clip_encoder(seed: int = 1) -> HFClipEncoder:
         ({"name": "dfm", "projection": "learned"}, "separate", 36),  # frames share tokens
         ("dfm", "stock", 60),  # frames have several
         ("mean_pool", "stock", 40),
+        ({"name": "dfm", "projection": "learned"}, "separate", 120),  # some keep all nine
+        ("dfm", "stock", 8),  # no keyframe fits
     ],
 )
 @torch.no_grad()
@@ -92,7 +94,7 @@ def test_training_sees_the_logits_that_a_wrapped_model_computes(
         inputs = vtc.prepare_inputs(vlm, processor, example.video, example.question.text)
         wrapped.append(vlm(**inputs).logits[0, -1])
         report = vtc.last_report(vlm).videos[0]
-        keyframes = torch.tensor([frame.index for frame in report.keyframes])
+        keyframes = torch.tensor([frame.index for frame in report.keyframes], dtype=torch.int64)
         tokens = None
         if budget:
             selection = vtc.Selection(keyframes, None)

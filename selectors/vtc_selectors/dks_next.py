@@ -21,8 +21,8 @@ class DKSNext(FrameSelector):
     A question such as "what happens after the goal?" describes one scene and asks about the next,
     so no frame of the next scene is relevant to it. Half of the keyframes, rounded up, are those of
     ``dks``. Each of these, the most relevant first, adds the first later frame whose cosine with it
-    is below ``similarity_threshold``, until there are K. There are fewer than K if such a frame is
-    a keyframe already, or if none follows. This method is the project's own.
+    is below ``similarity_threshold``, until there are K. There are fewer than K if some of these
+    frames are keyframes already, or if none follows. This method is the project's own.
 
     Time O(N log N + N K d); memory as ``dks``.
     """
@@ -55,7 +55,7 @@ class DKSNext(FrameSelector):
         self._dks.label = "dks_next"
 
     def macs(self, sizes: Sizes) -> float:
-        return self._dks.macs(sizes) + (self.config.keyframes // 2 + 1) * sizes.d
+        return self._dks.macs(sizes) + ((self.config.keyframes + 1) // 2 + 1) * sizes.d
 
     def extra_memory(self, sizes: Sizes) -> float:
         return self._dks.extra_memory(sizes)
@@ -67,9 +67,13 @@ class DKSNext(FrameSelector):
         selection = self._dks.select(embeddings, query)
         keyframes, relevance = selection.keyframes, cast(Tensor, selection.relevance)
         ranked = keyframes[relevance[keyframes].argsort(descending=True, stable=True)]
-        following = self._following(embeddings, ranked[: self.config.keyframes // 2])
+        following = self._following(embeddings, ranked)
         taken = torch.zeros(len(embeddings) + 1, dtype=torch.bool, device=embeddings.device)
-        taken[keyframes] = taken[following] = True
+        taken[keyframes] = taken[-1] = True  # the last one stands for no frame
+        repeated = (following[:, None] == following).tril(-1).any(1)
+        new = ~taken[following] & ~repeated
+        fits = new.cumsum(0) <= self.config.keyframes - len(keyframes)
+        taken[torch.where(new & fits, following, len(embeddings))] = True
         return Selection(taken[:-1].nonzero()[:, 0], relevance)
 
     def _following(self, embeddings: Tensor, keyframes: Tensor) -> Tensor:

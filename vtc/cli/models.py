@@ -117,7 +117,8 @@ class ModelOptions:
         """The budget in the form that ``vtc.wrap`` takes; None for the one saved with the model.
 
         Raises:
-            ValueError: The number of tokens is neither a whole number nor ``auto``.
+            ValueError: The number of tokens is neither a whole number nor ``auto``, or is given
+                twice.
         """
         choice = part_choice("even", self.budget, self.budget_option)
         if self.max_tokens is None:
@@ -126,6 +127,8 @@ class ModelOptions:
             raise ValueError(
                 f"expected --max-tokens to be a whole number or auto, got {self.max_tokens!r}"
             )
+        if "max_tokens" in choice.options:
+            raise ValueError("give either --max-tokens or the option max_tokens=, not both")
         most = self.max_tokens if self.max_tokens == "auto" else int(self.max_tokens)
         return {**choice.spec(), "max_tokens": most}
 

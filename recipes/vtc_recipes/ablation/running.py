@@ -24,9 +24,9 @@ from vtc_recipes.ablation.embeddings import KeepingEncoder, Shelf
 from vtc_recipes.ablation.files import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS
 from vtc_recipes.ablation.models import encoder_identity, open_for
 from vtc_recipes.ablation.questions import Item, count, questions
-from vtc_recipes.evaluation.niah import is_right, read_records
+from vtc_recipes.evaluation.niah import answer_of, is_right
+from vtc_recipes.evaluation.resuming import append_lines, read_lines
 from vtc_recipes.synthetic.questions import covers
-from vtc_recipes.synthetic.stories import STORIES, final_answer
 
 LOG = "log.txt"
 _LIBRARIES = ("video-token-compression", "torch", "transformers", "numpy")
@@ -56,7 +56,7 @@ def run_cell(
     _write(folder / CONFIG, {"id": cell.id, "model_name": cell.setting.model, **cell.config})
     total = count(cell.setting.task)
     note(folder, f"started: {cell.label}, {total} questions")
-    records = read_records(folder / PREDICTIONS)
+    records = read_lines(folder / PREDICTIONS)
     model, processor = open_for(cell.setting, source, device)
     toolkit = toolkit_of(model)
     toolkit.replace_encoders(lambda encoder: _with_shelf(encoder, device, shelf))
@@ -67,10 +67,14 @@ def run_cell(
         if number >= len(records):
             with shelf.open_video(item.video_id):
                 record = ask(model, processor, item, cell.prompt, limit)
-            with (folder / PREDICTIONS).open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(record) + "\n")
+            append_lines(folder / PREDICTIONS, [record])
             records.append(record)
             note(folder, f"question {item.id}: {'right' if record['right'] else 'wrong'}")
+        elif (found := records[number].get("id")) != item.id:
+            raise ValueError(
+                f"{folder / PREDICTIONS}, line {number + 1}: expected an answer to question "
+                f"{item.id}, got one to {found}; remove the folder to ask this cell again"
+            )
     progress(total, total)
     first = next(questions(cell.setting.task, cell.setting.seed))
     counter = MultiplyAccumulates()  # type: ignore[no-untyped-call]
@@ -93,14 +97,13 @@ def ask(model: Any, processor: Any, item: Item, prompt: str, limit: int) -> dict
     seconds, report = perf_counter() - start, answer.report
     encoder = report.stages["frame encoder"].seconds if "frame encoder" in report.stages else 0.0
     keyframes = [frame.index for frame in report.keyframes]
-    final = final_answer(answer.text) if item.kind in STORIES else answer.text
     return {
         "id": item.id,
         "kind": item.kind,
         "question": text,
         "answer": item.answer,
         "text": answer.text,
-        "right": is_right(final, item.answer),
+        "right": is_right(answer_of(answer.text, item.kind), item.answer),
         "covered": None if item.evidence is None else covers(keyframes, item.evidence),
         "chance": 1 / len(item.choices) if item.choices else 0.0,
         "keyframes": keyframes,

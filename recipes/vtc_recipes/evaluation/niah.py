@@ -10,16 +10,16 @@ an unrelated video, and the question is about the needle only. There are two sco
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 
 import vtc
 from vtc.encoders.base import FrameEncoder
@@ -27,9 +27,17 @@ from vtc.encoders.lazy import LazyEncoder
 from vtc.pipeline.report import Recorder, Report
 from vtc.pipeline.selection import embed_query, select_frames
 from vtc.plugins import registry
-from vtc.plugins.sections import load_json, parse_json
+from vtc_recipes.evaluation.resuming import (
+    append_lines,
+    claim_settings,
+    lock_folder,
+    read_lines,
+    write_json,
+)
+from vtc_recipes.schema import Fraction, Row, parse
 from vtc_recipes.synthetic.cases import Case, read_cases, write_cases
 from vtc_recipes.synthetic.questions import covers
+from vtc_recipes.synthetic.stories import STORIES, final_answer
 
 Score = Callable[[Case], dict[str, Any]]
 """A function that scores a case and returns a record with ``score`` (0 to 1) and more values."""
@@ -45,7 +53,7 @@ def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") ->
 
     Returns:
         A `Score` whose records contain ``keyframes``, the indices of all keyframes, and
-        ``warnings`` of the reader.
+        ``warnings``.
     """
     part = registry.build_part("selector", selector)
     name = registry.spec_of(part)["name"]
@@ -67,7 +75,7 @@ def coverage(selector: Any, encoder: str | FrameEncoder, device: str = "cpu") ->
         return {
             "score": float(covers(keyframes, case.evidence)),
             "keyframes": keyframes,
-            "warnings": source.warnings,
+            "warnings": [*source.warnings, *recorder.report.warnings],
         }
 
     return score
@@ -86,7 +94,7 @@ def accuracy(
 
     Returns:
         A `Score` whose records contain ``text``, the answer; ``covered``, whether the keyframes
-        cover the evidence; and ``warnings`` of the reader.
+        cover the evidence; and ``warnings``, those of the report.
 
     Raises:
         ValueError: The prompt has unknown names in braces.
@@ -105,13 +113,18 @@ def accuracy(
         answer = vtc.ask(model, processor, source, text, **generate_kwargs)
         keyframes = [frame.index for frame in answer.report.keyframes]
         return {
-            "score": float(is_right(answer.text, case.answer)),
+            "score": float(is_right(answer_of(answer.text, case.kind), case.answer)),
             "text": answer.text,
             "covered": covers(keyframes, case.evidence),
-            "warnings": source.warnings,
+            "warnings": answer.report.warnings,
         }
 
     return score
+
+
+def answer_of(text: str, kind: str) -> str:
+    """Return the answer in a model's text: of a story the last words, after the list of events."""
+    return final_answer(text) if kind in STORIES else text
 
 
 def is_right(text: str, answer: str) -> bool:
@@ -147,26 +160,28 @@ def run(
         One record per case, in order: its index, length and depth, ``score``, ``seconds``.
 
     Raises:
-        ValueError: The folder holds results of other cases or settings.
+        ValueError: The folder holds results of other cases or settings, a record in it is invalid,
+            or another process is using it.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    _claim(target, cases, dict(settings))
-    file = target / "records.jsonl"
-    records = read_records(file)
-    progress(len(records), len(cases))
-    with file.open("a", encoding="utf-8") as lines:
-        for number in range(len(records), len(cases)):
-            case, began = cases[number], perf_counter()
+    with lock_folder(target):
+        file = target / "records.jsonl"
+        lines = read_lines(file)
+        _claim(target, cases, settings, bool(lines))
+        records = {record["case"]: record for record in _checked(file, lines, cases)}
+        progress(len(records), len(cases))
+        for number, case in enumerate(cases):
+            if number in records:
+                continue
+            began = perf_counter()
             record = {"case": number, "length": case.length, "depth": case.depth, **score(case)}
             record["seconds"] = round(perf_counter() - began, 3)
-            lines.write(json.dumps(record) + "\n")
-            lines.flush()
-            records.append(record)
-            progress(number + 1, len(cases))
-    results = json.dumps(cell_means(records), indent=2)
-    (target / "results.json").write_text(results + "\n", encoding="utf-8")
-    return records
+            append_lines(file, [record])
+            records[number] = record
+            progress(len(records), len(cases))
+        ordered = [records[number] for number in range(len(cases))]
+        write_json(target / "results.json", cell_means(ordered))
+    return ordered
 
 
 def cell_means(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
@@ -188,27 +203,43 @@ def _plain(text: str) -> str:
     return text.strip().strip(".,;:!?\"'").strip().lower()
 
 
-def _claim(folder: Path, cases: Sequence[Case], settings: dict[str, Any]) -> None:
+def _claim(folder: Path, cases: Sequence[Case], settings: Mapping[str, Any], started: bool) -> None:
     """Write the cases and settings of a run, or check them against those in the folder."""
     kept_cases, kept_settings = folder / "cases.jsonl", folder / "settings.json"
-    if kept_settings.exists() and read_records(folder / "records.jsonl"):
-        if read_cases(kept_cases) != list(cases):
-            raise ValueError(f"{folder} holds results of other cases; choose another folder")
-        if (before := load_json(kept_settings)) != settings:
-            raise ValueError(
-                f"{folder} holds results of {before}, not of {settings}; choose another folder"
-            )
+    if not started:
+        write_cases(kept_cases, cases)
+        write_json(kept_settings, dict(settings))
         return
-    write_cases(kept_cases, cases)
-    kept_settings.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    for file in (kept_cases, kept_settings):
+        if not file.exists():
+            raise ValueError(f"{folder} holds results but no {file.name}; choose another folder")
+    if read_cases(kept_cases) != list(cases):
+        raise ValueError(f"{folder} holds results of other cases; choose another folder")
+    claim_settings(folder, settings)
 
 
-def read_records(file: Path) -> list[dict[str, Any]]:
-    """Read all complete records; an incomplete last line is removed from the file."""
-    if not file.exists():
-        return []
-    complete, newline, rest = file.read_bytes().rpartition(b"\n")
-    if rest:
-        file.write_bytes(complete + newline)
-    lines = enumerate(complete.decode().splitlines(), start=1)
-    return [parse_json(line, f"{file}, line {number}") for number, line in lines]
+def _checked(
+    file: Path, lines: Sequence[dict[str, Any]], cases: Sequence[Case]
+) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a file of records, each of another case."""
+    seen: set[int] = set()
+    for line, values in enumerate(lines, start=1):
+        record = parse(_Record, values, f"{file}, line {line}")
+        if record.case in seen or record.case >= len(cases):
+            raise ValueError(
+                f"{file}, line {line}: expected the record of another of {len(cases)} cases, got "
+                f"case {record.case}; remove the line, or choose another folder"
+            )
+        seen.add(record.case)
+        yield values
+
+
+class _Record(Row):
+    """The values of a record that each run reads again."""
+
+    model_config = ConfigDict(extra="allow")
+
+    case: NonNegativeInt
+    length: PositiveInt
+    depth: Fraction
+    score: Fraction

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,10 +12,26 @@ import typer
 
 from vtc.cli import options
 from vtc.cli.models import ModelOptions, part_choice
-from vtc.cli.output import print_json, print_line
+from vtc.cli.output import print_json, print_line, printable
+
+_MAKING = (
+    "lengths",
+    "depths",
+    "spread",
+    "cases",
+    "kinds",
+    "needle_frames",
+    "seed",
+    "size",
+    "haystack",
+)
+"""The options that make cases."""
+_SHOWN = 5
+"""Maximum number of distinct warnings that are printed."""
 
 
 def niah(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results; a run in it is resumed.")],
     lengths: Annotated[str, typer.Option(help="Numbers of frames per video.")] = "64,256,1024",
     depths: Annotated[int, typer.Option(min=1, help="Number of evenly spaced depths, 0 to 1.")] = 5,
@@ -57,7 +76,7 @@ def niah(
     from vtc.wrapped.opening import DEFAULT_ENCODER
     from vtc_recipes.evaluation import niah as scoring
     from vtc_recipes.evaluation.heatmap import heat_map
-    from vtc_recipes.evaluation.resuming import resumable
+    from vtc_recipes.evaluation.resuming import make_folder, model_files, resumable
     from vtc_recipes.synthetic import cases as making
 
     of_model = {"--merger": merger, "--max-tokens": max_tokens, "--budget": budget}
@@ -65,7 +84,9 @@ def niah(
     given += ["--budget-option"] * bool(budget_option)
     if model is None and given:
         raise ValueError(f"{given[0]} is for a model's answers; give --model too")
+    make_folder(out)
     if case_file is not None:
+        _refuse_with_case_file(context)
         run_cases = making.read_cases(case_file)
     else:
         run_cases = making.make_cases(
@@ -85,6 +106,7 @@ def niah(
         settings = {
             "selector": registry.spec_of(registry.build_part("selector", part.spec())),
             "encoder": encoder or DEFAULT_ENCODER,
+            "encoder_files": model_files(encoder or DEFAULT_ENCODER),
         }
         score = scoring.coverage(settings["selector"], settings["encoder"], place)
         title = f"{settings['selector']['name']}: evidence among the keyframes, %"
@@ -105,9 +127,11 @@ def niah(
         score = scoring.accuracy(loaded, processor, prompt, max_new_tokens=max_new_tokens)
         settings = {
             "model": model,
+            "files": model_files(model),
             "selector": registry.spec_of(loaded.vtc.selector),
             "merger": registry.spec_of(loaded.vtc.merger),
             "encoder": loaded.vtc.encoder.name,
+            "encoder_files": model_files(loaded.vtc.encoder.name),
             "prompt": prompt,
             "max_new_tokens": max_new_tokens,
         }
@@ -120,6 +144,7 @@ def niah(
         )
     cells = scoring.cell_means(records)
     heat_map(cells, title).save(out / "heatmap.png")
+    _show_warnings(records)
     if as_json:
         print_json(cells)
         return
@@ -128,6 +153,29 @@ def niah(
         where = f"{cell['Num. Frame']:>7.0f} frames, depth {cell['Frame Depth']:>3.0f} %"
         print(f"{where}: {100 * cell['Score']:>3.0f}")
     print_line(f"results: {out / 'results.json'}, heat map: {out / 'heatmap.png'}")
+
+
+def _refuse_with_case_file(context: typer.Context) -> None:
+    """Refuse the options that make cases; a file has its own.
+
+    Raises:
+        ValueError: The command line has one of them.
+    """
+    for name in _MAKING:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise ValueError(f"give either --case-file or --{option}: the file's cases are asked")
+
+
+def _show_warnings(records: Sequence[Mapping[str, Any]]) -> None:
+    """Print each distinct warning of the records with its number of cases, on standard error."""
+    counts = Counter(warning for record in records for warning in record.get("warnings", ()))
+    for warning, count in counts.most_common(_SHOWN):
+        print(printable(f"note, {count} of {len(records)} cases: {warning}"), file=sys.stderr)
+    if len(counts) > _SHOWN:
+        left = len(counts) - _SHOWN
+        print(f"note: {left} other warnings are in records.jsonl", file=sys.stderr)
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -109,12 +109,15 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """Read JSON lines; an incomplete last line, as left by a killed process, is skipped.
 
     Raises:
-        ValueError: Another line is not valid JSON.
+        ValueError: Another line is not valid JSON in UTF-8.
     """
     if not file.exists():
         return []
     complete, _, _ = file.read_bytes().rpartition(b"\n")
-    lines = enumerate(complete.decode().split("\n") if complete else [], 1)
+    try:
+        lines = enumerate(complete.decode().split("\n") if complete else [], 1)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
     return [parse_json(line, f"{file}, line {number}") for number, line in lines]
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from vtc.interfaces.part import require
+from vtc.plugins.sections import parse_json, read_text
 from vtc.video import VideoSource
+from vtc_recipes.schema import Fraction, Items, Section, parse
 from vtc_recipes.synthetic.contents import SPLITS
 from vtc_recipes.synthetic.examples import make_example
 from vtc_recipes.synthetic.questions import KINDS, Example
@@ -194,34 +197,39 @@ def read_cases(path: str | os.PathLike[str]) -> list[Case]:
     Raises:
         ValueError: A line holds no valid case, or the file holds none; the message names the line.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
     cases = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
+        label = f"{path}, line {number}"
+        row = parse(_CaseRow, parse_json(line, label), label)
         try:
-            cases.append(_read_case(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+            cases.append(Case(**dict(row)))
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
     if not cases:
         raise ValueError(f"expected at least one case in {path}, got an empty file")
     return cases
 
 
-def _read_case(values: Any) -> Case:
-    names = {field.name for field in fields(Case)}
-    if not isinstance(values, dict) or not values.keys() <= names:
-        unexpected = sorted(values.keys() - names) if isinstance(values, dict) else values
-        raise ValueError(
-            f"expected a case with the keys {', '.join(sorted(names))}, got {unexpected}"
-        )
-    required = {field.name for field in fields(Case) if field.default is MISSING}
-    if missing := sorted(required - values.keys()):
-        raise ValueError(f"the case lacks the keys {', '.join(missing)}")
-    lists = {
-        "evidence": tuple((int(first), int(end)) for first, end in values.get("evidence", ())),
-        "choices": tuple(values.get("choices", ())),
-        "size": tuple(values.get("size", Case.size)),
-    }
-    return Case(**{**values, **lists})
+_Range = Annotated[tuple[NonNegativeInt, NonNegativeInt], Field(strict=False)]
+
+
+class _CaseRow(Section):
+    """The types of a case's values; `Case` checks the values."""
+
+    length: PositiveInt
+    depth: Fraction
+    start: NonNegativeInt
+    needle_frames: PositiveInt
+    question: str
+    answer: str
+    evidence: Items[_Range]
+    choices: Items[str] = ()
+    seed: NonNegativeInt = Case.seed
+    kind: str = Case.kind
+    split: str = Case.split
+    size: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] = Case.size
+    haystack: str | None = None
+    needle: str | None = None
 
 
 def _needle(seed: int, frames: int, kind: str, split: str, size: tuple[int, int]) -> Example:

@@ -74,10 +74,14 @@ def draw_hours(rng: np.random.Generator) -> Format:
 
 
 def draw_budgeted_hours(rng: np.random.Generator, budget: TokenBudget) -> Format:
-    """Draw the format of a batch of whole videos of hours, whose tokens a budget sets."""
+    """Draw the format of a batch of whole videos of hours, whose tokens a budget sets.
+
+    In half of them the scene after a named one has keyframes too, as with ``dks_next`` in use.
+    """
     keyframes, alone = _pick(rng, 8, 8, 16), bool(rng.random() < 0.5)
+    selector = "dks_next" if rng.random() < 0.5 else "dks"
     form = replace(draw_hours(rng), keyframes=keyframes, alone=alone, kept=0)
-    return replace(form, budget=budget)
+    return replace(form, selector=selector, budget=budget)
 
 
 def _merged(rng: np.random.Generator, done: float, spread: int) -> Format:

@@ -42,6 +42,9 @@ def _contradictions(recipe: TinyRecipe) -> Iterator[str]:
             yield f"stages.{number}: {stage.name!r} needs the stage {missing[0]!r} before it"
         if kind.needs_budget and (lacking := _budget_problem(recipe.vtc)):
             yield f"stages.{number}: {stage.name!r} needs {lacking}"
+        if stage.name == "queries" and stage.batch > stage.scenes:
+            allowed = f"at most {stage.scenes}, the number of scenes"
+            yield f"stages.{number}.batch: expected {allowed}, got {stage.batch}"
         for name in stage.gates:
             if name not in kind.gated:
                 metrics = ", ".join(kind.gated)
@@ -59,6 +62,8 @@ def _budget_problem(parts: Parts) -> str | None:
     )
     if budget is None or budget.max_tokens == "auto":
         return "vtc.budget with a number of max_tokens"
+    if int(budget.max_tokens) < 2:  # the mark after the video takes one
+        return f"a vtc.budget of at least 2 tokens, got {budget.max_tokens}"
     if budget.uses_patches:
         return "another vtc.budget: this one looks at the patches of all frames"
     if not takes_budget(merger) or isinstance(merger, TokenPruner):

@@ -68,15 +68,25 @@ class Stage(ABC):
         """Save the result for the next stages or for users."""
 
 
-class StageMetrics(Row):
-    """``STAGE.json``, which a finished stage writes."""
+class StageStart(Row):
+    """The settings of a stage, which it writes beside its checkpoints before the first step."""
 
     model_config = ConfigDict(extra="allow")
 
     seed: int
     settings: dict[str, Any]
     vtc: dict[str, Any]
+
+
+class StageMetrics(StageStart):
+    """``STAGE.json``, which a finished stage writes."""
+
     measured: dict[str, float]
+
+
+def read_start(file: Path) -> dict[str, Any]:
+    """Read the settings that an unfinished stage was started with."""
+    return read_json(file, StageStart).plain()
 
 
 def read_metrics(folder: Path, stage: str) -> dict[str, Any] | None:

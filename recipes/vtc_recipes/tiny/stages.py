@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from vtc_recipes.evaluation.resuming import write_json
 from vtc_recipes.tiny.config import StageSettings, TinyRecipe
 from vtc_recipes.tiny.dual_encoder import DualEncoder
 from vtc_recipes.tiny.evidence import Evidence, FinalStories, LongStories, Review, Stories
@@ -23,7 +24,7 @@ from vtc_recipes.tiny.hours import Hours
 from vtc_recipes.tiny.optimiser import AdamWAndMuon
 from vtc_recipes.tiny.pretext import Pretext
 from vtc_recipes.tiny.queries import Queries
-from vtc_recipes.tiny.stage import Stage, read_metrics, require_gates
+from vtc_recipes.tiny.stage import Stage, read_metrics, read_start, require_gates
 from vtc_recipes.tiny.vlm import Answers, Captions, HourAnswers, LanguageStage, LongAnswers
 from vtc_recipes.training.checkpoints import last_checkpoint
 
@@ -172,9 +173,15 @@ def _train_stage(
 ) -> dict[str, Any]:
     target = folder / settings.name
     checkpoint = last_checkpoint(target) if resume else None
+    seed, started = recipe.seed_of(settings), target / "started.json"
+    start = {"seed": seed, "settings": settings.plain(), "vtc": _parts_for(recipe, settings)}
+    if checkpoint is not None:
+        _require_same(folder, recipe, settings, read_start(started))
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(started, start)
     print(f"stage {settings.name}: {settings.steps} steps", flush=True)
     began, cpu_began = time.perf_counter(), time.process_time()
-    set_seed(recipe.seed_of(settings))
+    set_seed(seed)
     stage = STAGES[settings.name](settings, recipe, folder)
     arguments = _arguments(recipe, settings, target)
     trainer = StageTrainer(stage, args=arguments, callbacks=list(callbacks))
@@ -184,9 +191,7 @@ def _train_stage(
     stage.save(target)
     metrics = {
         "stage": settings.name,
-        "seed": recipe.seed_of(settings),
-        "settings": settings.plain(),
-        "vtc": _parts_for(recipe, settings),
+        **start,
         "measured": {name: round(value, 4) for name, value in measured.items()},
         "seconds": round(time.perf_counter() - began),
         "cpu_seconds": round(time.process_time() - cpu_began),
@@ -198,6 +203,7 @@ def _train_stage(
     (folder / f"{settings.name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
     for finished in target.glob("checkpoint-*"):
         shutil.rmtree(finished)
+    started.unlink()
     print(f"stage {settings.name}: {metrics['measured']}, {metrics['cpu_seconds']} CPU seconds")
     return metrics
 
@@ -235,7 +241,7 @@ def _parts_for(recipe: TinyRecipe, settings: StageSettings) -> dict[str, Any]:
 def _require_same(
     folder: Path, recipe: TinyRecipe, settings: StageSettings, metrics: Mapping[str, Any]
 ) -> None:
-    """Check that a finished stage was trained with the recipe's settings; gates may differ.
+    """Check that a stage was trained with the recipe's settings; gates may differ.
 
     Raises:
         ValueError: The seed, the parts or a setting differ.

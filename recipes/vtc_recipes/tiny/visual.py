@@ -91,7 +91,7 @@ def video_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the distinct visual tokens of a batch of videos, and their indices.
 
-    Keyframes that share a row of the bank share their tokens; so do non-keyframes with the same
+    Whole frames that share a row of the bank share their tokens; so do merged frames with the same
     row, query, reference and number of tokens. So most tokens are computed only once.
 
     Args:
@@ -112,17 +112,20 @@ def video_tokens(
     is_key = torch.zeros(of_frames.shape, dtype=torch.bool)
     for row, dialogue in zip(is_key, dialogues, strict=True):
         row[dialogue.keyframes] = True
+    one = torch.ones(is_key.shape[1], dtype=torch.int64)
+    given = torch.stack([one if d.tokens is None else d.tokens for d in dialogues])
+    is_whole = is_key | (given == POOLED)  # a budget may leave a non-keyframe all its tokens
     patches = features.kept[rows].to(device, torch.float32)
-    (kept,), of_kept = _unique(of_frames[is_key][:, None])
-    pooled = vlm.model.apply_pooling(projector(patches[kept])).flatten(0, 1)
+    (kept,), of_kept = _unique(of_frames[is_whole][:, None])
+    projected = projector(patches[kept])
+    pooled = vlm.model.apply_pooling(projected) if len(kept) else projected[:, :0]
+    pooled = pooled.flatten(0, 1)
     numbers = torch.arange(is_key.shape[1])
     before = torch.where(is_key, numbers, -1).cummax(1).values
     reference = torch.where(before >= 0, of_frames.gather(1, before.clamp(min=0)), -1)
     videos = torch.arange(len(is_key))[:, None].expand_as(is_key)
-    one = torch.ones_like(numbers)
-    given = torch.stack([one if d.tokens is None else d.tokens for d in dialogues])
-    grouped = torch.stack([in_groups(row) for row in given]) & ~is_key
-    alone = ~is_key & ~grouped & (given > 0)
+    grouped = torch.stack([in_groups(row) for row in given]) & ~is_whole
+    alone = ~is_whole & ~grouped & (given > 0)
 
     def distinct(mask: Tensor) -> tuple[Merges, Tensor, Tensor]:
         columns = torch.stack([videos, of_frames, reference, given.clamp(min=1)], -1)
@@ -144,7 +147,7 @@ def video_tokens(
                 groups = share(toolkit.merger, merges, number, leads[grouped])
     table = torch.cat([pooled.float(), *merged, groups])
     places, lengths = torch.zeros_like(of_frames), torch.zeros_like(of_frames)
-    places[is_key], lengths[is_key] = of_kept * POOLED, POOLED
+    places[is_whole], lengths[is_whole] = of_kept * POOLED, POOLED
     places[alone] = (len(pooled) + counts.cumsum(0) - counts)[of_merges]
     lengths[alone] = counts[of_merges]
     if len(groups):
