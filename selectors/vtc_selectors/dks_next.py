@@ -70,7 +70,9 @@ class DKSNext(FrameSelector):
         following = self._following(embeddings, ranked)
         taken = torch.zeros(len(embeddings) + 1, dtype=torch.bool, device=embeddings.device)
         taken[keyframes] = taken[-1] = True  # the last one stands for no frame
-        repeated = (following[:, None] == following).tril(-1).any(1)
+        place = torch.arange(len(following), device=embeddings.device)
+        earlier = place[:, None] > place  # torch.tril would start threads
+        repeated = ((following[:, None] == following) & earlier).any(1)
         new = ~taken[following] & ~repeated
         fits = new.cumsum(0) <= self.config.keyframes - len(keyframes)
         taken[torch.where(new & fits, following, len(embeddings))] = True
