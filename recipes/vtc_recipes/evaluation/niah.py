@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 import vtc
 from vtc.encoders.base import FrameEncoder
@@ -236,8 +236,6 @@ def _checked(
 
 class _Record(Row):
     """The values of a record that each run reads again."""
-
-    model_config = ConfigDict(extra="allow")
 
     case: NonNegativeInt
     length: PositiveInt
