@@ -381,7 +381,18 @@ def test_a_selector_of_a_third_party_enters_by_its_name(every_second: None, tmp_
     assert rows[1]["questions"] == 2
     files = (tmp_path / "runs" / "cells").glob("*/environment.json")
     [folder] = [file.parent for file in files if "acme-vtc 1.0" in file.read_text()]
-    line = (folder / "predictions.jsonl").read_text().splitlines()[0]
-    assert json.loads(line)["keyframes"] == [0, 2, 4, 6, 8, 10]
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["keyframes"] == [0, 2, 4, 6, 8, 10]
     code, out, err = command(*words, "--dry-run")
     assert "2 of 2 cells" in out and "0 questions" in out
+    for kept, problem in (
+        (lines[::-1], "line 1: expected an answer to question 0, got one to 1; remove"),
+        ([*lines, lines[0]], "has 3 answers to 2 questions; remove"),
+    ):
+        unfinished = tmp_path / "runs" / "working" / folder.name
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        (unfinished / "predictions.jsonl").write_text("".join(f"{line}\n" for line in kept))
+        shutil.rmtree(folder, ignore_errors=True)
+        code, out, err = command(*words)
+        assert code == 1 and problem in " ".join((out + err).split())

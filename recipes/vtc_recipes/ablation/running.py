@@ -51,12 +51,18 @@ def run_cell(
         progress: Called with the number of answered questions and of all questions.
 
     Raises:
-        ValueError: The model cannot be opened with these parts, or its merger is untrained.
+        ValueError: The model cannot be opened with these parts, its merger is untrained, or the
+            folder has answers to other questions.
     """
     _write(folder / CONFIG, {"id": cell.id, "model_name": cell.setting.model, **cell.config})
     total = count(cell.setting.task)
     note(folder, f"started: {cell.label}, {total} questions")
     records = read_lines(folder / PREDICTIONS)
+    if len(records) > total:
+        raise ValueError(
+            f"{folder / PREDICTIONS} has {len(records)} answers to {total} questions; remove the "
+            "folder to ask this cell again"
+        )
     model, processor = open_for(cell.setting, source, device)
     toolkit = toolkit_of(model)
     toolkit.replace_encoders(lambda encoder: _with_shelf(encoder, device, shelf))
